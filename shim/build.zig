@@ -1,0 +1,119 @@
+//! Builds what the npm package ships: for each platform `libcamem.so` (the shim) and `emulator/libascendcl.so`
+//! (the emulated device), installed below `<prefix>/<platform>/`, which is where the TypeScript side looks for them.
+
+const std = @import("std");
+
+/// The oldest glibc that the shipped binaries run on.
+const glibc_floor: std.SemanticVersion = .{ .major = 2, .minor = 28, .patch = 0 };
+
+const Platform = struct { name: []const u8, arch: std.Target.Cpu.Arch };
+
+/// Names follow Node's `${process.platform}-${process.arch}`.
+const platforms = [_]Platform{
+    .{ .name = "linux-x64", .arch = .x86_64 },
+    .{ .name = "linux-arm64", .arch = .aarch64 },
+};
+
+pub fn build(b: *std.Build) void {
+    const link_ascendcl = b.option(bool, "link-ascendcl", "link libascendcl.so at build time instead of opening it at run time") orelse false;
+    const ascendcl_path = b.option([]const u8, "ascendcl-path", "the folder that holds libascendcl.so, for -Dlink-ascendcl");
+    const shim_options = b.addOptions();
+    shim_options.addOption(bool, "link_ascendcl", link_ascendcl);
+
+    const release = b.step("release", "build the libraries of every platform");
+    for (platforms) |platform| {
+        const target = b.resolveTargetQuery(.{
+            .cpu_arch = platform.arch,
+            .cpu_model = .baseline,
+            .os_tag = .linux,
+            .abi = .gnu,
+            .glibc_version = glibc_floor,
+        });
+        const shim = addShim(b, target, shim_options);
+        if (link_ascendcl) {
+            if (ascendcl_path) |path| shim.root_module.addLibraryPath(.{ .cwd_relative = path });
+            shim.root_module.linkSystemLibrary("ascendcl", .{ .use_pkg_config = .no });
+        }
+        const emulator = addEmulator(b, target);
+        const steps = [_]*std.Build.Step{
+            installBelow(b, shim, platform.name),
+            installBelow(b, emulator, b.fmt("{s}/emulator", .{platform.name})),
+        };
+        for (steps) |step| {
+            release.dependOn(step);
+            if (platform.arch == b.graph.host.result.cpu.arch) b.getInstallStep().dependOn(step);
+        }
+    }
+
+    const host = b.resolveTargetQuery(.{ .cpu_model = .baseline, .abi = .gnu, .glibc_version = glibc_floor });
+    addTests(b, host, shim_options);
+    addBindings(b, host, shim_options);
+}
+
+fn aclModule(b: *std.Build) *std.Build.Module {
+    return b.createModule(.{ .root_source_file = b.path("src/acl.zig") });
+}
+
+fn addShim(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Step.Compile {
+    const module = b.createModule(.{
+        .root_source_file = b.path("src/abi.zig"),
+        .target = target,
+        .optimize = .ReleaseSafe,
+        .link_libc = true,
+        .strip = true,
+        .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
+    });
+    module.addOptions("build_options", options);
+    return b.addLibrary(.{ .name = "camem", .linkage = .dynamic, .root_module = module });
+}
+
+fn addEmulator(b: *std.Build, target: std.Build.ResolvedTarget) *std.Build.Step.Compile {
+    return b.addLibrary(.{
+        .name = "ascendcl",
+        .linkage = .dynamic,
+        .root_module = b.createModule(.{
+            .root_source_file = b.path("emulator/emulator.zig"),
+            .target = target,
+            .optimize = .ReleaseSafe,
+            .link_libc = true,
+            .strip = true,
+            .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
+        }),
+    });
+}
+
+fn installBelow(b: *std.Build, artifact: *std.Build.Step.Compile, folder: []const u8) *std.Build.Step {
+    return &b.addInstallArtifact(artifact, .{ .dest_dir = .{ .override = .{ .custom = folder } } }).step;
+}
+
+fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
+    const step = b.step("test", "run the Zig unit tests");
+    for ([_][]const u8{ "src/tests.zig", "emulator/emulator.zig" }) |root| {
+        const module = b.createModule(.{
+            .root_source_file = b.path(root),
+            .target = target,
+            .optimize = .Debug,
+            .link_libc = true,
+            .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
+        });
+        module.addOptions("build_options", options);
+        step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
+    }
+}
+
+/// `zig build bindings` rewrites the TypeScript symbol table from the exports of `abi.zig`.
+fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
+    const module = b.createModule(.{
+        .root_source_file = b.path("src/bindings.zig"),
+        .target = target,
+        .optimize = .Debug,
+        .link_libc = true,
+        .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
+    });
+    module.addOptions("build_options", options);
+    const generate = b.addRunArtifact(b.addExecutable(.{ .name = "bindings", .root_module = module }));
+    const output = generate.captureStdOut(.{});
+    const update = b.addUpdateSourceFiles();
+    update.addCopyFileToSource(output, "../src/ffi/symbols.gen.ts");
+    b.step("bindings", "rewrite src/ffi/symbols.gen.ts").dependOn(&update.step);
+}
