@@ -10,7 +10,6 @@ export const errorCodes = [
   "BUFFER_ASLEEP",
   "BUFFER_MOVING",
   "BUFFER_FREED",
-  "POOL_CLOSED",
   "INVALID_CONFIG",
   "CONFIG_CONFLICT",
   "LIBRARY_NOT_FOUND",

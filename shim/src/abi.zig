@@ -1,1 +1,311 @@
-export fn camem_dummy() c_int { return 0; }
+//! Every symbol that libcamem.so exports. Exports validate, delegate and translate; nothing else.
+//!
+//! Each returns a `Status`. Out-parameters belong to the caller and are written only on success, `failure` only on a failure;
+//! all must be non-null unless marked optional. Any thread may call any export at any time. None prints, exits, throws or
+//! calls back. TypeScript's symbol table is generated from this file: run `zig build bindings` after a change.
+
+const std = @import("std");
+const acl = @import("acl");
+const executor = @import("executor.zig");
+const loader = @import("loader.zig");
+const pluggable = @import("pluggable.zig");
+const registry = @import("registry.zig");
+const runtime = @import("runtime.zig");
+const session = @import("session.zig");
+const status = @import("status.zig");
+
+pub const Action = executor.Action;
+pub const Failure = status.Failure;
+pub const Phase = executor.Phase;
+pub const PlanProgress = executor.PlanProgress;
+pub const PlanStep = executor.PlanStep;
+pub const Status = status.Status;
+
+pub const SegmentState = enum(u32) { mapped = 1, offloaded = 2, discarded = 3 };
+
+pub const SegmentInfo = extern struct {
+    address: u64,
+    segment_id: u64,
+    /// Bytes of device memory when mapped.
+    size_bytes: u64,
+    /// Bytes of device memory held now, also where giving them back failed.
+    committed_bytes: u64,
+    /// Bytes of page-locked host memory held now.
+    host_bytes: u64,
+    device: u32,
+    tag: u32,
+    /// A `SegmentState`.
+    state: u32,
+    /// 1 while a plan or a release owns it.
+    moving: u32,
+    /// 1 when it was freed and its release is still to come.
+    doomed: u32,
+    /// 1 when it is asleep and device memory could not be given back.
+    unreleased: u32,
+};
+
+pub const RuntimeInfo = extern struct {
+    /// NUL-terminated; texts are empty where AscendCL does not tell.
+    library_path: [1024]u8,
+    soc_name: [64]u8,
+    cann_version: [128]u8,
+    acl_major: i32,
+    acl_minor: i32,
+    acl_patch: i32,
+    device_count: u32,
+    /// 1 when AscendCL was initialised by somebody else in this process.
+    guest: u32,
+    reserved: u32 = 0,
+};
+
+pub const MemoryInfo = extern struct { free_bytes: u64, total_bytes: u64, granularity_bytes: u64 };
+
+fn result(outcome: status.Error!void) i32 {
+    return @intFromEnum(if (outcome) |_| Status.ok else |err| status.fromError(err));
+}
+
+/// Attaches to AscendCL: opens `path`, or searches where it is null. The strings stay the caller's. Each success is to be
+/// paired with one `camem_detach`.
+pub export fn camem_attach(path: ?[*:0]const u8, failure: *Failure) callconv(.c) i32 {
+    return result(session.attach(path, failure));
+}
+
+/// Gives up an attachment; the last one cancels a running plan and releases everything on the shim's own thread, which
+/// `camem_detach_poll` follows. All addresses become invalid.
+pub export fn camem_detach() callconv(.c) i32 {
+    return result(session.detach());
+}
+
+/// Writes 1 to `done` once the closing begun by `camem_detach` has ended. A failure means that something could not be given
+/// back: the attachment exists still, and `camem_detach` can be called again.
+pub export fn camem_detach_poll(done: *u32, failure: *Failure) callconv(.c) i32 {
+    done.* = 1;
+    const ended = session.pollClose(failure) catch |err| return result(err);
+    done.* = @intFromBool(ended);
+    return result({});
+}
+
+/// Copies the report of the last search for a library, one line a path ("path TAB result"), cut to `capacity` bytes.
+pub export fn camem_load_report(buffer: [*]u8, capacity: u64, length: *u64) callconv(.c) i32 {
+    const count = @min(capacity, session.report.length);
+    @memcpy(buffer[0..count], session.report.text[0..count]);
+    length.* = count;
+    return result({});
+}
+
+pub export fn camem_runtime_info(info: *RuntimeInfo) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    const api = &open.runtime.library.api;
+    info.* = std.mem.zeroes(RuntimeInfo);
+    status.copyText(&info.library_path, open.runtime.library.pathText());
+    if (api.aclrtGetSocName) |socName| {
+        if (socName()) |name| status.copyText(&info.soc_name, std.mem.span(name));
+    }
+    if (api.aclrtGetVersion) |version| _ = version(&info.acl_major, &info.acl_minor, &info.acl_patch);
+    if (api.aclsysGetVersionStr) |versionText| {
+        var package = "runtime".*;
+        _ = versionText(&package, &info.cann_version);
+        info.cann_version[info.cann_version.len - 1] = 0;
+    }
+    info.device_count = open.runtime.device_count;
+    info.guest = @intFromBool(open.runtime.initialization != .ours);
+    return result({});
+}
+
+/// Copies the names of the AscendCL symbols, one a line, "required" or "optional" and "present" or "absent" after tabs.
+pub export fn camem_symbols(buffer: [*]u8, capacity: u64, length: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    var used: usize = 0;
+    inline for (loader.api_fields) |field| {
+        const optional = comptime loader.isOptional(field);
+        const present = if (optional) @field(open.runtime.library.api, field.name) != null else true;
+        const kind = if (optional) "optional" else "required";
+        const line = std.fmt.bufPrint(buffer[used..capacity], "{s}\t{s}\t{s}\n", .{ field.name, kind, if (present) "present" else "absent" }) catch
+            return result(error.InvalidArgument);
+        used += line.len;
+    }
+    length.* = used;
+    return result({});
+}
+
+/// Free and total bytes of a device (aclrtGetMemInfo) and the granularity of its mappings.
+pub export fn camem_memory_info(device: u32, info: *MemoryInfo, failure: *Failure) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    const granularity = open.runtime.granularityOf(device, failure) catch |err| return result(err);
+    var free: u64 = 0;
+    var total: u64 = 0;
+    open.runtime.memoryInfo(device, &free, &total, failure) catch |err| return result(err);
+    info.* = .{ .free_bytes = free, .total_bytes = total, .granularity_bytes = granularity };
+    return result({});
+}
+
+/// The number of a tag, which is given one on first use. `name` has `length` bytes of UTF-8, 1 to 64.
+pub export fn camem_tag_intern(name: [*]const u8, length: u64, tag: *u32) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    tag.* = open.registry.tags.intern(name[0..length]) catch |err| return result(err);
+    return result({});
+}
+
+/// Copies a tag's name into `buffer`, which has room for 64 bytes.
+pub export fn camem_tag_name(tag: u32, buffer: [*]u8, length: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    if (tag >= open.registry.tags.names.items.len) return result(error.UnknownTag);
+    const name = open.registry.tags.names.items[tag];
+    @memcpy(buffer[0..name.len], name);
+    length.* = name.len;
+    return result({});
+}
+
+/// From here until `camem_region_leave` with the token, `my_malloc` allocates under `tag`, on every thread.
+pub export fn camem_region_enter(tag: u32, token: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    token.* = open.registry.tags.enter(tag) catch |err| return result(err);
+    return result({});
+}
+
+pub export fn camem_region_leave(token: u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    return result(open.registry.tags.leave(token));
+}
+
+/// A new mapped segment of at least `size_bytes`. The caller owns the address until `camem_segment_free`.
+pub export fn camem_segment_allocate(device: u32, tag: u32, size_bytes: u64, address: *u64, failure: *Failure) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    address.* = open.allocate(device, tag, size_bytes, failure) catch |err| return result(err);
+    return result({});
+}
+
+/// Waits for the segment's device and gives the segment back, asleep or awake. While a plan moves it this returns at once
+/// and the plan's thread releases it afterwards. After a failure the same call can be made again.
+pub export fn camem_segment_free(address: u64, failure: *Failure) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.free(address, failure));
+}
+
+/// The state of one segment, by its start address.
+pub export fn camem_segment_info(address: u64, info: *SegmentInfo) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    const segment = open.registry.segments.get(address) orelse return result(error.UnknownSegment);
+    info.* = describe(segment);
+    return result({});
+}
+
+/// Copies the table of segments, in no particular order, into `buffer`, which has room for `capacity` entries, and writes how
+/// many there are to `count`. Where that is more than `capacity`, nothing is copied.
+pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    count.* = open.registry.segments.count();
+    if (count.* > capacity) return result({});
+    var index: usize = 0;
+    var iterator = open.registry.segments.valueIterator();
+    while (iterator.next()) |segment| : (index += 1) buffer[index] = describe(segment.*);
+    return result({});
+}
+
+fn describe(segment: *const registry.Segment) SegmentInfo {
+    const state: SegmentState = if (segment.isAwake()) .mapped else switch (segment.content) {
+        .live, .backed_up => .offloaded,
+        .discarded => .discarded,
+    };
+    return .{
+        .address = segment.address,
+        .segment_id = segment.id,
+        .size_bytes = segment.size_bytes,
+        .committed_bytes = if (segment.handle != null) segment.size_bytes else 0,
+        .host_bytes = if (segment.backup != null) segment.size_bytes else 0,
+        .device = segment.device,
+        .tag = segment.tag,
+        .state = @intFromEnum(state),
+        .moving = @intFromBool(segment.moving),
+        .doomed = @intFromBool(segment.doomed),
+        .unreleased = @intFromBool(segment.isUnreleased()),
+    };
+}
+
+/// Copies `size_bytes` from host memory at `source` into a mapped segment (aclrtMemcpy); blocks until done.
+pub export fn camem_segment_write(address: u64, offset_bytes: u64, source: *const anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, offset_bytes, size_bytes, failure, .{ .write = source });
+}
+
+/// Copies `size_bytes` out of a mapped segment into host memory at `target` (aclrtMemcpy); blocks until done.
+pub export fn camem_segment_read(address: u64, offset_bytes: u64, target: *anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, offset_bytes, size_bytes, failure, .{ .read = target });
+}
+
+/// Sets `size_bytes` of a mapped segment to the low byte of `value` (aclrtMemset); blocks until done.
+pub export fn camem_segment_fill(address: u64, offset_bytes: u64, size_bytes: u64, value: i32, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, offset_bytes, size_bytes, failure, .{ .fill = value });
+}
+
+const Access = union(enum) { write: *const anyopaque, read: *anyopaque, fill: i32 };
+
+fn copySegment(address: u64, offset_bytes: u64, size_bytes: u64, failure: *Failure, access: Access) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    const segment = open.registry.pin(address, offset_bytes, size_bytes) catch |err| return result(err);
+    defer open.registry.unpin(segment);
+    if (size_bytes == 0) return result({});
+    const scope = runtime.Scope.enter(&open.runtime, segment.device, failure) catch |err| return result(err);
+    defer scope.leave();
+    const api = &open.runtime.library.api;
+    const start = address + offset_bytes;
+    const device: *anyopaque = @ptrFromInt(start);
+    const call, const code = switch (access) {
+        .write => |source| .{ "aclrtMemcpy", api.aclrtMemcpy(device, size_bytes, source, size_bytes, acl.MemcpyKind.host_to_device) },
+        .read => |target| .{ "aclrtMemcpy", api.aclrtMemcpy(target, size_bytes, device, size_bytes, acl.MemcpyKind.device_to_host) },
+        .fill => |value| .{ "aclrtMemset", api.aclrtMemset(device, size_bytes, value, size_bytes) },
+    };
+    return result(open.runtime.check(call, code, start, size_bytes, failure));
+}
+
+/// Starts a plan of `count` steps on the shim's thread: all of a sleep (offload, discard, release) or all of a wake-up
+/// (restore, remap). The steps are copied. Refused as busy while another plan runs, as stale when a step does not fit the
+/// table any more; then nothing has changed.
+pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, ticket: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    ticket.* = open.executor.submit(steps[0..count]) catch |err| return result(err);
+    return result({});
+}
+
+/// How far a plan is. Its own outcome is in `progress.status` once its phase is done; `failure` is then written if it failed.
+pub export fn camem_plan_poll(ticket: u64, progress: *PlanProgress, failure: *Failure) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.executor.poll(ticket, progress, failure));
+}
+
+/// Asks a plan to stop and undo itself. It completes all the same where it is past its point of no return.
+pub export fn camem_plan_cancel(ticket: u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.executor.cancel(ticket));
+}
+
+comptime {
+    @export(&pluggable.my_malloc, .{ .name = "my_malloc" });
+    @export(&pluggable.my_free, .{ .name = "my_free" });
+}

@@ -1,1 +1,7 @@
-test { _ = @import("acl"); }
+test {
+    _ = @import("acl");
+    _ = @import("abi.zig");
+    _ = @import("loader.zig");
+    _ = @import("registry.zig");
+    _ = @import("status.zig");
+}

@@ -1,0 +1,175 @@
+//! Finds and opens the library that speaks AscendCL. Every path tried and why it failed is kept, so that a person
+//! can see what happened; nothing is printed here.
+
+const std = @import("std");
+const acl = @import("acl");
+const build_options = @import("build_options");
+const status = @import("status.zig");
+
+/// The calls that the shim makes. A plain pointer is required; an optional one has a stated fallback where it is used.
+pub const Api = struct {
+    aclInit: *const fn (?[*:0]const u8) callconv(.c) acl.Error,
+    aclFinalize: *const fn () callconv(.c) acl.Error,
+    aclFinalizeReference: ?*const fn (?*u64) callconv(.c) acl.Error,
+    aclGetRecentErrMsg: ?*const fn () callconv(.c) ?[*:0]const u8,
+    aclrtGetVersion: ?*const fn (*i32, *i32, *i32) callconv(.c) acl.Error,
+    aclsysGetVersionStr: ?*const fn ([*:0]u8, [*]u8) callconv(.c) acl.Error,
+    aclrtGetSocName: ?*const fn () callconv(.c) ?[*:0]const u8,
+    aclrtGetDeviceCount: *const fn (*u32) callconv(.c) acl.Error,
+    aclrtSetDevice: *const fn (i32) callconv(.c) acl.Error,
+    aclrtResetDevice: *const fn (i32) callconv(.c) acl.Error,
+    aclrtGetCurrentContext: *const fn (*acl.Context) callconv(.c) acl.Error,
+    aclrtSetCurrentContext: *const fn (acl.Context) callconv(.c) acl.Error,
+    aclrtSynchronizeDevice: *const fn () callconv(.c) acl.Error,
+    aclrtSynchronizeDeviceWithTimeout: ?*const fn (i32) callconv(.c) acl.Error,
+    aclrtCreateStream: *const fn (*acl.Stream) callconv(.c) acl.Error,
+    aclrtDestroyStream: *const fn (acl.Stream) callconv(.c) acl.Error,
+    aclrtSynchronizeStream: *const fn (acl.Stream) callconv(.c) acl.Error,
+    aclrtGetMemInfo: *const fn (c_int, *usize, *usize) callconv(.c) acl.Error,
+    aclrtMallocHost: *const fn (*?*anyopaque, usize) callconv(.c) acl.Error,
+    aclrtFreeHost: *const fn (*anyopaque) callconv(.c) acl.Error,
+    aclrtMemset: *const fn (*anyopaque, usize, i32, usize) callconv(.c) acl.Error,
+    aclrtMemcpy: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int) callconv(.c) acl.Error,
+    aclrtMemcpyAsync: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int, acl.Stream) callconv(.c) acl.Error,
+    aclrtMemGetAllocationGranularity: *const fn (*acl.PhysicalMemProp, c_int, *usize) callconv(.c) acl.Error,
+    aclrtReserveMemAddress: *const fn (*?*anyopaque, usize, usize, ?*anyopaque, u64) callconv(.c) acl.Error,
+    aclrtReleaseMemAddress: *const fn (*anyopaque) callconv(.c) acl.Error,
+    aclrtMallocPhysical: *const fn (*acl.DrvMemHandle, usize, *const acl.PhysicalMemProp, u64) callconv(.c) acl.Error,
+    aclrtFreePhysical: *const fn (acl.DrvMemHandle) callconv(.c) acl.Error,
+    aclrtMapMem: *const fn (*anyopaque, usize, usize, acl.DrvMemHandle, u64) callconv(.c) acl.Error,
+    aclrtUnmapMem: *const fn (*anyopaque) callconv(.c) acl.Error,
+};
+
+pub const api_fields = @typeInfo(Api).@"struct".fields;
+
+pub fn isOptional(comptime field: std.builtin.Type.StructField) bool {
+    return @typeInfo(field.type) == .optional;
+}
+
+/// What was tried, one line each: path, tab, result. Cut when it grows beyond its buffer.
+pub const Report = struct {
+    text: [8192]u8 = undefined,
+    length: usize = 0,
+
+    pub fn add(self: *Report, path: []const u8, result: []const u8) void {
+        const line = std.fmt.bufPrint(self.text[self.length..], "{s}\t{s}\n", .{ path, result }) catch return;
+        self.length += line.len;
+    }
+};
+
+pub const Library = struct {
+    api: Api,
+    path: [1024]u8 = @splat(0),
+
+    pub fn pathText(self: *const Library) []const u8 {
+        return std.mem.sliceTo(&self.path, 0);
+    }
+};
+
+/// libacl_rt.so holds the runtime; libascendcl.so is the compatibility library beside it and the only one before CANN 8.5.
+const names = [_][:0]const u8{ "libacl_rt.so", "libascendcl.so" };
+const folder_variables = [_][:0]const u8{ "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME" };
+const install_folders = [_][]const u8{
+    "/usr/local/Ascend/cann",
+    "/usr/local/Ascend/ascend-toolkit/latest",
+    "/opt/Ascend/cann",
+};
+
+/// Opens `path`, or without one searches: the dynamic linker's own path, then where CANN says it is installed, then where
+/// it usually is.
+pub fn open(path: ?[*:0]const u8, report: *Report) status.Error!Library {
+    if (build_options.link_ascendcl) return linked(report);
+    if (path) |explicit| return tryOpen(explicit, report);
+    var worst: status.Error = error.LibraryNotFound;
+    for (names) |name| {
+        return tryOpen(name, report) catch |err| {
+            if (err == error.LibraryInvalid) worst = err;
+            continue;
+        };
+    }
+    var candidates: Candidates = .{};
+    while (candidates.next()) |candidate| {
+        return tryOpen(candidate, report) catch |err| {
+            if (err == error.LibraryInvalid) worst = err;
+            continue;
+        };
+    }
+    return worst;
+}
+
+/// Walks `<folder>/lib64/<name>` over the folders named by the environment, the home folder and the usual ones.
+const Candidates = struct {
+    index: usize = 0,
+    buffer: [1024]u8 = undefined,
+
+    fn next(self: *Candidates) ?[*:0]const u8 {
+        const folder_count = folder_variables.len + install_folders.len + 1;
+        while (self.index < folder_count * names.len) {
+            const folder_index = self.index / names.len;
+            const name = names[self.index % names.len];
+            self.index += 1;
+            const folder, const suffix = folderAt(folder_index) orelse continue;
+            return std.fmt.bufPrintZ(&self.buffer, "{s}{s}/lib64/{s}", .{ folder, suffix, name }) catch continue;
+        }
+        return null;
+    }
+
+    fn folderAt(index: usize) ?struct { []const u8, []const u8 } {
+        if (index < folder_variables.len) return .{ environment(folder_variables[index]) orelse return null, "" };
+        if (index - folder_variables.len < install_folders.len) return .{ install_folders[index - folder_variables.len], "" };
+        return .{ environment("HOME") orelse return null, "/Ascend/cann" };
+    }
+
+    fn environment(name: [:0]const u8) ?[]const u8 {
+        const value = std.mem.span(std.c.getenv(name) orelse return null);
+        return if (value.len == 0) null else value;
+    }
+};
+
+fn tryOpen(path: [*:0]const u8, report: *Report) status.Error!Library {
+    const text = std.mem.span(path);
+    const handle = std.c.dlopen(path, .{ .NOW = true, .GLOBAL = true }) orelse {
+        report.add(text, if (std.c.dlerror()) |message| std.mem.span(message) else "cannot be opened");
+        const exists = std.mem.indexOfScalar(u8, text, '/') != null and std.c.access(path, std.c.F_OK) == 0;
+        return if (exists) error.LibraryInvalid else error.LibraryNotFound;
+    };
+    var library: Library = .{ .api = undefined };
+    status.copyText(&library.path, text);
+    inline for (api_fields) |field| {
+        const symbol = std.c.dlsym(handle, field.name);
+        if (comptime isOptional(field)) {
+            @field(library.api, field.name) = @ptrCast(@alignCast(symbol));
+        } else if (symbol) |found| {
+            @field(library.api, field.name) = @ptrCast(@alignCast(found));
+        } else {
+            report.add(text, "is not AscendCL: it has no " ++ field.name);
+            _ = std.c.dlclose(handle);
+            return error.LibraryInvalid;
+        }
+    }
+    report.add(text, "opened");
+    return library;
+}
+
+fn linked(report: *Report) status.Error!Library {
+    var library: Library = .{ .api = undefined };
+    status.copyText(&library.path, "libascendcl.so");
+    inline for (api_fields) |field| {
+        const linkage: std.builtin.GlobalLinkage = if (comptime isOptional(field)) .weak else .strong;
+        @field(library.api, field.name) = @extern(field.type, .{ .name = field.name, .linkage = linkage });
+    }
+    report.add("libascendcl.so", "linked at build time");
+    return library;
+}
+
+test "a file that is not a library is reported, not opened" {
+    var report: Report = .{};
+    try std.testing.expectError(error.LibraryInvalid, open("/dev/null", &report));
+    try std.testing.expect(std.mem.startsWith(u8, report.text[0..report.length], "/dev/null\t"));
+}
+
+test "a library that is not AscendCL is named with the symbol it lacks" {
+    var report: Report = .{};
+    try std.testing.expectError(error.LibraryInvalid, open("libm.so.6", &report));
+    try std.testing.expect(std.mem.indexOf(u8, report.text[0..report.length], "aclInit") != null);
+}

@@ -1,0 +1,279 @@
+//! The one table of segments, and the tags they carry. Engines allocate from their own native threads and several Bun
+//! Workers may attach, so every look and every change happens under one mutex; no AscendCL call is made with it held.
+
+const std = @import("std");
+const acl = @import("acl");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+
+pub const allocator = std.heap.c_allocator;
+
+/// Where the content of a segment is. Whether memory is behind the address is told by `handle` and `mapped`.
+pub const Content = enum {
+    /// In the physical memory that the segment holds.
+    live,
+    /// In `backup`.
+    backed_up,
+    /// Nowhere.
+    discarded,
+};
+
+pub const Segment = struct {
+    address: u64 = 0,
+    /// A multiple of the device's granularity.
+    size_bytes: u64,
+    /// What the caller asked for; copies stay within it.
+    requested_bytes: u64,
+    /// Never used twice, unlike an address.
+    id: u64,
+    device: u32,
+    tag: u32,
+    content: Content = .live,
+    handle: acl.DrvMemHandle = null,
+    mapped: bool = false,
+    reserved: bool = false,
+    /// Page-locked host memory of `size_bytes`.
+    backup: ?*anyopaque = null,
+    /// Owned by a plan or by a release in progress: nobody else touches it.
+    moving: bool = false,
+    /// To be released as soon as it no longer moves; its user has let go of it.
+    doomed: bool = false,
+    /// Copies of users that are running on it.
+    pins: u32 = 0,
+
+    pub fn pointer(self: *const Segment) *anyopaque {
+        return @ptrFromInt(self.address);
+    }
+
+    pub fn isAwake(self: *const Segment) bool {
+        return self.mapped and self.content == .live;
+    }
+
+    /// Asleep, yet device memory that it no longer needs could not be given back.
+    pub fn isUnreleased(self: *const Segment) bool {
+        return self.content != .live and self.handle != null;
+    }
+};
+
+pub const Registry = struct {
+    mutex: sync.Mutex = .{},
+    /// Signalled when a pin is dropped or a segment stops moving.
+    changed: sync.Condition = .{},
+    segments: std.AutoHashMapUnmanaged(u64, *Segment) = .empty,
+    /// Records handed out by `create` that are not in the table yet; the table always has room for them.
+    pending: u32 = 0,
+    next_id: u64 = 1,
+    tags: Tags = .{},
+
+    pub fn deinit(self: *Registry) void {
+        std.debug.assert(self.segments.count() == 0);
+        self.segments.deinit(allocator);
+        self.tags.deinit();
+    }
+
+    pub fn set(self: *Registry, segment: *Segment, comptime field: std.meta.FieldEnum(Segment), value: @FieldType(Segment, @tagName(field))) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        @field(segment, @tagName(field)) = value;
+    }
+
+    /// A record that is not in the table yet, with room in the table for it.
+    pub fn create(self: *Registry, device: u32, tag: u32, size_bytes: u64, requested_bytes: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (tag >= self.tags.names.items.len) return error.UnknownTag;
+        self.segments.ensureUnusedCapacity(allocator, self.pending + 1) catch return error.OutOfHostMemory;
+        const segment = allocator.create(Segment) catch return error.OutOfHostMemory;
+        segment.* = .{ .size_bytes = size_bytes, .requested_bytes = requested_bytes, .id = self.next_id, .device = device, .tag = tag };
+        self.next_id += 1;
+        self.pending += 1;
+        return segment;
+    }
+
+    pub fn insert(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.pending -= 1;
+        self.segments.putAssumeCapacityNoClobber(segment.address, segment);
+    }
+
+    /// Drops a record that never came into the table and holds nothing.
+    pub fn destroy(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.pending -= 1;
+        allocator.destroy(segment);
+    }
+
+    /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it meanwhile.
+    pub fn pin(self: *Registry, address: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        if (segment.doomed) return error.UnknownSegment;
+        if (segment.moving) return error.Moving;
+        if (!segment.isAwake()) return error.Asleep;
+        if (offset_bytes > segment.requested_bytes or size_bytes > segment.requested_bytes - offset_bytes) return error.OutOfBounds;
+        segment.pins += 1;
+        return segment;
+    }
+
+    pub fn unpin(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.pins -= 1;
+        if (segment.pins == 0) self.changed.broadcast();
+    }
+
+    /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever moves it
+    /// releases it afterwards. A segment whose release failed earlier is handed out again.
+    pub fn doom(self: *Registry, address: u64) status.Error!?*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        segment.doomed = true;
+        if (segment.moving) return null;
+        segment.moving = true;
+        self.waitForPins(segment);
+        return segment;
+    }
+
+    /// Hands out every segment that waits for its release, marked as moving.
+    pub fn takeDoomed(self: *Registry, list: *std.ArrayList(*Segment)) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| {
+            const segment = entry.*;
+            if (!segment.doomed or segment.moving) continue;
+            list.append(allocator, segment) catch return; // the rest waits for the next time
+            segment.moving = true;
+            self.waitForPins(segment);
+        }
+    }
+
+    pub fn doomAll(self: *Registry) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| entry.*.doomed = true;
+    }
+
+    /// Drops the record of a segment that has given everything back.
+    pub fn remove(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        std.debug.assert(self.segments.remove(segment.address));
+        allocator.destroy(segment);
+        self.changed.broadcast();
+    }
+
+    pub fn stopMoving(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.moving = false;
+        self.changed.broadcast();
+    }
+
+    /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
+    pub fn waitForPins(self: *Registry, segment: *const Segment) void {
+        while (segment.pins > 0) self.changed.wait(&self.mutex);
+    }
+
+    pub fn count(self: *Registry) usize {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.segments.count();
+    }
+};
+
+pub const longest_tag = 64;
+
+/// Tag names by number, and the regions that are open: what a native thread allocates carries the tag of the region
+/// entered last that has not been left. Regions of concurrent async bodies may be left in any order.
+pub const Tags = struct {
+    const Region = struct { token: u64, tag: u32 };
+
+    names: std.ArrayList([]u8) = .empty,
+    regions: std.ArrayList(Region) = .empty,
+    next_token: u64 = 1,
+
+    fn deinit(self: *Tags) void {
+        for (self.names.items) |name| allocator.free(name);
+        self.names.deinit(allocator);
+        self.regions.deinit(allocator);
+    }
+
+    pub fn intern(self: *Tags, name: []const u8) status.Error!u32 {
+        if (name.len == 0 or name.len > longest_tag) return error.InvalidArgument;
+        for (self.names.items, 0..) |known, index| {
+            if (std.mem.eql(u8, known, name)) return @intCast(index);
+        }
+        const copy = allocator.dupe(u8, name) catch return error.OutOfHostMemory;
+        self.names.append(allocator, copy) catch {
+            allocator.free(copy);
+            return error.OutOfHostMemory;
+        };
+        return @intCast(self.names.items.len - 1);
+    }
+
+    pub fn enter(self: *Tags, tag: u32) status.Error!u64 {
+        if (tag >= self.names.items.len) return error.UnknownTag;
+        self.regions.append(allocator, .{ .token = self.next_token, .tag = tag }) catch return error.OutOfHostMemory;
+        self.next_token += 1;
+        return self.next_token - 1;
+    }
+
+    pub fn leave(self: *Tags, token: u64) status.Error!void {
+        for (self.regions.items, 0..) |region, index| {
+            if (region.token != token) continue;
+            _ = self.regions.orderedRemove(index);
+            return;
+        }
+        return error.InvalidArgument;
+    }
+
+    /// The tag of the innermost open region, or the first tag ever interned, which is `default`.
+    pub fn current(self: *const Tags) u32 {
+        const innermost = self.regions.getLastOrNull() orelse return 0;
+        return innermost.tag;
+    }
+};
+
+test "regions may be left in any order" {
+    var tags: Tags = .{};
+    defer tags.deinit();
+    const default = try tags.intern("default");
+    const weights = try tags.intern("weights");
+    const cache = try tags.intern("kv_cache");
+    const outer = try tags.enter(weights);
+    const inner = try tags.enter(cache);
+    try tags.leave(outer);
+    try std.testing.expectEqual(cache, tags.current());
+    try tags.leave(inner);
+    try std.testing.expectEqual(default, tags.current());
+    try std.testing.expectError(error.InvalidArgument, tags.leave(inner));
+}
+
+test "a pin is refused beyond the requested size, asleep, moving and doomed" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const segment = try table.create(0, 0, 4096, 4000);
+    segment.address = 1 << 44;
+    segment.mapped = true;
+    table.insert(segment);
+    defer {
+        table.remove(segment);
+        table.deinit();
+    }
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, 4000, 1));
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, std.math.maxInt(u64), 2));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, 0, 1));
+    table.unpin(try table.pin(segment.address, 3999, 1));
+    table.set(segment, .content, .backed_up);
+    try std.testing.expectError(error.Asleep, table.pin(segment.address, 0, 1));
+    table.set(segment, .moving, true);
+    try std.testing.expectError(error.Moving, table.pin(segment.address, 0, 1));
+    table.set(segment, .doomed, true);
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, 0, 1));
+}

@@ -1,0 +1,224 @@
+//! AscendCL's process-wide state as a guest sees it: initialisation, devices and the current context of a thread.
+//! An engine beside us may own all of these, so nothing is finalised that was not initialised here, and a thread's context
+//! is put back as it was found. (A thread that had none keeps the primary one: AscendCL has no call that takes it away.)
+
+const std = @import("std");
+const acl = @import("acl");
+const loader = @import("loader.zig");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const Failure = status.Failure;
+
+pub const max_devices = 64;
+
+/// Two streams a device: while one's copies run, the other's are being queued.
+pub const streams_per_device = 2;
+
+/// Waiting for a device is cut into pieces so that a cancelled plan is noticed.
+const synchronize_slice_ms = 50;
+
+const Device = struct {
+    /// The primary context; null until the device is first used.
+    context: acl.Context = null,
+    granularity: usize = 0,
+    streams: [streams_per_device]acl.Stream = @splat(null),
+};
+
+/// Who has to undo `aclInit`.
+const Initialization = enum { ours, counted, foreign };
+
+pub const Runtime = struct {
+    library: loader.Library,
+    initialization: Initialization,
+    device_count: u32,
+    mutex: sync.Mutex = .{},
+    devices: [max_devices]Device = @splat(.{}),
+
+    pub fn init(library: loader.Library, failure: *Failure) status.Error!Runtime {
+        var self: Runtime = .{ .library = library, .initialization = undefined, .device_count = 0 };
+        self.initialization = try self.initialize(failure);
+        errdefer self.finalize();
+        var count: u32 = 0;
+        const code = library.api.aclrtGetDeviceCount(&count);
+        if (code != acl.code.success) {
+            self.check("aclrtGetDeviceCount", code, 0, 0, failure) catch return error.BackendUnavailable;
+        }
+        self.device_count = @min(count, max_devices);
+        if (count == 0) {
+            failure.describe("aclrtGetDeviceCount", 0, 0, 0, "AscendCL reports no device");
+            return error.BackendUnavailable;
+        }
+        return self;
+    }
+
+    fn initialize(self: *Runtime, failure: *Failure) status.Error!Initialization {
+        const code = self.library.api.aclInit(null);
+        switch (code) {
+            acl.code.success => return .ours,
+            acl.code.repeat_initialize => return .counted,
+            // Someone initialised AscendCL with a configuration file of their own: no count was taken.
+            acl.code.invalid_param => {
+                var count: u32 = 0;
+                if (self.library.api.aclrtGetDeviceCount(&count) == acl.code.success) return .foreign;
+            },
+            else => {},
+        }
+        self.check("aclInit", code, 0, 0, failure) catch return error.BackendUnavailable;
+        unreachable; // `check` fails for every code but success
+    }
+
+    /// Gives up our count of `aclInit`. AscendCL itself is torn down only when nobody else holds one.
+    pub fn finalize(self: *Runtime) void {
+        const api = &self.library.api;
+        if (self.initialization == .foreign) return;
+        if (api.aclFinalizeReference) |finalizeReference| {
+            _ = finalizeReference(null);
+        } else if (self.initialization == .ours) {
+            _ = api.aclFinalize();
+        }
+    }
+
+    /// Turns a code that is not success into an error, with what AscendCL says of it on this thread.
+    pub fn check(self: *const Runtime, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, failure: *Failure) status.Error!void {
+        if (code == acl.code.success) return;
+        var message: []const u8 = "";
+        if (self.library.api.aclGetRecentErrMsg) |recent| {
+            if (recent()) |text| message = std.mem.span(text);
+        }
+        failure.describe(call, code, address, size_bytes, message);
+        return status.fromAcl(code);
+    }
+
+    /// The primary context of `device`, which is opened on first use and stays open until `closeDevices`.
+    /// Opening makes it current on this thread: call it inside a `Scope` on a foreign thread.
+    fn contextOf(self: *Runtime, device: u32, failure: *Failure) status.Error!acl.Context {
+        if (device >= self.device_count) {
+            failure.describe("", 0, 0, 0, "no such device");
+            return error.UnknownDevice;
+        }
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const slot = &self.devices[device];
+        if (slot.context) |context| return context;
+        const api = &self.library.api;
+        try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
+        errdefer _ = api.aclrtResetDevice(@intCast(device));
+        var context: acl.Context = null;
+        try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&context), 0, 0, failure);
+        var prop = physicalMemory(device);
+        var granularity: usize = 0;
+        try self.check("aclrtMemGetAllocationGranularity", api.aclrtMemGetAllocationGranularity(&prop, acl.MemGranularity.recommended, &granularity), 0, 0, failure);
+        if (context == null or granularity == 0 or !std.math.isPowerOfTwo(granularity)) {
+            failure.describe("aclrtMemGetAllocationGranularity", 0, 0, granularity, "AscendCL reports no usable context or granularity");
+            return error.BackendUnavailable;
+        }
+        slot.* = .{ .context = context, .granularity = granularity };
+        return context;
+    }
+
+    fn isOpen(self: *Runtime, device: u32) bool {
+        if (device >= self.device_count) return false;
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.devices[device].context != null;
+    }
+
+    /// Bytes that every mapping on `device` is a multiple of.
+    pub fn granularityOf(self: *Runtime, device: u32, failure: *Failure) status.Error!usize {
+        if (!self.isOpen(device)) (try Scope.enter(self, device, failure)).leave();
+        return self.devices[device].granularity;
+    }
+
+    pub fn memoryInfo(self: *Runtime, device: u32, free: *u64, total: *u64, failure: *Failure) status.Error!void {
+        const scope = try Scope.enter(self, device, failure);
+        defer scope.leave();
+        var free_bytes: usize = 0;
+        var total_bytes: usize = 0;
+        try self.check("aclrtGetMemInfo", self.library.api.aclrtGetMemInfo(acl.MemAttr.hbm_mem, &free_bytes, &total_bytes), 0, 0, failure);
+        free.* = free_bytes;
+        total.* = total_bytes;
+    }
+
+    /// Waits until `device` has finished what any stream was given. With `cancelled`, gives up soon after it becomes true.
+    pub fn synchronizeDevice(self: *Runtime, device: u32, cancelled: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+        const scope = try Scope.enter(self, device, failure);
+        defer scope.leave();
+        const api = &self.library.api;
+        const withTimeout = api.aclrtSynchronizeDeviceWithTimeout orelse {
+            const code = api.aclrtSynchronizeDevice();
+            if (status.isSynchronizeNotice(code)) return;
+            return self.check("aclrtSynchronizeDevice", code, 0, 0, failure);
+        };
+        while (true) {
+            const code = withTimeout(if (cancelled == null) -1 else synchronize_slice_ms);
+            if (code == acl.code.success or status.isSynchronizeNotice(code)) return;
+            if (code != acl.code.rt_stream_sync_timeout or cancelled == null)
+                return self.check("aclrtSynchronizeDeviceWithTimeout", code, 0, 0, failure);
+            if (cancelled.?.load(.acquire)) return error.Aborted;
+        }
+    }
+
+    /// The copy streams of `device`, created on first use. Only the executor's thread calls this, inside a `Scope`.
+    pub fn streamsOf(self: *Runtime, device: u32, failure: *Failure) status.Error!*const [streams_per_device]acl.Stream {
+        const slot = &self.devices[device];
+        for (&slot.streams) |*stream| {
+            if (stream.* != null) continue;
+            try self.check("aclrtCreateStream", self.library.api.aclrtCreateStream(stream), 0, 0, failure);
+        }
+        return &slot.streams;
+    }
+
+    /// Destroys our streams and gives our hold on every device back. What fails stays, and the call can be made again.
+    pub fn closeDevices(self: *Runtime, failure: *Failure) status.Error!void {
+        const api = &self.library.api;
+        for (self.devices[0..self.device_count], 0..) |*slot, device| {
+            if (slot.context == null) continue;
+            {
+                const scope = try Scope.enter(self, @intCast(device), failure);
+                defer scope.leave();
+                for (&slot.streams) |*stream| {
+                    if (stream.* == null) continue;
+                    try self.check("aclrtDestroyStream", api.aclrtDestroyStream(stream.*), 0, 0, failure);
+                    stream.* = null;
+                }
+            }
+            try self.check("aclrtResetDevice", api.aclrtResetDevice(@intCast(device)), 0, 0, failure);
+            slot.* = .{};
+        }
+    }
+};
+
+/// Makes the primary context of a device current on this thread for as long as it lasts.
+pub const Scope = struct {
+    runtime: *Runtime,
+    /// What was current before; null when there was none, or when it was the same.
+    previous: acl.Context,
+
+    pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
+        const api = &runtime.library.api;
+        var found: acl.Context = null;
+        if (api.aclrtGetCurrentContext(&found) != acl.code.success) found = null;
+        var scope: Scope = .{ .runtime = runtime, .previous = found };
+        errdefer scope.leave();
+        const context = try runtime.contextOf(device, failure);
+        if (context == found) {
+            scope.previous = null;
+        } else {
+            try runtime.check("aclrtSetCurrentContext", api.aclrtSetCurrentContext(context), 0, 0, failure);
+        }
+        return scope;
+    }
+
+    pub fn leave(self: Scope) void {
+        // A context that its owner has destroyed in the meantime cannot be put back; that is theirs to know.
+        if (self.previous) |context| _ = self.runtime.library.api.aclrtSetCurrentContext(context);
+    }
+};
+
+/// What every segment's physical memory is asked for as: 2 MiB pages of high-bandwidth memory.
+pub fn physicalMemory(device: u32) acl.PhysicalMemProp {
+    return .{
+        .mem_attr = acl.MemAttr.hbm_huge,
+        .location = .{ .id = device, .type = acl.MemLocationType.device },
+    };
+}

@@ -1,0 +1,35 @@
+//! A mutex and a condition variable that any native thread may use: foreign threads have no Zig runtime state.
+
+const std = @import("std");
+
+pub const Mutex = struct {
+    inner: std.c.pthread_mutex_t = .{},
+
+    pub fn lock(self: *Mutex) void {
+        // Fails only for a mutex that is not initialised or already owned: a bug of ours, never a caller's or a device's.
+        std.debug.assert(std.c.pthread_mutex_lock(&self.inner) == .SUCCESS);
+    }
+
+    pub fn unlock(self: *Mutex) void {
+        std.debug.assert(std.c.pthread_mutex_unlock(&self.inner) == .SUCCESS);
+    }
+};
+
+pub const Condition = struct {
+    inner: std.c.pthread_cond_t = .{},
+
+    pub fn wait(self: *Condition, mutex: *Mutex) void {
+        std.debug.assert(std.c.pthread_cond_wait(&self.inner, &mutex.inner) == .SUCCESS);
+    }
+
+    pub fn broadcast(self: *Condition) void {
+        std.debug.assert(std.c.pthread_cond_broadcast(&self.inner) == .SUCCESS);
+    }
+};
+
+/// Nanoseconds of the monotonic clock.
+pub fn now() u64 {
+    var time: std.c.timespec = undefined;
+    if (std.c.clock_gettime(.MONOTONIC, &time) != 0) return 0;
+    return @as(u64, @intCast(time.sec)) * std.time.ns_per_s + @as(u64, @intCast(time.nsec));
+}

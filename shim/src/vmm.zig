@@ -1,0 +1,91 @@
+//! Reserves, backs, unmaps and releases the memory of one segment. Each step records what it acquired or gave up in the
+//! segment only once AscendCL has confirmed it, so that a failed step can be made again and nothing is lost track of.
+
+const std = @import("std");
+const acl = @import("acl");
+const registry = @import("registry.zig");
+const runtime = @import("runtime.zig");
+const status = @import("status.zig");
+const Failure = status.Failure;
+const Segment = registry.Segment;
+
+/// JavaScript numbers are exact up to here; Ascend's addresses lie far below.
+const highest_address: u64 = 1 << 53;
+
+pub const Memory = struct {
+    runtime: *runtime.Runtime,
+    registry: *registry.Registry,
+
+    /// Reserves an address range for `segment`.
+    pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const api = &self.runtime.library.api;
+        var pointer: ?*anyopaque = null;
+        try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
+        segment.address = @intFromPtr(pointer);
+        segment.reserved = true;
+        if (segment.address == 0 or segment.address + segment.size_bytes > highest_address) {
+            failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "the address is not exact as a JavaScript number");
+            return error.AclCallFailed;
+        }
+    }
+
+    /// Puts fresh physical memory behind `segment`, or maps what it still holds. Does only the steps that are missing.
+    pub fn back(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const api = &self.runtime.library.api;
+        if (segment.handle == null) {
+            const prop = runtime.physicalMemory(segment.device);
+            var handle: acl.DrvMemHandle = null;
+            try self.check("aclrtMallocPhysical", api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
+            self.registry.set(segment, .handle, handle);
+        }
+        if (!segment.mapped) {
+            try self.check("aclrtMapMem", api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0), segment, failure);
+            self.registry.set(segment, .mapped, true);
+        }
+    }
+
+    pub fn unmap(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        if (!segment.mapped) return;
+        try self.check("aclrtUnmapMem", self.runtime.library.api.aclrtUnmapMem(segment.pointer()), segment, failure);
+        self.registry.set(segment, .mapped, false);
+    }
+
+    pub fn freePhysical(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const handle = segment.handle orelse return;
+        try self.check("aclrtFreePhysical", self.runtime.library.api.aclrtFreePhysical(handle), segment, failure);
+        self.registry.set(segment, .handle, null);
+    }
+
+    /// Page-locked host memory for the whole of `segment`. The thread needs a current context.
+    pub fn allocateBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        if (segment.backup != null) return;
+        var pointer: ?*anyopaque = null;
+        const code = self.runtime.library.api.aclrtMallocHost(&pointer, segment.size_bytes);
+        self.check("aclrtMallocHost", code, segment, failure) catch |err| {
+            return if (err == error.OutOfDeviceMemory) error.OutOfHostMemory else err;
+        };
+        self.registry.set(segment, .backup, pointer);
+    }
+
+    pub fn freeBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const backup = segment.backup orelse return;
+        try self.check("aclrtFreeHost", self.runtime.library.api.aclrtFreeHost(backup), segment, failure);
+        self.registry.set(segment, .backup, null);
+    }
+
+    /// Gives back everything that `segment` holds. Waits for the device first where the memory may be in use.
+    /// What a failed call left stays recorded: the same call can be made again.
+    pub fn release(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, null, failure);
+        try self.unmap(segment, failure);
+        try self.freePhysical(segment, failure);
+        try self.freeBackup(segment, failure);
+        if (!segment.reserved) return;
+        try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
+        self.registry.set(segment, .reserved, false);
+    }
+
+    fn check(self: Memory, call: []const u8, code: acl.Error, segment: *const Segment, failure: *Failure) status.Error!void {
+        return self.runtime.check(call, code, segment.address, segment.size_bytes, failure);
+    }
+};

@@ -1,0 +1,640 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { type BufferOwner, type BufferState, DeviceBuffer } from "./buffer.ts";
+import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
+import { CamemError } from "./errors.ts";
+import { aborted, execute, type TransitionControl, type TransitionDurations } from "./execute.ts";
+import * as native from "./ffi/native.ts";
+import {
+  actionOf,
+  checkSleepRequest,
+  checkWakeRequest,
+  type SleepLevel,
+  type SleepSelection,
+} from "./levels.ts";
+import {
+  bytesOf,
+  deviceBytesNeeded,
+  hostBytesNeeded,
+  planSleep,
+  planWake,
+  type Segment,
+  type SegmentState,
+  type Step,
+  tagsOf,
+} from "./plan.ts";
+import { checkSize, MemoryPool } from "./pool.ts";
+import { formatSize } from "./sizes.ts";
+import {
+  checkTag,
+  defaultTag,
+  discardPolicy,
+  PartialTagPolicy,
+  persistentTag,
+  presetPolicies,
+  type TagPolicy,
+} from "./tags.ts";
+import { show, validate } from "./validate.ts";
+
+export interface MallocOptions {
+  /** The tag; by default that of the `useMemoryPool` body this is called in, else `default`. */
+  readonly tag?: string | undefined;
+  /** The device number; by default the allocator's. */
+  readonly device?: number | undefined;
+}
+
+export interface SleepOptions extends SleepSelection, TransitionControl {}
+
+export interface WakeOptions extends TransitionControl {
+  /** Wakes only these tags; all by default. */
+  readonly tags?: readonly string[] | undefined;
+}
+
+export interface SleepReport {
+  /** The level that was asked for, or null with `offloadTags`. */
+  readonly level: SleepLevel | null;
+  /** Bytes whose content went to the host. */
+  readonly offloadedBytes: number;
+  /** Bytes whose content is gone, backups that were dropped included. */
+  readonly discardedBytes: number;
+  /** Bytes still mapped on the device. */
+  readonly keptBytes: number;
+  /** Bytes of device memory given back. */
+  readonly freedBytes: number;
+  /** True when nothing was to be done because all that was asked for was asleep. */
+  readonly alreadySleeping: boolean;
+  readonly durations: TransitionDurations;
+}
+
+export interface WakeReport {
+  /** Bytes that have their content back. */
+  readonly restoredBytes: number;
+  /** Bytes mapped again with undefined content. */
+  readonly remappedBytes: number;
+  /** The tags of remapped memory: load their content again before using it. */
+  readonly remappedTags: readonly string[];
+  /** The tags of which some memory is still asleep. */
+  readonly stillAsleep: readonly string[];
+  /** True when nothing was to be done because all that was asked for was awake. */
+  readonly alreadyAwake: boolean;
+  readonly durations: TransitionDurations;
+}
+
+/** The memory of one tag. Sizes are bytes of whole segments. */
+export interface TagUsage {
+  readonly mappedBytes: number;
+  /** Page-locked host memory that holds backups. */
+  readonly hostBytes: number;
+  /** Address space without content. */
+  readonly discardedBytes: number;
+  readonly segments: number;
+  /** `partial` while some of it is awake and some asleep. */
+  readonly state: "awake" | "asleep" | "partial";
+}
+
+/** What a `beforeSleep` hook is told. */
+export interface SleepTransition {
+  /** The tags that go to sleep. */
+  readonly tags: readonly string[];
+}
+
+/** What an `afterWake` hook is told. */
+export interface WakeTransition {
+  /** The tags that woke, or, after a failed sleep, that stayed awake. */
+  readonly tags: readonly string[];
+  /** `sleepFailed` when a sleep failed after `beforeSleep` had run, and memory is as it was. */
+  readonly reason: "wake" | "sleepFailed";
+}
+
+export interface TransitionHooks {
+  /** Awaited before memory goes: drop graphs and communicators that hold addresses. Throwing calls the sleep off. */
+  readonly beforeSleep?: ((transition: SleepTransition) => unknown) | undefined;
+  /** Awaited after memory is back: rebuild them. */
+  readonly afterWake?: ((transition: WakeTransition) => unknown) | undefined;
+}
+
+const noDurations: TransitionDurations = {
+  totalMs: 0,
+  waitingMs: 0,
+  preparingMs: 0,
+  mappingMs: 0,
+  copyingMs: 0,
+  releasingMs: 0,
+};
+
+const stateNames = new Map<number, SegmentState>([
+  [native.SegmentState.mapped, "mapped"],
+  [native.SegmentState.offloaded, "offloaded"],
+  [native.SegmentState.discarded, "discarded"],
+]);
+
+function stateName(state: number): SegmentState {
+  const name = stateNames.get(state);
+  if (name === undefined)
+    throw new TypeError(`libcamem.so reported the unknown segment state ${state}: rebuild it`);
+  return name;
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
+
+let instance: { allocator: CaMemAllocator; config: Config } | undefined;
+
+/**
+ * The allocator of this process: device memory under tags that can be put to sleep and woken at the same addresses.
+ *
+ * A sleep or wake-up is all or nothing, runs on a thread of its own and never blocks the event loop. Calls made while one is
+ * running take their turn after it.
+ */
+export class CaMemAllocator {
+  readonly #config: Config;
+  readonly #deviceCount: number;
+  readonly #policies = new Map<string, TagPolicy>(Object.entries(presetPolicies));
+  /** Tag numbers of the shim and their names; both are fixed for as long as the shim is attached. */
+  readonly #tagIds = new Map<string, number>();
+  readonly #tagNames = new Map<number, string>();
+  readonly #regionTag = new AsyncLocalStorage<string>();
+  readonly #pools = new Map<string, MemoryPool>();
+  readonly #hooks = new Set<TransitionHooks>();
+  readonly #closing = new AbortController();
+  readonly #owner: BufferOwner = {
+    stateOf: (address) => this.#stateOf(address),
+    assertOpen: () => this.#assertOpen(),
+  };
+  /** Settles when the transition that was asked for last has ended. */
+  #lastTransition: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  private constructor(config: Config) {
+    this.#config = config;
+    native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
+    this.#deviceCount = native.runtimeInfo().deviceCount;
+  }
+
+  /**
+   * The one allocator of this process (of each Worker; Workers share the table of segments). The first call opens AscendCL
+   * (aclInit, aclrtGetDeviceCount).
+   *
+   * @throws CamemError `INVALID_CONFIG`; `CONFIG_CONFLICT` when it exists with other options; `LIBRARY_NOT_FOUND`,
+   * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` naming what was tried
+   */
+  static getInstance(options?: AllocatorOptions): CaMemAllocator {
+    if (instance === undefined) {
+      const config = resolveConfig(options);
+      instance = { allocator: new CaMemAllocator(config), config };
+    } else if (options !== undefined) {
+      const wanted = resolveConfig(options);
+      const existing = instance.config;
+      const names = Object.keys(wanted) as (keyof Config)[];
+      const different = names.find((name) => wanted[name] !== existing[name]);
+      if (different !== undefined)
+        throw new CamemError(
+          "CONFIG_CONFLICT",
+          `the allocator of this process has ${different} ${existing[different]}, not ${wanted[different]}; close() it first`,
+        );
+    }
+    return instance.allocator;
+  }
+
+  /** Which kind of device this is, by which library. */
+  get backend(): { readonly kind: "ascend" | "emulator"; readonly library: string } {
+    this.#assertOpen();
+    return { kind: this.#config.backend, library: native.runtimeInfo().libraryPath };
+  }
+
+  /** True from the moment anything sleeps until everything that slept is awake. */
+  get isSleeping(): boolean {
+    return this.#segments().some((segment) => segment.state !== "mapped");
+  }
+
+  /**
+   * Calls `body` with the memory pool of `tag`. Until it returns, or its promise settles, `malloc` inside it and native
+   * allocations (`my_malloc`) carry the tag; the previous tag is back afterwards, also when it throws.
+   *
+   * @returns what `body` returns
+   * @throws CamemError `INVALID_TAG` or `CLOSED`, and whatever `body` throws
+   */
+  useMemoryPool<T>(tag: string, body: (pool: MemoryPool) => T): T {
+    const pool = this.memoryPool(tag);
+    const token = native.enterRegion(this.#tagId(tag));
+    const leave = () => {
+      if (!this.#closed) native.leaveRegion(token);
+    };
+    let result: T;
+    try {
+      result = this.#regionTag.run(tag, () => body(pool));
+    } catch (error) {
+      leave();
+      throw error;
+    }
+    if (!isThenable(result)) {
+      leave();
+      return result;
+    }
+    return Promise.resolve(result).finally(leave) as T;
+  }
+
+  /**
+   * The pool that sub-allocates under `tag` on a device. There is one for each tag and device.
+   *
+   * @throws CamemError `INVALID_TAG`, `UNKNOWN_DEVICE` or `CLOSED`
+   */
+  memoryPool(tag: string, options: { readonly device?: number | undefined } = {}): MemoryPool {
+    checkTag(tag);
+    const device = this.#device(options.device);
+    const key = `${device} ${tag}`;
+    const existing = this.#pools.get(key);
+    if (existing) return existing;
+    const source = {
+      granularityBytes: native.memoryInfo(device).granularityBytes,
+      allocate: (sizeBytes: number) => native.allocateSegment(device, this.#tagId(tag), sizeBytes),
+      free: native.freeSegment,
+    };
+    const pool = new MemoryPool(tag, device, this.#config.poolSegmentBytes, source, this.#owner);
+    this.#pools.set(key, pool);
+    return pool;
+  }
+
+  /**
+   * A segment of its own, of `sizeBytes` rounded up to the device's granularity of 2 MiB (aclrtReserveMemAddress,
+   * aclrtMallocPhysical, aclrtMapMem). For many small buffers use a pool.
+   *
+   * @throws CamemError `INVALID_SIZE`, `INVALID_TAG`, `UNKNOWN_DEVICE`, `OUT_OF_DEVICE_MEMORY`, `ACL_CALL_FAILED`,
+   * `DEVICE_LOST` or `CLOSED`
+   */
+  malloc(sizeBytes: number, options: MallocOptions = {}): DeviceBuffer {
+    checkSize(sizeBytes);
+    const tag = options.tag ?? this.#regionTag.getStore() ?? defaultTag;
+    checkTag(tag);
+    const device = this.#device(options.device);
+    const address = native.allocateSegment(device, this.#tagId(tag), sizeBytes);
+    return new DeviceBuffer(this.#owner, {
+      segmentAddress: address,
+      offsetBytes: 0,
+      sizeBytes,
+      tag,
+      device,
+      release: () => native.freeSegment(address),
+    });
+  }
+
+  /**
+   * Puts memory to sleep: waits for the devices, copies what is to be kept to page-locked host memory, then gives the device
+   * memory back (aclrtSynchronizeDeviceWithTimeout, aclrtMallocHost, aclrtMemcpyAsync, aclrtUnmapMem, aclrtFreePhysical).
+   * Addresses stay reserved. By default level 1; `offloadTags` offloads those tags and discards the rest; `tags` lets only
+   * those sleep. All or nothing: after a rejection everything is as it was and the call can be made again, unless the message
+   * says that the sleep has taken place and only giving memory back has failed.
+   *
+   * @throws CamemError `UNKNOWN_LEVEL`, `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `HOST_BUDGET_EXCEEDED`,
+   * `OUT_OF_HOST_MEMORY`, `ABORTED`, `HOOK_FAILED`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   */
+  async sleep(options: SleepOptions = {}): Promise<SleepReport> {
+    this.#assertOpen();
+    checkSleepRequest(options, (tag) => this.#isKnown(tag));
+    return this.#inTurn(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
+  }
+
+  /**
+   * Wakes memory at its old addresses (aclrtMallocPhysical, aclrtMapMem, aclrtMemcpyAsync, aclrtFreeHost): offloaded content
+   * is back byte for byte, discarded memory has undefined content. All or nothing, as {@link sleep}.
+   *
+   * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `ABORTED`, `HOOK_FAILED`,
+   * `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   */
+  async wakeUp(options: WakeOptions = {}): Promise<WakeReport> {
+    this.#assertOpen();
+    checkWakeRequest(options, (tag) => this.#isKnown(tag));
+    return this.#inTurn(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
+  }
+
+  /** Bytes of all segments, awake or asleep, of a tag or of all tags. */
+  getCurrentUsage(tag?: string): number {
+    if (tag !== undefined) checkTag(tag);
+    return this.#segments().reduce(
+      (sum, segment) => sum + (tag === undefined || segment.tag === tag ? segment.sizeBytes : 0),
+      0,
+    );
+  }
+
+  /** What each tag in use holds where. */
+  usage(): Record<string, TagUsage> {
+    const segments = this.#segments();
+    return Object.fromEntries(
+      tagsOf(segments).map((tag) => {
+        const own = segments.filter((segment) => segment.tag === tag);
+        const bytes = (state: SegmentState) =>
+          own.reduce((sum, segment) => sum + (segment.state === state ? segment.sizeBytes : 0), 0);
+        const awake = own.filter((segment) => segment.state === "mapped").length;
+        const usage: TagUsage = {
+          mappedBytes: bytes("mapped"),
+          hostBytes: own.reduce((sum, segment) => sum + segment.hostBytes, 0),
+          discardedBytes: bytes("discarded"),
+          segments: own.length,
+          state: awake === own.length ? "awake" : awake === 0 ? "asleep" : "partial",
+        };
+        return [tag, usage];
+      }),
+    );
+  }
+
+  /**
+   * Free and total bytes of a device, all processes considered (aclrtGetMemInfo).
+   *
+   * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   */
+  memGetInfo(device?: number): { readonly freeBytes: number; readonly totalBytes: number } {
+    const { freeBytes, totalBytes } = native.memoryInfo(this.#device(device));
+    return { freeBytes, totalBytes };
+  }
+
+  /**
+   * Says what each sleep level does to a tag. A level left out keeps what it has, which for a new tag is `discard`.
+   *
+   * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`
+   */
+  defineTag(
+    name: string,
+    policy: { readonly [Level in keyof TagPolicy]?: TagPolicy[Level] | undefined },
+  ): void {
+    this.#assertOpen();
+    checkTag(name);
+    if (name === persistentTag)
+      throw new CamemError(
+        "INVALID_TAG",
+        `the tag "${persistentTag}" is always kept and cannot be defined anew`,
+      );
+    validate(
+      PartialTagPolicy,
+      policy,
+      'a tag\'s policy, such as { 1: "offload", 2: "discard" },',
+      "INVALID_ARGUMENT",
+    );
+    const existing = this.#policies.get(name) ?? discardPolicy;
+    this.#policies.set(name, { 1: policy[1] ?? existing[1], 2: policy[2] ?? existing[2] });
+  }
+
+  /** Adds hooks around transitions that move memory; returns a function that takes them away again. */
+  onTransition(hooks: TransitionHooks): () => void {
+    this.#assertOpen();
+    for (const [name, hook] of Object.entries(hooks)) {
+      if (hook !== undefined && typeof hook !== "function")
+        throw new CamemError("INVALID_ARGUMENT", `${name} is ${show(hook)}; it must be a function`);
+    }
+    this.#hooks.add(hooks);
+    return () => void this.#hooks.delete(hooks);
+  }
+
+  /**
+   * Cancels a running transition, frees all memory, and lets go of the devices and of AscendCL (aclrtResetDevice,
+   * aclFinalizeReference). Addresses become invalid. With other Workers attached, only this one's attachment ends. Closing
+   * twice does nothing.
+   *
+   * @throws CamemError `ACL_CALL_FAILED` or `DEVICE_LOST` when something could not be given back: then it can be called again
+   */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closing.abort(new CamemError("CLOSED", "the allocator is being closed"));
+    await this.#lastTransition.catch(() => undefined);
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await native.detach();
+    } catch (error) {
+      this.#closed = false;
+      throw error;
+    }
+    if (instance?.allocator === this) instance = undefined;
+  }
+
+  /** Makes `await using` close the allocator. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #assertOpen(): void {
+    if (this.#closed)
+      throw new CamemError("CLOSED", "the allocator is closed; call CaMemAllocator.getInstance() again");
+  }
+
+  #device(device: number = this.#config.device): number {
+    this.#assertOpen();
+    const deviceCount = this.#deviceCount;
+    if (Number.isSafeInteger(device) && device >= 0 && device < deviceCount) return device;
+    throw new CamemError(
+      "UNKNOWN_DEVICE",
+      `the device is ${show(device)}; there ${deviceCount === 1 ? "is only device 0" : `are devices 0 to ${deviceCount - 1}`}`,
+    );
+  }
+
+  #tagId(name: string): number {
+    const known = this.#tagIds.get(name);
+    if (known !== undefined) return known;
+    const id = native.internTag(name);
+    this.#tagIds.set(name, id);
+    this.#tagNames.set(id, name);
+    return id;
+  }
+
+  #tagName(id: number): string {
+    const known = this.#tagNames.get(id);
+    if (known !== undefined) return known;
+    const name = native.tagName(id);
+    this.#tagNames.set(id, name);
+    return name;
+  }
+
+  /** Tags with a policy, tags used here, and tags that another Worker or a native thread uses. */
+  #isKnown(tag: string): boolean {
+    return (
+      this.#policies.has(tag) ||
+      this.#tagIds.has(tag) ||
+      this.#segments().some((segment) => segment.tag === tag)
+    );
+  }
+
+  #segments(): Segment[] {
+    this.#assertOpen();
+    return native
+      .snapshot()
+      .filter((segment) => segment.doomed === 0)
+      .map((segment) => ({
+        ...segment,
+        tag: this.#tagName(segment.tag),
+        state: stateName(segment.state),
+        moving: segment.moving === 1,
+        unreleased: segment.unreleased === 1,
+      }));
+  }
+
+  #stateOf(segmentAddress: number): BufferState {
+    const info = this.#closed ? undefined : native.segmentInfo(segmentAddress);
+    if (info === undefined || info.doomed === 1) return "freed";
+    return info.moving === 1 ? "moving" : stateName(info.state);
+  }
+
+  /** Runs transitions one after the other; closing or aborting ends the wait. */
+  #inTurn<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const either = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal;
+    const turn = this.#lastTransition.then(
+      () => run(either),
+      () => run(either),
+    );
+    this.#lastTransition = turn;
+    return turn;
+  }
+
+  async #sleepNow(options: SleepOptions & { readonly signal: AbortSignal }): Promise<SleepReport> {
+    const wanted = actionOf(options, this.#policies);
+    const plan = () => planSleep(this.#segments(), wanted);
+    const planned = plan();
+    if (planned.length === 0) return this.#sleepReport(options, [], noDurations);
+    if (options.signal.aborted) throw aborted(options.signal);
+    this.#checkHostBudget(planned);
+    const tags = tagsOf(planned.map((step) => step.segment));
+    await this.#beforeSleep(tags);
+    try {
+      const { steps, durations } = await this.#run(
+        "sleep",
+        plan,
+        (steps) => this.#checkHostBudget(steps),
+        options,
+      );
+      return this.#sleepReport(options, steps, durations);
+    } catch (error) {
+      await this.#afterFailedSleep(tags, error);
+      throw error;
+    }
+  }
+
+  /** Lets the hooks rebuild what `beforeSleep` dropped, for the memory that is awake still. */
+  async #afterFailedSleep(planned: readonly string[], failure: unknown): Promise<void> {
+    const awake = tagsOf(this.#segments().filter((segment) => segment.state === "mapped"));
+    const tags = planned.filter((tag) => awake.includes(tag));
+    if (tags.length === 0) return;
+    try {
+      await this.#afterWake({ tags, reason: "sleepFailed" });
+    } catch (hookFailure) {
+      throw new CamemError(
+        "HOOK_FAILED",
+        "the sleep failed, and then an afterWake hook threw; nothing has changed",
+        {
+          cause: new AggregateError([failure, hookFailure]),
+        },
+      );
+    }
+  }
+
+  async #wakeNow(options: WakeOptions & { readonly signal: AbortSignal }): Promise<WakeReport> {
+    const plan = () => planWake(this.#segments(), options.tags);
+    if (plan().length === 0) return this.#wakeReport([], noDurations);
+    if (options.signal.aborted) throw aborted(options.signal);
+    const { steps, durations } = await this.#run(
+      "wake up",
+      plan,
+      (steps) => this.#checkDeviceMemory(steps),
+      options,
+    );
+    await this.#afterWake({ tags: tagsOf(steps.map((step) => step.segment)), reason: "wake" });
+    return this.#wakeReport(steps, durations);
+  }
+
+  /** Plans, checks and executes; plans anew while another Worker or a native thread changes the table meanwhile. */
+  async #run(
+    attempt: "sleep" | "wake up",
+    plan: () => Step[],
+    preflight: (steps: readonly Step[]) => void,
+    control: TransitionControl & { readonly signal: AbortSignal },
+  ): Promise<{ steps: Step[]; durations: TransitionDurations }> {
+    while (true) {
+      if (control.signal.aborted) throw aborted(control.signal);
+      const steps = plan();
+      if (steps.length === 0) return { steps, durations: noDurations };
+      preflight(steps);
+      const durations = steps.some((step) => step.segment.moving)
+        ? undefined
+        : await execute(attempt, steps, control);
+      if (durations) return { steps, durations };
+      await Bun.sleep(1);
+    }
+  }
+
+  #checkHostBudget(steps: readonly Step[]): void {
+    const budget = this.#config.hostBudgetBytes;
+    const held = this.#segments().reduce((sum, segment) => sum + segment.hostBytes, 0);
+    const needed = hostBytesNeeded(steps);
+    if (held + needed <= budget) return;
+    throw new CamemError(
+      "HOST_BUDGET_EXCEEDED",
+      `this sleep needs ${formatSize(needed)} of host memory beside the ${formatSize(held)} in use, ${formatSize(held + needed - budget)} more than the host budget of ${formatSize(budget)}; raise hostBudget (CAMEM_HOST_BUDGET) or discard more`,
+      { sizeBytes: held + needed - budget },
+    );
+  }
+
+  #checkDeviceMemory(steps: readonly Step[]): void {
+    for (const [device, neededBytes] of deviceBytesNeeded(steps)) {
+      const { freeBytes } = native.memoryInfo(device);
+      if (neededBytes <= freeBytes) continue;
+      throw new CamemError(
+        "OUT_OF_DEVICE_MEMORY",
+        `cannot wake up: it needs ${formatSize(neededBytes)} on device ${device}, where ${formatSize(freeBytes)} are free; nothing has changed; free ${formatSize(neededBytes - freeBytes)} or wake fewer tags`,
+        { sizeBytes: neededBytes - freeBytes },
+      );
+    }
+  }
+
+  async #beforeSleep(tags: readonly string[]): Promise<void> {
+    const ran: TransitionHooks[] = [];
+    for (const hooks of [...this.#hooks]) {
+      try {
+        ran.push(hooks);
+        await hooks.beforeSleep?.({ tags });
+      } catch (cause) {
+        for (const earlier of ran) await earlier.afterWake?.({ tags, reason: "sleepFailed" });
+        throw new CamemError(
+          "HOOK_FAILED",
+          "a beforeSleep hook threw; the sleep was called off and nothing has changed",
+          {
+            cause,
+          },
+        );
+      }
+    }
+  }
+
+  async #afterWake(transition: WakeTransition): Promise<void> {
+    try {
+      for (const hooks of [...this.#hooks]) await hooks.afterWake?.(transition);
+    } catch (cause) {
+      throw new CamemError("HOOK_FAILED", "an afterWake hook threw; the memory itself is awake", { cause });
+    }
+  }
+
+  #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {
+    const segments = this.#segments();
+    const kept = segments.filter((segment) => segment.state === "mapped");
+    const wanted = actionOf(options, this.#policies);
+    const concerned = segments.filter((segment) => wanted(segment.tag) !== "keep");
+    return {
+      level: options.offloadTags === undefined ? (options.level ?? 1) : null,
+      offloadedBytes: bytesOf(steps, "offload"),
+      discardedBytes: bytesOf(steps, "discard"),
+      keptBytes: kept.reduce((sum, segment) => sum + segment.sizeBytes, 0),
+      freedBytes: steps.reduce((sum, step) => sum + step.segment.committedBytes, 0),
+      alreadySleeping: steps.length === 0 && concerned.length > 0,
+      durations,
+    };
+  }
+
+  #wakeReport(steps: readonly Step[], durations: TransitionDurations): WakeReport {
+    const asleep = this.#segments().filter((segment) => segment.state !== "mapped");
+    const remapped = steps.filter((step) => step.action === "remap").map((step) => step.segment);
+    return {
+      restoredBytes: bytesOf(steps, "restore"),
+      remappedBytes: bytesOf(steps, "remap"),
+      remappedTags: tagsOf(remapped),
+      stillAsleep: tagsOf(asleep),
+      alreadyAwake: steps.length === 0,
+      durations,
+    };
+  }
+}

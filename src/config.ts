@@ -1,0 +1,100 @@
+import Type from "typebox";
+import { CamemError } from "./errors.ts";
+import { parseSize } from "./sizes.ts";
+import { show, validate } from "./validate.ts";
+
+const sizeText = 'bytes or a size such as "8GiB"';
+const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
+
+export const AllocatorOptions = Type.Object(
+  {
+    backend: Type.Optional(
+      Type.Union([Type.Literal("ascend"), Type.Literal("emulator")], {
+        description: '"ascend" or "emulator"',
+      }),
+    ),
+    aclLibrary: Type.Optional(
+      Type.String({ minLength: 1, description: "the path of a libascendcl.so or libacl_rt.so" }),
+    ),
+    device: Type.Optional(Type.Integer({ minimum: 0, description: "a device number, 0 or above" })),
+    hostBudget: Type.Optional(Size),
+    poolSegment: Type.Optional(Size),
+  },
+  { additionalProperties: false },
+);
+
+/** Options of {@link CaMemAllocator.getInstance}. Each one goes before its environment variable. */
+export type AllocatorOptions = Type.Static<typeof AllocatorOptions>;
+
+/** Options, environment and defaults resolved. */
+export interface Config {
+  readonly backend: "ascend" | "emulator";
+  /** The library to open, or null: search for CANN's, or the emulator that is shipped. */
+  readonly aclLibrary: string | null;
+  /** The device that `malloc` and `memGetInfo` use where none is named. */
+  readonly device: number;
+  /** The most page-locked host memory that all backups together may take. */
+  readonly hostBudgetBytes: number;
+  /** The size of the segments that a `MemoryPool` asks for. */
+  readonly poolSegmentBytes: number;
+}
+
+/** The environment variable behind each option. */
+export const environmentNames = {
+  backend: "CAMEM_BACKEND",
+  aclLibrary: "CAMEM_ACL_LIBRARY",
+  device: "CAMEM_DEVICE",
+  hostBudget: "CAMEM_HOST_BUDGET",
+  poolSegment: "CAMEM_POOL_SEGMENT",
+} as const satisfies Record<keyof AllocatorOptions, string>;
+
+const defaultPoolSegment = "32MiB";
+
+function fromEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
+  for (const [option, name] of Object.entries(environmentNames)) {
+    const value = environment[name];
+    if (value === undefined || value === "") continue;
+    values[option] = option === "device" && /^\d+$/.test(value) ? Number(value) : value;
+  }
+  return values;
+}
+
+function bytesOf(value: number | string, option: keyof AllocatorOptions, minimum: number): number {
+  const bytes = typeof value === "number" ? value : parseSize(value);
+  if (bytes === undefined || !Number.isSafeInteger(bytes) || bytes < minimum)
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `${option} (${environmentNames[option]}) is ${show(value)}; it must be ${sizeText}${minimum > 0 ? ", above 0" : ""}`,
+    );
+  return bytes;
+}
+
+/**
+ * Resolves options over the environment over the defaults.
+ *
+ * @throws CamemError `INVALID_CONFIG` naming the option or variable, its value and what it must be
+ */
+export function resolveConfig(
+  options: AllocatorOptions = {},
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): Config {
+  validate(AllocatorOptions, options, "the options of getInstance", "INVALID_CONFIG");
+  const variables = fromEnvironment(environment);
+  try {
+    validate(AllocatorOptions, variables, "the environment", "INVALID_CONFIG");
+  } catch (error) {
+    if (!(error instanceof CamemError)) throw error;
+    const named = Object.entries(environmentNames).find(([option]) => error.message.startsWith(option));
+    throw new CamemError("INVALID_CONFIG", named ? error.message.replace(...named) : error.message);
+  }
+  const given: AllocatorOptions = { ...variables, ...options };
+  return {
+    backend: given.backend ?? "ascend",
+    aclLibrary: given.aclLibrary ?? null,
+    device: given.device ?? 0,
+    hostBudgetBytes:
+      given.hostBudget === undefined ? Number.POSITIVE_INFINITY : bytesOf(given.hostBudget, "hostBudget", 0),
+    poolSegmentBytes: bytesOf(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
+  };
+}

@@ -1,0 +1,130 @@
+import { CamemError } from "./errors.ts";
+import * as native from "./ffi/native.ts";
+import type { Step } from "./plan.ts";
+
+/** What a running sleep or wake-up reports. */
+export interface TransitionProgress {
+  /** What is being done: waiting for the device, preparing host memory, mapping, copying, releasing, undoing, or done. */
+  readonly phase: keyof typeof native.Phase;
+  /** Bytes copied so far. */
+  readonly bytesDone: number;
+  /** Bytes to copy in all; 0 when nothing is copied. */
+  readonly bytesTotal: number;
+}
+
+/** Milliseconds that the parts of a sleep or wake-up took. */
+export interface TransitionDurations {
+  /** From the submission of the plan to its end. */
+  readonly totalMs: number;
+  /** Waiting for the device to finish earlier work. */
+  readonly waitingMs: number;
+  /** Page-locking host memory. */
+  readonly preparingMs: number;
+  /** Allocating and mapping device memory. */
+  readonly mappingMs: number;
+  readonly copyingMs: number;
+  /** Giving back device memory (sleep) or host memory (wake-up). */
+  readonly releasingMs: number;
+}
+
+export interface TransitionControl {
+  /** Aborting makes the call reject with `ABORTED` and leaves everything as it was, unless memory is already being released. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called on the event loop whenever there is something new. */
+  readonly onProgress?: ((progress: TransitionProgress) => void) | undefined;
+}
+
+/** How often to look at first, without a timer: short plans end within this. */
+const eagerMs = 3;
+const pollMs = 1;
+
+const phaseNames = Object.keys(native.Phase) as (keyof typeof native.Phase)[];
+
+const milliseconds = (nanoseconds: number) => nanoseconds / 1e6;
+
+function durationsOf(progress: native.PlanProgress): TransitionDurations {
+  return {
+    totalMs: milliseconds(progress.totalNs),
+    waitingMs: milliseconds(progress.waitingNs),
+    preparingMs: milliseconds(progress.preparingNs),
+    mappingMs: milliseconds(progress.mappingNs),
+    copyingMs: milliseconds(progress.copyingNs),
+    releasingMs: milliseconds(progress.releasingNs),
+  };
+}
+
+/** The error for an aborted signal; a reason that is an error of ours, as when the allocator is closing, stands for itself. */
+export function aborted(signal: AbortSignal): CamemError {
+  if (signal.reason instanceof CamemError) return signal.reason;
+  return new CamemError("ABORTED", "the signal was aborted; nothing has changed", { cause: signal.reason });
+}
+
+/** Polls without blocking until the plan is done. An exception of `report` cancels the plan and is returned. */
+async function follow(ticket: number, report: (progress: native.PlanProgress) => void) {
+  const startedMs = performance.now();
+  let reportFailure: { cause: unknown } | undefined;
+  while (true) {
+    const { progress, failure } = native.pollPlan(ticket);
+    if (reportFailure === undefined) {
+      try {
+        report(progress);
+      } catch (cause) {
+        reportFailure = { cause };
+        native.cancelPlan(ticket);
+      }
+    }
+    if (progress.phase === native.Phase.done) return { progress, failure, reportFailure };
+    if (performance.now() - startedMs < eagerMs) await new Promise(setImmediate);
+    else await Bun.sleep(pollMs);
+  }
+}
+
+/** Reports each state once. */
+function reporter(onProgress: TransitionControl["onProgress"]) {
+  let last = "";
+  return (progress: native.PlanProgress) => {
+    const phase = phaseNames[progress.phase];
+    const seen = `${phase} ${progress.copiedBytes}`;
+    if (onProgress === undefined || phase === undefined || seen === last) return;
+    last = seen;
+    onProgress({ phase, bytesDone: progress.copiedBytes, bytesTotal: progress.copyBytesTotal });
+  };
+}
+
+/**
+ * Runs a plan on the shim's thread and follows it. Returns undefined, with nothing changed, when the table of segments has
+ * changed since the snapshot or another Worker's plan runs: plan anew.
+ *
+ * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
+ */
+export async function execute(
+  attempt: "sleep" | "wake up",
+  steps: readonly Step[],
+  { signal, onProgress }: TransitionControl,
+): Promise<TransitionDurations | undefined> {
+  const ticket = native.submitPlan(
+    steps.map(({ segment, action }) => ({ ...segment, action: native.Action[action] })),
+  );
+  if (ticket === undefined) return undefined;
+  const cancel = () => native.cancelPlan(ticket);
+  signal?.addEventListener("abort", cancel, { once: true });
+  try {
+    const { progress, failure, reportFailure } = await follow(ticket, reporter(onProgress));
+    const complete = progress.complete === 1;
+    const outcome = complete
+      ? `${attempt} has taken place`
+      : `nothing has changed; ${attempt} can be called again`;
+    if (reportFailure)
+      throw new CamemError("HOOK_FAILED", `onProgress threw; ${outcome}`, { cause: reportFailure.cause });
+    if (progress.status === native.Status.ok) return durationsOf(progress);
+    if (progress.status === native.Status.aborted && signal) throw aborted(signal);
+    throw native.statusError(
+      progress.status,
+      failure,
+      complete ? `give back all memory after: ${attempt}` : attempt,
+      outcome,
+    );
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+  }
+}

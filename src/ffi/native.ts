@@ -1,0 +1,308 @@
+import { dlopen } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { CamemError, type CamemErrorCode } from "../errors.ts";
+import { formatSize } from "../sizes.ts";
+import { type Decoded, decode, encode } from "./struct.ts";
+import * as abi from "./symbols.gen.ts";
+
+export type SegmentSnapshot = Decoded<typeof abi.SegmentInfo>;
+export type PlanProgress = Decoded<typeof abi.PlanProgress>;
+export type RuntimeInfo = Decoded<typeof abi.RuntimeInfo>;
+export type MemoryInfo = Decoded<typeof abi.MemoryInfo>;
+export type Failure = Decoded<typeof abi.Failure>;
+export { Action, Phase, SegmentState, Status } from "./symbols.gen.ts";
+
+/** One step of a plan, for one segment. */
+export interface PlanStep {
+  readonly address: number;
+  readonly segmentId: number;
+  readonly action: number;
+}
+
+type StatusName = keyof typeof abi.Status;
+
+const longestTagBytes = 64;
+const reportBytes = 16 * 1024;
+
+/** Where this platform's libraries are: the same folder in a checkout (`zig build` fills it) and in the package. */
+const nativeFolder = join(import.meta.dir, "../../native", `${process.platform}-${process.arch}`);
+export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
+const shimPath = join(nativeFolder, "libcamem.so");
+
+function openShim() {
+  if (!existsSync(shimPath))
+    throw new CamemError(
+      "LIBRARY_NOT_FOUND",
+      `${shimPath} does not exist: camem ships its shim for linux-x64 and linux-arm64 with glibc; in a checkout, run "bun run build"`,
+    );
+  return dlopen(shimPath, abi.symbols).symbols;
+}
+
+let shim: ReturnType<typeof openShim> | undefined;
+
+/** The shim's exports; opened on first use, once per process. */
+function exports() {
+  shim ??= openShim();
+  return shim;
+}
+
+const failureBytes = new Uint8Array(abi.Failure.sizeBytes);
+
+/** One small out-parameter. */
+const wordBytes = new Uint8Array(8);
+const word = new DataView(wordBytes.buffer);
+
+function takeWord(): number {
+  return Number(word.getBigUint64(0, true));
+}
+
+function takeFailure(): Failure {
+  return decode(abi.Failure, failureBytes);
+}
+
+function statusName(status: number): StatusName {
+  const found = Object.entries(abi.Status).find(([, value]) => value === status);
+  if (!found) throw new TypeError(`libcamem.so returned the unknown status ${status}: rebuild it`);
+  return found[0] as StatusName;
+}
+
+const codes: Record<Exclude<StatusName, "ok" | "busy" | "stale">, CamemErrorCode> = {
+  invalid_argument: "INVALID_ARGUMENT",
+  invalid_size: "INVALID_SIZE",
+  unknown_device: "UNKNOWN_DEVICE",
+  unknown_tag: "UNKNOWN_TAG",
+  unknown_segment: "BUFFER_FREED",
+  out_of_bounds: "OUT_OF_BOUNDS",
+  asleep: "BUFFER_ASLEEP",
+  moving: "BUFFER_MOVING",
+  config_conflict: "CONFIG_CONFLICT",
+  not_open: "CLOSED",
+  library_not_found: "LIBRARY_NOT_FOUND",
+  library_invalid: "LIBRARY_INVALID",
+  backend_unavailable: "BACKEND_UNAVAILABLE",
+  device_lost: "DEVICE_LOST",
+  out_of_device_memory: "OUT_OF_DEVICE_MEMORY",
+  out_of_host_memory: "OUT_OF_HOST_MEMORY",
+  acl_call_failed: "ACL_CALL_FAILED",
+  aborted: "ABORTED",
+};
+
+const mends: Partial<Record<CamemErrorCode, string>> = {
+  BUFFER_ASLEEP: "it is asleep; call wakeUp first",
+  BUFFER_MOVING: "a sleep or wake-up is moving it; await that first",
+  BUFFER_FREED: "it has been freed",
+  CLOSED: "the allocator is closed; call CaMemAllocator.getInstance() again",
+  UNKNOWN_DEVICE: "there is no such device; `camem doctor` lists them",
+  OUT_OF_DEVICE_MEMORY: "the device has too little free memory; free some or let something sleep",
+  OUT_OF_HOST_MEMORY: "the host has too little memory that can be page-locked; free some or discard more",
+  DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
+};
+
+/** The error for a failed status: what was attempted, the AscendCL call and code where there is one, and the mend. */
+export function statusError(status: number, failure: Failure, attempt: string, note?: string): CamemError {
+  const name = statusName(status);
+  if (name === "ok" || name === "busy" || name === "stale")
+    throw new TypeError(`the status ${name} is no failure`);
+  const code = codes[name];
+  const parts = [`cannot ${attempt}`];
+  if (failure.call !== "") {
+    const where =
+      failure.sizeBytes > 0
+        ? ` for ${formatSize(failure.sizeBytes)} at 0x${failure.address.toString(16)}`
+        : "";
+    parts.push(failure.aclCode === 0 ? failure.call : `${failure.call} returned ${failure.aclCode}${where}`);
+  }
+  if (failure.message !== "") parts.push(failure.message.trim());
+  const mend = note ?? mends[code];
+  if (mend !== undefined) parts.push(mend);
+  return new CamemError(code, parts.join(": "), {
+    ...(failure.call === "" ? {} : { call: failure.call, aclCode: failure.aclCode }),
+    ...(failure.sizeBytes === 0 ? {} : { address: failure.address, sizeBytes: failure.sizeBytes }),
+  });
+}
+
+/** Calls an export after clearing the failure that it may write; throws for any status but success. */
+function check(attempt: string, call: () => number, note?: string): void {
+  failureBytes.fill(0);
+  const status = call();
+  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), attempt, note);
+}
+
+/** Attaches this Worker to AscendCL; `libraryPath` null searches for it. */
+export function attach(libraryPath: string | null): void {
+  const path = libraryPath === null ? null : Buffer.from(`${libraryPath}\0`);
+  failureBytes.fill(0);
+  const status = exports().camem_attach(path, failureBytes);
+  if (status === abi.Status.ok) return;
+  const mend =
+    libraryPath === null
+      ? 'install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; "camem doctor" shows more'
+      : "name a libascendcl.so or libacl_rt.so in CAMEM_ACL_LIBRARY, or leave it out to search for one";
+  const failure = takeFailure();
+  if (status === abi.Status.config_conflict)
+    throw new CamemError(
+      "CONFIG_CONFLICT",
+      `cannot open ${libraryPath}: this process already uses ${failure.message}; close that allocator first`,
+    );
+  const tried = libraryPath === null ? `\ntried:\n${loadReport()}` : "";
+  const attempt = `use ${libraryPath ?? "AscendCL"}`;
+  throw statusError(status, failure, attempt, `${mend}${tried}`);
+}
+
+/** Every library path tried by the last `attach` with its result, one a line. */
+export function loadReport(): string {
+  const buffer = new Uint8Array(reportBytes);
+  check("read the report of the loader", () => exports().camem_load_report(buffer, buffer.length, wordBytes));
+  return new TextDecoder().decode(buffer.subarray(0, takeWord())).trimEnd();
+}
+
+/** Gives up this Worker's attachment and waits, without blocking, until everything is released if it was the last. */
+export async function detach(): Promise<void> {
+  check("close", () => exports().camem_detach());
+  while (true) {
+    let done = false;
+    check(
+      "give everything back while closing",
+      () => {
+        const status = exports().camem_detach_poll(wordBytes, failureBytes);
+        done = word.getUint32(0, true) === 1;
+        return status;
+      },
+      "what could be returned has been; call close() again for the rest",
+    );
+    if (done) return;
+    await Bun.sleep(1);
+  }
+}
+
+export function runtimeInfo(): RuntimeInfo {
+  const bytes = new Uint8Array(abi.RuntimeInfo.sizeBytes);
+  check("read the runtime's properties", () => exports().camem_runtime_info(bytes));
+  return decode(abi.RuntimeInfo, bytes);
+}
+
+/** The AscendCL symbols that the shim uses. */
+export function symbolList(): { name: string; required: boolean; present: boolean }[] {
+  const buffer = new Uint8Array(reportBytes);
+  check("list symbols", () => exports().camem_symbols(buffer, buffer.length, wordBytes));
+  const lines = new TextDecoder().decode(buffer.subarray(0, takeWord())).trimEnd().split("\n");
+  return lines.map((line) => {
+    const [name = "", kind, presence] = line.split("\t");
+    return { name, required: kind === "required", present: presence === "present" };
+  });
+}
+
+export function memoryInfo(device: number): MemoryInfo {
+  const bytes = new Uint8Array(abi.MemoryInfo.sizeBytes);
+  check(`read the free memory of device ${device}`, () =>
+    exports().camem_memory_info(device, bytes, failureBytes),
+  );
+  return decode(abi.MemoryInfo, bytes);
+}
+
+/** The shim's number of a tag name. */
+export function internTag(name: string): number {
+  const bytes = Buffer.from(name);
+  check(`use the tag "${name}"`, () => exports().camem_tag_intern(bytes, bytes.length, wordBytes));
+  return word.getUint32(0, true);
+}
+
+export function tagName(tag: number): string {
+  const bytes = new Uint8Array(longestTagBytes);
+  check(`name the tag ${tag}`, () => exports().camem_tag_name(tag, bytes, wordBytes));
+  return new TextDecoder().decode(bytes.subarray(0, takeWord()));
+}
+
+/** Opens a region whose tag native allocations carry; returns the token that closes it. */
+export function enterRegion(tag: number): number {
+  check("enter a memory pool", () => exports().camem_region_enter(tag, wordBytes));
+  return takeWord();
+}
+
+export function leaveRegion(token: number): void {
+  check("leave a memory pool", () => exports().camem_region_leave(token));
+}
+
+export function allocateSegment(device: number, tag: number, sizeBytes: number): number {
+  check(`allocate ${formatSize(sizeBytes)} on device ${device}`, () =>
+    exports().camem_segment_allocate(device, tag, sizeBytes, wordBytes, failureBytes),
+  );
+  return takeWord();
+}
+
+export function freeSegment(address: number): void {
+  check(`free the buffer at 0x${address.toString(16)}`, () =>
+    exports().camem_segment_free(address, failureBytes),
+  );
+}
+
+/** The segment that starts at `address`, or undefined when there is none. */
+export function segmentInfo(address: number): SegmentSnapshot | undefined {
+  const bytes = new Uint8Array(abi.SegmentInfo.sizeBytes);
+  if (exports().camem_segment_info(address, bytes) !== abi.Status.ok) return undefined;
+  return decode(abi.SegmentInfo, bytes);
+}
+
+/** The whole table of segments in the order of their allocation. */
+export function snapshot(): SegmentSnapshot[] {
+  const size = abi.SegmentInfo.sizeBytes;
+  let capacity = 64;
+  while (true) {
+    const bytes = new Uint8Array(capacity * size);
+    check("read the table of segments", () => exports().camem_snapshot(bytes, capacity, wordBytes));
+    const count = takeWord();
+    if (count <= capacity) {
+      const segments = Array.from({ length: count }, (_, index) =>
+        decode(abi.SegmentInfo, bytes, index * size),
+      );
+      return segments.sort((a, b) => a.segmentId - b.segmentId);
+    }
+    capacity = count + count / 4;
+  }
+}
+
+const hex = (address: number) => `0x${address.toString(16)}`;
+
+export function writeSegment(address: number, offsetBytes: number, source: Uint8Array): void {
+  check(`write ${formatSize(source.length)} at ${hex(address + offsetBytes)}`, () =>
+    exports().camem_segment_write(address, offsetBytes, source, source.length, failureBytes),
+  );
+}
+
+export function readSegment(address: number, offsetBytes: number, target: Uint8Array): void {
+  check(`read ${formatSize(target.length)} at ${hex(address + offsetBytes)}`, () =>
+    exports().camem_segment_read(address, offsetBytes, target, target.length, failureBytes),
+  );
+}
+
+export function fillSegment(address: number, offsetBytes: number, sizeBytes: number, value: number): void {
+  check(`fill ${formatSize(sizeBytes)} at ${hex(address + offsetBytes)}`, () =>
+    exports().camem_segment_fill(address, offsetBytes, sizeBytes, value, failureBytes),
+  );
+}
+
+/** The ticket of the plan, or undefined when the table has changed or another plan runs: plan anew. */
+export function submitPlan(steps: readonly PlanStep[]): number | undefined {
+  const bytes = new Uint8Array(steps.length * abi.PlanStep.sizeBytes);
+  const view = new DataView(bytes.buffer);
+  for (const [index, step] of steps.entries())
+    encode(abi.PlanStep, view, index * abi.PlanStep.sizeBytes, step);
+  const status = exports().camem_plan_submit(bytes, steps.length, wordBytes);
+  if (status === abi.Status.busy || status === abi.Status.stale) return undefined;
+  failureBytes.fill(0);
+  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), "start a plan");
+  return takeWord();
+}
+
+const progressBytes = new Uint8Array(abi.PlanProgress.sizeBytes);
+
+/** How far a plan is; with the failure once it is done and has failed. */
+export function pollPlan(ticket: number): { progress: PlanProgress; failure: Failure } {
+  check("follow a plan", () => exports().camem_plan_poll(ticket, progressBytes, failureBytes));
+  return { progress: decode(abi.PlanProgress, progressBytes), failure: takeFailure() };
+}
+
+export function cancelPlan(ticket: number): void {
+  check("cancel a plan", () => exports().camem_plan_cancel(ticket));
+}

@@ -1,0 +1,22 @@
+/** Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration. */
+
+export {
+  CaMemAllocator,
+  type MallocOptions,
+  type SleepOptions,
+  type SleepReport,
+  type SleepTransition,
+  type TagUsage,
+  type TransitionHooks,
+  type WakeOptions,
+  type WakeReport,
+  type WakeTransition,
+} from "./allocator.ts";
+export type { BufferState, DeviceBuffer, DevicePointer } from "./buffer.ts";
+export type { AllocatorOptions } from "./config.ts";
+export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
+export type { TransitionControl, TransitionDurations, TransitionProgress } from "./execute.ts";
+export type { SleepLevel } from "./levels.ts";
+export type { MemoryPool } from "./pool.ts";
+export { loadSafetensors, type Tensor } from "./safetensors.ts";
+export type { TagAction, TagPolicy } from "./tags.ts";

@@ -1,0 +1,15 @@
+const units = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const;
+
+/** `"8GiB"`, `"512 MiB"` or `"1048576"` as bytes; undefined where it is no such size. */
+export function parseSize(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?$/.exec(text.trim());
+  if (!match) return undefined;
+  const bytes = Number(match[1]) * units[(match[2] ?? "B") as keyof typeof units];
+  return Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+/** Bytes for people: `1536` as `"1.5 KiB"`. */
+export function formatSize(bytes: number): string {
+  const unit = (["TiB", "GiB", "MiB", "KiB"] as const).find((name) => bytes >= units[name]) ?? "B";
+  return `${Number((bytes / units[unit]).toFixed(2))} ${unit}`;
+}

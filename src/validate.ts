@@ -1,0 +1,48 @@
+import type Type from "typebox";
+import type { TObject } from "typebox";
+import { Value } from "typebox/value";
+import { CamemError, type CamemErrorCode } from "./errors.ts";
+
+/** A value as an error message shows it: short, and never the content of a buffer. */
+export function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}
+
+/**
+ * Checks `value` against `schema` and names the first property that does not fit, its value, and what is expected, which is
+ * the property's `description` in the schema.
+ *
+ * @throws CamemError with `codes[property]`, else with `code`
+ */
+export function validate<T extends TObject>(
+  schema: T,
+  value: unknown,
+  what: string,
+  code: CamemErrorCode,
+  codes: Partial<Record<string, CamemErrorCode>> = {},
+): asserts value is Type.Static<T> {
+  if (Value.Check(schema, value)) return;
+  if (typeof value !== "object" || value === null)
+    throw new CamemError(code, `${what} must be an object, not ${show(value)}`);
+  const known = Object.keys(schema.properties);
+  const given = value as Record<string, unknown>;
+  const unknown = Object.keys(given).find((name) => !known.includes(name));
+  if (unknown !== undefined)
+    throw new CamemError(
+      code,
+      `${what} has no "${unknown}"; there are ${known.map((name) => `"${name}"`).join(", ")}`,
+    );
+  const wrong = known.find((name) => {
+    const property = schema.properties[name];
+    return property !== undefined && given[name] !== undefined && !Value.Check(property, given[name]);
+  });
+  const property = wrong === undefined ? undefined : (schema.properties[wrong] as { description?: string });
+  throw new CamemError(
+    codes[wrong ?? ""] ?? code,
+    wrong === undefined
+      ? `${what} does not fit`
+      : `${wrong} is ${show(given[wrong])}; it must be ${property?.description ?? "as documented"}`,
+  );
+}

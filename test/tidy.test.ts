@@ -1,0 +1,68 @@
+/** Rules of style that can be checked are checked. */
+
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+
+const root = join(import.meta.dir, "..");
+
+function sources(...patterns: string[]): { path: string; text: string }[] {
+  return patterns.flatMap((pattern) =>
+    [...new Bun.Glob(pattern).scanSync(root)].map((path) => ({
+      path,
+      text: readFileSync(join(root, path), "utf8"),
+    })),
+  );
+}
+
+/** Higher layers may import lower ones, never the other way round. */
+const layers = [
+  ["index.ts", "cli.ts"],
+  ["safetensors.ts"],
+  ["safetensors-header.ts"],
+  ["allocator.ts"],
+  ["pool.ts", "execute.ts", "levels.ts", "config.ts"],
+  ["buffer.ts", "plan.ts"],
+  ["tags.ts"],
+  ["native.ts"],
+  ["struct.ts", "symbols.gen.ts", "validate.ts", "sizes.ts"],
+  ["errors.ts"],
+];
+
+function layerOf(path: string): number {
+  const layer = layers.findIndex((names) => names.includes(basename(path)));
+  if (layer < 0) throw new Error(`${path} is in no layer: add it to this test`);
+  return layer;
+}
+
+test("imports in src point one way", () => {
+  for (const { path, text } of sources("src/**/*.ts")) {
+    for (const [, imported = ""] of text.matchAll(/from "(\.[^"]+)"/g))
+      expect(layerOf(path) <= layerOf(imported), `${path} imports ${imported}`).toBe(true);
+  }
+});
+
+test("only src/ffi knows bun:ffi", () => {
+  const users = sources("src/**/*.ts").filter(({ text }) => text.includes("bun:ffi"));
+  expect(users.every(({ path }) => path.startsWith("src/ffi/"))).toBe(true);
+  expect(users.length).toBeGreaterThan(0);
+});
+
+test("no native-to-JavaScript callback exists", () => {
+  for (const { path, text } of sources("src/**/*.ts", "examples/**/*.ts"))
+    expect(text, path).not.toContain("JSCallback");
+});
+
+test("no error is caught and dropped in Zig", () => {
+  for (const { path, text } of sources("shim/{src,emulator}/*.zig")) {
+    expect(text, path).not.toMatch(/catch \{\s*\}/);
+    expect(text, path).not.toContain("catch unreachable");
+  }
+});
+
+test("the shim prints nothing and never ends the process", () => {
+  for (const { path, text } of sources("shim/src/*.zig")) {
+    if (path.endsWith("bindings.zig")) continue;
+    expect(text, path).not.toMatch(/std\.debug\.print|std\.log|process\.exit|@panic|std\.c\.abort/);
+  }
+});
