@@ -37,7 +37,7 @@ function layerOf(path: string): number {
 
 test("imports in src point one way", () => {
   for (const { path, text } of sources("src/**/*.ts")) {
-    for (const [, imported = ""] of text.matchAll(/from "(\.[^"]+)"/g))
+    for (const [, imported = ""] of text.matchAll(/from "(\.[^"]+\.ts)"/g))
       expect(layerOf(path) <= layerOf(imported), `${path} imports ${imported}`).toBe(true);
   }
 });

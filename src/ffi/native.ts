@@ -137,7 +137,7 @@ export function attach(libraryPath: string | null): void {
   if (status === abi.Status.ok) return;
   const mend =
     libraryPath === null
-      ? 'install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; "camem doctor" shows more'
+      ? "install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; tried were"
       : "name a libascendcl.so or libacl_rt.so in CAMEM_ACL_LIBRARY, or leave it out to search for one";
   const failure = takeFailure();
   if (status === abi.Status.config_conflict)
@@ -145,16 +145,26 @@ export function attach(libraryPath: string | null): void {
       "CONFIG_CONFLICT",
       `cannot open ${libraryPath}: this process already uses ${failure.message}; close that allocator first`,
     );
-  const tried = libraryPath === null ? `\ntried:\n${loadReport()}` : "";
+  const tried =
+    libraryPath === null
+      ? loadReport().map(
+          ({ path, result }) => `
+  ${path}: ${result}`,
+        )
+      : [];
   const attempt = `use ${libraryPath ?? "AscendCL"}`;
-  throw statusError(status, failure, attempt, `${mend}${tried}`);
+  throw statusError(status, failure, attempt, [mend, ...tried].join(""));
 }
 
-/** Every library path tried by the last `attach` with its result, one a line. */
-export function loadReport(): string {
+/** Every library path tried by the last `attach`, with its result. */
+export function loadReport(): { path: string; result: string }[] {
   const buffer = new Uint8Array(reportBytes);
   check("read the report of the loader", () => exports().camem_load_report(buffer, buffer.length, wordBytes));
-  return new TextDecoder().decode(buffer.subarray(0, takeWord())).trimEnd();
+  const lines = new TextDecoder().decode(buffer.subarray(0, takeWord())).trimEnd().split("\n");
+  return lines.map((line) => {
+    const [path = "", result = ""] = line.split("\t");
+    return { path, result: result.replace(`${path}: `, "") };
+  });
 }
 
 /** Gives up this Worker's attachment and waits, without blocking, until everything is released if it was the last. */
