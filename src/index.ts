@@ -18,5 +18,10 @@ export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./execute.ts";
 export type { SleepLevel } from "./levels.ts";
 export type { MemoryPool } from "./pool.ts";
-export { loadSafetensors, type Tensor } from "./safetensors.ts";
+export {
+  type LoadSafetensorsOptions,
+  loadSafetensors,
+  type Tensor,
+  type TensorDtype,
+} from "./safetensors.ts";
 export type { TagAction, TagPolicy } from "./tags.ts";

@@ -1,0 +1,64 @@
+import type { TinyLlama } from "./model.ts";
+
+/** Continues a text byte by byte (a token is a byte), always with the likeliest one. */
+export class GreedyDecoder {
+  readonly #model: TinyLlama;
+  readonly #text: number[];
+  /** How many positions at the start of the text are in the key-value cache. */
+  #cachedPositions = 0;
+
+  constructor(model: TinyLlama, prompt: Uint8Array) {
+    if (prompt.length === 0) throw new RangeError("The prompt is empty: give at least one byte.");
+    this.#model = model;
+    this.#text = [...prompt];
+  }
+
+  /** To be called after a sleep: the cache was discarded, so the next step computes it anew from the text. */
+  forgetCache(): void {
+    this.#cachedPositions = 0;
+  }
+
+  /** The next byte of the text. */
+  next(): number {
+    const byte = indexOfHighest(this.#logits());
+    this.#text.push(byte);
+    return byte;
+  }
+
+  #logits(): Float32Array {
+    const windowLength = this.#model.config.max_position_embeddings;
+    if (this.#text.length <= windowLength) {
+      const pending = Uint8Array.from(this.#text.slice(this.#cachedPositions));
+      const logits = this.#model.forward(pending, this.#cachedPositions);
+      this.#cachedPositions = this.#text.length;
+      return logits;
+    }
+    // Keys are cached with their position in them. When the window moves, every position changes, so nothing of the
+    // cache is of use.
+    return this.#model.forward(Uint8Array.from(this.#text.slice(-windowLength)), 0);
+  }
+}
+
+/** The `count` bytes that follow the prompt. `onByte` is told how many there are after each one. */
+export function generate(
+  model: TinyLlama,
+  prompt: Uint8Array,
+  count: number,
+  onByte?: (done: number) => void,
+): Uint8Array {
+  const decoder = new GreedyDecoder(model, prompt);
+  const bytes = new Uint8Array(count);
+  for (let index = 0; index < count; index++) {
+    bytes[index] = decoder.next();
+    onByte?.(index + 1);
+  }
+  return bytes;
+}
+
+function indexOfHighest(values: Float32Array): number {
+  let highest = 0;
+  for (const [index, value] of values.entries()) {
+    if (value > (values[highest] ?? Number.NEGATIVE_INFINITY)) highest = index;
+  }
+  return highest;
+}

@@ -1,0 +1,64 @@
+import type { CaMemAllocator, DeviceBuffer } from "camem";
+import type { LlamaConfig } from "./config.ts";
+
+/** What is cached for each position. */
+export type CacheKind = "keys" | "values";
+
+/**
+ * The keys and values of the positions seen so far, in one buffer of device memory tagged `kv_cache`:
+ *
+ *     float32 [layer][keys, values][position][key-value head][element of the head]
+ *
+ * This model needs 512 KiB of it. An engine takes all the memory it can get for its cache, and the demo asks for as much
+ * as makes the sleep worth seeing; of such a buffer only the start is used.
+ */
+export class KvCache {
+  readonly sizeBytes: number;
+  readonly #buffer: DeviceBuffer;
+  readonly #positions: number;
+  /** Elements of one position, of one kind, in one layer. */
+  readonly #width: number;
+  readonly #staging: Record<CacheKind, Float32Array>;
+
+  constructor(allocator: CaMemAllocator, config: LlamaConfig, sizeBytes: number) {
+    const neededBytes = KvCache.neededBytes(config);
+    if (sizeBytes < neededBytes) {
+      throw new RangeError(
+        `The key-value cache of ${sizeBytes} bytes is too small: the model needs ${neededBytes}.`,
+      );
+    }
+    this.sizeBytes = sizeBytes;
+    this.#positions = config.max_position_embeddings;
+    this.#width = config.num_key_value_heads * config.head_dim;
+    const elements = this.#positions * this.#width;
+    this.#staging = { keys: new Float32Array(elements), values: new Float32Array(elements) };
+    this.#buffer = allocator.malloc(sizeBytes, { tag: "kv_cache" });
+  }
+
+  static neededBytes(config: LlamaConfig): number {
+    const width = config.num_key_value_heads * config.head_dim;
+    return (
+      config.num_hidden_layers * 2 * config.max_position_embeddings * width * Float32Array.BYTES_PER_ELEMENT
+    );
+  }
+
+  write(layer: number, kind: CacheKind, startPosition: number, rows: Float32Array): void {
+    this.#buffer.write(rows, this.#offsetBytes(layer, kind, startPosition));
+  }
+
+  /** The first `positions` rows. The array is reused: it is valid until the next read of the same kind. */
+  read(layer: number, kind: CacheKind, positions: number): Float32Array {
+    const rows = this.#staging[kind].subarray(0, positions * this.#width);
+    this.#buffer.readInto(rows, this.#offsetBytes(layer, kind, 0));
+    return rows;
+  }
+
+  free(): void {
+    this.#buffer.free();
+  }
+
+  #offsetBytes(layer: number, kind: CacheKind, position: number): number {
+    const block = layer * 2 + (kind === "keys" ? 0 : 1);
+    return (block * this.#positions + position) * this.#width * Float32Array.BYTES_PER_ELEMENT;
+  }
+}

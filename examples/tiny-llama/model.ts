@@ -1,0 +1,161 @@
+import { join } from "node:path";
+import { type CaMemAllocator, loadSafetensors, type Tensor } from "camem";
+import { type LlamaConfig, readConfig } from "./config.ts";
+import { KvCache } from "./kv-cache.ts";
+import { addTo, attend, linear, rmsNorm, rotate, swiGlu } from "./math.ts";
+import { RopeTables } from "./rope-tables.ts";
+import { Weights } from "./weights.ts";
+
+/**
+ * A Llama model whose weights, key-value cache and rotary tables are in device memory, each under its own tag, and are
+ * reached only by AscendCL copies: what runs here on the emulator runs on an NPU. Only the arithmetic is on the host.
+ */
+export class TinyLlama {
+  readonly config: LlamaConfig;
+  /** The sum of the tensors' sizes. */
+  readonly weightsBytes: number;
+  readonly #parts: Parts;
+  readonly #weights: Weights;
+
+  static async load(directory: string, allocator: CaMemAllocator, kvCacheBytes: number): Promise<TinyLlama> {
+    const config = await readConfig(directory);
+    const checkpointPath = join(directory, "model.safetensors");
+    // Frees what was allocated so far if a later step fails; the model takes it over at the end.
+    using owned = new DisposableStack();
+    const cache = owned.adopt(new KvCache(allocator, config, kvCacheBytes), (part) => part.free());
+    const ropeTables = owned.adopt(new RopeTables(allocator, config), (part) => part.free());
+    const tensors = await loadSafetensors(checkpointPath, { allocator, tag: "weights" });
+    for (const { buffer } of tensors.values()) owned.use(buffer);
+    return new TinyLlama({
+      config,
+      checkpointPath,
+      allocator,
+      tensors,
+      cache,
+      ropeTables,
+      owned: owned.move(),
+    });
+  }
+
+  private constructor(parts: Parts) {
+    this.config = parts.config;
+    this.#parts = parts;
+    this.#weights = new Weights(parts.tensors);
+    this.weightsBytes = parts.tensors.values().reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  }
+
+  /** Writes the checkpoint into the tensors again, at the addresses they have: what a level 2 sleep makes necessary. */
+  async reloadWeights(): Promise<void> {
+    const { checkpointPath, allocator, tensors } = this.#parts;
+    await loadSafetensors(checkpointPath, { allocator, into: tensors });
+  }
+
+  /** Frees all device memory of the model. */
+  free(): void {
+    this.#parts.owned.dispose();
+  }
+
+  /**
+   * Runs `tokens`, the first of which stands at `startPosition`; the cache must hold every position before it. All tokens
+   * go through a layer together, so that each weight is read once.
+   *
+   * @returns The logits of the token that follows the last one.
+   */
+  forward(tokens: Uint8Array, startPosition: number): Float32Array {
+    const { vocab_size, hidden_size, num_hidden_layers, rms_norm_eps } = this.config;
+    const hidden = this.#embed(tokens);
+    const angles = this.#parts.ropeTables.read(startPosition, tokens.length);
+    for (let layer = 0; layer < num_hidden_layers; layer++) {
+      addTo(hidden, this.#attention(layer, hidden, startPosition, angles));
+      addTo(hidden, this.#feedForward(layer, hidden));
+    }
+    const last = hidden.subarray(-hidden_size);
+    const normalised = rmsNorm(last, this.#weights.read("model.norm.weight", [hidden_size]), rms_norm_eps);
+    // The embeddings are tied: the matrix that turned tokens into vectors also turns the last vector into logits.
+    return linear(normalised, this.#weights.read(embeddingName, [vocab_size, hidden_size]), hidden_size);
+  }
+
+  #embed(tokens: Uint8Array): Float32Array {
+    const { vocab_size, hidden_size } = this.config;
+    const hidden = new Float32Array(tokens.length * hidden_size);
+    for (const [index, token] of tokens.entries()) {
+      const row = this.#weights.readRow(embeddingName, [vocab_size, hidden_size], token);
+      hidden.set(row, index * hidden_size);
+    }
+    return hidden;
+  }
+
+  #attention(layer: number, hidden: Float32Array, startPosition: number, angles: Angles): Float32Array {
+    const { hidden_size, num_attention_heads, num_key_value_heads, head_dim } = this.config;
+    const queryWidth = num_attention_heads * head_dim;
+    const keyWidth = num_key_value_heads * head_dim;
+    const input = this.#normalise(`model.layers.${layer}.input_layernorm.weight`, hidden);
+    const project = (name: string, outputWidth: number): Float32Array =>
+      this.#linear(`model.layers.${layer}.self_attn.${name}.weight`, input, outputWidth, hidden_size);
+    const queries = project("q_proj", queryWidth);
+    const keys = project("k_proj", keyWidth);
+    rotate(queries, head_dim, angles.cosines, angles.sines);
+    rotate(keys, head_dim, angles.cosines, angles.sines);
+    this.#parts.cache.write(layer, "keys", startPosition, keys);
+    this.#parts.cache.write(layer, "values", startPosition, project("v_proj", keyWidth));
+    const mixed = this.#attend(layer, queries, startPosition);
+    return this.#linear(`model.layers.${layer}.self_attn.o_proj.weight`, mixed, hidden_size, queryWidth);
+  }
+
+  /** Causal attention over the cache. Several query heads share one key-value head. */
+  #attend(layer: number, queries: Float32Array, startPosition: number): Float32Array {
+    const { num_attention_heads: queryHeads, num_key_value_heads: keyHeads, head_dim } = this.config;
+    const tokens = queries.length / (queryHeads * head_dim);
+    const keys = this.#parts.cache.read(layer, "keys", startPosition + tokens);
+    const values = this.#parts.cache.read(layer, "values", startPosition + tokens);
+    const layout = { heads: keyHeads, headWidth: head_dim };
+    const output = new Float32Array(queries.length);
+    for (let token = 0; token < tokens; token++) {
+      const positions = startPosition + token + 1;
+      for (let head = 0; head < queryHeads; head++) {
+        const queryStart = (token * queryHeads + head) * head_dim;
+        const keyHead = Math.floor((head * keyHeads) / queryHeads);
+        attend(queries, queryStart, keys, values, keyHead, positions, layout, output);
+      }
+    }
+    return output;
+  }
+
+  #feedForward(layer: number, hidden: Float32Array): Float32Array {
+    const { hidden_size, intermediate_size } = this.config;
+    const prefix = `model.layers.${layer}.mlp`;
+    const input = this.#normalise(`model.layers.${layer}.post_attention_layernorm.weight`, hidden);
+    const gate = this.#linear(`${prefix}.gate_proj.weight`, input, intermediate_size, hidden_size);
+    swiGlu(gate, this.#linear(`${prefix}.up_proj.weight`, input, intermediate_size, hidden_size));
+    return this.#linear(`${prefix}.down_proj.weight`, gate, hidden_size, intermediate_size);
+  }
+
+  #normalise(name: string, input: Float32Array): Float32Array {
+    const { hidden_size, rms_norm_eps } = this.config;
+    return rmsNorm(input, this.#weights.read(name, [hidden_size]), rms_norm_eps);
+  }
+
+  #linear(name: string, input: Float32Array, outputWidth: number, inputWidth: number): Float32Array {
+    return linear(input, this.#weights.read(name, [outputWidth, inputWidth]), inputWidth);
+  }
+}
+
+const embeddingName = "model.embed_tokens.weight";
+
+/** What a loaded model consists of. */
+interface Parts {
+  readonly config: LlamaConfig;
+  readonly checkpointPath: string;
+  readonly allocator: CaMemAllocator;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly cache: KvCache;
+  readonly ropeTables: RopeTables;
+  /** Frees all of it. */
+  readonly owned: DisposableStack;
+}
+
+/** Cosines and sines of the tokens in hand. */
+interface Angles {
+  readonly cosines: Float32Array;
+  readonly sines: Float32Array;
+}
