@@ -14,6 +14,8 @@ const platforms = [_]Platform{
     .{ .name = "linux-arm64", .arch = .aarch64 },
 };
 
+const bindings_path = "../src/ffi/symbols.gen.ts";
+
 pub fn build(b: *std.Build) void {
     const link_ascendcl = b.option(bool, "link-ascendcl", "link libascendcl.so at build time instead of opening it at run time") orelse false;
     const ascendcl_path = b.option([]const u8, "ascendcl-path", "the folder that holds libascendcl.so, for -Dlink-ascendcl");
@@ -88,32 +90,31 @@ fn installBelow(b: *std.Build, artifact: *std.Build.Step.Compile, folder: []cons
 
 fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
     const step = b.step("test", "run the Zig unit tests");
-    for ([_][]const u8{ "src/tests.zig", "emulator/emulator.zig" }) |root| {
-        const module = b.createModule(.{
-            .root_source_file = b.path(root),
-            .target = target,
-            .optimize = .Debug,
-            .link_libc = true,
-            .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
-        });
-        module.addOptions("build_options", options);
+    for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/emulator.zig" }) |root| {
+        const module = addModule(b, root, target, options);
+        module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = .{ .cwd_relative = b.pathFromRoot(bindings_path) } });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
     }
 }
 
 /// `zig build bindings` rewrites the TypeScript symbol table from the exports of `abi.zig`.
 fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
+    const module = addModule(b, "src/bindings.zig", target, options);
+    const generate = b.addRunArtifact(b.addExecutable(.{ .name = "bindings", .root_module = module }));
+    const output = generate.captureStdOut(.{});
+    const update = b.addUpdateSourceFiles();
+    update.addCopyFileToSource(output, bindings_path);
+    b.step("bindings", "rewrite src/ffi/symbols.gen.ts").dependOn(&update.step);
+}
+
+fn addModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Module {
     const module = b.createModule(.{
-        .root_source_file = b.path("src/bindings.zig"),
+        .root_source_file = b.path(root),
         .target = target,
         .optimize = .Debug,
         .link_libc = true,
         .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
     });
     module.addOptions("build_options", options);
-    const generate = b.addRunArtifact(b.addExecutable(.{ .name = "bindings", .root_module = module }));
-    const output = generate.captureStdOut(.{});
-    const update = b.addUpdateSourceFiles();
-    update.addCopyFileToSource(output, "../src/ffi/symbols.gen.ts");
-    b.step("bindings", "rewrite src/ffi/symbols.gen.ts").dependOn(&update.step);
+    return module;
 }

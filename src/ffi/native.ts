@@ -28,7 +28,7 @@ const reportBytes = 16 * 1024;
 /** Where this platform's libraries are: the same folder in a checkout (`zig build` fills it) and in the package. */
 const nativeFolder = join(import.meta.dir, "../../native", `${process.platform}-${process.arch}`);
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
-const shimPath = join(nativeFolder, "libcamem.so");
+export const shimPath = join(nativeFolder, "libcamem.so");
 
 function openShim() {
   if (!existsSync(shimPath))

@@ -1,0 +1,82 @@
+/** The packed tarball installs in an empty folder without a compiler or an install script, and sleeps on the emulator. */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+
+const root = join(import.meta.dir, "..");
+const folder = mkdtempSync(join(tmpdir(), "camem-package-"));
+const project = join(folder, "project");
+const installed = join(project, "node_modules/camem");
+const oldestGlibc = 28;
+
+function run(cwd: string, ...command: string[]): string {
+  // Bun itself is all that a user has: no Node, no Zig, no AscendCL, no configuration.
+  const env = { ...process.env, PATH: dirname(process.execPath), CAMEM_BACKEND: "", CAMEM_ACL_LIBRARY: "" };
+  const result = Bun.spawnSync(command, { cwd, env });
+  const output = `${result.stdout}${result.stderr}`;
+  if (result.exitCode !== 0) throw new Error(`${command.join(" ")} ended with ${result.exitCode}: ${output}`);
+  return output;
+}
+
+beforeAll(async () => {
+  run(root, process.execPath, "pm", "pack", "--destination", folder, "--quiet");
+  const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? "";
+  mkdirSync(project);
+  await Bun.write(join(project, "package.json"), '{ "name": "newcomer", "private": true }');
+  run(project, process.execPath, "add", "--ignore-scripts", join(folder, tarball));
+}, 300_000);
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+test("it holds the shim and the emulator of each platform, for glibc 2.28", () => {
+  for (const platform of ["linux-x64", "linux-arm64"]) {
+    for (const library of ["libcamem.so", "emulator/libascendcl.so"]) {
+      const content = readFileSync(join(installed, "native", platform, library), "latin1");
+      const minors = [...content.matchAll(/GLIBC_2\.(\d+)/g)].map((match) => Number(match[1]));
+      expect(minors.length).toBeGreaterThan(0);
+      expect(Math.max(...minors)).toBeLessThanOrEqual(oldestGlibc);
+    }
+  }
+});
+
+test("it holds nothing that a user does not need, and typebox is its one dependency", () => {
+  const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
+  expect(entries.toSorted()).toEqual(["LICENSE", "README.md", "native", "package.json", "src"]);
+  const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
+  expect(packages.toSorted()).toEqual(["camem", "typebox"]);
+});
+
+test("it imports and sleeps on the emulator", async () => {
+  await Bun.write(
+    join(project, "main.ts"),
+    `import { CaMemAllocator } from "camem";
+    await using allocator = CaMemAllocator.getInstance({ backend: "emulator" });
+    const weights = allocator.malloc(3_000_000, { tag: "weights" });
+    weights.fill(7);
+    const { offloadedBytes } = await allocator.sleep();
+    await allocator.wakeUp();
+    console.log(offloadedBytes, weights.read(2_999_999, 1)[0]);`,
+  );
+  expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
+});
+
+test("importing it does nothing, and without an NPU the error says how to go on", async () => {
+  await Bun.write(join(project, "import.ts"), 'await import("camem"); console.log("imported");');
+  expect(run(project, process.execPath, "import.ts")).toBe("imported\n");
+});
+
+test("the camem command works from the package", () => {
+  const output = run(
+    project,
+    process.execPath,
+    "x",
+    "--no-install",
+    "camem",
+    "doctor",
+    "--backend",
+    "emulator",
+  );
+  expect(output).toContain("ready");
+});

@@ -1,0 +1,91 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator, type MemoryPool } from "camem";
+import { codeOf, MiB, pattern } from "./support/device.ts";
+
+let allocator: CaMemAllocator;
+let pool: MemoryPool;
+let freeBefore: number;
+
+beforeEach(() => {
+  allocator = CaMemAllocator.getInstance({ poolSegment: "4MiB" });
+  freeBefore = allocator.memGetInfo().freeBytes;
+  pool = allocator.memoryPool("weights");
+});
+
+afterEach(() => allocator.close());
+
+const taken = () => freeBefore - allocator.memGetInfo().freeBytes;
+
+test("small buffers share a segment, aligned and apart", () => {
+  const buffers = [1, 511, 512, 513, 100_000].map((sizeBytes) => pool.malloc(sizeBytes));
+  expect(taken()).toBe(4 * MiB);
+  const ends = buffers.map((buffer) => {
+    expect(buffer.ptr % 512).toBe(0);
+    return buffer.ptr + buffer.sizeBytes;
+  });
+  for (const [index, buffer] of buffers.entries()) {
+    for (const [other, end] of ends.entries())
+      expect(other === index || buffer.ptr >= end || end - buffer.sizeBytes <= buffer.ptr + end).toBe(true);
+    buffer.write(pattern(buffer.sizeBytes, index));
+  }
+  for (const [index, buffer] of buffers.entries())
+    expect(buffer.read()).toEqual(pattern(buffer.sizeBytes, index));
+});
+
+test("a buffer larger than a segment gets one of its own size", () => {
+  pool.malloc(9 * MiB);
+  expect(taken()).toBe(10 * MiB);
+});
+
+test("freed room is used again, merged with its neighbours", () => {
+  const [first, second, third] = [MiB, MiB, MiB].map((sizeBytes) => pool.malloc(sizeBytes));
+  const keep = pool.malloc(MiB);
+  expect(taken()).toBe(4 * MiB);
+  first?.free();
+  third?.free();
+  second?.free();
+  expect(pool.malloc(3 * MiB).ptr).toBe(first?.ptr as never);
+  expect(taken()).toBe(4 * MiB);
+  expect(keep.state).toBe("mapped");
+});
+
+test("the smallest room that fits is taken", () => {
+  const large = pool.malloc(2 * MiB);
+  const between = pool.malloc(512);
+  const small = pool.malloc(MiB);
+  pool.malloc(512);
+  large.free();
+  small.free();
+  expect(pool.malloc(MiB).ptr).toBe(small.ptr);
+  expect(between.state).toBe("mapped");
+});
+
+test("a segment goes back to the device with its last buffer", () => {
+  const buffers = Array.from({ length: 12 }, () => pool.malloc(MiB));
+  expect(taken()).toBe(12 * MiB);
+  for (const buffer of buffers.slice(4, 8)) buffer.free();
+  expect(taken()).toBe(8 * MiB);
+  for (const buffer of [...buffers.slice(0, 4), ...buffers.slice(8)]) buffer.free();
+  expect(taken()).toBe(0);
+  expect(pool.reservedBytes).toBe(0);
+});
+
+test("tensors far smaller than the granularity do not each take 2 MiB", () => {
+  for (let index = 0; index < 1000; index++) pool.malloc(2048);
+  expect(taken()).toBe(4 * MiB);
+});
+
+test("room in memory that is asleep is not handed out", async () => {
+  pool.malloc(1000).fill(1);
+  await allocator.sleep();
+  const fresh = pool.malloc(1000);
+  fresh.fill(2);
+  await allocator.wakeUp();
+  expect(fresh.read()).toEqual(new Uint8Array(1000).fill(2));
+});
+
+test("there is one pool for each tag and device", async () => {
+  expect(allocator.memoryPool("weights")).toBe(pool);
+  expect(allocator.memoryPool("kv_cache")).not.toBe(pool);
+  expect(await codeOf(() => allocator.memoryPool("weights", { device: 99 }))).toBe("UNKNOWN_DEVICE");
+});

@@ -1,0 +1,113 @@
+/**
+ * camem on a second libascendcl.so, written apart from the emulator and as strict as AscendCL's documents permit
+ * (strict/strict.h). Each scenario of strict/scenario.ts is a process of its own; it fails when anything is left over or any
+ * call was misused.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { zigPath } from "../scripts/native.ts";
+
+const COMPILE_LIMIT_MS = 300_000;
+const RUN_LIMIT_MS = 120_000;
+
+const sources = join(import.meta.dir, "strict");
+
+interface Outcome {
+  readonly output: string;
+  readonly exitCode: number;
+}
+
+async function capture(
+  command: string[],
+  env: Record<string, string | undefined>,
+  limitMs: number,
+): Promise<Outcome> {
+  const child = Bun.spawn(command, { env, stdout: "pipe", stderr: "pipe", timeout: limitMs });
+  const [stdout, stderr, exitCode] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { output: stdout + stderr, exitCode };
+}
+
+async function compile(library: string): Promise<void> {
+  const files = (await readdir(sources)).filter((name) => name.endsWith(".c")).sort();
+  const { output, exitCode } = await capture(
+    [
+      zigPath(),
+      "cc",
+      "-target",
+      `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`,
+      "-shared",
+      "-fPIC",
+      "-std=gnu11",
+      "-O1",
+      "-g0",
+      "-Wall",
+      "-Wextra",
+      "-Werror",
+      "-fvisibility=hidden",
+      "-fno-sanitize=undefined",
+      "-Wl,-soname,libascendcl.so",
+      ...files.map((name) => join(sources, name)),
+      "-lpthread",
+      "-o",
+      library,
+    ],
+    process.env,
+    COMPILE_LIMIT_MS,
+  );
+  if (exitCode !== 0) throw new Error(`the strict library does not compile:\n${output}`);
+}
+
+describe("on a stricter AscendCL", () => {
+  let folder = "";
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "camem-strict-"));
+    await compile(join(folder, "libascendcl.so"));
+    await Bun.write(join(folder, "acl.json"), "{}");
+  }, COMPILE_LIMIT_MS);
+
+  afterAll(async () => {
+    if (folder !== "") await rm(folder, { recursive: true, force: true });
+  });
+
+  const scenarios: readonly (readonly [behaviour: string, name: string, env?: Record<string, string>])[] = [
+    ["a whole life on two devices", "life"],
+    ["closed and opened again", "reopen"],
+    ["aborted at every stage", "abort"],
+    ["failures are undone and the call made again", "failures"],
+    ["every AscendCL call fails once", "everyCallOnce"],
+    ["every AscendCL call fails from one on", "everyCallFromThenOn"],
+    ["a guest beside an engine that owns AscendCL", "guest"],
+    ["a guest beside an engine with a configuration file", "guestWithConfiguration"],
+    ["an engine comes later and stays longer", "hostComesLater"],
+    ["allocations of another thread meanwhile", "threads"],
+    ["no device", "noDevice", { STRICT_DEVICES: "0" }],
+    ["too little device memory", "tooLittle", { STRICT_HBM: String(64 << 20) }],
+  ];
+
+  test.each(scenarios.map(([behaviour, name, env]) => ({ behaviour, name, env })))(
+    "$behaviour",
+    async ({ name, env }) => {
+      const { output, exitCode } = await capture(
+        [process.execPath, join(sources, "scenario.ts"), name],
+        {
+          PATH: process.env["PATH"],
+          HOME: process.env["HOME"],
+          CAMEM_ACL_LIBRARY: join(folder, "libascendcl.so"),
+          STRICT_CONFIGURATION: join(folder, "acl.json"),
+          ...env,
+        },
+        RUN_LIMIT_MS,
+      );
+      expect(output).toBe("");
+      expect(exitCode).toBe(0);
+    },
+    RUN_LIMIT_MS,
+  );
+});

@@ -1,0 +1,189 @@
+/** Sleep and wake as operations: the event loop goes on, they can be aborted, report progress, take turns, and call hooks. */
+
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
+import { codeOf, failureOf, holdDevice, MiB, pattern } from "./support/device.ts";
+
+let allocator: CaMemAllocator;
+let weights: DeviceBuffer;
+const content = pattern(3 * MiB, 7);
+
+beforeEach(() => {
+  allocator = CaMemAllocator.getInstance();
+  weights = allocator.malloc(content.length, { tag: "weights" });
+  weights.write(content);
+});
+
+afterEach(() => allocator.close());
+
+test("the event loop goes on while a sleep waits for the device", async () => {
+  const held = holdDevice();
+  const sleeping = allocator.sleep();
+  // Were the loop blocked, this timer would not come, the device would never be released, and the test would hang.
+  await Bun.sleep(20);
+  expect(weights.state).toBe("moving");
+  held.release();
+  expect(await sleeping).toMatchObject({ offloadedBytes: 4 * MiB });
+});
+
+test("a sleep waits for work in flight before it copies", async () => {
+  const held = holdDevice();
+  let done = false;
+  const phases: string[] = [];
+  const sleeping = allocator.sleep({ onProgress: ({ phase }) => phases.push(phase) }).finally(() => {
+    done = true;
+  });
+  await Bun.sleep(120);
+  expect(done).toBe(false);
+  expect(phases.at(-1)).toBe("waiting");
+  held.release();
+  await sleeping;
+});
+
+test("an aborted sleep rejects and leaves everything as it was", async () => {
+  const held = holdDevice();
+  const controller = new AbortController();
+  const sleeping = allocator.sleep({ signal: controller.signal });
+  await Bun.sleep(10);
+  controller.abort("no longer idle");
+  const error = await failureOf(() => sleeping);
+  expect(error.code).toBe("ABORTED");
+  expect(error.cause).toBe("no longer idle");
+  held.release();
+  expect(allocator.isSleeping).toBe(false);
+  expect(weights.read()).toEqual(content);
+  await allocator.sleep();
+  await allocator.wakeUp();
+  expect(weights.read()).toEqual(content);
+});
+
+test("a signal that is aborted already changes nothing", async () => {
+  const signal = AbortSignal.abort();
+  expect(await codeOf(() => allocator.sleep({ signal }))).toBe("ABORTED");
+  await allocator.sleep();
+  expect(await codeOf(() => allocator.wakeUp({ signal }))).toBe("ABORTED");
+  expect(allocator.isSleeping).toBe(true);
+});
+
+test("progress goes from nothing to all bytes, and ends as done", async () => {
+  const seen: TransitionProgress[] = [];
+  await allocator.sleep({ onProgress: (progress) => seen.push(progress) });
+  expect(seen.at(-1)).toEqual({ phase: "done", bytesDone: 4 * MiB, bytesTotal: 4 * MiB });
+  expect(seen.map((progress) => progress.bytesDone)).toEqual(
+    seen.map((progress) => progress.bytesDone).toSorted((a, b) => a - b),
+  );
+});
+
+test("an exception of onProgress is reported and loses nothing", async () => {
+  const error = await failureOf(() =>
+    allocator.sleep({
+      onProgress: () => {
+        throw new RangeError("display");
+      },
+    }),
+  );
+  expect(error.code).toBe("HOOK_FAILED");
+  expect(error.cause).toBeInstanceOf(RangeError);
+  await allocator.wakeUp();
+  expect(weights.read()).toEqual(content);
+});
+
+test("calls made at once take turns", async () => {
+  const reports = await Promise.all([
+    allocator.sleep(),
+    allocator.sleep(),
+    allocator.wakeUp(),
+    allocator.wakeUp(),
+    allocator.sleep({ level: 2 }),
+    allocator.wakeUp(),
+  ]);
+  expect(reports).toMatchObject([
+    { offloadedBytes: 4 * MiB },
+    { alreadySleeping: true },
+    { restoredBytes: 4 * MiB },
+    { alreadyAwake: true },
+    { discardedBytes: 4 * MiB },
+    { remappedBytes: 4 * MiB },
+  ]);
+});
+
+test("a call after a failed one takes its turn all the same", async () => {
+  const refused = codeOf(() => allocator.sleep({ signal: AbortSignal.abort() }));
+  const slept = allocator.sleep();
+  expect(await refused).toBe("ABORTED");
+  expect(await slept).toMatchObject({ offloadedBytes: 4 * MiB });
+});
+
+test("hooks run before memory goes and after it is back, and not for a no-op", async () => {
+  const calls: string[] = [];
+  const remove = allocator.onTransition({
+    beforeSleep: async ({ tags }) => {
+      await Bun.sleep(1);
+      calls.push(`before ${tags} ${weights.state}`);
+    },
+    afterWake: ({ tags, reason }) => calls.push(`after ${tags} ${reason} ${weights.state}`),
+  });
+  await allocator.sleep();
+  await allocator.sleep();
+  await allocator.sleep({ level: 0 });
+  await allocator.wakeUp();
+  await allocator.wakeUp();
+  expect(calls).toEqual(["before weights mapped", "after weights wake mapped"]);
+  remove();
+  await allocator.sleep();
+  expect(calls.length).toBe(2);
+});
+
+test("a beforeSleep hook that throws calls the sleep off", async () => {
+  const reasons: string[] = [];
+  allocator.onTransition({ afterWake: ({ reason }) => reasons.push(reason) });
+  allocator.onTransition({
+    beforeSleep: () => {
+      throw new RangeError("busy");
+    },
+  });
+  const error = await failureOf(() => allocator.sleep());
+  expect(error.code).toBe("HOOK_FAILED");
+  expect(error.cause).toBeInstanceOf(RangeError);
+  expect(allocator.isSleeping).toBe(false);
+  expect(reasons).toEqual(["sleepFailed"]);
+});
+
+test("after a sleep that failed the hooks rebuild what they dropped", async () => {
+  const reasons: string[] = [];
+  allocator.onTransition({ afterWake: ({ reason, tags }) => reasons.push(`${reason} ${tags}`) });
+  const held = holdDevice();
+  const controller = new AbortController();
+  const sleeping = allocator.sleep({ signal: controller.signal });
+  await Bun.sleep(5);
+  controller.abort();
+  expect(await codeOf(() => sleeping)).toBe("ABORTED");
+  held.release();
+  expect(reasons).toEqual(["sleepFailed weights"]);
+});
+
+test("an afterWake hook that throws is reported; memory is awake", async () => {
+  allocator.onTransition({
+    afterWake: () => {
+      throw new RangeError("graph");
+    },
+  });
+  await allocator.sleep();
+  expect(await codeOf(() => allocator.wakeUp())).toBe("HOOK_FAILED");
+  expect(allocator.isSleeping).toBe(false);
+});
+
+test("a tag's own policy decides, and sleep_persistent has none", async () => {
+  allocator.defineTag("adapters", { 1: "keep", 2: "offload" });
+  using adapters = allocator.malloc(MiB, { tag: "adapters" });
+  await allocator.sleep({ level: 1 });
+  expect(adapters.state).toBe("mapped");
+  await allocator.sleep({ level: 2 });
+  expect(adapters.state).toBe("offloaded");
+  await allocator.wakeUp();
+  allocator.defineTag("weights", { 1: "discard" });
+  await allocator.sleep({ level: 1 });
+  expect(weights.state).toBe("discarded");
+  const define = () => allocator.defineTag("sleep_persistent", { 1: "discard" });
+  expect(define).toThrow(CamemError);
+});
