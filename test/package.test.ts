@@ -1,7 +1,7 @@
 /** The packed tarball installs in an empty folder without a compiler or an install script, and sleeps on the emulator. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
@@ -62,7 +62,19 @@ test("it imports and sleeps on the emulator", async () => {
   expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
 });
 
-test("importing it does nothing, and without an NPU the error says how to go on", async () => {
+test("the README's code works as it stands, on the backend that its comment names", async () => {
+  const readme = readFileSync(join(root, "README.md"), "utf8");
+  const code = /```ts\n(.*?)```/s.exec(readme)?.[1] ?? "";
+  expect(code).toContain("allocator.close()");
+  await Bun.write(
+    join(project, "readme.ts"),
+    code.replace("getInstance()", 'getInstance({ backend: "emulator" })'),
+  );
+  copyFileSync(join(root, "examples/tiny-llama/model/model.safetensors"), join(project, "model.safetensors"));
+  expect(run(project, process.execPath, "readme.ts")).toMatch(/^freed \d+ bytes in [\d.]+ ms/);
+});
+
+test("importing it does nothing", async () => {
   await Bun.write(join(project, "import.ts"), 'await import("camem"); console.log("imported");');
   expect(run(project, process.execPath, "import.ts")).toBe("imported\n");
 });
