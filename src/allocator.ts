@@ -2,7 +2,13 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { type BufferOwner, type BufferState, DeviceBuffer } from "./buffer.ts";
 import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
 import { CamemError } from "./errors.ts";
-import { aborted, execute, type TransitionControl, type TransitionDurations } from "./execute.ts";
+import {
+  aborted,
+  execute,
+  type Operation,
+  type TransitionControl,
+  type TransitionDurations,
+} from "./execute.ts";
 import * as native from "./ffi/native.ts";
 import {
   actionOf,
@@ -136,6 +142,10 @@ function stateName(state: number): SegmentState {
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
+
+function isComplete(error: unknown): error is CamemError {
+  return error instanceof CamemError && error.transitionComplete;
 }
 
 let instance: { allocator: CaMemAllocator; config: Config } | undefined;
@@ -493,54 +503,37 @@ export class CaMemAllocator {
     const tags = tagsOf(planned.map((step) => step.segment));
     await this.#beforeSleep(tags);
     try {
-      const { steps, durations } = await this.#run(
-        "sleep",
-        plan,
-        (steps) => this.#checkHostBudget(steps),
-        options,
-      );
+      const preflight = (steps: readonly Step[]) => this.#checkHostBudget(steps);
+      const { steps, durations } = await this.#run("sleep", plan, preflight, options);
       return this.#sleepReport(options, steps, durations);
     } catch (error) {
-      await this.#afterFailedSleep(tags, error);
+      // What `beforeSleep` dropped has to be built again, unless the memory is asleep all the same.
+      if (!isComplete(error)) await this.#afterWake({ tags, reason: "sleepFailed" }, error);
       throw error;
-    }
-  }
-
-  /** Lets the hooks rebuild what `beforeSleep` dropped, for the memory that is awake still. */
-  async #afterFailedSleep(planned: readonly string[], failure: unknown): Promise<void> {
-    const awake = tagsOf(this.#segments().filter((segment) => segment.state === "mapped"));
-    const tags = planned.filter((tag) => awake.includes(tag));
-    if (tags.length === 0) return;
-    try {
-      await this.#afterWake({ tags, reason: "sleepFailed" });
-    } catch (hookFailure) {
-      throw new CamemError(
-        "HOOK_FAILED",
-        "the sleep failed, and then an afterWake hook threw; nothing has changed",
-        {
-          cause: new AggregateError([failure, hookFailure]),
-        },
-      );
     }
   }
 
   async #wakeNow(options: WakeOptions & { readonly signal: AbortSignal }): Promise<WakeReport> {
     const plan = () => planWake(this.#segments(), options.tags);
-    if (plan().length === 0) return this.#wakeReport([], noDurations);
+    const planned = plan();
+    if (planned.length === 0) return this.#wakeReport([], noDurations);
     if (options.signal.aborted) throw aborted(options.signal);
-    const { steps, durations } = await this.#run(
-      "wake up",
-      plan,
-      (steps) => this.#checkDeviceMemory(steps),
-      options,
-    );
-    await this.#afterWake({ tags: tagsOf(steps.map((step) => step.segment)), reason: "wake" });
-    return this.#wakeReport(steps, durations);
+    const tags = tagsOf(planned.map((step) => step.segment));
+    try {
+      const preflight = (steps: readonly Step[]) => this.#checkDeviceMemory(steps);
+      const { steps, durations } = await this.#run("wake-up", plan, preflight, options);
+      await this.#afterWake({ tags, reason: "wake" });
+      return this.#wakeReport(steps, durations);
+    } catch (error) {
+      if (isComplete(error) && error.code !== "HOOK_FAILED")
+        await this.#afterWake({ tags, reason: "wake" }, error);
+      throw error;
+    }
   }
 
   /** Plans, checks and executes; plans anew while another Worker or a native thread changes the table meanwhile. */
   async #run(
-    attempt: "sleep" | "wake up",
+    operation: Operation,
     plan: () => Step[],
     preflight: (steps: readonly Step[]) => void,
     control: TransitionControl & { readonly signal: AbortSignal },
@@ -552,7 +545,7 @@ export class CaMemAllocator {
       preflight(steps);
       const durations = steps.some((step) => step.segment.moving)
         ? undefined
-        : await execute(attempt, steps, control);
+        : await execute(operation, steps, control);
       if (durations) return { steps, durations };
       await Bun.sleep(1);
     }
@@ -601,11 +594,16 @@ export class CaMemAllocator {
     }
   }
 
-  async #afterWake(transition: WakeTransition): Promise<void> {
+  /** `failure` is what the transition itself failed with, and must not be lost behind a hook's. */
+  async #afterWake(transition: WakeTransition, failure?: unknown): Promise<void> {
     try {
       for (const hooks of [...this.#hooks]) await hooks.afterWake?.(transition);
-    } catch (cause) {
-      throw new CamemError("HOOK_FAILED", "an afterWake hook threw; the memory itself is awake", { cause });
+    } catch (hookFailure) {
+      const cause = failure === undefined ? hookFailure : new AggregateError([failure, hookFailure]);
+      throw new CamemError("HOOK_FAILED", "an afterWake hook threw; the memory itself is awake", {
+        cause,
+        transitionComplete: transition.reason === "wake",
+      });
     }
   }
 

@@ -39,6 +39,8 @@ export interface CamemErrorDetails {
   readonly address?: number;
   /** The number of bytes concerned. */
   readonly sizeBytes?: number;
+  /** True when a sleep or wake-up has taken place all the same, and only something after it failed. */
+  readonly transitionComplete?: boolean;
   readonly cause?: unknown;
 }
 
@@ -50,6 +52,8 @@ export class CamemError extends Error {
   readonly aclCode: number | undefined;
   readonly address: number | undefined;
   readonly sizeBytes: number | undefined;
+  /** True when a sleep or wake-up has taken place all the same, and only giving memory back or a callback failed. */
+  readonly transitionComplete: boolean;
 
   constructor(code: CamemErrorCode, message: string, details: CamemErrorDetails = {}) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
@@ -58,5 +62,6 @@ export class CamemError extends Error {
     this.aclCode = details.aclCode;
     this.address = details.address;
     this.sizeBytes = details.sizeBytes;
+    this.transitionComplete = details.transitionComplete ?? false;
   }
 }

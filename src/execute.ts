@@ -91,6 +91,8 @@ function reporter(onProgress: TransitionControl["onProgress"]) {
   };
 }
 
+export type Operation = "sleep" | "wake-up";
+
 /**
  * Runs a plan on the shim's thread and follows it. Returns undefined, with nothing changed, when the table of segments has
  * changed since the snapshot or another Worker's plan runs: plan anew.
@@ -98,7 +100,7 @@ function reporter(onProgress: TransitionControl["onProgress"]) {
  * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
  */
 export async function execute(
-  attempt: "sleep" | "wake up",
+  operation: Operation,
   steps: readonly Step[],
   { signal, onProgress }: TransitionControl,
 ): Promise<TransitionDurations | undefined> {
@@ -110,20 +112,20 @@ export async function execute(
   signal?.addEventListener("abort", cancel, { once: true });
   try {
     const { progress, failure, reportFailure } = await follow(ticket, reporter(onProgress));
-    const complete = progress.complete === 1;
-    const outcome = complete
-      ? `${attempt} has taken place`
-      : `nothing has changed; ${attempt} can be called again`;
-    if (reportFailure)
-      throw new CamemError("HOOK_FAILED", `onProgress threw; ${outcome}`, { cause: reportFailure.cause });
+    const transitionComplete = progress.complete === 1;
+    const note = transitionComplete
+      ? `the ${operation} itself has taken place`
+      : "nothing has changed, and it can be tried again";
+    if (reportFailure) {
+      const { cause } = reportFailure;
+      throw new CamemError("HOOK_FAILED", `onProgress threw; ${note}`, { cause, transitionComplete });
+    }
     if (progress.status === native.Status.ok) return durationsOf(progress);
     if (progress.status === native.Status.aborted && signal) throw aborted(signal);
-    throw native.statusError(
-      progress.status,
-      failure,
-      complete ? `give back all memory after: ${attempt}` : attempt,
-      outcome,
-    );
+    const attempt = transitionComplete
+      ? `give all memory back after the ${operation}`
+      : `finish the ${operation}`;
+    throw native.statusError(progress.status, failure, { attempt, note, transitionComplete });
   } finally {
     signal?.removeEventListener("abort", cancel);
   }

@@ -23,6 +23,7 @@ export interface PlanStep {
 type StatusName = keyof typeof abi.Status;
 
 const longestTagBytes = 64;
+const hex = (address: number) => `0x${address.toString(16)}`;
 const reportBytes = 16 * 1024;
 
 /** Where this platform's libraries are: the same folder in a checkout (`zig build` fills it) and in the package. */
@@ -99,34 +100,41 @@ const mends: Partial<Record<CamemErrorCode, string>> = {
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 
+/** What an error says beside the failure itself. */
+interface ErrorContext {
+  /** What was attempted, after "cannot". */
+  readonly attempt: string;
+  /** What to do, or what has become of it, instead of the code's usual advice. */
+  readonly note?: string | undefined;
+  readonly transitionComplete?: boolean;
+}
+
 /** The error for a failed status: what was attempted, the AscendCL call and code where there is one, and the mend. */
-export function statusError(status: number, failure: Failure, attempt: string, note?: string): CamemError {
+export function statusError(status: number, failure: Failure, context: ErrorContext): CamemError {
   const name = statusName(status);
   if (name === "ok" || name === "busy" || name === "stale")
     throw new TypeError(`the status ${name} is no failure`);
   const code = codes[name];
-  const parts = [`cannot ${attempt}`];
-  if (failure.call !== "") {
-    const where =
-      failure.sizeBytes > 0
-        ? ` for ${formatSize(failure.sizeBytes)} at 0x${failure.address.toString(16)}`
-        : "";
-    parts.push(failure.aclCode === 0 ? failure.call : `${failure.call} returned ${failure.aclCode}${where}`);
-  }
-  if (failure.message !== "") parts.push(failure.message.trim());
-  const mend = note ?? mends[code];
-  if (mend !== undefined) parts.push(mend);
-  return new CamemError(code, parts.join(": "), {
+  const note = context.note ?? mends[code];
+  const parts = [`cannot ${context.attempt}`, describeCall(failure), failure.message.trim(), note ?? ""];
+  return new CamemError(code, parts.filter((part) => part !== "").join(": "), {
     ...(failure.call === "" ? {} : { call: failure.call, aclCode: failure.aclCode }),
     ...(failure.sizeBytes === 0 ? {} : { address: failure.address, sizeBytes: failure.sizeBytes }),
+    transitionComplete: context.transitionComplete ?? false,
   });
+}
+
+function describeCall({ call, aclCode, address, sizeBytes }: Failure): string {
+  if (call === "" || aclCode === 0) return call;
+  const where = sizeBytes > 0 ? ` for ${formatSize(sizeBytes)} at ${hex(address)}` : "";
+  return `${call} returned ${aclCode}${where}`;
 }
 
 /** Calls an export after clearing the failure that it may write; throws for any status but success. */
 function check(attempt: string, call: () => number, note?: string): void {
   failureBytes.fill(0);
   const status = call();
-  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), attempt, note);
+  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt, note });
 }
 
 /** Attaches this Worker to AscendCL; `libraryPath` null searches for it. */
@@ -153,7 +161,7 @@ export function attach(libraryPath: string | null): void {
         )
       : [];
   const attempt = `use ${libraryPath ?? "AscendCL"}`;
-  throw statusError(status, failure, attempt, [mend, ...tried].join(""));
+  throw statusError(status, failure, { attempt, note: [mend, ...tried].join("") });
 }
 
 /** Every library path tried by the last `attach`, with its result. */
@@ -242,9 +250,7 @@ export function allocateSegment(device: number, tag: number, sizeBytes: number):
 }
 
 export function freeSegment(address: number): void {
-  check(`free the buffer at 0x${address.toString(16)}`, () =>
-    exports().camem_segment_free(address, failureBytes),
-  );
+  check(`free the buffer at ${hex(address)}`, () => exports().camem_segment_free(address, failureBytes));
 }
 
 /** The segment that starts at `address`, or undefined when there is none. */
@@ -271,8 +277,6 @@ export function snapshot(): SegmentSnapshot[] {
     capacity = count + count / 4;
   }
 }
-
-const hex = (address: number) => `0x${address.toString(16)}`;
 
 export function writeSegment(address: number, offsetBytes: number, source: Uint8Array): void {
   check(`write ${formatSize(source.length)} at ${hex(address + offsetBytes)}`, () =>
@@ -301,7 +305,7 @@ export function submitPlan(steps: readonly PlanStep[]): number | undefined {
   const status = exports().camem_plan_submit(bytes, steps.length, wordBytes);
   if (status === abi.Status.busy || status === abi.Status.stale) return undefined;
   failureBytes.fill(0);
-  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), "start a plan");
+  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "start a plan" });
   return takeWord();
 }
 
