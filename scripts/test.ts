@@ -7,7 +7,7 @@ const root = join(import.meta.dir, "..");
 const bin = (name: string) => join(root, "node_modules/.bin", name);
 
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [
-  { name: "format and lint", command: [bin("biome"), "ci", "."] },
+  { name: "format and lint", command: [bin("biome"), "check", "--error-on-warnings", "."] },
   { name: "format of the Zig sources", command: [zigPath(), "fmt", "--check", "shim"] },
   { name: "types", command: [bin("tsc"), "--noEmit"] },
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },

@@ -1,19 +1,29 @@
 /** The packed tarball installs in an empty folder without a compiler or an install script, and sleeps on the emulator. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 
 const root = join(import.meta.dir, "..");
 const folder = mkdtempSync(join(tmpdir(), "camem-package-"));
 const project = join(folder, "project");
+/** A PATH with nothing but Bun. */
+const bin = join(folder, "bin");
 const installed = join(project, "node_modules/camem");
 const oldestGlibc = 28;
 
 function run(cwd: string, ...command: string[]): string {
   // Bun itself is all that a user has: no Node, no Zig, no AscendCL, no configuration.
-  const env = { ...process.env, PATH: dirname(process.execPath), CAMEM_BACKEND: "", CAMEM_ACL_LIBRARY: "" };
+  const env = { ...process.env, PATH: bin, CAMEM_BACKEND: "", CAMEM_ACL_LIBRARY: "" };
   const result = Bun.spawnSync(command, { cwd, env });
   const output = `${result.stdout}${result.stderr}`;
   if (result.exitCode !== 0) throw new Error(`${command.join(" ")} ended with ${result.exitCode}: ${output}`);
@@ -21,6 +31,8 @@ function run(cwd: string, ...command: string[]): string {
 }
 
 beforeAll(async () => {
+  mkdirSync(bin);
+  symlinkSync(process.execPath, join(bin, "bun"));
   run(root, process.execPath, "pm", "pack", "--destination", folder, "--quiet");
   const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? "";
   mkdirSync(project);
