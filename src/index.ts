@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 /** Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration. */
 
 export {

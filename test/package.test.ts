@@ -55,7 +55,7 @@ test("it holds the shim and the emulator of each platform, for glibc 2.28", () =
 
 test("it holds nothing that a user does not need, and typebox is its one dependency", () => {
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
-  expect(entries.toSorted()).toEqual(["LICENSE", "README.md", "native", "package.json", "src"]);
+  expect(entries.toSorted()).toEqual(["LICENSE", "README.md", "native", "package.json", "src", "types"]);
   const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
   expect(packages.toSorted()).toEqual(["camem", "typebox"]);
 });
@@ -72,6 +72,21 @@ test("it imports and sleeps on the emulator", async () => {
     console.log(offloadedBytes, weights.read(2_999_999, 1)[0]);`,
   );
   expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
+});
+
+test("its types hold in a strict project that has neither Bun's nor Node's types", async () => {
+  await Bun.write(
+    join(project, "types.ts"),
+    `import { CaMemAllocator, CamemError, type SleepReport, loadSafetensors } from "camem";
+    const allocator = CaMemAllocator.getInstance({ backend: "emulator" });
+    export const report: SleepReport = await allocator.sleep({ level: 1 });
+    export const load = () => loadSafetensors("x", { allocator, tag: "weights" });
+    export const address: number = allocator.malloc(1).ptr;
+    export const isOurs = (error: unknown): error is CamemError => error instanceof CamemError;`,
+  );
+  const options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022"];
+  const tsc = [process.execPath, join(root, "node_modules/typescript/lib/tsc.js"), ...options, "types.ts"];
+  expect(run(project, ...tsc)).toBe("");
 });
 
 test("the README's code works as it stands, on the backend that its comment names", async () => {

@@ -2,6 +2,7 @@
 //! torn down by the last `detach`. Calls in progress hold it open.
 
 const std = @import("std");
+const build_options = @import("build_options");
 const executor = @import("executor.zig");
 const loader = @import("loader.zig");
 const registry = @import("registry.zig");
@@ -102,7 +103,7 @@ pub fn attach(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     if (gate.state == .open) {
         const wanted: []const u8 = if (path) |text| std.mem.span(text) else "";
         const opened = session.runtime.library.pathText();
-        if (wanted.len > 0 and !std.mem.eql(u8, wanted, opened)) {
+        if (wanted.len > 0 and !build_options.link_ascendcl and !std.mem.eql(u8, wanted, opened)) {
             failure.describe("", 0, 0, 0, opened);
             return error.ConfigConflict;
         }
