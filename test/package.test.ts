@@ -36,7 +36,7 @@ beforeAll(async () => {
   run(root, process.execPath, "pm", "pack", "--destination", folder, "--quiet");
   const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? "";
   mkdirSync(project);
-  await Bun.write(join(project, "package.json"), '{ "name": "newcomer", "private": true }');
+  await Bun.write(join(project, "package.json"), '{ "name": "newcomer", "private": true, "type": "module" }');
   run(project, process.execPath, "add", "--ignore-scripts", join(folder, tarball));
 }, 300_000);
 
