@@ -127,6 +127,9 @@ const noDurations: TransitionDurations = {
   releasingMs: 0,
 };
 
+/** Refusals of one and the same plan as stale: a race resolves itself long before. */
+const stalePlansAtMost = 100;
+
 const stateNames = new Map<number, SegmentState>([
   [native.SegmentState.mapped, "mapped"],
   [native.SegmentState.offloaded, "offloaded"],
@@ -508,9 +511,15 @@ export class CaMemAllocator {
       return this.#sleepReport(options, steps, durations);
     } catch (error) {
       // What `beforeSleep` dropped has to be built again, unless the memory is asleep all the same.
-      if (!isComplete(error)) await this.#afterWake({ tags, reason: "sleepFailed" }, error);
+      if (!isComplete(error)) await this.#afterFailedSleep(tags, error);
       throw error;
     }
+  }
+
+  async #afterFailedSleep(planned: readonly string[], failure: unknown): Promise<void> {
+    const asleep = tagsOf(this.#segments().filter((segment) => segment.state !== "mapped"));
+    const tags = planned.filter((tag) => !asleep.includes(tag));
+    if (tags.length > 0) await this.#afterWake({ tags, reason: "sleepFailed" }, failure);
   }
 
   async #wakeNow(options: WakeOptions & { readonly signal: AbortSignal }): Promise<WakeReport> {
@@ -538,15 +547,22 @@ export class CaMemAllocator {
     preflight: (steps: readonly Step[]) => void,
     control: TransitionControl & { readonly signal: AbortSignal },
   ): Promise<{ steps: Step[]; durations: TransitionDurations }> {
+    let stale = { plan: "", count: 0 };
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
       const steps = plan();
       if (steps.length === 0) return { steps, durations: noDurations };
       preflight(steps);
-      const durations = steps.some((step) => step.segment.moving)
-        ? undefined
+      const outcome = steps.some((step) => step.segment.moving)
+        ? "busy"
         : await execute(operation, steps, control);
-      if (durations) return { steps, durations };
+      if (typeof outcome === "object") return { steps, durations: outcome };
+      if (outcome === "stale") {
+        const refusal = JSON.stringify(steps);
+        stale = { plan: refusal, count: refusal === stale.plan ? stale.count + 1 : 1 };
+        if (stale.count > stalePlansAtMost)
+          throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
+      }
       await Bun.sleep(1);
     }
   }

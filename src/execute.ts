@@ -93,8 +93,15 @@ function reporter(onProgress: TransitionControl["onProgress"]) {
 
 export type Operation = "sleep" | "wake-up";
 
+function describeOutcome(operation: Operation, progress: native.PlanProgress): string {
+  if (progress.complete === 1) return `the ${operation} itself has taken place`;
+  return progress.undoFailed === 1
+    ? "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again"
+    : "nothing has changed, and it can be tried again";
+}
+
 /**
- * Runs a plan on the shim's thread and follows it. Returns undefined, with nothing changed, when the table of segments has
+ * Runs a plan on the shim's thread and follows it. Returns a refusal, with nothing changed, when the table of segments has
  * changed since the snapshot or another Worker's plan runs: plan anew.
  *
  * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
@@ -103,19 +110,17 @@ export async function execute(
   operation: Operation,
   steps: readonly Step[],
   { signal, onProgress }: TransitionControl,
-): Promise<TransitionDurations | undefined> {
+): Promise<TransitionDurations | native.Refusal> {
   const ticket = native.submitPlan(
     steps.map(({ segment, action }) => ({ ...segment, action: native.Action[action] })),
   );
-  if (ticket === undefined) return undefined;
+  if (typeof ticket === "string") return ticket;
   const cancel = () => native.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
     const { progress, failure, reportFailure } = await follow(ticket, reporter(onProgress));
     const transitionComplete = progress.complete === 1;
-    const note = transitionComplete
-      ? `the ${operation} itself has taken place`
-      : "nothing has changed, and it can be tried again";
+    const note = describeOutcome(operation, progress);
     if (reportFailure) {
       const { cause } = reportFailure;
       throw new CamemError("HOOK_FAILED", `onProgress threw; ${note}`, { cause, transitionComplete });

@@ -18,7 +18,7 @@ export interface Segment {
   readonly state: SegmentState;
   /** Owned by a plan or a release that is running. */
   readonly moving: boolean;
-  /** Asleep, yet an earlier plan could not give its device memory back. */
+  /** Asleep, yet it holds device memory: an earlier plan could not give it back, or could not map it again. */
   readonly unreleased: boolean;
 }
 
@@ -66,10 +66,10 @@ export function bytesOf(steps: readonly Step[], ...actions: readonly StepAction[
 
 /** Page-locked host memory that the steps take beyond what their segments hold. */
 export function hostBytesNeeded(steps: readonly Step[]): number {
-  return steps.reduce(
-    (sum, { action, segment }) => sum + (action === "offload" ? segment.sizeBytes - segment.hostBytes : 0),
-    0,
+  const saved = steps.filter(
+    ({ action, segment }) => action === "offload" || (action === "release" && segment.state === "offloaded"),
   );
+  return saved.reduce((sum, { segment }) => sum + segment.sizeBytes - segment.hostBytes, 0);
 }
 
 /** Device memory that the steps of a wake-up take, by device. */

@@ -33,34 +33,31 @@ async function capture(
   return { output: stdout + stderr, exitCode };
 }
 
-async function compile(library: string): Promise<void> {
-  const files = (await readdir(sources)).filter((name) => name.endsWith(".c")).sort();
+async function cc(...args: string[]): Promise<void> {
+  const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
+  const strictness = ["-std=gnu11", "-O1", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined"];
   const { output, exitCode } = await capture(
-    [
-      zigPath(),
-      "cc",
-      "-target",
-      `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`,
-      "-shared",
-      "-fPIC",
-      "-std=gnu11",
-      "-O1",
-      "-g0",
-      "-Wall",
-      "-Wextra",
-      "-Werror",
-      "-fvisibility=hidden",
-      "-fno-sanitize=undefined",
-      "-Wl,-soname,libascendcl.so",
-      ...files.map((name) => join(sources, name)),
-      "-lpthread",
-      "-o",
-      library,
-    ],
+    [zigPath(), "cc", "-target", target, ...strictness, ...args],
     process.env,
     COMPILE_LIMIT_MS,
   );
   if (exitCode !== 0) throw new Error(`the strict library does not compile:\n${output}`);
+}
+
+async function compile(folder: string): Promise<void> {
+  const files = (await readdir(sources)).filter((name) => name.endsWith(".c"));
+  await cc(
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wl,-soname,libascendcl.so",
+    ...files.sort().map((name) => join(sources, name)),
+    "-lpthread",
+    "-o",
+    join(folder, "libascendcl.so"),
+  );
+  const program = ["-lascendcl", "-lpthread", "-o", join(folder, "selfcheck")];
+  await cc(join(sources, "selfcheck/selfcheck.c"), `-L${folder}`, ...program);
 }
 
 describe("on a stricter AscendCL", () => {
@@ -68,13 +65,22 @@ describe("on a stricter AscendCL", () => {
 
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "camem-strict-"));
-    await compile(join(folder, "libascendcl.so"));
+    await compile(folder);
     await Bun.write(join(folder, "acl.json"), "{}");
   }, COMPILE_LIMIT_MS);
 
   afterAll(async () => {
     if (folder !== "") await rm(folder, { recursive: true, force: true });
   });
+
+  test(
+    "the strict library refuses and counts misuse, and nothing else",
+    async () => {
+      const outcome = await capture([join(folder, "selfcheck")], { LD_LIBRARY_PATH: folder }, RUN_LIMIT_MS);
+      expect(outcome).toEqual({ output: "", exitCode: 0 });
+    },
+    RUN_LIMIT_MS,
+  );
 
   const scenarios: readonly (readonly [behaviour: string, name: string, env?: Record<string, string>])[] = [
     ["a whole life on two devices", "life"],
@@ -83,10 +89,16 @@ describe("on a stricter AscendCL", () => {
     ["failures are undone and the call made again", "failures"],
     ["every AscendCL call fails once", "everyCallOnce"],
     ["every AscendCL call fails from one on", "everyCallFromThenOn"],
+    ["two AscendCL calls fail, at every distance", "everyTwoCalls"],
     ["a guest beside an engine that owns AscendCL", "guest"],
     ["a guest beside an engine with a configuration file", "guestWithConfiguration"],
     ["an engine comes later and stays longer", "hostComesLater"],
     ["allocations of another thread meanwhile", "threads"],
+    ["notices of a synchronise call are no failures", "notices"],
+    ["copies that cannot be waited for keep their memory", "waitingFails"],
+    ["a sleep whose undoing failed is completed by the next", "undoingFails"],
+    ["an engine resets the device under camem", "hostResetsAll"],
+    ["a failed question for the current context", "contextQueryFails"],
     ["no device", "noDevice", { STRICT_DEVICES: "0" }],
     ["too little device memory", "tooLittle", { STRICT_HBM: String(64 << 20) }],
   ];

@@ -28,7 +28,7 @@ pub const Action = enum(u32) {
     restore = 3,
     /// Map: the content is undefined.
     remap = 4,
-    /// Try again to give back device memory of a segment that is asleep.
+    /// Give back the device memory that a segment still holds though it is asleep; content in it goes to the host first.
     release = 5,
 
     fn isSleep(self: Action) bool {
@@ -41,7 +41,7 @@ pub const Action = enum(u32) {
     fn fits(self: Action, segment: *const Segment) bool {
         return switch (self) {
             .offload => segment.isAwake(),
-            .discard => segment.isAwake() or segment.content == .backed_up,
+            .discard => segment.content != .discarded,
             .restore => !segment.isAwake() and segment.content != .discarded,
             .remap => segment.content == .discarded,
             .release => segment.isUnreleased(),
@@ -78,7 +78,8 @@ pub const PlanProgress = extern struct {
     status: i32,
     /// 1 once the transition has taken place, also when a later step failed.
     complete: u32,
-    reserved: u32 = 0,
+    /// 1 when it failed and not everything could be put back: some memory is asleep with its content safe.
+    undo_failed: u32,
     copied_bytes: u64,
     copy_bytes_total: u64,
     waiting_ns: u64,
@@ -98,9 +99,10 @@ const Step = struct {
     fn copies(self: Step) bool {
         return switch (self.action) {
             .offload => true,
-            // Content that a failed sleep left in physical memory needs mapping only.
+            // Content that a failed sleep left in physical memory needs mapping only; to sleep, it is copied then.
             .restore => self.segment.content == .backed_up,
-            .discard, .remap, .release => false,
+            .release => self.segment.content == .live,
+            .discard, .remap => false,
         };
     }
 };
@@ -114,6 +116,9 @@ const Plan = struct {
     bytes_total: u64 = 0,
     /// What follows is the executor's until the phase is done.
     complete: bool = false,
+    undo_failed: bool = false,
+    /// Copies may still be running: nothing they touch is given back by this plan.
+    unsettled: bool = false,
     outcome: status.Status = .ok,
     failure: Failure = .{},
     started_ns: u64 = 0,
@@ -260,6 +265,7 @@ pub const Executor = struct {
         if (!plan.isDone()) return;
         progress.status = @intFromEnum(plan.outcome);
         progress.complete = @intFromBool(plan.complete);
+        progress.undo_failed = @intFromBool(plan.undo_failed);
         progress.waiting_ns = plan.spent_ns[@intFromEnum(Phase.waiting)];
         progress.preparing_ns = plan.spent_ns[@intFromEnum(Phase.preparing)];
         progress.mapping_ns = plan.spent_ns[@intFromEnum(Phase.mapping)];
@@ -319,10 +325,9 @@ pub const Executor = struct {
         try self.synchronizeDevices(plan);
         plan.enter(.preparing);
         for (plan.steps) |*step| {
-            if (step.action != .offload) continue;
+            if (!step.copies()) continue;
             try plan.checkCancelled();
-            const scope = try runtime.Scope.enter(self.memory.runtime, step.segment.device, &plan.failure);
-            defer scope.leave();
+            try self.memory.back(step.segment, &plan.failure);
             step.made_backup = step.segment.backup == null;
             try self.memory.allocateBackup(step.segment, &plan.failure);
         }
@@ -342,31 +347,37 @@ pub const Executor = struct {
         for (plan.steps) |step| {
             switch (step.action) {
                 .offload => self.memory.registry.set(step.segment, .content, .backed_up),
+                .release => if (step.segment.content == .live) self.memory.registry.set(step.segment, .content, .backed_up),
                 .discard => self.memory.registry.set(step.segment, .content, .discarded),
-                .release, .restore, .remap => {},
+                .restore, .remap => {},
             }
         }
         var spare: Failure = .{};
         for (plan.steps) |step| {
             self.memory.freePhysical(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
-            if (step.action == .offload) continue;
             if (step.segment.content == .discarded)
                 self.memory.freeBackup(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
         }
     }
 
     /// Maps again what was unmapped, with the physical memory that was held all along, and gives new host memory back.
-    /// Where that fails too, the segment stays asleep with its content in the memory it holds: a wake maps it.
+    /// Where that fails too, the segment is stranded: asleep with its content in the memory it holds, and a wake maps it.
     fn undoSleep(self: *Executor, plan: *Plan) void {
         var spare: Failure = .{};
         for (plan.steps) |step| {
             const segment = step.segment;
-            if (segment.content == .live) self.memory.back(segment, &spare) catch continue;
-            if (step.made_backup) self.memory.freeBackup(segment, &spare) catch continue;
+            if (segment.content == .live) self.memory.back(segment, &spare) catch {
+                plan.undo_failed = true;
+            };
+            // Host memory that a copy may still write to, or that cannot be given back, serves the next sleep.
+            if (step.made_backup and !plan.unsettled) self.memory.freeBackup(segment, &spare) catch {
+                plan.undo_failed = true;
+            };
         }
     }
 
     fn runWake(self: *Executor, plan: *Plan) status.Error!void {
+        if (holdsMappings(plan)) try self.synchronizeDevices(plan);
         plan.enter(.mapping);
         for (plan.steps) |step| {
             try plan.checkCancelled();
@@ -384,15 +395,31 @@ pub const Executor = struct {
         }
     }
 
+    /// What an earlier wake-up could not undo may still be the target of its copies.
+    fn holdsMappings(plan: *const Plan) bool {
+        for (plan.steps) |step| if (step.segment.mapped) return true;
+        return false;
+    }
+
     /// Gives back the device memory that was taken. What cannot be given back is recorded as unreleased.
     fn undoWake(self: *Executor, plan: *Plan) void {
         var spare: Failure = .{};
         for (plan.steps) |step| {
             const segment = step.segment;
             if (segment.content == .live) continue; // its content is in the memory it holds
-            self.memory.unmap(segment, &spare) catch continue;
-            self.memory.freePhysical(segment, &spare) catch continue;
+            if (plan.unsettled and segment.mapped) {
+                plan.undo_failed = true;
+                continue;
+            }
+            self.giveBack(segment, &spare) catch {
+                plan.undo_failed = true;
+            };
         }
+    }
+
+    fn giveBack(self: *Executor, segment: *Segment, failure: *Failure) status.Error!void {
+        try self.memory.unmap(segment, failure);
+        try self.memory.freePhysical(segment, failure);
     }
 
     fn synchronizeDevices(self: *Executor, plan: *Plan) status.Error!void {
@@ -419,7 +446,7 @@ pub const Executor = struct {
             try plan.checkCancelled();
             const scope = try runtime.Scope.enter(self.memory.runtime, @intCast(device), &plan.failure);
             defer scope.leave();
-            const observer: transfer.Observer = .{ .bytes_done = &plan.bytes_done, .cancelled = &plan.cancelled };
+            const observer: transfer.Observer = .{ .bytes_done = &plan.bytes_done, .cancelled = &plan.cancelled, .unsettled = &plan.unsettled };
             try transfer.run(self.memory.runtime, @intCast(device), segments[0..count], direction, observer, &plan.failure);
         }
     }

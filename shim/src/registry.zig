@@ -10,7 +10,8 @@ pub const allocator = std.heap.c_allocator;
 
 /// Where the content of a segment is. Whether memory is behind the address is told by `handle` and `mapped`.
 pub const Content = enum {
-    /// In the physical memory that the segment holds.
+    /// In the physical memory that the segment holds. That is unmapped where a failed sleep could not be undone: then the
+    /// segment counts as asleep, and a wake only maps it.
     live,
     /// In `backup`.
     backed_up,
@@ -49,9 +50,9 @@ pub const Segment = struct {
         return self.mapped and self.content == .live;
     }
 
-    /// Asleep, yet device memory that it no longer needs could not be given back.
+    /// Asleep, yet it holds device memory that could not be given back, or that holds its content.
     pub fn isUnreleased(self: *const Segment) bool {
-        return self.content != .live and self.handle != null;
+        return !self.isAwake() and self.handle != null;
     }
 };
 

@@ -22,6 +22,8 @@ const Device = struct {
     context: acl.Context = null,
     granularity: usize = 0,
     streams: [streams_per_device]acl.Stream = @splat(null),
+    /// Somebody else reset the device as often as it was set: our context, streams and memory went with it.
+    gone: bool = false,
 };
 
 /// Who has to undo `aclInit`.
@@ -37,7 +39,7 @@ pub const Runtime = struct {
     pub fn init(library: loader.Library, failure: *Failure) status.Error!Runtime {
         var self: Runtime = .{ .library = library, .initialization = undefined, .device_count = 0 };
         self.initialization = try self.initialize(failure);
-        errdefer self.finalize();
+        errdefer self.abandon();
         var count: u32 = 0;
         const code = library.api.aclrtGetDeviceCount(&count);
         if (code != acl.code.success) {
@@ -68,14 +70,23 @@ pub const Runtime = struct {
     }
 
     /// Gives up our count of `aclInit`. AscendCL itself is torn down only when nobody else holds one.
-    pub fn finalize(self: *Runtime) void {
+    pub fn finalize(self: *Runtime, failure: *Failure) status.Error!void {
         const api = &self.library.api;
         if (self.initialization == .foreign) return;
-        if (api.aclFinalizeReference) |finalizeReference| {
-            _ = finalizeReference(null);
-        } else if (self.initialization == .ours) {
-            _ = api.aclFinalize();
-        }
+        const call, const code = if (api.aclFinalizeReference) |finalizeReference|
+            .{ "aclFinalizeReference", finalizeReference(null) }
+        else if (self.initialization == .ours)
+            .{ "aclFinalize", api.aclFinalize() }
+        else
+            return;
+        if (code == acl.code.repeat_finalize) return; // somebody else has torn AscendCL down already
+        return self.check(call, code, 0, 0, failure);
+    }
+
+    /// After a failure to attach, which is what gets reported.
+    pub fn abandon(self: *Runtime) void {
+        var ignored: Failure = .{};
+        self.finalize(&ignored) catch return;
     }
 
     /// Turns a code that is not success into an error, with what AscendCL says of it on this thread.
@@ -163,28 +174,54 @@ pub const Runtime = struct {
         const slot = &self.devices[device];
         for (&slot.streams) |*stream| {
             if (stream.* != null) continue;
-            try self.check("aclrtCreateStream", self.library.api.aclrtCreateStream(stream), 0, 0, failure);
+            var created: acl.Stream = null; // what a failed call leaves in it is not promised
+            try self.check("aclrtCreateStream", self.library.api.aclrtCreateStream(&created), 0, 0, failure);
+            stream.* = created;
         }
         return &slot.streams;
     }
 
     /// Destroys our streams and gives our hold on every device back. What fails stays, and the call can be made again.
     pub fn closeDevices(self: *Runtime, failure: *Failure) status.Error!void {
-        const api = &self.library.api;
         for (self.devices[0..self.device_count], 0..) |*slot, device| {
             if (slot.context == null) continue;
-            {
-                const scope = try Scope.enter(self, @intCast(device), failure);
-                defer scope.leave();
-                for (&slot.streams) |*stream| {
-                    if (stream.* == null) continue;
-                    try self.check("aclrtDestroyStream", api.aclrtDestroyStream(stream.*), 0, 0, failure);
-                    stream.* = null;
-                }
-            }
-            try self.check("aclrtResetDevice", api.aclrtResetDevice(@intCast(device)), 0, 0, failure);
+            self.closeDevice(@intCast(device), failure) catch |err| if (!slot.gone) return err;
             slot.* = .{};
         }
+    }
+
+    fn closeDevice(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        const api = &self.library.api;
+        {
+            const scope = try Scope.enter(self, device, failure);
+            defer scope.leave();
+            for (&self.devices[device].streams) |*stream| {
+                if (stream.* == null) continue;
+                try self.check("aclrtDestroyStream", api.aclrtDestroyStream(stream.*), 0, 0, failure);
+                stream.* = null;
+            }
+        }
+        const code = api.aclrtResetDevice(@intCast(device));
+        if (code == acl.code.rt_context_release_error) return; // somebody else has given our hold back
+        return self.check("aclrtResetDevice", code, 0, 0, failure);
+    }
+
+    /// True once our context on `device` has been found dead.
+    pub fn isGone(self: *Runtime, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.devices[device].gone;
+    }
+
+    fn makeCurrent(self: *Runtime, context: acl.Context, device: u32, failure: *Failure) status.Error!void {
+        const code = self.library.api.aclrtSetCurrentContext(context);
+        self.check("aclrtSetCurrentContext", code, 0, 0, failure) catch |err| {
+            if (code != acl.code.rt_param_invalid) return err;
+            self.mutex.lock();
+            defer self.mutex.unlock();
+            self.devices[device].gone = true;
+            return error.DeviceLost;
+        };
     }
 };
 
@@ -197,14 +234,15 @@ pub const Scope = struct {
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
         const api = &runtime.library.api;
         var found: acl.Context = null;
-        if (api.aclrtGetCurrentContext(&found) != acl.code.success) found = null;
+        const code = api.aclrtGetCurrentContext(&found);
+        if (code == acl.code.rt_context_null) found = null else try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure);
         var scope: Scope = .{ .runtime = runtime, .previous = found };
         errdefer scope.leave();
         const context = try runtime.contextOf(device, failure);
         if (context == found) {
             scope.previous = null;
         } else {
-            try runtime.check("aclrtSetCurrentContext", api.aclrtSetCurrentContext(context), 0, 0, failure);
+            try runtime.makeCurrent(context, device, failure);
         }
         return scope;
     }

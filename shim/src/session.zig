@@ -17,10 +17,13 @@ pub const Session = struct {
     registry: registry.Registry,
     executor: executor.Executor,
     memory: vmm.Memory,
+    /// Set while the table may hold segments whose release failed.
+    leftovers: std.atomic.Value(bool),
 
     /// A new segment of at least `size_bytes`, mapped; returns its address.
     pub fn allocate(self: *Session, device: u32, tag: u32, size_bytes: u64, failure: *Failure) status.Error!u64 {
         if (size_bytes == 0) return error.InvalidSize;
+        if (self.leftovers.load(.acquire)) self.retryLeftovers();
         const granularity = try self.runtime.granularityOf(device, failure);
         const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
         const segment = try self.registry.create(device, tag, padded & ~(@as(u64, granularity) - 1), size_bytes);
@@ -46,7 +49,15 @@ pub const Session = struct {
         } else |_| {
             segment.doomed = true;
             self.registry.insert(segment);
+            self.leftovers.store(true, .release);
         }
+    }
+
+    /// What an earlier release could not give back would be missing from what is allocated next.
+    fn retryLeftovers(self: *Session) void {
+        self.leftovers.store(false, .release);
+        var ignored: Failure = .{};
+        self.executor.releaseAllDoomed(&ignored) catch self.leftovers.store(true, .release);
     }
 
     /// Releases a segment: now, or when the plan that moves it has ended.
@@ -54,6 +65,7 @@ pub const Session = struct {
         const segment = try self.registry.doom(address) orelse return;
         self.memory.release(segment, failure) catch |err| {
             self.registry.stopMoving(segment);
+            self.leftovers.store(true, .release);
             return err;
         };
         self.registry.remove(segment);
@@ -125,11 +137,12 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
         return err;
     };
     session.runtime = try runtime.Runtime.init(library, failure);
-    errdefer session.runtime.finalize();
+    errdefer session.runtime.abandon();
     session.registry = .{};
     errdefer session.registry.deinit();
     session.memory = .{ .runtime = &session.runtime, .registry = &session.registry };
     session.executor = .{ .memory = session.memory };
+    session.leftovers = .init(false);
     _ = try session.registry.tags.intern("default");
     gate.thread = std.Thread.spawn(.{}, executorThread, .{}) catch return error.OutOfHostMemory;
 }
@@ -203,7 +216,7 @@ fn tearDown(failure: *Failure) status.Error!void {
     session.registry.doomAll();
     try session.executor.releaseAllDoomed(failure);
     try session.runtime.closeDevices(failure);
-    session.runtime.finalize();
+    try session.runtime.finalize(failure);
     session.executor.deinit();
     session.registry.deinit();
 }

@@ -101,7 +101,8 @@ pub fn fromAcl(code: acl.Error) Error {
     };
 }
 
-/// Synchronise calls return these as notices: the work has ended.
+/// Synchronise calls return these as notices: the work has ended. 507901 is among the vendor's, but it also says that the
+/// channel to the device is closed, and weights are not unmapped on that word: here it counts as the device being lost.
 pub fn isSynchronizeNotice(code: acl.Error) bool {
     return switch (code) {
         acl.code.rt_aicore_over_flow,
@@ -109,7 +110,6 @@ pub fn isSynchronizeNotice(code: acl.Error) bool {
         acl.code.rt_over_flow,
         acl.code.rt_end_of_sequence,
         acl.code.rt_model_abort_normal,
-        acl.code.rt_socket_close,
         => true,
         else => false,
     };

@@ -28,11 +28,14 @@ const batch_bytes = 64 << 20;
 pub const Observer = struct {
     bytes_done: *std.atomic.Value(u64),
     cancelled: *const std.atomic.Value(bool),
+    /// Set when a copy failed and it could not be made sure that the others have ended.
+    unsettled: *bool,
 };
 
 const Lane = struct { stream: acl.Stream, queued_bytes: u64 = 0 };
 
-/// Copies each of `segments`, all of them on `device`. When it fails, no copy of it is running any more.
+/// Copies each of `segments`, all of them on `device`. When it fails, no copy of it is running any more, unless `unsettled`
+/// says so: then neither side of any copy may be given back before the device was waited for.
 /// Called on the executor's thread inside a `Scope` of the device.
 pub fn run(rt: *runtime.Runtime, device: u32, segments: []const *Segment, direction: Direction, observer: Observer, failure: *Failure) status.Error!void {
     const streams = try rt.streamsOf(device, failure);
@@ -81,13 +84,22 @@ const Copy = struct {
     fn wait(self: *Copy, lane: *Lane) status.Error!void {
         if (lane.queued_bytes == 0) return;
         const code = self.runtime.library.api.aclrtSynchronizeStream(lane.stream);
-        try self.runtime.check("aclrtSynchronizeStream", code, 0, lane.queued_bytes, self.failure);
+        if (!status.isSynchronizeNotice(code))
+            try self.runtime.check("aclrtSynchronizeStream", code, 0, lane.queued_bytes, self.failure);
         _ = self.observer.bytes_done.fetchAdd(lane.queued_bytes, .monotonic);
         lane.queued_bytes = 0;
     }
 
-    /// After a failure: waits for what is still queued, whose outcome no longer matters, so that nothing is unmapped under it.
+    /// After a failure: waits for what is still queued, whose outcome no longer matters.
     fn abandon(self: *Copy) void {
-        for (self.lanes) |lane| _ = self.runtime.library.api.aclrtSynchronizeStream(lane.stream);
+        const api = &self.runtime.library.api;
+        for (self.lanes) |lane| {
+            if (hasEnded(api.aclrtSynchronizeStream(lane.stream))) continue;
+            if (!hasEnded(api.aclrtSynchronizeDevice())) self.observer.unsettled.* = true;
+        }
+    }
+
+    fn hasEnded(code: acl.Error) bool {
+        return code == acl.code.success or status.isSynchronizeNotice(code);
     }
 };

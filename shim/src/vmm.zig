@@ -1,5 +1,6 @@
 //! Reserves, backs, unmaps and releases the memory of one segment. Each step records what it acquired or gave up in the
 //! segment only once AscendCL has confirmed it, so that a failed step can be made again and nothing is lost track of.
+//! Every call is made inside a `Scope` of the segment's device: not all of them need a context, but none minds one.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -7,6 +8,7 @@ const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
 const Failure = status.Failure;
+const Scope = runtime.Scope;
 const Segment = registry.Segment;
 
 /// JavaScript numbers are exact up to here; Ascend's addresses lie far below.
@@ -18,6 +20,8 @@ pub const Memory = struct {
 
     /// Reserves an address range for `segment`.
     pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         const api = &self.runtime.library.api;
         var pointer: ?*anyopaque = null;
         try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
@@ -31,6 +35,8 @@ pub const Memory = struct {
 
     /// Puts fresh physical memory behind `segment`, or maps what it still holds. Does only the steps that are missing.
     pub fn back(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         const api = &self.runtime.library.api;
         if (segment.handle == null) {
             const prop = runtime.physicalMemory(segment.device);
@@ -46,19 +52,25 @@ pub const Memory = struct {
 
     pub fn unmap(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         if (!segment.mapped) return;
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         try self.check("aclrtUnmapMem", self.runtime.library.api.aclrtUnmapMem(segment.pointer()), segment, failure);
         self.registry.set(segment, .mapped, false);
     }
 
     pub fn freePhysical(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const handle = segment.handle orelse return;
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         try self.check("aclrtFreePhysical", self.runtime.library.api.aclrtFreePhysical(handle), segment, failure);
         self.registry.set(segment, .handle, null);
     }
 
-    /// Page-locked host memory for the whole of `segment`. The thread needs a current context.
+    /// Page-locked host memory for the whole of `segment`.
     pub fn allocateBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         if (segment.backup != null) return;
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         var pointer: ?*anyopaque = null;
         const code = self.runtime.library.api.aclrtMallocHost(&pointer, segment.size_bytes);
         self.check("aclrtMallocHost", code, segment, failure) catch |err| {
@@ -69,6 +81,8 @@ pub const Memory = struct {
 
     pub fn freeBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const backup = segment.backup orelse return;
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         try self.check("aclrtFreeHost", self.runtime.library.api.aclrtFreeHost(backup), segment, failure);
         self.registry.set(segment, .backup, null);
     }
@@ -76,12 +90,31 @@ pub const Memory = struct {
     /// Gives back everything that `segment` holds. Waits for the device first where the memory may be in use.
     /// What a failed call left stays recorded: the same call can be made again.
     pub fn release(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        if (self.runtime.isGone(segment.device)) return self.forget(segment, failure);
         if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, null, failure);
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
         try self.freeBackup(segment, failure);
+        try self.releaseAddress(segment, failure);
+    }
+
+    fn releaseAddress(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         if (!segment.reserved) return;
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
+        self.registry.set(segment, .reserved, false);
+    }
+
+    /// For a device that somebody else has closed, and all its memory with it. Only host memory and, on some drivers, the
+    /// address range are left to give back; whether the driver still knows the range is not documented, so a no is no failure.
+    fn forget(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const api = &self.runtime.library.api;
+        if (segment.backup) |backup| try self.check("aclrtFreeHost", api.aclrtFreeHost(backup), segment, failure);
+        self.registry.set(segment, .backup, null);
+        if (segment.reserved) _ = api.aclrtReleaseMemAddress(segment.pointer());
+        self.registry.set(segment, .mapped, false);
+        self.registry.set(segment, .handle, null);
         self.registry.set(segment, .reserved, false);
     }
 

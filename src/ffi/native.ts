@@ -296,14 +296,18 @@ export function fillSegment(address: number, offsetBytes: number, sizeBytes: num
   );
 }
 
-/** The ticket of the plan, or undefined when the table has changed or another plan runs: plan anew. */
-export function submitPlan(steps: readonly PlanStep[]): number | undefined {
+/** Why a plan was not started: another one runs, or the table has changed since it was made. */
+export type Refusal = "busy" | "stale";
+
+/** The ticket of the plan, or why it was refused. */
+export function submitPlan(steps: readonly PlanStep[]): number | Refusal {
   const bytes = new Uint8Array(steps.length * abi.PlanStep.sizeBytes);
   const view = new DataView(bytes.buffer);
   for (const [index, step] of steps.entries())
     encode(abi.PlanStep, view, index * abi.PlanStep.sizeBytes, step);
   const status = exports().camem_plan_submit(bytes, steps.length, wordBytes);
-  if (status === abi.Status.busy || status === abi.Status.stale) return undefined;
+  if (status === abi.Status.busy) return "busy";
+  if (status === abi.Status.stale) return "stale";
   failureBytes.fill(0);
   if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "start a plan" });
   return takeWord();

@@ -60,6 +60,7 @@ export const PlanProgress = {
     phase: { kind: "u32", offset: 0, length: 4 },
     status: { kind: "i32", offset: 4, length: 4 },
     complete: { kind: "u32", offset: 8, length: 4 },
+    undoFailed: { kind: "u32", offset: 12, length: 4 },
     copiedBytes: { kind: "u64", offset: 16, length: 8 },
     copyBytesTotal: { kind: "u64", offset: 24, length: 8 },
     waitingNs: { kind: "u64", offset: 32, length: 8 },
