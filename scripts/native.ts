@@ -1,4 +1,7 @@
-/** Builds the native libraries into `native/`: this platform's, or with --release every platform's. Incremental. */
+/**
+ * Builds the native libraries into `native/`: this platform's, or with --release what is published, which is every
+ * platform's and the type declarations. Incremental.
+ */
 
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -36,4 +39,18 @@ export async function buildNative(): Promise<void> {
   if (existsSync(join(root, "shim/build.zig"))) await zigBuild();
 }
 
-if (import.meta.main) await zigBuild(...(process.argv.includes("--release") ? ["release"] : []));
+/** Runs a command-line tool of `node_modules/.bin` with Bun: Node, which its first line asks for, may be absent. */
+export function toolCommand(name: string): string[] {
+  return [process.execPath, join(root, "node_modules/.bin", name)];
+}
+
+async function buildRelease(): Promise<void> {
+  await zigBuild("release");
+  const declarations = Bun.spawn([...toolCommand("tsc"), "-p", "tsconfig.types.json"], {
+    cwd: root,
+    stdout: "inherit",
+  });
+  if ((await declarations.exited) !== 0) throw new Error("the type declarations could not be made");
+}
+
+if (import.meta.main) await (process.argv.includes("--release") ? buildRelease() : zigBuild());

@@ -1,15 +1,14 @@
 /** The whole test command: format and lint, types, Zig's tests, Bun's tests. Stops at the first that fails. */
 
 import { join } from "node:path";
-import { zigPath } from "./native.ts";
+import { toolCommand, zigPath } from "./native.ts";
 
 const root = join(import.meta.dir, "..");
-const bin = (name: string) => join(root, "node_modules/.bin", name);
 
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [
-  { name: "format and lint", command: [bin("biome"), "check", "--error-on-warnings", "."] },
+  { name: "format and lint", command: [...toolCommand("biome"), "check", "--error-on-warnings", "."] },
   { name: "format of the Zig sources", command: [zigPath(), "fmt", "--check", "shim"] },
-  { name: "types", command: [bin("tsc"), "--noEmit"] },
+  { name: "types", command: [...toolCommand("tsc"), "--noEmit"] },
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },
   { name: "bun test", command: [process.execPath, "test", ...process.argv.slice(2)] },
 ];

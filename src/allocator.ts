@@ -17,19 +17,9 @@ import {
   type SleepLevel,
   type SleepSelection,
 } from "./levels.ts";
-import {
-  bytesOf,
-  deviceBytesNeeded,
-  hostBytesNeeded,
-  planSleep,
-  planWake,
-  type Segment,
-  type SegmentState,
-  type Step,
-  tagsOf,
-} from "./plan.ts";
+import { bytesOf, planSleep, planWake, type Segment, type SegmentState, type Step, tagsOf } from "./plan.ts";
 import { checkSize, MemoryPool } from "./pool.ts";
-import { formatSize } from "./sizes.ts";
+import { assertFits, assess, type TransitionPlan } from "./preflight.ts";
 import {
   checkTag,
   defaultTag,
@@ -320,6 +310,31 @@ export class CaMemAllocator {
     return this.#inTurn(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
   }
 
+  /**
+   * What `sleep` or `wakeUp` with these options would do now: bytes by tag, what is free on the devices (aclrtGetMemInfo)
+   * and within the host budget, and whether it fits. Nothing is touched.
+   *
+   * @throws CamemError as `sleep` and `wakeUp` do for their options, and as `memGetInfo`
+   */
+  plan(operation: "sleep", options?: SleepSelection): TransitionPlan;
+  plan(operation: "wake", options?: Pick<WakeOptions, "tags">): TransitionPlan;
+  plan(operation: "sleep" | "wake", options: SleepSelection = {}): TransitionPlan {
+    this.#assertOpen();
+    const isKnown = (tag: string) => this.#isKnown(tag);
+    if (operation === "sleep") {
+      checkSleepRequest(options, isKnown);
+      return this.#assess(planSleep(this.#segments(), actionOf(options, this.#policies)));
+    }
+    if (operation === "wake") {
+      checkWakeRequest(options, isKnown);
+      return this.#assess(planWake(this.#segments(), options.tags));
+    }
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `the operation is ${show(operation)}; it must be "sleep" or "wake"`,
+    );
+  }
+
   /** Bytes of all segments, awake or asleep, of a tag or of all tags. */
   getCurrentUsage(tag?: string): number {
     if (tag !== undefined) checkTag(tag);
@@ -502,12 +517,11 @@ export class CaMemAllocator {
     const planned = plan();
     if (planned.length === 0) return this.#sleepReport(options, [], noDurations);
     if (options.signal.aborted) throw aborted(options.signal);
-    this.#checkHostBudget(planned);
+    assertFits(this.#assess(planned));
     const tags = tagsOf(planned.map((step) => step.segment));
     await this.#beforeSleep(tags);
     try {
-      const preflight = (steps: readonly Step[]) => this.#checkHostBudget(steps);
-      const { steps, durations } = await this.#run("sleep", plan, preflight, options);
+      const { steps, durations } = await this.#run("sleep", plan, options);
       return this.#sleepReport(options, steps, durations);
     } catch (error) {
       // What `beforeSleep` dropped has to be built again, unless the memory is asleep all the same.
@@ -529,8 +543,7 @@ export class CaMemAllocator {
     if (options.signal.aborted) throw aborted(options.signal);
     const tags = tagsOf(planned.map((step) => step.segment));
     try {
-      const preflight = (steps: readonly Step[]) => this.#checkDeviceMemory(steps);
-      const { steps, durations } = await this.#run("wake-up", plan, preflight, options);
+      const { steps, durations } = await this.#run("wake-up", plan, options);
       await this.#afterWake({ tags, reason: "wake" });
       return this.#wakeReport(steps, durations);
     } catch (error) {
@@ -544,7 +557,6 @@ export class CaMemAllocator {
   async #run(
     operation: Operation,
     plan: () => Step[],
-    preflight: (steps: readonly Step[]) => void,
     control: TransitionControl & { readonly signal: AbortSignal },
   ): Promise<{ steps: Step[]; durations: TransitionDurations }> {
     let stale = { plan: "", count: 0 };
@@ -552,7 +564,7 @@ export class CaMemAllocator {
       if (control.signal.aborted) throw aborted(control.signal);
       const steps = plan();
       if (steps.length === 0) return { steps, durations: noDurations };
-      preflight(steps);
+      assertFits(this.#assess(steps));
       const outcome = steps.some((step) => step.segment.moving)
         ? "busy"
         : await execute(operation, steps, control);
@@ -567,28 +579,11 @@ export class CaMemAllocator {
     }
   }
 
-  #checkHostBudget(steps: readonly Step[]): void {
-    const budget = this.#config.hostBudgetBytes;
-    const held = this.#segments().reduce((sum, segment) => sum + segment.hostBytes, 0);
-    const needed = hostBytesNeeded(steps);
-    if (held + needed <= budget) return;
-    throw new CamemError(
-      "HOST_BUDGET_EXCEEDED",
-      `this sleep needs ${formatSize(needed)} of host memory beside the ${formatSize(held)} in use, ${formatSize(held + needed - budget)} more than the host budget of ${formatSize(budget)}; raise hostBudget (CAMEM_HOST_BUDGET) or discard more`,
-      { sizeBytes: held + needed - budget },
-    );
-  }
-
-  #checkDeviceMemory(steps: readonly Step[]): void {
-    for (const [device, neededBytes] of deviceBytesNeeded(steps)) {
-      const { freeBytes } = native.memoryInfo(device);
-      if (neededBytes <= freeBytes) continue;
-      throw new CamemError(
-        "OUT_OF_DEVICE_MEMORY",
-        `cannot wake up: it needs ${formatSize(neededBytes)} on device ${device}, where ${formatSize(freeBytes)} are free; nothing has changed; free ${formatSize(neededBytes - freeBytes)} or wake fewer tags`,
-        { sizeBytes: neededBytes - freeBytes },
-      );
-    }
+  #assess(steps: readonly Step[]): TransitionPlan {
+    return assess(steps, this.#segments(), {
+      hostBudgetBytes: this.#config.hostBudgetBytes,
+      freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
+    });
   }
 
   async #beforeSleep(tags: readonly string[]): Promise<void> {

@@ -72,10 +72,11 @@ export function hostBytesNeeded(steps: readonly Step[]): number {
   return saved.reduce((sum, { segment }) => sum + segment.sizeBytes - segment.hostBytes, 0);
 }
 
-/** Device memory that the steps of a wake-up take, by device. */
+/** Device memory that the steps of a wake-up take, by device; none for a sleep. */
 export function deviceBytesNeeded(steps: readonly Step[]): Map<number, number> {
   const needed = new Map<number, number>();
-  for (const { segment } of steps) {
+  for (const { action, segment } of steps) {
+    if (action !== "restore" && action !== "remap") continue;
     const bytes = segment.sizeBytes - segment.committedBytes;
     needed.set(segment.device, (needed.get(segment.device) ?? 0) + bytes);
   }

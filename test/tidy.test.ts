@@ -21,7 +21,7 @@ const layers = [
   ["safetensors.ts"],
   ["safetensors-header.ts"],
   ["allocator.ts"],
-  ["pool.ts", "execute.ts", "levels.ts", "config.ts"],
+  ["pool.ts", "execute.ts", "levels.ts", "config.ts", "preflight.ts"],
   ["buffer.ts", "plan.ts"],
   ["tags.ts"],
   ["native.ts"],
