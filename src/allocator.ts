@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { type BufferOwner, type BufferState, DeviceBuffer } from "./buffer.ts";
+import { Backup, type BufferOwner, type BufferState, DeviceBuffer } from "./buffer.ts";
 import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
 import { CamemError } from "./errors.ts";
 import {
@@ -16,6 +16,7 @@ import {
   checkWakeRequest,
   type SleepLevel,
   type SleepSelection,
+  unknownTag,
 } from "./levels.ts";
 import { bytesOf, planSleep, planWake, type Segment, type SegmentState, type Step, tagsOf } from "./plan.ts";
 import { checkSize, MemoryPool } from "./pool.ts";
@@ -114,6 +115,7 @@ const noDurations: TransitionDurations = {
   preparingMs: 0,
   mappingMs: 0,
   copyingMs: 0,
+  verifyingMs: 0,
   releasingMs: 0,
 };
 
@@ -366,6 +368,19 @@ export class CaMemAllocator {
   }
 
   /**
+   * The backups of what is offloaded under a tag. They are readable without the device, also when it is lost.
+   *
+   * @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG` or `CLOSED`
+   */
+  backup(tag: string): Backup[] {
+    checkTag(tag);
+    if (!this.#isKnown(tag)) throw unknownTag(tag);
+    return this.#segments()
+      .filter((segment) => segment.tag === tag && segment.state === "offloaded" && segment.hostBytes > 0)
+      .map(({ address, sizeBytes, device }) => new Backup(this.#owner, address, sizeBytes, device));
+  }
+
+  /**
    * Free and total bytes of a device, all processes considered (aclrtGetMemInfo).
    *
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
@@ -567,7 +582,7 @@ export class CaMemAllocator {
       assertFits(this.#assess(steps));
       const outcome = steps.some((step) => step.segment.moving)
         ? "busy"
-        : await execute(operation, steps, control);
+        : await execute(operation, steps, { ...control, verify: this.#config.verify });
       if (typeof outcome === "object") return { steps, durations: outcome };
       if (outcome === "stale") {
         const refusal = JSON.stringify(steps);

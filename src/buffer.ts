@@ -152,17 +152,57 @@ export class DeviceBuffer {
   /** Checks a range of the buffer and returns where it starts in the segment. */
   #range(offsetBytes: number, sizeBytes: number): number {
     this.#assertLive();
-    const fits =
-      Number.isSafeInteger(offsetBytes) &&
-      Number.isSafeInteger(sizeBytes) &&
-      offsetBytes >= 0 &&
-      sizeBytes >= 0 &&
-      offsetBytes + sizeBytes <= this.sizeBytes;
-    if (fits) return this.#place.offsetBytes + offsetBytes;
-    throw new CamemError(
-      "OUT_OF_BOUNDS",
-      `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are not within the buffer's ${this.sizeBytes} bytes`,
-      { address: this.ptr },
-    );
+    checkRange(offsetBytes, sizeBytes, this);
+    return this.#place.offsetBytes + offsetBytes;
+  }
+}
+
+function checkRange(
+  offsetBytes: number,
+  sizeBytes: number,
+  whole: { readonly ptr: number; readonly sizeBytes: number },
+): void {
+  const fits =
+    Number.isSafeInteger(offsetBytes) &&
+    Number.isSafeInteger(sizeBytes) &&
+    offsetBytes >= 0 &&
+    sizeBytes >= 0 &&
+    offsetBytes + sizeBytes <= whole.sizeBytes;
+  if (fits) return;
+  throw new CamemError(
+    "OUT_OF_BOUNDS",
+    `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are not within the ${whole.sizeBytes} bytes there are`,
+    { address: whole.ptr },
+  );
+}
+
+/** The backup of one segment that is offloaded, in page-locked host memory. */
+export class Backup {
+  /** The device address whose content this is. */
+  readonly ptr: DevicePointer;
+  readonly sizeBytes: number;
+  readonly device: number;
+  readonly #owner: BufferOwner;
+
+  /** @internal */
+  constructor(owner: BufferOwner, address: number, sizeBytes: number, device: number) {
+    this.ptr = address as DevicePointer;
+    this.sizeBytes = sizeBytes;
+    this.device = device;
+    this.#owner = owner;
+  }
+
+  /**
+   * A copy of `sizeBytes` bytes from byte `offsetBytes` on; of the whole backup by default. Makes no AscendCL call.
+   *
+   * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` when the memory is awake or discarded by now; `BUFFER_MOVING` while a
+   * transition is at it; `BUFFER_FREED` or `CLOSED`
+   */
+  read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
+    this.#owner.assertOpen();
+    checkRange(offsetBytes, sizeBytes, this);
+    const target = new Uint8Array(sizeBytes);
+    if (sizeBytes > 0) native.readBackup(this.ptr, offsetBytes, target);
+    return target;
   }
 }

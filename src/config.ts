@@ -19,6 +19,7 @@ export const AllocatorOptions = Type.Object(
     device: Type.Optional(Type.Integer({ minimum: 0, description: "a device number, 0 or above" })),
     hostBudget: Type.Optional(Size),
     poolSegment: Type.Optional(Size),
+    verify: Type.Optional(Type.Boolean({ description: "true or false" })),
   },
   { additionalProperties: false },
 );
@@ -37,6 +38,8 @@ export interface Config {
   readonly hostBudgetBytes: number;
   /** The size of the segments that a `MemoryPool` asks for. */
   readonly poolSegmentBytes: number;
+  /** Whether each backup gets a checksum, which is compared before it is restored. */
+  readonly verify: boolean;
 }
 
 /** The environment variable behind each option. */
@@ -46,16 +49,24 @@ export const environmentNames = {
   device: "CAMEM_DEVICE",
   hostBudget: "CAMEM_HOST_BUDGET",
   poolSegment: "CAMEM_POOL_SEGMENT",
+  verify: "CAMEM_VERIFY",
 } as const satisfies Record<keyof AllocatorOptions, string>;
 
 const defaultPoolSegment = "32MiB";
+
+/** A variable's text as the type of its option; text that is no such thing is left for the validation to refuse. */
+function fromText(option: keyof AllocatorOptions, text: string): unknown {
+  if (option === "device" && /^\d+$/.test(text)) return Number(text);
+  if (option === "verify" && /^(true|false)$/.test(text)) return text === "true";
+  return text;
+}
 
 function fromEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, unknown> {
   const values: Record<string, unknown> = {};
   for (const [option, name] of Object.entries(environmentNames)) {
     const value = environment[name];
     if (value === undefined || value === "") continue;
-    values[option] = option === "device" && /^\d+$/.test(value) ? Number(value) : value;
+    values[option] = fromText(option as keyof AllocatorOptions, value);
   }
   return values;
 }
@@ -96,5 +107,6 @@ export function resolveConfig(
     hostBudgetBytes:
       given.hostBudget === undefined ? Number.POSITIVE_INFINITY : bytesOf(given.hostBudget, "hostBudget", 0),
     poolSegmentBytes: bytesOf(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
+    verify: given.verify ?? false,
   };
 }

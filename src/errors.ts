@@ -20,6 +20,8 @@ export const errorCodes = [
   "OUT_OF_HOST_MEMORY",
   "HOST_BUDGET_EXCEEDED",
   "ACL_CALL_FAILED",
+  "BACKUP_CORRUPT",
+  "NO_BACKUP",
   "ABORTED",
   "HOOK_FAILED",
   "CLOSED",

@@ -4,7 +4,7 @@ import type { Step } from "./plan.ts";
 
 /** What a running sleep or wake-up reports. */
 export interface TransitionProgress {
-  /** What is being done: waiting for the device, preparing host memory, mapping, copying, releasing, undoing, or done. */
+  /** What is being done: waiting for the device, preparing host memory, mapping, copying, verifying, releasing, undoing, or done. */
   readonly phase: keyof typeof native.Phase;
   /** Bytes copied so far. */
   readonly bytesDone: number;
@@ -23,6 +23,8 @@ export interface TransitionDurations {
   /** Allocating and mapping device memory. */
   readonly mappingMs: number;
   readonly copyingMs: number;
+  /** Taking or comparing checksums, with `verify`. */
+  readonly verifyingMs: number;
   /** Giving back device memory (sleep) or host memory (wake-up). */
   readonly releasingMs: number;
 }
@@ -49,6 +51,7 @@ function durationsOf(progress: native.PlanProgress): TransitionDurations {
     preparingMs: milliseconds(progress.preparingNs),
     mappingMs: milliseconds(progress.mappingNs),
     copyingMs: milliseconds(progress.copyingNs),
+    verifyingMs: milliseconds(progress.verifyingNs),
     releasingMs: milliseconds(progress.releasingNs),
   };
 }
@@ -109,10 +112,11 @@ function describeOutcome(operation: Operation, progress: native.PlanProgress): s
 export async function execute(
   operation: Operation,
   steps: readonly Step[],
-  { signal, onProgress }: TransitionControl,
+  { signal, onProgress, verify }: TransitionControl & { readonly verify: boolean },
 ): Promise<TransitionDurations | native.Refusal> {
   const ticket = native.submitPlan(
     steps.map(({ segment, action }) => ({ ...segment, action: native.Action[action] })),
+    verify,
   );
   if (typeof ticket === "string") return ticket;
   const cancel = () => native.cancelPlan(ticket);

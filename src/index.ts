@@ -14,7 +14,7 @@ export {
   type WakeReport,
   type WakeTransition,
 } from "./allocator.ts";
-export type { BufferState, DeviceBuffer, DevicePointer } from "./buffer.ts";
+export type { Backup, BufferState, DeviceBuffer, DevicePointer } from "./buffer.ts";
 export type { AllocatorOptions } from "./config.ts";
 export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./execute.ts";

@@ -46,14 +46,18 @@ function checkControl(request: { signal?: unknown; onProgress?: unknown }): void
     );
 }
 
+export function unknownTag(tag: string): CamemError {
+  return new CamemError(
+    "UNKNOWN_TAG",
+    `there is no tag ${show(tag)}; usage() lists those in use, and defineTag() makes one known`,
+  );
+}
+
 function checkTags(tags: readonly string[] | undefined, isKnown: (tag: string) => boolean): void {
   for (const tag of tags ?? []) {
     checkTag(tag);
     if (isKnown(tag)) continue;
-    throw new CamemError(
-      "UNKNOWN_TAG",
-      `there is no tag ${show(tag)}; usage() lists those in use, and defineTag() makes one known`,
-    );
+    throw unknownTag(tag);
   }
 }
 

@@ -21,6 +21,7 @@ test("an option goes before its variable, and that before the default", () => {
     device: 0,
     hostBudgetBytes: Number.POSITIVE_INFINITY,
     poolSegmentBytes: 32 * 2 ** 20,
+    verify: false,
   });
   expect(resolveConfig({ hostBudget: "1GiB" }, environment)).toMatchObject({
     backend: "emulator",
@@ -42,6 +43,7 @@ test.each([
   [{ hostBudget: "lots" }, 'hostBudget (CAMEM_HOST_BUDGET) is "lots"'],
   [{ hostBudget: -1 }, "hostBudget is -1"],
   [{ poolSegment: 0 }, "poolSegment (CAMEM_POOL_SEGMENT) is 0"],
+  [{ verify: "yes" }, 'verify is "yes"'],
   [{ hostbudget: 1 }, 'has no "hostbudget"'],
 ])("the option %j is refused by name", (options, message) => {
   const error = refusal(() => resolveConfig(options as never, {}));
@@ -51,6 +53,7 @@ test.each([
 
 test.each([
   [{ CAMEM_BACKEND: "cuda" }, 'CAMEM_BACKEND is "cuda"'],
+  [{ CAMEM_VERIFY: "yes" }, 'CAMEM_VERIFY is "yes"'],
   [{ CAMEM_DEVICE: "one" }, 'CAMEM_DEVICE is "one"'],
   [{ CAMEM_HOST_BUDGET: "8 gigs" }, '(CAMEM_HOST_BUDGET) is "8 gigs"'],
 ])("the environment %j is refused by the variable's name", (environment, message) => {

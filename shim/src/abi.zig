@@ -32,6 +32,8 @@ pub const SegmentInfo = extern struct {
     committed_bytes: u64,
     /// Bytes of page-locked host memory held now.
     host_bytes: u64,
+    /// Where they are; 0 without any.
+    host_address: u64,
     device: u32,
     tag: u32,
     /// A `SegmentState`.
@@ -236,6 +238,7 @@ fn describe(segment: *const registry.Segment) SegmentInfo {
         .size_bytes = segment.size_bytes,
         .committed_bytes = if (segment.handle != null) segment.size_bytes else 0,
         .host_bytes = if (segment.backup != null) segment.size_bytes else 0,
+        .host_address = @intFromPtr(segment.backup),
         .device = segment.device,
         .tag = segment.tag,
         .state = @intFromEnum(state),
@@ -281,13 +284,26 @@ fn copySegment(address: u64, offset_bytes: u64, size_bytes: u64, failure: *Failu
     return result(open.runtime.check(call, code, start, size_bytes, failure));
 }
 
-/// Starts a plan of `count` steps on the shim's thread: all of a sleep (offload, discard, release) or all of a wake-up
-/// (restore, remap). The steps are copied. Refused as busy while another plan runs, as stale when a step does not fit the
-/// table any more; then nothing has changed.
-pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, ticket: *u64) callconv(.c) i32 {
+/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`. Makes no AscendCL call, so it works when
+/// the device is lost.
+pub export fn camem_backup_read(address: u64, offset_bytes: u64, target: [*]u8, size_bytes: u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    ticket.* = open.executor.submit(steps[0..count]) catch |err| return result(err);
+    const segment = open.registry.pinBackup(address, offset_bytes, size_bytes) catch |err| return result(err);
+    defer open.registry.unpin(segment);
+    const backup: [*]const u8 = @ptrCast(segment.backup.?);
+    @memcpy(target[0..size_bytes], backup[offset_bytes..][0..size_bytes]);
+    return result({});
+}
+
+/// Starts a plan of `count` steps on the shim's thread: all of a sleep (offload, discard, release) or all of a wake-up
+/// (restore, remap). With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares those that were taken. The
+/// steps are copied. Refused as busy while another plan runs, as stale when a step does not fit the
+/// table any more; then nothing has changed.
+pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, verify: u32, ticket: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    ticket.* = open.executor.submit(steps[0..count], verify == 1) catch |err| return result(err);
     return result({});
 }
 

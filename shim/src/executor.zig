@@ -57,6 +57,8 @@ pub const Phase = enum(u32) {
     preparing,
     mapping,
     copying,
+    /// Checksums are being taken (sleep) or compared (wake).
+    verifying,
     /// Device memory (sleep) or backups (wake) are being given back.
     releasing,
     undoing,
@@ -86,6 +88,7 @@ pub const PlanProgress = extern struct {
     preparing_ns: u64,
     mapping_ns: u64,
     copying_ns: u64,
+    verifying_ns: u64,
     releasing_ns: u64,
     total_ns: u64,
 };
@@ -110,6 +113,8 @@ const Step = struct {
 const Plan = struct {
     ticket: u64 = 0,
     steps: []Step = &.{},
+    /// Take a checksum of each new backup.
+    verify: bool = false,
     cancelled: std.atomic.Value(bool) = .init(false),
     phase: std.atomic.Value(u32) = .init(@intFromEnum(Phase.done)),
     bytes_done: std.atomic.Value(u64) = .init(0),
@@ -197,7 +202,7 @@ pub const Executor = struct {
     }
 
     /// Takes a copy of `steps`, marks their segments as moving and starts. Returns the ticket to follow the plan by.
-    pub fn submit(self: *Executor, steps: []const PlanStep) status.Error!u64 {
+    pub fn submit(self: *Executor, steps: []const PlanStep, verify: bool) status.Error!u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
         if (self.stopping) return error.NotOpen;
@@ -206,7 +211,7 @@ pub const Executor = struct {
         const plan = &self.plans[self.next_ticket % history];
         registry.allocator.free(plan.steps);
         const now = sync.now();
-        plan.* = .{ .ticket = self.next_ticket, .steps = resolved, .phase = .init(@intFromEnum(Phase.queued)), .started_ns = now, .phase_started_ns = now };
+        plan.* = .{ .ticket = self.next_ticket, .steps = resolved, .verify = verify, .phase = .init(@intFromEnum(Phase.queued)), .started_ns = now, .phase_started_ns = now };
         for (resolved) |step| {
             if (step.copies()) plan.bytes_total += step.segment.size_bytes;
         }
@@ -270,6 +275,7 @@ pub const Executor = struct {
         progress.preparing_ns = plan.spent_ns[@intFromEnum(Phase.preparing)];
         progress.mapping_ns = plan.spent_ns[@intFromEnum(Phase.mapping)];
         progress.copying_ns = plan.spent_ns[@intFromEnum(Phase.copying)];
+        progress.verifying_ns = plan.spent_ns[@intFromEnum(Phase.verifying)];
         progress.releasing_ns = plan.spent_ns[@intFromEnum(Phase.releasing)];
         progress.total_ns = plan.total_ns;
         if (plan.outcome != .ok) failure.* = plan.failure;
@@ -333,6 +339,8 @@ pub const Executor = struct {
         }
         plan.enter(.copying);
         try self.copy(plan, .to_host);
+        plan.enter(.verifying);
+        try self.takeChecksums(plan);
         plan.enter(.releasing);
         for (plan.steps) |step| {
             try plan.checkCancelled();
@@ -377,6 +385,8 @@ pub const Executor = struct {
     }
 
     fn runWake(self: *Executor, plan: *Plan) status.Error!void {
+        plan.enter(.verifying);
+        try compareChecksums(plan);
         if (holdsMappings(plan)) try self.synchronizeDevices(plan);
         plan.enter(.mapping);
         for (plan.steps) |step| {
@@ -393,6 +403,31 @@ pub const Executor = struct {
         for (plan.steps) |step| {
             self.memory.freeBackup(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
         }
+    }
+
+    fn takeChecksums(self: *Executor, plan: *Plan) status.Error!void {
+        for (plan.steps) |step| {
+            if (!step.copies()) continue;
+            try plan.checkCancelled();
+            self.memory.registry.set(step.segment, .checksum, if (plan.verify) checksumOf(step.segment) else null);
+        }
+    }
+
+    /// Before anything is mapped, so that a corrupt backup is never mapped as good.
+    fn compareChecksums(plan: *Plan) status.Error!void {
+        for (plan.steps) |step| {
+            const expected = step.segment.checksum orelse continue;
+            if (!step.copies()) continue;
+            try plan.checkCancelled();
+            if (checksumOf(step.segment) == expected) continue;
+            plan.failure.describe("", 0, step.segment.address, step.segment.size_bytes, "the checksum of the backup is not the one taken when it was made");
+            return error.BackupCorrupt;
+        }
+    }
+
+    fn checksumOf(segment: *const Segment) u64 {
+        const bytes: [*]const u8 = @ptrCast(segment.backup.?);
+        return std.hash.XxHash3.hash(0, bytes[0..segment.size_bytes]);
     }
 
     /// What an earlier wake-up could not undo may still be the target of its copies.

@@ -35,6 +35,8 @@ pub const Segment = struct {
     reserved: bool = false,
     /// Page-locked host memory of `size_bytes`.
     backup: ?*anyopaque = null,
+    /// Of a backup that is to be verified when it is restored.
+    checksum: ?u64 = null,
     /// Owned by a plan or by a release in progress: nobody else touches it.
     moving: bool = false,
     /// To be released as soon as it no longer moves; its user has let go of it.
@@ -115,6 +117,19 @@ pub const Registry = struct {
         if (segment.moving) return error.Moving;
         if (!segment.isAwake()) return error.Asleep;
         if (offset_bytes > segment.requested_bytes or size_bytes > segment.requested_bytes - offset_bytes) return error.OutOfBounds;
+        segment.pins += 1;
+        return segment;
+    }
+
+    /// Pins a segment that is backed up for a copy of `size_bytes` at `offset_bytes` of its backup.
+    pub fn pinBackup(self: *Registry, address: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        if (segment.doomed) return error.UnknownSegment;
+        if (segment.moving) return error.Moving;
+        if (segment.content != .backed_up or segment.backup == null) return error.NoBackup;
+        if (offset_bytes > segment.size_bytes or size_bytes > segment.size_bytes - offset_bytes) return error.OutOfBounds;
         segment.pins += 1;
         return segment;
     }

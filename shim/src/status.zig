@@ -29,6 +29,10 @@ pub const Status = enum(i32) {
     out_of_host_memory,
     acl_call_failed,
     aborted,
+    /// A backup is not what was copied into it.
+    backup_corrupt,
+    /// There is no backup to read.
+    no_backup,
 };
 
 pub const Error = error{
@@ -52,6 +56,8 @@ pub const Error = error{
     OutOfHostMemory,
     AclCallFailed,
     Aborted,
+    BackupCorrupt,
+    NoBackup,
 };
 
 pub fn fromError(err: Error) Status {
@@ -76,6 +82,8 @@ pub fn fromError(err: Error) Status {
         error.OutOfHostMemory => .out_of_host_memory,
         error.AclCallFailed => .acl_call_failed,
         error.Aborted => .aborted,
+        error.BackupCorrupt => .backup_corrupt,
+        error.NoBackup => .no_backup,
     };
 }
 

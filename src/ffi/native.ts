@@ -87,6 +87,8 @@ const codes: Record<Exclude<StatusName, "ok" | "busy" | "stale">, CamemErrorCode
   out_of_host_memory: "OUT_OF_HOST_MEMORY",
   acl_call_failed: "ACL_CALL_FAILED",
   aborted: "ABORTED",
+  backup_corrupt: "BACKUP_CORRUPT",
+  no_backup: "NO_BACKUP",
 };
 
 const mends: Partial<Record<CamemErrorCode, string>> = {
@@ -97,6 +99,7 @@ const mends: Partial<Record<CamemErrorCode, string>> = {
   UNKNOWN_DEVICE: "there is no such device; `camem doctor` lists them",
   OUT_OF_DEVICE_MEMORY: "the device has too little free memory; free some or let something sleep",
   OUT_OF_HOST_MEMORY: "the host has too little memory that can be page-locked; free some or discard more",
+  NO_BACKUP: "only memory that is offloaded has a backup",
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 
@@ -296,16 +299,22 @@ export function fillSegment(address: number, offsetBytes: number, sizeBytes: num
   );
 }
 
+export function readBackup(address: number, offsetBytes: number, target: Uint8Array): void {
+  check(`read the backup of ${hex(address)}`, () =>
+    exports().camem_backup_read(address, offsetBytes, target, target.length),
+  );
+}
+
 /** Why a plan was not started: another one runs, or the table has changed since it was made. */
 export type Refusal = "busy" | "stale";
 
 /** The ticket of the plan, or why it was refused. */
-export function submitPlan(steps: readonly PlanStep[]): number | Refusal {
+export function submitPlan(steps: readonly PlanStep[], verify: boolean): number | Refusal {
   const bytes = new Uint8Array(steps.length * abi.PlanStep.sizeBytes);
   const view = new DataView(bytes.buffer);
   for (const [index, step] of steps.entries())
     encode(abi.PlanStep, view, index * abi.PlanStep.sizeBytes, step);
-  const status = exports().camem_plan_submit(bytes, steps.length, wordBytes);
+  const status = exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes);
   if (status === abi.Status.busy) return "busy";
   if (status === abi.Status.stale) return "stale";
   failureBytes.fill(0);

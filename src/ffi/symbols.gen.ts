@@ -19,7 +19,8 @@ export const symbols = {
   camem_segment_write: { args: ["u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_read: { args: ["u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_fill: { args: ["u64", "u64", "u64", "i32", "ptr"], returns: "i32" },
-  camem_plan_submit: { args: ["ptr", "u64", "ptr"], returns: "i32" },
+  camem_backup_read: { args: ["u64", "u64", "ptr", "u64"], returns: "i32" },
+  camem_plan_submit: { args: ["ptr", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
 } as const;
@@ -49,13 +50,14 @@ export const Phase = {
   preparing: 2,
   mapping: 3,
   copying: 4,
-  releasing: 5,
-  undoing: 6,
-  done: 7,
+  verifying: 5,
+  releasing: 6,
+  undoing: 7,
+  done: 8,
 } as const;
 
 export const PlanProgress = {
-  sizeBytes: 80,
+  sizeBytes: 88,
   fields: {
     phase: { kind: "u32", offset: 0, length: 4 },
     status: { kind: "i32", offset: 4, length: 4 },
@@ -67,8 +69,9 @@ export const PlanProgress = {
     preparingNs: { kind: "u64", offset: 40, length: 8 },
     mappingNs: { kind: "u64", offset: 48, length: 8 },
     copyingNs: { kind: "u64", offset: 56, length: 8 },
-    releasingNs: { kind: "u64", offset: 64, length: 8 },
-    totalNs: { kind: "u64", offset: 72, length: 8 },
+    verifyingNs: { kind: "u64", offset: 64, length: 8 },
+    releasingNs: { kind: "u64", offset: 72, length: 8 },
+    totalNs: { kind: "u64", offset: 80, length: 8 },
   },
 } as const;
 
@@ -103,6 +106,8 @@ export const Status = {
   out_of_host_memory: 18,
   acl_call_failed: 19,
   aborted: 20,
+  backup_corrupt: 21,
+  no_backup: 22,
 } as const;
 
 export const SegmentState = {
@@ -112,19 +117,20 @@ export const SegmentState = {
 } as const;
 
 export const SegmentInfo = {
-  sizeBytes: 64,
+  sizeBytes: 72,
   fields: {
     address: { kind: "u64", offset: 0, length: 8 },
     segmentId: { kind: "u64", offset: 8, length: 8 },
     sizeBytes: { kind: "u64", offset: 16, length: 8 },
     committedBytes: { kind: "u64", offset: 24, length: 8 },
     hostBytes: { kind: "u64", offset: 32, length: 8 },
-    device: { kind: "u32", offset: 40, length: 4 },
-    tag: { kind: "u32", offset: 44, length: 4 },
-    state: { kind: "u32", offset: 48, length: 4 },
-    moving: { kind: "u32", offset: 52, length: 4 },
-    doomed: { kind: "u32", offset: 56, length: 4 },
-    unreleased: { kind: "u32", offset: 60, length: 4 },
+    hostAddress: { kind: "u64", offset: 40, length: 8 },
+    device: { kind: "u32", offset: 48, length: 4 },
+    tag: { kind: "u32", offset: 52, length: 4 },
+    state: { kind: "u32", offset: 56, length: 4 },
+    moving: { kind: "u32", offset: 60, length: 4 },
+    doomed: { kind: "u32", offset: 64, length: 4 },
+    unreleased: { kind: "u32", offset: 68, length: 4 },
   },
 } as const;
 
