@@ -72,13 +72,48 @@ pub const Session = struct {
     }
 };
 
+/// Who is attached, by thread: a Worker that was terminated cannot detach, so threads that are no more do not count.
+const Attachments = struct {
+    const most = 1024;
+
+    threads: [most]std.os.linux.pid_t = undefined,
+    count: usize = 0,
+
+    fn add(self: *Attachments) status.Error!void {
+        if (self.count == most) return error.OutOfHostMemory;
+        self.threads[self.count] = std.os.linux.gettid();
+        self.count += 1;
+    }
+
+    /// Removes this thread's attachment, or another's where it has none, and those of threads that are no more.
+    fn remove(self: *Attachments) void {
+        const own = std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], std.os.linux.gettid());
+        self.drop(own orelse 0);
+        var index: usize = 0;
+        while (index < self.count) {
+            if (isAlive(self.threads[index])) index += 1 else self.drop(index);
+        }
+    }
+
+    fn drop(self: *Attachments, index: usize) void {
+        self.count -= 1;
+        self.threads[index] = self.threads[self.count];
+    }
+
+    fn isAlive(thread: std.os.linux.pid_t) bool {
+        var buffer: [64]u8 = undefined;
+        const path = std.fmt.bufPrintZ(&buffer, "/proc/self/task/{d}", .{thread}) catch return true;
+        return std.c.access(path, std.c.F_OK) == 0;
+    }
+};
+
 const State = enum { closed, open, closing };
 
 const Gate = struct {
     mutex: sync.Mutex = .{},
     changed: sync.Condition = .{},
     state: State = .closed,
-    attached: u32 = 0,
+    attachments: Attachments = .{},
     /// Calls in progress.
     users: u32 = 0,
     thread: ?std.Thread = null,
@@ -119,11 +154,11 @@ pub fn attach(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
             failure.describe("", 0, 0, 0, opened);
             return error.ConfigConflict;
         }
-        gate.attached += 1;
-        return;
+        return gate.attachments.add();
     }
     try open(path, failure);
-    gate.attached = 1;
+    gate.attachments = .{};
+    try gate.attachments.add();
     gate.state = .open;
 }
 
@@ -152,10 +187,8 @@ pub fn detach() status.Error!void {
     gate.mutex.lock();
     defer gate.mutex.unlock();
     if (gate.state != .open) return error.NotOpen;
-    if (gate.attached > 1) {
-        gate.attached -= 1;
-        return;
-    }
+    if (gate.attachments.count > 0) gate.attachments.remove();
+    if (gate.attachments.count > 0) return;
     gate.state = .closing;
     gate.close_status = .ok;
     session.executor.stop();

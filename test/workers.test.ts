@@ -1,0 +1,90 @@
+/** Several Workers attach to one allocator: they share the table of segments, and the last to close returns everything. */
+
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { accounting, MiB, nothingHeld, onEmulator } from "./support/device.ts";
+import type { Command } from "./support/worker.ts";
+
+let allocator: CaMemAllocator;
+let own: DeviceBuffer;
+let workers: Worker[];
+
+function ask(worker: Worker, command: Command): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) =>
+      data.error === undefined ? resolve(data.value) : reject(new Error(data.error));
+    worker.onerror = (event) => reject(new Error(event.message));
+    worker.postMessage(command);
+  });
+}
+
+function startWorker(): Worker {
+  const worker = new Worker(new URL("./support/worker.ts", import.meta.url));
+  workers.push(worker);
+  return worker;
+}
+
+beforeEach(() => {
+  workers = [];
+  allocator = CaMemAllocator.getInstance();
+  own = allocator.malloc(5 * MiB, { tag: "weights" });
+  own.fill(1);
+});
+
+afterEach(async () => {
+  for (const worker of workers) worker.terminate();
+  // A terminated Worker's thread ends soon, not at once.
+  await Bun.sleep(50);
+  await allocator.close();
+  if (onEmulator) expect(accounting()).toEqual(nothingHeld);
+});
+
+test("each sees the other's memory, and one sleep moves both", async () => {
+  const worker = startWorker();
+  const address = await ask(worker, "allocate");
+  expect(allocator.usage()["weights"]).toMatchObject({ mappedBytes: 10 * MiB, segments: 2 });
+  expect((await allocator.sleep()).offloadedBytes).toBe(10 * MiB);
+  expect(await ask(worker, "state")).toBe("offloaded");
+  expect(await ask(worker, "wakeUp")).toBe(10 * MiB);
+  expect(await ask(worker, "read")).toBe(7);
+  expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
+  expect(address).not.toBe(own.ptr);
+});
+
+test("sleeps and wake-ups of several Workers at once take turns", async () => {
+  const [first, second] = [startWorker(), startWorker()];
+  await Promise.all([ask(first, "allocate"), ask(second, "allocate")]);
+  await Promise.all([
+    ask(first, "cycle"),
+    ask(second, "cycle"),
+    (async () => {
+      for (let round = 0; round < 20; round++) {
+        await allocator.sleep();
+        await allocator.wakeUp();
+      }
+    })(),
+  ]);
+  await allocator.wakeUp();
+  expect(own.read(5 * MiB - 1)).toEqual(new Uint8Array([1]));
+  expect(await Promise.all([ask(first, "read"), ask(second, "read")])).toEqual([7, 7]);
+}, 30_000);
+
+test("a Worker that closes leaves the memory to the others", async () => {
+  const worker = startWorker();
+  await ask(worker, "allocate");
+  await ask(worker, "close");
+  expect(allocator.usage()["weights"]?.segments).toBe(2);
+  expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
+});
+
+test("a Worker terminated midway does not keep the allocator from closing", async () => {
+  const worker = startWorker();
+  await ask(worker, "allocate");
+  const cycling = ask(worker, "cycle");
+  cycling.catch(() => undefined);
+  await Bun.sleep(5);
+  worker.terminate();
+  await Bun.sleep(50);
+  await allocator.wakeUp();
+  expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
+});
