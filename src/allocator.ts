@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { Backup, type BufferOwner, type BufferState, DeviceBuffer } from "./buffer.ts";
+import Type from "typebox";
+import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
 import { CamemError } from "./errors.ts";
 import {
@@ -10,6 +11,7 @@ import {
   type TransitionDurations,
 } from "./execute.ts";
 import * as native from "./ffi/native.ts";
+import { Hooks, type TransitionHooks } from "./hooks.ts";
 import {
   actionOf,
   checkSleepRequest,
@@ -38,6 +40,15 @@ export interface MallocOptions {
   /** The device number; by default the allocator's. */
   readonly device?: number | undefined;
 }
+
+const OptionalTag = Type.Optional(Type.String({ description: "a tag name" }));
+const OptionalDevice = Type.Optional(Type.Number({ description: "a device number" }));
+const MallocSchema = Type.Object(
+  { tag: OptionalTag, device: OptionalDevice },
+  { additionalProperties: false },
+);
+const PoolSchema = Type.Object({ device: OptionalDevice }, { additionalProperties: false });
+const optionCodes = { tag: "INVALID_TAG", device: "UNKNOWN_DEVICE" } as const;
 
 export interface SleepOptions extends SleepSelection, TransitionControl {}
 
@@ -86,27 +97,6 @@ export interface TagUsage {
   readonly segments: number;
   /** `partial` while some of it is awake and some asleep. */
   readonly state: "awake" | "asleep" | "partial";
-}
-
-/** What a `beforeSleep` hook is told. */
-export interface SleepTransition {
-  /** The tags that go to sleep. */
-  readonly tags: readonly string[];
-}
-
-/** What an `afterWake` hook is told. */
-export interface WakeTransition {
-  /** The tags that woke, or, after a failed sleep, that stayed awake. */
-  readonly tags: readonly string[];
-  /** `sleepFailed` when a sleep failed after `beforeSleep` had run, and memory is as it was. */
-  readonly reason: "wake" | "sleepFailed";
-}
-
-export interface TransitionHooks {
-  /** Awaited before memory goes: drop graphs and communicators that hold addresses. Throwing calls the sleep off. */
-  readonly beforeSleep?: ((transition: SleepTransition) => unknown) | undefined;
-  /** Awaited after memory is back: rebuild them. */
-  readonly afterWake?: ((transition: WakeTransition) => unknown) | undefined;
 }
 
 const noDurations: TransitionDurations = {
@@ -160,15 +150,17 @@ export class CaMemAllocator {
   readonly #tagNames = new Map<number, string>();
   readonly #regionTag = new AsyncLocalStorage<string>();
   readonly #pools = new Map<string, MemoryPool>();
-  readonly #hooks = new Set<TransitionHooks>();
-  readonly #closing = new AbortController();
+  /** Aborted when closing begins, which ends every transition. */
+  readonly #ending = new AbortController();
+  readonly #hooks = new Hooks(this.#ending.signal);
   readonly #owner: BufferOwner = {
-    stateOf: (address) => this.#stateOf(address),
+    stateOf: (segment) => this.#stateOf(segment),
     assertOpen: () => this.#assertOpen(),
   };
   /** Settles when the transition that was asked for last has ended. */
   #lastTransition: Promise<unknown> = Promise.resolve();
-  #closed = false;
+  #state: "open" | "closing" | "half closed" | "closed" = "open";
+  #closing: Promise<void> | undefined;
 
   private constructor(config: Config) {
     this.#config = config;
@@ -220,11 +212,11 @@ export class CaMemAllocator {
    * @throws CamemError `INVALID_TAG` or `CLOSED`, and whatever `body` throws
    */
   useMemoryPool<T>(tag: string, body: (pool: MemoryPool) => T): T {
+    if (typeof body !== "function")
+      throw new CamemError("INVALID_ARGUMENT", `the body is ${show(body)}; it must be a function`);
     const pool = this.memoryPool(tag);
     const token = native.enterRegion(this.#tagId(tag));
-    const leave = () => {
-      if (!this.#closed) native.leaveRegion(token);
-    };
+    const leave = () => native.leaveRegion(token);
     let result: T;
     try {
       result = this.#regionTag.run(tag, () => body(pool));
@@ -246,6 +238,7 @@ export class CaMemAllocator {
    */
   memoryPool(tag: string, options: { readonly device?: number | undefined } = {}): MemoryPool {
     checkTag(tag);
+    validate(PoolSchema, options, "the options of memoryPool", "INVALID_ARGUMENT", optionCodes);
     const device = this.#device(options.device);
     const key = `${device} ${tag}`;
     const existing = this.#pools.get(key);
@@ -253,7 +246,6 @@ export class CaMemAllocator {
     const source = {
       granularityBytes: native.memoryInfo(device).granularityBytes,
       allocate: (sizeBytes: number) => native.allocateSegment(device, this.#tagId(tag), sizeBytes),
-      free: native.freeSegment,
     };
     const pool = new MemoryPool(tag, device, this.#config.poolSegmentBytes, source, this.#owner);
     this.#pools.set(key, pool);
@@ -269,17 +261,18 @@ export class CaMemAllocator {
    */
   malloc(sizeBytes: number, options: MallocOptions = {}): DeviceBuffer {
     checkSize(sizeBytes);
+    validate(MallocSchema, options, "the options of malloc", "INVALID_ARGUMENT", optionCodes);
     const tag = options.tag ?? this.#regionTag.getStore() ?? defaultTag;
     checkTag(tag);
     const device = this.#device(options.device);
-    const address = native.allocateSegment(device, this.#tagId(tag), sizeBytes);
+    const segment = native.allocateSegment(device, this.#tagId(tag), sizeBytes);
     return new DeviceBuffer(this.#owner, {
-      segmentAddress: address,
+      segment,
       offsetBytes: 0,
       sizeBytes,
       tag,
       device,
-      release: () => native.freeSegment(address),
+      release: segmentRelease(segment),
     });
   }
 
@@ -296,6 +289,7 @@ export class CaMemAllocator {
   async sleep(options: SleepOptions = {}): Promise<SleepReport> {
     this.#assertOpen();
     checkSleepRequest(options, (tag) => this.#isKnown(tag));
+    this.#hooks.assertOutside();
     return this.#inTurn(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
   }
 
@@ -309,6 +303,7 @@ export class CaMemAllocator {
   async wakeUp(options: WakeOptions = {}): Promise<WakeReport> {
     this.#assertOpen();
     checkWakeRequest(options, (tag) => this.#isKnown(tag));
+    this.#hooks.assertOutside();
     return this.#inTurn(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
   }
 
@@ -377,7 +372,7 @@ export class CaMemAllocator {
     if (!this.#isKnown(tag)) throw unknownTag(tag);
     return this.#segments()
       .filter((segment) => segment.tag === tag && segment.state === "offloaded" && segment.hostBytes > 0)
-      .map(({ address, sizeBytes, device }) => new Backup(this.#owner, address, sizeBytes, device));
+      .map((segment) => new Backup(this.#owner, segment));
   }
 
   /**
@@ -416,36 +411,42 @@ export class CaMemAllocator {
     this.#policies.set(name, { 1: policy[1] ?? existing[1], 2: policy[2] ?? existing[2] });
   }
 
-  /** Adds hooks around transitions that move memory; returns a function that takes them away again. */
+  /**
+   * Adds hooks around transitions that move memory; returns a function that takes them away again.
+   *
+   * @throws CamemError `INVALID_ARGUMENT` or `CLOSED`
+   */
   onTransition(hooks: TransitionHooks): () => void {
     this.#assertOpen();
-    for (const [name, hook] of Object.entries(hooks)) {
-      if (hook !== undefined && typeof hook !== "function")
-        throw new CamemError("INVALID_ARGUMENT", `${name} is ${show(hook)}; it must be a function`);
-    }
-    this.#hooks.add(hooks);
-    return () => void this.#hooks.delete(hooks);
+    return this.#hooks.add(hooks);
   }
 
   /**
    * Cancels a running transition, frees all memory, and lets go of the devices and of AscendCL (aclrtResetDevice,
-   * aclFinalizeReference). Addresses become invalid. With other Workers attached, only this one's attachment ends. Closing
-   * twice does nothing.
+   * aclFinalizeReference). Addresses become invalid. With other Workers attached, only this one's attachment ends and the
+   * memory stays theirs. Closing twice does nothing.
    *
-   * @throws CamemError `ACL_CALL_FAILED` or `DEVICE_LOST` when something could not be given back: then it can be called again
+   * @throws CamemError `ACL_CALL_FAILED` or `DEVICE_LOST` when something could not be given back: then the allocator can do
+   * nothing but be closed again; `CALLED_FROM_HOOK`
    */
   async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closing.abort(new CamemError("CLOSED", "the allocator is being closed"));
+    this.#hooks.assertOutside();
+    this.#closing ??= this.#closeNow();
+    return this.#closing;
+  }
+
+  async #closeNow(): Promise<void> {
+    this.#state = "closing";
+    this.#ending.abort(this.#closedError());
     await this.#lastTransition.catch(() => undefined);
-    if (this.#closed) return;
-    this.#closed = true;
     try {
       await native.detach();
     } catch (error) {
-      this.#closed = false;
+      this.#state = "half closed";
+      this.#closing = undefined;
       throw error;
     }
+    this.#state = "closed";
     if (instance?.allocator === this) instance = undefined;
   }
 
@@ -455,8 +456,17 @@ export class CaMemAllocator {
   }
 
   #assertOpen(): void {
-    if (this.#closed)
-      throw new CamemError("CLOSED", "the allocator is closed; call CaMemAllocator.getInstance() again");
+    if (this.#state !== "open") throw this.#closedError();
+  }
+
+  #closedError(): CamemError {
+    const mend = {
+      open: "",
+      closing: "is being closed; await its close(), then call CaMemAllocator.getInstance()",
+      "half closed": "could not give everything back when it was closed; call close() again",
+      closed: "is closed; call CaMemAllocator.getInstance() again",
+    }[this.#state];
+    return new CamemError("CLOSED", `the allocator ${mend}`);
   }
 
   #device(device: number = this.#config.device): number {
@@ -497,6 +507,10 @@ export class CaMemAllocator {
 
   #segments(): Segment[] {
     this.#assertOpen();
+    return this.#readTable();
+  }
+
+  #readTable(): Segment[] {
     return native
       .snapshot()
       .filter((segment) => segment.doomed === 0)
@@ -509,63 +523,68 @@ export class CaMemAllocator {
       }));
   }
 
-  #stateOf(segmentAddress: number): BufferState {
-    const info = this.#closed ? undefined : native.segmentInfo(segmentAddress);
+  #stateOf(segment: native.SegmentName): BufferState {
+    const info = this.#state === "open" ? native.segmentInfo(segment) : undefined;
     if (info === undefined || info.doomed === 1) return "freed";
     return info.moving === 1 ? "moving" : stateName(info.state);
   }
 
   /** Runs transitions one after the other; closing or aborting ends the wait. */
   #inTurn<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const either = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal;
-    const turn = this.#lastTransition.then(
-      () => run(either),
-      () => run(either),
-    );
-    this.#lastTransition = turn;
-    return turn;
+    const either = signal ? AbortSignal.any([signal, this.#ending.signal]) : this.#ending.signal;
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const abort = () => reject(aborted(either));
+    if (either.aborted) abort();
+    either.addEventListener("abort", abort, { once: true });
+    const start = async () => {
+      // From here on the transition itself heeds the signal, and says when it was too late.
+      either.removeEventListener("abort", abort);
+      if (either.aborted) return;
+      await run(either).then(resolve, reject);
+    };
+    this.#lastTransition = this.#lastTransition.then(start, start);
+    return promise;
   }
 
   async #sleepNow(options: SleepOptions & { readonly signal: AbortSignal }): Promise<SleepReport> {
     const wanted = actionOf(options, this.#policies);
-    const plan = () => planSleep(this.#segments(), wanted);
-    const planned = plan();
+    const planned = planSleep(this.#readTable(), wanted);
     if (planned.length === 0) return this.#sleepReport(options, [], noDurations);
-    if (options.signal.aborted) throw aborted(options.signal);
     assertFits(this.#assess(planned));
     const tags = tagsOf(planned.map((step) => step.segment));
-    await this.#beforeSleep(tags);
+    await this.#hooks.beforeSleep(tags, options.signal);
+    // What was allocated since, by a hook or a native thread, no hook was told of: it stays awake.
+    const known = new Set(planned.map((step) => step.segment.segmentId));
+    const plan = () =>
+      planSleep(this.#readTable(), wanted).filter((step) => known.has(step.segment.segmentId));
     try {
       const { steps, durations } = await this.#run("sleep", plan, options);
       return this.#sleepReport(options, steps, durations);
     } catch (error) {
       // What `beforeSleep` dropped has to be built again, unless the memory is asleep all the same.
-      if (!isComplete(error)) await this.#afterFailedSleep(tags, error);
+      if (!isComplete(error)) await this.#afterFailedSleep(known, error);
       throw error;
     }
   }
 
-  async #afterFailedSleep(planned: readonly string[], failure: unknown): Promise<void> {
-    const asleep = tagsOf(this.#segments().filter((segment) => segment.state !== "mapped"));
-    const tags = planned.filter((tag) => !asleep.includes(tag));
-    if (tags.length > 0) await this.#afterWake({ tags, reason: "sleepFailed" }, failure);
+  async #afterFailedSleep(planned: ReadonlySet<number>, failure: unknown): Promise<void> {
+    const concerned = this.#readTable().filter((segment) => planned.has(segment.segmentId));
+    const tags = tagsOf(concerned.filter((segment) => segment.state === "mapped"));
+    if (tags.length > 0) await this.#hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
   }
 
   async #wakeNow(options: WakeOptions & { readonly signal: AbortSignal }): Promise<WakeReport> {
-    const plan = () => planWake(this.#segments(), options.tags);
+    const plan = () => planWake(this.#readTable(), options.tags);
     const planned = plan();
     if (planned.length === 0) return this.#wakeReport([], noDurations);
-    if (options.signal.aborted) throw aborted(options.signal);
-    const tags = tagsOf(planned.map((step) => step.segment));
-    try {
-      const { steps, durations } = await this.#run("wake-up", plan, options);
-      await this.#afterWake({ tags, reason: "wake" });
-      return this.#wakeReport(steps, durations);
-    } catch (error) {
-      if (isComplete(error) && error.code !== "HOOK_FAILED")
-        await this.#afterWake({ tags, reason: "wake" }, error);
+    const asleep = planned.filter((step) => step.action !== "drop_backup");
+    const tags = tagsOf(asleep.map((step) => step.segment));
+    const { steps, durations } = await this.#run("wake-up", plan, options).catch(async (error) => {
+      if (isComplete(error) && tags.length > 0) await this.#hooks.afterWake({ tags, reason: "wake" }, error);
       throw error;
-    }
+    });
+    if (tags.length > 0) await this.#hooks.afterWake({ tags, reason: "wake" });
+    return this.#wakeReport(steps, durations);
   }
 
   /** Plans, checks and executes; plans anew while another Worker or a native thread changes the table meanwhile. */
@@ -595,46 +614,14 @@ export class CaMemAllocator {
   }
 
   #assess(steps: readonly Step[]): TransitionPlan {
-    return assess(steps, this.#segments(), {
+    return assess(steps, this.#readTable(), {
       hostBudgetBytes: this.#config.hostBudgetBytes,
       freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
     });
   }
 
-  async #beforeSleep(tags: readonly string[]): Promise<void> {
-    const ran: TransitionHooks[] = [];
-    for (const hooks of [...this.#hooks]) {
-      try {
-        ran.push(hooks);
-        await hooks.beforeSleep?.({ tags });
-      } catch (cause) {
-        for (const earlier of ran) await earlier.afterWake?.({ tags, reason: "sleepFailed" });
-        throw new CamemError(
-          "HOOK_FAILED",
-          "a beforeSleep hook threw; the sleep was called off and nothing has changed",
-          {
-            cause,
-          },
-        );
-      }
-    }
-  }
-
-  /** `failure` is what the transition itself failed with, and must not be lost behind a hook's. */
-  async #afterWake(transition: WakeTransition, failure?: unknown): Promise<void> {
-    try {
-      for (const hooks of [...this.#hooks]) await hooks.afterWake?.(transition);
-    } catch (hookFailure) {
-      const cause = failure === undefined ? hookFailure : new AggregateError([failure, hookFailure]);
-      throw new CamemError("HOOK_FAILED", "an afterWake hook threw; the memory itself is awake", {
-        cause,
-        transitionComplete: transition.reason === "wake",
-      });
-    }
-  }
-
   #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {
-    const segments = this.#segments();
+    const segments = this.#readTable();
     const kept = segments.filter((segment) => segment.state === "mapped");
     const wanted = actionOf(options, this.#policies);
     const concerned = segments.filter((segment) => wanted(segment.tag) !== "keep");
@@ -650,14 +637,14 @@ export class CaMemAllocator {
   }
 
   #wakeReport(steps: readonly Step[], durations: TransitionDurations): WakeReport {
-    const asleep = this.#segments().filter((segment) => segment.state !== "mapped");
+    const asleep = this.#readTable().filter((segment) => segment.state !== "mapped");
     const remapped = steps.filter((step) => step.action === "remap").map((step) => step.segment);
     return {
       restoredBytes: bytesOf(steps, "restore"),
       remappedBytes: bytesOf(steps, "remap"),
       remappedTags: tagsOf(remapped),
       stillAsleep: tagsOf(asleep),
-      alreadyAwake: steps.length === 0,
+      alreadyAwake: steps.every((step) => step.action === "drop_backup"),
       durations,
     };
   }

@@ -15,20 +15,19 @@ export type BufferState = "mapped" | "offloaded" | "discarded" | "moving" | "fre
 
 /** @internal What a buffer needs of its allocator. */
 export interface BufferOwner {
-  /** The state of the segment that starts at an address. */
-  stateOf(segmentAddress: number): BufferState;
+  stateOf(segment: native.SegmentName): BufferState;
   /** Throws `CLOSED` once the allocator is closed: its addresses may belong to others by then. */
   assertOpen(): void;
 }
 
 /** @internal */
 export interface BufferPlace {
-  readonly segmentAddress: number;
+  readonly segment: native.SegmentName;
   readonly offsetBytes: number;
   readonly sizeBytes: number;
   readonly tag: string;
   readonly device: number;
-  /** Gives the memory back; throws, with nothing changed, where AscendCL refuses. */
+  /** Gives the memory back; throws where AscendCL refuses, and can be called again. */
   readonly release: () => void;
 }
 
@@ -58,7 +57,7 @@ export class DeviceBuffer {
 
   /** @internal */
   constructor(owner: BufferOwner, place: BufferPlace) {
-    this.ptr = (place.segmentAddress + place.offsetBytes) as DevicePointer;
+    this.ptr = (place.segment.address + place.offsetBytes) as DevicePointer;
     this.sizeBytes = place.sizeBytes;
     this.tag = place.tag;
     this.device = place.device;
@@ -67,7 +66,7 @@ export class DeviceBuffer {
   }
 
   get state(): BufferState {
-    return this.#freed ? "freed" : this.#owner.stateOf(this.#place.segmentAddress);
+    return this.#freed ? "freed" : this.#owner.stateOf(this.#place.segment);
   }
 
   /**
@@ -80,7 +79,7 @@ export class DeviceBuffer {
   write(source: ArrayBufferView | ArrayBufferLike, offsetBytes = 0): void {
     const bytes = bytesOf(source);
     const start = this.#range(offsetBytes, bytes.length);
-    if (bytes.length > 0) native.writeSegment(this.#place.segmentAddress, start, bytes);
+    if (bytes.length > 0) native.writeSegment(this.#place.segment, start, bytes);
   }
 
   /**
@@ -90,7 +89,7 @@ export class DeviceBuffer {
    */
   read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
     this.#range(offsetBytes, sizeBytes);
-    const target = new Uint8Array(sizeBytes);
+    const target = hostArray(sizeBytes);
     this.readInto(target, offsetBytes);
     return target;
   }
@@ -103,7 +102,7 @@ export class DeviceBuffer {
   readInto(target: ArrayBufferView | ArrayBufferLike, offsetBytes = 0): void {
     const bytes = bytesOf(target);
     const start = this.#range(offsetBytes, bytes.length);
-    if (bytes.length > 0) native.readSegment(this.#place.segmentAddress, start, bytes);
+    if (bytes.length > 0) native.readSegment(this.#place.segment, start, bytes);
   }
 
   /**
@@ -118,7 +117,7 @@ export class DeviceBuffer {
         `the value is ${show(value)}; it must be a whole number from 0 to 255`,
       );
     const start = this.#range(offsetBytes, sizeBytes);
-    if (sizeBytes > 0) native.fillSegment(this.#place.segmentAddress, start, sizeBytes, value);
+    if (sizeBytes > 0) native.fillSegment(this.#place.segment, start, sizeBytes, value);
   }
 
   /**
@@ -157,6 +156,36 @@ export class DeviceBuffer {
   }
 }
 
+/** @throws CamemError `OUT_OF_HOST_MEMORY` where JavaScript cannot have an array of that size */
+function hostArray(sizeBytes: number): Uint8Array<ArrayBuffer> {
+  try {
+    return new Uint8Array(sizeBytes);
+  } catch (cause) {
+    throw new CamemError(
+      "OUT_OF_HOST_MEMORY",
+      `there is no room for an array of ${sizeBytes} bytes; read in pieces, with readInto or an offset and a size`,
+      { sizeBytes, cause },
+    );
+  }
+}
+
+/**
+ * Frees a segment. After a failure it can be called again; should the shim have freed the segment by itself meanwhile, that
+ * is well.
+ */
+export function segmentRelease(segment: native.SegmentName): () => void {
+  let failed = false;
+  return () => {
+    try {
+      native.freeSegment(segment);
+    } catch (error) {
+      if (failed && error instanceof CamemError && error.code === "BUFFER_FREED") return;
+      failed = true;
+      throw error;
+    }
+  };
+}
+
 function checkRange(
   offsetBytes: number,
   sizeBytes: number,
@@ -183,13 +212,15 @@ export class Backup {
   readonly sizeBytes: number;
   readonly device: number;
   readonly #owner: BufferOwner;
+  readonly #segment: native.SegmentName;
 
   /** @internal */
-  constructor(owner: BufferOwner, address: number, sizeBytes: number, device: number) {
-    this.ptr = address as DevicePointer;
-    this.sizeBytes = sizeBytes;
-    this.device = device;
+  constructor(owner: BufferOwner, segment: native.SegmentName & { sizeBytes: number; device: number }) {
+    this.ptr = segment.address as DevicePointer;
+    this.sizeBytes = segment.sizeBytes;
+    this.device = segment.device;
     this.#owner = owner;
+    this.#segment = segment;
   }
 
   /**
@@ -201,8 +232,8 @@ export class Backup {
   read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
     this.#owner.assertOpen();
     checkRange(offsetBytes, sizeBytes, this);
-    const target = new Uint8Array(sizeBytes);
-    if (sizeBytes > 0) native.readBackup(this.ptr, offsetBytes, target);
+    const target = hostArray(sizeBytes);
+    if (sizeBytes > 0) native.readBackup(this.#segment, offsetBytes, target);
     return target;
   }
 }

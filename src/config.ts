@@ -99,7 +99,8 @@ export function resolveConfig(
     const named = Object.entries(environmentNames).find(([option]) => error.message.startsWith(option));
     throw new CamemError("INVALID_CONFIG", named ? error.message.replace(...named) : error.message);
   }
-  const given: AllocatorOptions = { ...variables, ...options };
+  const chosen = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const given: AllocatorOptions = { ...variables, ...chosen };
   return {
     backend: given.backend ?? "ascend",
     aclLibrary: given.aclLibrary ?? null,

@@ -24,6 +24,7 @@ export const errorCodes = [
   "NO_BACKUP",
   "ABORTED",
   "HOOK_FAILED",
+  "CALLED_FROM_HOOK",
   "CLOSED",
   "SAFETENSORS_INVALID",
 ] as const;

@@ -62,35 +62,55 @@ export function aborted(signal: AbortSignal): CamemError {
   return new CamemError("ABORTED", "the signal was aborted; nothing has changed", { cause: signal.reason });
 }
 
-/** Polls without blocking until the plan is done. An exception of `report` cancels the plan and is returned. */
-async function follow(ticket: number, report: (progress: native.PlanProgress) => void) {
+/** What a plan came to. */
+interface Outcome {
+  readonly progress: native.PlanProgress;
+  readonly failure: native.Failure;
+  /** What `onProgress` threw, at most once: it is not called again, and the plan is cancelled. */
+  readonly reportFailure: { readonly cause: unknown } | undefined;
+}
+
+/** Polls without blocking until the plan is done. */
+async function follow(ticket: number, onProgress: TransitionControl["onProgress"]): Promise<Outcome> {
   const startedMs = performance.now();
-  let reportFailure: { cause: unknown } | undefined;
+  let reportFailure: Outcome["reportFailure"];
+  const giveUp = (cause: unknown) => {
+    reportFailure ??= { cause };
+    native.cancelPlan(ticket);
+  };
+  const report = reporter(onProgress, giveUp);
   while (true) {
-    const { progress, failure } = native.pollPlan(ticket);
-    if (reportFailure === undefined) {
-      try {
-        report(progress);
-      } catch (cause) {
-        reportFailure = { cause };
-        native.cancelPlan(ticket);
-      }
-    }
-    if (progress.phase === native.Phase.done) return { progress, failure, reportFailure };
+    const polled = native.pollPlan(ticket);
+    if (polled === undefined)
+      throw new CamemError(
+        "ABORTED",
+        "this Worker was blocked while others did hundreds of transitions; its own has ended, see usage() for how",
+      );
+    if (reportFailure === undefined) report(polled.progress);
+    if (polled.progress.phase === native.Phase.done) return { ...polled, reportFailure };
     if (performance.now() - startedMs < eagerMs) await new Promise(setImmediate);
     else await Bun.sleep(pollMs);
   }
 }
 
-/** Reports each state once. */
-function reporter(onProgress: TransitionControl["onProgress"]) {
+/** Reports each state once. `fail` hears of what `onProgress` throws, or rejects with. */
+function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unknown) => void) {
   let last = "";
   return (progress: native.PlanProgress) => {
     const phase = phaseNames[progress.phase];
     const seen = `${phase} ${progress.copiedBytes}`;
     if (onProgress === undefined || phase === undefined || seen === last) return;
     last = seen;
-    onProgress({ phase, bytesDone: progress.copiedBytes, bytesTotal: progress.copyBytesTotal });
+    try {
+      const returned: unknown = onProgress({
+        phase,
+        bytesDone: progress.copiedBytes,
+        bytesTotal: progress.copyBytesTotal,
+      });
+      Promise.resolve(returned).catch(fail);
+    } catch (cause) {
+      fail(cause);
+    }
   };
 }
 
@@ -102,6 +122,28 @@ function describeOutcome(operation: Operation, progress: native.PlanProgress): s
     ? "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again"
     : "nothing has changed, and it can be tried again";
 }
+
+/** The error of a plan that is done, or undefined when it succeeded. */
+function errorOf(
+  operation: Operation,
+  progress: native.PlanProgress,
+  failure: native.Failure,
+  signal: AbortSignal | undefined,
+): CamemError | undefined {
+  if (progress.status === native.Status.ok) return undefined;
+  // Without a signal it was cancelled because `onProgress` threw, which is reported by itself.
+  if (progress.status === native.Status.aborted) return signal?.aborted ? aborted(signal) : undefined;
+  const transitionComplete = progress.complete === 1;
+  const attempt = transitionComplete
+    ? `give all memory back after the ${operation}`
+    : `finish the ${operation}`;
+  const note =
+    progress.status === native.Status.backup_corrupt ? corruptMend : describeOutcome(operation, progress);
+  return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
+}
+
+const corruptMend =
+  "nothing has changed; wake the other tags, drop this backup with sleep({ level: 2, tags: [...] }), wake that tag and load its content again";
 
 /**
  * Runs a plan on the shim's thread and follows it. Returns a refusal, with nothing changed, when the table of segments has
@@ -122,19 +164,18 @@ export async function execute(
   const cancel = () => native.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const { progress, failure, reportFailure } = await follow(ticket, reporter(onProgress));
+    const { progress, failure, reportFailure } = await follow(ticket, onProgress);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
+    const planFailure = errorOf(operation, progress, failure, signal);
     if (reportFailure) {
-      const { cause } = reportFailure;
+      const cause = planFailure
+        ? new AggregateError([reportFailure.cause, planFailure])
+        : reportFailure.cause;
       throw new CamemError("HOOK_FAILED", `onProgress threw; ${note}`, { cause, transitionComplete });
     }
-    if (progress.status === native.Status.ok) return durationsOf(progress);
-    if (progress.status === native.Status.aborted && signal) throw aborted(signal);
-    const attempt = transitionComplete
-      ? `give all memory back after the ${operation}`
-      : `finish the ${operation}`;
-    throw native.statusError(progress.status, failure, { attempt, note, transitionComplete });
+    if (planFailure) throw planFailure;
+    return durationsOf(progress);
   } finally {
     signal?.removeEventListener("abort", cancel);
   }

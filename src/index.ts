@@ -7,17 +7,15 @@ export {
   type MallocOptions,
   type SleepOptions,
   type SleepReport,
-  type SleepTransition,
   type TagUsage,
-  type TransitionHooks,
   type WakeOptions,
   type WakeReport,
-  type WakeTransition,
 } from "./allocator.ts";
 export type { Backup, BufferState, DeviceBuffer, DevicePointer } from "./buffer.ts";
 export type { AllocatorOptions } from "./config.ts";
 export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./execute.ts";
+export type { SleepTransition, TransitionHooks, WakeTransition } from "./hooks.ts";
 export type { SleepLevel } from "./levels.ts";
 export type { MemoryPool } from "./pool.ts";
 export {

@@ -22,7 +22,7 @@ export interface Segment {
   readonly unreleased: boolean;
 }
 
-export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
+export type StepAction = "offload" | "discard" | "restore" | "remap" | "release" | "drop_backup";
 
 export interface Step {
   readonly segment: Segment;
@@ -52,11 +52,25 @@ export function planSleep(segments: readonly Segment[], actionOf: (tag: string) 
   });
 }
 
+/** What a wake-up would do to one segment, or undefined where it has nothing to do. */
+function wakeStep(segment: Segment): StepAction | undefined {
+  switch (segment.state) {
+    case "offloaded":
+      return "restore";
+    case "discarded":
+      return "remap";
+    case "mapped":
+      // An earlier wake-up could not give its host memory back.
+      return segment.hostBytes > 0 ? "drop_backup" : undefined;
+  }
+}
+
 /** The steps that wake the named tags, or without names everything. */
 export function planWake(segments: readonly Segment[], tags: readonly string[] | undefined): Step[] {
-  return segments
-    .filter((segment) => segment.state !== "mapped" && (tags === undefined || tags.includes(segment.tag)))
-    .map((segment) => ({ segment, action: segment.state === "offloaded" ? "restore" : "remap" }));
+  return segments.flatMap((segment) => {
+    const action = tags === undefined || tags.includes(segment.tag) ? wakeStep(segment) : undefined;
+    return action === undefined ? [] : [{ segment, action }];
+  });
 }
 
 /** The bytes of the steps with one of the given actions. */

@@ -1,5 +1,6 @@
-import { type BufferOwner, DeviceBuffer } from "./buffer.ts";
+import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { CamemError } from "./errors.ts";
+import type { SegmentName } from "./ffi/native.ts";
 import { formatSize } from "./sizes.ts";
 import { show } from "./validate.ts";
 
@@ -23,8 +24,9 @@ interface Block {
 }
 
 interface Segment {
-  readonly address: number;
+  readonly name: SegmentName;
   readonly sizeBytes: number;
+  readonly release: () => void;
   /** Free blocks by offset; neighbours are always merged, so no two touch. */
   free: Block[];
 }
@@ -32,8 +34,7 @@ interface Segment {
 /** Where memory for a pool comes from and goes to: whole segments of one tag on one device. */
 export interface SegmentSource {
   readonly granularityBytes: number;
-  allocate(sizeBytes: number): number;
-  free(address: number): void;
+  allocate(sizeBytes: number): SegmentName;
 }
 
 const roundUp = (value: number, multiple: number) => Math.ceil(value / multiple) * multiple;
@@ -83,7 +84,7 @@ export class MemoryPool {
     const free = this.#bestFit(wanted) ?? this.#grow(wanted);
     const block = this.#take(free, wanted);
     return new DeviceBuffer(this.#owner, {
-      segmentAddress: block.segment.address,
+      segment: block.segment.name,
       offsetBytes: block.offsetBytes,
       sizeBytes,
       tag: this.tag,
@@ -96,7 +97,7 @@ export class MemoryPool {
   #bestFit(sizeBytes: number): Block | undefined {
     let best: Block | undefined;
     for (const segment of this.#segments) {
-      if (this.#owner.stateOf(segment.address) !== "mapped") continue;
+      if (this.#owner.stateOf(segment.name) !== "mapped") continue;
       for (const block of segment.free) {
         if (block.sizeBytes >= sizeBytes && (best === undefined || block.sizeBytes < best.sizeBytes))
           best = block;
@@ -108,8 +109,8 @@ export class MemoryPool {
   #grow(sizeBytes: number): Block {
     const { granularityBytes } = this.#source;
     const segmentBytes = roundUp(Math.max(sizeBytes, this.#segmentBytes), granularityBytes);
-    const address = this.#source.allocate(segmentBytes);
-    const segment: Segment = { address, sizeBytes: segmentBytes, free: [] };
+    const name = this.#source.allocate(segmentBytes);
+    const segment: Segment = { name, sizeBytes: segmentBytes, release: segmentRelease(name), free: [] };
     const block = { segment, offsetBytes: 0, sizeBytes: segmentBytes };
     segment.free.push(block);
     this.#segments.add(segment);
@@ -136,7 +137,7 @@ export class MemoryPool {
     };
     if (merged.sizeBytes === segment.sizeBytes) {
       // First the segment, then our record of it: where AscendCL refuses, the block is still in use and can be freed again.
-      this.#source.free(segment.address);
+      segment.release();
       this.#segments.delete(segment);
       return;
     }

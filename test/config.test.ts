@@ -31,6 +31,12 @@ test("an option goes before its variable, and that before the default", () => {
   expect(resolveConfig({}, { CAMEM_ACL_LIBRARY: "/x/libascendcl.so" }).aclLibrary).toBe("/x/libascendcl.so");
 });
 
+test("an option that is undefined leaves the variable its say", () => {
+  expect(resolveConfig({ backend: undefined } as never, { CAMEM_BACKEND: "emulator" }).backend).toBe(
+    "emulator",
+  );
+});
+
 test("an empty variable counts as unset", () => {
   expect(resolveConfig({}, { CAMEM_BACKEND: "", CAMEM_HOST_BUDGET: "" })).toEqual(resolveConfig({}, {}));
 });

@@ -21,10 +21,11 @@ const layers = [
   ["safetensors.ts"],
   ["safetensors-header.ts"],
   ["allocator.ts"],
+  ["hooks.ts"],
   ["pool.ts", "execute.ts", "levels.ts", "config.ts", "preflight.ts"],
   ["buffer.ts", "plan.ts"],
-  ["tags.ts"],
   ["native.ts"],
+  ["tags.ts"],
   ["struct.ts", "symbols.gen.ts", "validate.ts", "sizes.ts"],
   ["errors.ts"],
 ];

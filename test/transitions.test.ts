@@ -63,6 +63,8 @@ test("a signal that is aborted already changes nothing", async () => {
   await allocator.sleep();
   expect(await codeOf(() => allocator.wakeUp({ signal }))).toBe("ABORTED");
   expect(allocator.isSleeping).toBe(true);
+  await allocator.wakeUp();
+  expect(await codeOf(() => allocator.wakeUp({ signal }))).toBe("ABORTED");
 });
 
 test("progress goes from nothing to all bytes, and ends as done", async () => {
@@ -105,6 +107,33 @@ test("calls made at once take turns", async () => {
     { discardedBytes: 4 * MiB },
     { remappedBytes: 4 * MiB },
   ]);
+});
+
+test("a call that waits for its turn is aborted at once", async () => {
+  const held = holdDevice();
+  const first = allocator.sleep();
+  const controller = new AbortController();
+  const second = allocator.sleep({ signal: controller.signal });
+  await Bun.sleep(5);
+  controller.abort();
+  expect(await codeOf(() => second)).toBe("ABORTED");
+  expect(weights.state).toBe("moving");
+  held.release();
+  expect(await first).toMatchObject({ offloadedBytes: 4 * MiB });
+});
+
+test("an abort is heeded while a buffer that was freed meanwhile waits for the device", async () => {
+  const other = allocator.malloc(MiB, { tag: "kv_cache" });
+  const held = holdDevice();
+  const controller = new AbortController();
+  const sleeping = allocator.sleep({ signal: controller.signal });
+  while (other.state !== "moving") await Bun.sleep(1);
+  other.free();
+  controller.abort();
+  expect(await codeOf(() => sleeping)).toBe("ABORTED");
+  held.release();
+  await allocator.sleep();
+  expect(Object.keys(allocator.usage())).toEqual(["weights"]);
 });
 
 test("a call after a failed one takes its turn all the same", async () => {
@@ -171,6 +200,112 @@ test("an afterWake hook that throws is reported; memory is awake", async () => {
   await allocator.sleep();
   expect(await codeOf(() => allocator.wakeUp())).toBe("HOOK_FAILED");
   expect(allocator.isSleeping).toBe(false);
+});
+
+test("every afterWake runs, also after one that throws, and all failures are told", async () => {
+  const ran: string[] = [];
+  allocator.onTransition({
+    beforeSleep: () => {
+      throw new RangeError("busy");
+    },
+    afterWake: () => {
+      ran.push("first");
+      throw new RangeError("graph");
+    },
+  });
+  allocator.onTransition({ afterWake: () => ran.push("second") });
+  const error = await failureOf(() => allocator.sleep());
+  expect(error.code).toBe("HOOK_FAILED");
+  expect((error.cause as AggregateError).errors.length).toBe(2);
+  // Only hooks whose beforeSleep was called have anything to rebuild.
+  expect(ran).toEqual(["first"]);
+  await allocator.close();
+});
+
+test("a hook that starts a transition is refused instead of waiting for itself", async () => {
+  const codes: string[] = [];
+  const attempt = async (run: () => Promise<unknown>) => codes.push(await codeOf(run));
+  allocator.onTransition({
+    beforeSleep: async () => {
+      await attempt(() => allocator.sleep());
+      await attempt(() => allocator.close());
+      using scratch = allocator.malloc(MiB, { tag: "sleep_persistent" });
+      scratch.fill(1);
+    },
+    afterWake: () => attempt(() => allocator.wakeUp()),
+  });
+  await allocator.sleep();
+  await allocator.wakeUp();
+  expect(codes).toEqual(["CALLED_FROM_HOOK", "CALLED_FROM_HOOK", "CALLED_FROM_HOOK"]);
+});
+
+test("what a hook schedules for later may start a transition", async () => {
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  const remove = allocator.onTransition({
+    afterWake: () => void setTimeout(() => resolve(allocator.sleep()), 1),
+  });
+  await allocator.sleep();
+  await allocator.wakeUp();
+  expect(await promise).toMatchObject({ offloadedBytes: 4 * MiB });
+  remove();
+});
+
+test("a hook that never settles is given up by an abort and by closing", async () => {
+  allocator.onTransition({ beforeSleep: () => new Promise(() => undefined) });
+  const controller = new AbortController();
+  const sleeping = codeOf(() => allocator.sleep({ signal: controller.signal }));
+  await Bun.sleep(1);
+  controller.abort();
+  expect(await sleeping).toBe("ABORTED");
+  const again = codeOf(() => allocator.sleep());
+  await Bun.sleep(1);
+  await allocator.close();
+  expect(await again).toBe("CLOSED");
+});
+
+test("memory that a hook allocates is not put to sleep behind its back", async () => {
+  let stash: DeviceBuffer | undefined;
+  allocator.onTransition({
+    beforeSleep: () => {
+      stash ??= allocator.malloc(MiB, { tag: "kv_cache" });
+    },
+  });
+  await allocator.sleep();
+  expect(stash?.state).toBe("mapped");
+});
+
+test("afterWake runs although onProgress threw at the end of a wake-up that took place", async () => {
+  const reasons: string[] = [];
+  allocator.onTransition({ afterWake: ({ reason }) => reasons.push(reason) });
+  await allocator.sleep();
+  const error = await failureOf(() =>
+    allocator.wakeUp({
+      onProgress: ({ phase }) => {
+        if (phase === "done") throw new RangeError("display");
+      },
+    }),
+  );
+  expect(error).toMatchObject({ code: "HOOK_FAILED", transitionComplete: true });
+  expect(reasons).toEqual(["wake"]);
+});
+
+test("an onProgress that rejects is reported like one that throws", async () => {
+  const error = await failureOf(() =>
+    allocator.sleep({ onProgress: () => Promise.reject(new RangeError("late")) as unknown as undefined }),
+  );
+  expect(error.code).toBe("HOOK_FAILED");
+});
+
+test("closing from two places waits for the same end", async () => {
+  const held = holdDevice();
+  let closed = 0;
+  const closings = [allocator.close(), allocator.close()].map((closing) => closing.then(() => closed++));
+  await Bun.sleep(20);
+  expect(closed).toBe(0);
+  expect(await codeOf(() => CaMemAllocator.getInstance().malloc(1))).toBe("CLOSED");
+  held.release();
+  await Promise.all(closings);
+  expect(closed).toBe(2);
 });
 
 test("a tag's own policy decides, and sleep_persistent has none", async () => {

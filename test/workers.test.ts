@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { accounting, MiB, nothingHeld, onEmulator } from "./support/device.ts";
+import { accounting, MiB, nothingHeld, onEmulator, setFaults } from "./support/device.ts";
 import type { Command } from "./support/worker.ts";
 
 let allocator: CaMemAllocator;
@@ -19,7 +19,9 @@ function ask(worker: Worker, command: Command): Promise<unknown> {
 }
 
 function startWorker(): Worker {
-  const worker = new Worker(new URL("./support/worker.ts", import.meta.url));
+  const worker = new Worker(new URL("./support/worker.ts", import.meta.url), {
+    env: process.env as Record<string, string>,
+  });
   workers.push(worker);
   return worker;
 }
@@ -75,6 +77,19 @@ test("a Worker that closes leaves the memory to the others", async () => {
   await ask(worker, "close");
   expect(allocator.usage()["weights"]?.segments).toBe(2);
   expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
+});
+
+test("a close that failed can be tried again without taking another Worker's attachment", async () => {
+  if (!onEmulator) return;
+  setFaults("aclrtUnmapMem:1=507899");
+  await expect(allocator.close()).rejects.toThrow("aclrtUnmapMem");
+  setFaults("");
+  const worker = startWorker();
+  await ask(worker, "allocate");
+  await allocator.close();
+  expect(await ask(worker, "read")).toBe(7);
+  await ask(worker, "close");
+  allocator = CaMemAllocator.getInstance();
 });
 
 test("a Worker terminated midway does not keep the allocator from closing", async () => {

@@ -67,22 +67,24 @@ fn result(outcome: status.Error!void) i32 {
 }
 
 /// Attaches to AscendCL: opens `path`, or searches where it is null. The strings stay the caller's. Each success is to be
-/// paired with one `camem_detach`.
+/// paired with one `camem_detach` on the same thread; the attachment of a thread that has ended does not count. Refused as
+/// busy while the last attachment is closing.
 pub export fn camem_attach(path: ?[*:0]const u8, failure: *Failure) callconv(.c) i32 {
     return result(session.attach(path, failure));
 }
 
-/// Gives up an attachment; the last one cancels a running plan and releases everything on the shim's own thread, which
-/// `camem_detach_poll` follows. All addresses become invalid.
-pub export fn camem_detach() callconv(.c) i32 {
-    return result(session.detach());
+/// Gives up an attachment of this thread; the last one cancels a running plan and releases everything on the shim's own
+/// thread. Then `closing` is the number that `camem_detach_poll` follows it by, and else 0. All addresses become invalid.
+pub export fn camem_detach(closing: *u64) callconv(.c) i32 {
+    closing.* = session.detach() catch |err| return result(err);
+    return result({});
 }
 
-/// Writes 1 to `done` once the closing begun by `camem_detach` has ended. A failure means that something could not be given
-/// back: the attachment exists still, and `camem_detach` can be called again.
-pub export fn camem_detach_poll(done: *u32, failure: *Failure) callconv(.c) i32 {
+/// Writes 1 to `done` once a closing has ended. A failure means that something could not be given back: the attachment
+/// exists still, and `camem_detach` can be called again.
+pub export fn camem_detach_poll(closing: u64, done: *u32, failure: *Failure) callconv(.c) i32 {
     done.* = 1;
-    const ended = session.pollClose(failure) catch |err| return result(err);
+    const ended = session.pollClose(closing, failure) catch |err| return result(err);
     done.* = @intFromBool(ended);
     return result({});
 }
@@ -185,29 +187,32 @@ pub export fn camem_region_leave(token: u64) callconv(.c) i32 {
     return result(open.registry.tags.leave(token));
 }
 
-/// A new mapped segment of at least `size_bytes`. The caller owns the address until `camem_segment_free`.
-pub export fn camem_segment_allocate(device: u32, tag: u32, size_bytes: u64, address: *u64, failure: *Failure) callconv(.c) i32 {
+/// A new mapped segment of at least `size_bytes`. The caller owns it until `camem_segment_free`. An address may be given out
+/// again after that, an id never: calls that name a segment take both.
+pub export fn camem_segment_allocate(device: u32, tag: u32, size_bytes: u64, address: *u64, segment_id: *u64, failure: *Failure) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    address.* = open.allocate(device, tag, size_bytes, failure) catch |err| return result(err);
+    const allocation = open.allocate(device, tag, size_bytes, failure) catch |err| return result(err);
+    address.* = allocation.address;
+    segment_id.* = allocation.segment_id;
     return result({});
 }
 
 /// Waits for the segment's device and gives the segment back, asleep or awake. While a plan moves it this returns at once
 /// and the plan's thread releases it afterwards. After a failure the same call can be made again.
-pub export fn camem_segment_free(address: u64, failure: *Failure) callconv(.c) i32 {
+pub export fn camem_segment_free(address: u64, segment_id: u64, failure: *Failure) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    return result(open.free(address, failure));
+    return result(open.free(address, segment_id, failure));
 }
 
-/// The state of one segment, by its start address.
-pub export fn camem_segment_info(address: u64, info: *SegmentInfo) callconv(.c) i32 {
+/// The state of one segment.
+pub export fn camem_segment_info(address: u64, segment_id: u64, info: *SegmentInfo) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
     open.registry.mutex.lock();
     defer open.registry.mutex.unlock();
-    const segment = open.registry.segments.get(address) orelse return result(error.UnknownSegment);
+    const segment = open.registry.find(address, segment_id) catch |err| return result(err);
     info.* = describe(segment);
     return result({});
 }
@@ -249,26 +254,26 @@ fn describe(segment: *const registry.Segment) SegmentInfo {
 }
 
 /// Copies `size_bytes` from host memory at `source` into a mapped segment (aclrtMemcpy); blocks until done.
-pub export fn camem_segment_write(address: u64, offset_bytes: u64, source: *const anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
-    return copySegment(address, offset_bytes, size_bytes, failure, .{ .write = source });
+pub export fn camem_segment_write(address: u64, segment_id: u64, offset_bytes: u64, source: *const anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, segment_id, offset_bytes, size_bytes, failure, .{ .write = source });
 }
 
 /// Copies `size_bytes` out of a mapped segment into host memory at `target` (aclrtMemcpy); blocks until done.
-pub export fn camem_segment_read(address: u64, offset_bytes: u64, target: *anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
-    return copySegment(address, offset_bytes, size_bytes, failure, .{ .read = target });
+pub export fn camem_segment_read(address: u64, segment_id: u64, offset_bytes: u64, target: *anyopaque, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, segment_id, offset_bytes, size_bytes, failure, .{ .read = target });
 }
 
 /// Sets `size_bytes` of a mapped segment to the low byte of `value` (aclrtMemset); blocks until done.
-pub export fn camem_segment_fill(address: u64, offset_bytes: u64, size_bytes: u64, value: i32, failure: *Failure) callconv(.c) i32 {
-    return copySegment(address, offset_bytes, size_bytes, failure, .{ .fill = value });
+pub export fn camem_segment_fill(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64, value: i32, failure: *Failure) callconv(.c) i32 {
+    return copySegment(address, segment_id, offset_bytes, size_bytes, failure, .{ .fill = value });
 }
 
 const Access = union(enum) { write: *const anyopaque, read: *anyopaque, fill: i32 };
 
-fn copySegment(address: u64, offset_bytes: u64, size_bytes: u64, failure: *Failure, access: Access) i32 {
+fn copySegment(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64, failure: *Failure, access: Access) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    const segment = open.registry.pin(address, offset_bytes, size_bytes) catch |err| return result(err);
+    const segment = open.registry.pin(address, segment_id, offset_bytes, size_bytes) catch |err| return result(err);
     defer open.registry.unpin(segment);
     if (size_bytes == 0) return result({});
     const scope = runtime.Scope.enter(&open.runtime, segment.device, failure) catch |err| return result(err);
@@ -286,10 +291,10 @@ fn copySegment(address: u64, offset_bytes: u64, size_bytes: u64, failure: *Failu
 
 /// Copies `size_bytes` of the backup of a segment that is offloaded into `target`. Makes no AscendCL call, so it works when
 /// the device is lost.
-pub export fn camem_backup_read(address: u64, offset_bytes: u64, target: [*]u8, size_bytes: u64) callconv(.c) i32 {
+pub export fn camem_backup_read(address: u64, segment_id: u64, offset_bytes: u64, target: [*]u8, size_bytes: u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    const segment = open.registry.pinBackup(address, offset_bytes, size_bytes) catch |err| return result(err);
+    const segment = open.registry.pinBackup(address, segment_id, offset_bytes, size_bytes) catch |err| return result(err);
     defer open.registry.unpin(segment);
     const backup: [*]const u8 = @ptrCast(segment.backup.?);
     @memcpy(target[0..size_bytes], backup[offset_bytes..][0..size_bytes]);

@@ -30,11 +30,13 @@ pub const Action = enum(u32) {
     remap = 4,
     /// Give back the device memory that a segment still holds though it is asleep; content in it goes to the host first.
     release = 5,
+    /// Give back the host memory that an earlier wake-up could not, of a segment that is awake.
+    drop_backup = 6,
 
     fn isSleep(self: Action) bool {
         return switch (self) {
             .offload, .discard, .release => true,
-            .restore, .remap => false,
+            .restore, .remap, .drop_backup => false,
         };
     }
 
@@ -45,6 +47,7 @@ pub const Action = enum(u32) {
             .restore => !segment.isAwake() and segment.content != .discarded,
             .remap => segment.content == .discarded,
             .release => segment.isUnreleased(),
+            .drop_backup => segment.isAwake() and segment.backup != null,
         };
     }
 };
@@ -105,7 +108,7 @@ const Step = struct {
             // Content that a failed sleep left in physical memory needs mapping only; to sleep, it is copied then.
             .restore => self.segment.content == .backed_up,
             .release => self.segment.content == .live,
-            .discard, .remap => false,
+            .discard, .remap, .drop_backup => false,
         };
     }
 };
@@ -158,7 +161,7 @@ const Plan = struct {
 };
 
 /// Results stay readable until this many later plans were submitted.
-const history = 16;
+const history = 256;
 
 pub const Executor = struct {
     memory: vmm.Memory,
@@ -168,9 +171,13 @@ pub const Executor = struct {
     next_ticket: u64 = 1,
     pending: ?*Plan = null,
     stopping: bool = false,
+    /// Segments wait for their release, beside any plan.
+    sweep_wanted: bool = false,
+    /// Makes a sweep that waits for a device give way.
+    interrupted: std.atomic.Value(bool) = .init(false),
 
     pub fn deinit(self: *Executor) void {
-        for (&self.plans) |*plan| registry.allocator.free(plan.steps);
+        for (&self.plans) |*plan| std.debug.assert(plan.steps.len == 0);
     }
 
     /// The thread's body: runs plans until `stop`.
@@ -182,10 +189,18 @@ pub const Executor = struct {
                 self.mutex.unlock();
                 self.execute(plan);
                 self.mutex.lock();
+                registry.allocator.free(plan.steps);
+                plan.steps = &.{};
                 plan.enter(.done);
                 self.pending = null;
             } else if (self.stopping) {
                 return;
+            } else if (self.sweep_wanted) {
+                self.sweep_wanted = false;
+                self.interrupted.store(false, .release);
+                self.mutex.unlock();
+                self.releaseDoomed(&self.interrupted);
+                self.mutex.lock();
             } else {
                 self.changed.wait(&self.mutex);
             }
@@ -197,7 +212,16 @@ pub const Executor = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         self.stopping = true;
+        self.interrupted.store(true, .release);
         if (self.pending) |plan| plan.cancelled.store(true, .release);
+        self.changed.broadcast();
+    }
+
+    /// Has what an earlier release could not give back tried again, without making the caller wait.
+    pub fn requestSweep(self: *Executor) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.sweep_wanted = true;
         self.changed.broadcast();
     }
 
@@ -209,7 +233,6 @@ pub const Executor = struct {
         if (self.pending != null) return error.Busy;
         const resolved = try self.resolve(steps);
         const plan = &self.plans[self.next_ticket % history];
-        registry.allocator.free(plan.steps);
         const now = sync.now();
         plan.* = .{ .ticket = self.next_ticket, .steps = resolved, .verify = verify, .phase = .init(@intFromEnum(Phase.queued)), .started_ns = now, .phase_started_ns = now };
         for (resolved) |step| {
@@ -217,6 +240,7 @@ pub const Executor = struct {
         }
         self.next_ticket += 1;
         self.pending = plan;
+        self.interrupted.store(true, .release);
         self.changed.broadcast();
         return plan.ticket;
     }
@@ -291,7 +315,7 @@ pub const Executor = struct {
             if (sleep) self.undoSleep(plan) else self.undoWake(plan);
         };
         for (plan.steps) |step| self.memory.registry.stopMoving(step.segment);
-        self.releaseDoomed();
+        self.releaseDoomed(&plan.cancelled);
         plan.total_ns = sync.now() - plan.started_ns;
     }
 
@@ -303,20 +327,20 @@ pub const Executor = struct {
     }
 
     /// Releases what was freed while it moved. A failure leaves the segment doomed, for the next time.
-    fn releaseDoomed(self: *Executor) void {
+    fn releaseDoomed(self: *Executor, interrupted: *const std.atomic.Value(bool)) void {
         var ignored: Failure = .{};
-        self.releaseAllDoomed(&ignored) catch return;
+        self.releaseAllDoomed(interrupted, &ignored) catch return;
     }
 
     /// Releases every doomed segment that it can, and reports the first failure.
-    pub fn releaseAllDoomed(self: *Executor, failure: *Failure) status.Error!void {
+    pub fn releaseAllDoomed(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
         var list: std.ArrayList(*Segment) = .empty;
         defer list.deinit(registry.allocator);
         self.memory.registry.takeDoomed(&list);
         var first: ?status.Error = null;
         var spare: Failure = .{};
         for (list.items) |segment| {
-            if (self.memory.release(segment, if (first == null) failure else &spare)) {
+            if (self.memory.release(segment, interrupted, if (first == null) failure else &spare)) {
                 self.memory.registry.remove(segment);
             } else |err| {
                 if (first == null) first = err;
@@ -357,7 +381,7 @@ pub const Executor = struct {
                 .offload => self.memory.registry.set(step.segment, .content, .backed_up),
                 .release => if (step.segment.content == .live) self.memory.registry.set(step.segment, .content, .backed_up),
                 .discard => self.memory.registry.set(step.segment, .content, .discarded),
-                .restore, .remap => {},
+                .restore, .remap, .drop_backup => {},
             }
         }
         var spare: Failure = .{};

@@ -17,8 +17,8 @@ pub fn my_malloc(size: isize, device: c_int, stream: acl.Stream) callconv(.c) ?*
     open.registry.mutex.lock();
     const tag = open.registry.tags.current();
     open.registry.mutex.unlock();
-    const address = open.allocate(@intCast(device), tag, @intCast(size), &failure) catch return null;
-    return @ptrFromInt(address);
+    const allocation = open.allocate(@intCast(device), tag, @intCast(size), &failure) catch return null;
+    return @ptrFromInt(allocation.address);
 }
 
 /// Gives memory of `my_malloc` back after waiting for its device. An unknown address is ignored. While a plan moves the
@@ -30,5 +30,5 @@ pub fn my_free(pointer: ?*anyopaque, size: isize, device: c_int, stream: acl.Str
     const open = session.enter() orelse return;
     defer session.leave();
     var failure: status.Failure = .{};
-    open.free(@intFromPtr(address), &failure) catch return;
+    open.free(@intFromPtr(address), null, &failure) catch return;
 }

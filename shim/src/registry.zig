@@ -93,11 +93,16 @@ pub const Registry = struct {
         return segment;
     }
 
-    pub fn insert(self: *Registry, segment: *Segment) void {
+    /// False when the table has a segment at that address already: its device was reset by somebody, and AscendCL has given
+    /// the address out again.
+    pub fn insert(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
+        const entry = self.segments.getOrPutAssumeCapacity(segment.address);
+        if (entry.found_existing) return false;
         self.pending -= 1;
-        self.segments.putAssumeCapacityNoClobber(segment.address, segment);
+        entry.value_ptr.* = segment;
+        return true;
     }
 
     /// Drops a record that never came into the table and holds nothing.
@@ -108,11 +113,17 @@ pub const Registry = struct {
         allocator.destroy(segment);
     }
 
+    /// The segment at an address, if it is still the one with that id. With the mutex held.
+    pub fn find(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        return if (segment.id == id) segment else error.UnknownSegment;
+    }
+
     /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it meanwhile.
-    pub fn pin(self: *Registry, address: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+    pub fn pin(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
         if (!segment.isAwake()) return error.Asleep;
@@ -122,10 +133,10 @@ pub const Registry = struct {
     }
 
     /// Pins a segment that is backed up for a copy of `size_bytes` at `offset_bytes` of its backup.
-    pub fn pinBackup(self: *Registry, address: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+    pub fn pinBackup(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
         if (segment.content != .backed_up or segment.backup == null) return error.NoBackup;
@@ -143,10 +154,12 @@ pub const Registry = struct {
 
     /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever moves it
     /// releases it afterwards. A segment whose release failed earlier is handed out again.
-    pub fn doom(self: *Registry, address: u64) status.Error!?*Segment {
+    /// Without an id, whichever segment is at the address, as a native thread names it.
+    pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
+        if (id != null and segment.id != id.?) return error.UnknownSegment;
         segment.doomed = true;
         if (segment.moving) return null;
         segment.moving = true;
@@ -161,10 +174,9 @@ pub const Registry = struct {
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| {
             const segment = entry.*;
-            if (!segment.doomed or segment.moving) continue;
+            if (!segment.doomed or segment.moving or segment.pins > 0) continue;
             list.append(allocator, segment) catch return; // the rest waits for the next time
             segment.moving = true;
-            self.waitForPins(segment);
         }
     }
 
@@ -195,12 +207,6 @@ pub const Registry = struct {
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
     }
-
-    pub fn count(self: *Registry) usize {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        return self.segments.count();
-    }
 };
 
 pub const longest_tag = 64;
@@ -210,9 +216,11 @@ pub const longest_tag = 64;
 pub const Tags = struct {
     const Region = struct { token: u64, tag: u32 };
 
+    /// A token outlives its session without meaning another region of the next.
+    var next_token: std.atomic.Value(u64) = .init(1);
+
     names: std.ArrayList([]u8) = .empty,
     regions: std.ArrayList(Region) = .empty,
-    next_token: u64 = 1,
 
     fn deinit(self: *Tags) void {
         for (self.names.items) |name| allocator.free(name);
@@ -235,9 +243,9 @@ pub const Tags = struct {
 
     pub fn enter(self: *Tags, tag: u32) status.Error!u64 {
         if (tag >= self.names.items.len) return error.UnknownTag;
-        self.regions.append(allocator, .{ .token = self.next_token, .tag = tag }) catch return error.OutOfHostMemory;
-        self.next_token += 1;
-        return self.next_token - 1;
+        const token = next_token.fetchAdd(1, .monotonic);
+        self.regions.append(allocator, .{ .token = token, .tag = tag }) catch return error.OutOfHostMemory;
+        return token;
     }
 
     pub fn leave(self: *Tags, token: u64) status.Error!void {
@@ -277,19 +285,20 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     const segment = try table.create(0, 0, 4096, 4000);
     segment.address = 1 << 44;
     segment.mapped = true;
-    table.insert(segment);
+    try std.testing.expect(table.insert(segment));
     defer {
         table.remove(segment);
         table.deinit();
     }
-    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, 4000, 1));
-    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, std.math.maxInt(u64), 2));
-    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, 0, 1));
-    table.unpin(try table.pin(segment.address, 3999, 1));
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1));
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, std.math.maxInt(u64), 2));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1));
+    table.unpin(try table.pin(segment.address, segment.id, 3999, 1));
     table.set(segment, .content, .backed_up);
-    try std.testing.expectError(error.Asleep, table.pin(segment.address, 0, 1));
+    try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1));
     table.set(segment, .moving, true);
-    try std.testing.expectError(error.Moving, table.pin(segment.address, 0, 1));
+    try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1));
     table.set(segment, .doomed, true);
-    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, 0, 1));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1));
 }

@@ -26,6 +26,8 @@ const Device = struct {
     gone: bool = false,
 };
 
+var sessions: std.atomic.Value(u64) = .init(1);
+
 /// Who has to undo `aclInit`.
 const Initialization = enum { ours, counted, foreign };
 
@@ -33,11 +35,13 @@ pub const Runtime = struct {
     library: loader.Library,
     initialization: Initialization,
     device_count: u32,
+    /// Tells the contexts of this session from those of earlier ones.
+    session: u64,
     mutex: sync.Mutex = .{},
     devices: [max_devices]Device = @splat(.{}),
 
     pub fn init(library: loader.Library, failure: *Failure) status.Error!Runtime {
-        var self: Runtime = .{ .library = library, .initialization = undefined, .device_count = 0 };
+        var self: Runtime = .{ .library = library, .initialization = undefined, .device_count = 0, .session = sessions.fetchAdd(1, .monotonic) };
         self.initialization = try self.initialize(failure);
         errdefer self.abandon();
         var count: u32 = 0;
@@ -202,6 +206,7 @@ pub const Runtime = struct {
             }
         }
         const code = api.aclrtResetDevice(@intCast(device));
+        if (left_behind.context == self.devices[device].context) left_behind.session = 0; // it may have died just now
         if (code == acl.code.rt_context_release_error) return; // somebody else has given our hold back
         return self.check("aclrtResetDevice", code, 0, 0, failure);
     }
@@ -225,6 +230,11 @@ pub const Runtime = struct {
     }
 };
 
+/// The context that a scope left current on this thread because it had found none. It may die with a reset of its device,
+/// and what AscendCL then says is current is not documented, so it is never put back after that.
+const LeftBehind = struct { context: acl.Context = null, session: u64 = 0 };
+threadlocal var left_behind: LeftBehind = .{};
+
 /// Makes the primary context of a device current on this thread for as long as it lasts.
 pub const Scope = struct {
     runtime: *Runtime,
@@ -232,19 +242,31 @@ pub const Scope = struct {
     previous: acl.Context,
 
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
-        const api = &runtime.library.api;
-        var found: acl.Context = null;
-        const code = api.aclrtGetCurrentContext(&found);
-        if (code == acl.code.rt_context_null) found = null else try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure);
+        const found = try currentContext(runtime, failure);
         var scope: Scope = .{ .runtime = runtime, .previous = found };
         errdefer scope.leave();
         const context = try runtime.contextOf(device, failure);
+        if (found == null) left_behind = .{ .context = context, .session = runtime.session };
         if (context == found) {
             scope.previous = null;
         } else {
             try runtime.makeCurrent(context, device, failure);
         }
         return scope;
+    }
+
+    /// The thread's context, or null where it has none or only a dead one that an earlier session left there.
+    fn currentContext(runtime: *Runtime, failure: *Failure) status.Error!acl.Context {
+        var found: acl.Context = null;
+        const code = runtime.library.api.aclrtGetCurrentContext(&found);
+        switch (code) {
+            acl.code.success => {},
+            // None; or, as some say of one that died, not a context.
+            acl.code.rt_context_null, acl.code.rt_param_invalid => return null,
+            else => try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure),
+        }
+        const is_dead = found == left_behind.context and left_behind.session != runtime.session;
+        return if (is_dead) null else found;
     }
 
     pub fn leave(self: Scope) void {

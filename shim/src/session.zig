@@ -2,7 +2,6 @@
 //! torn down by the last `detach`. Calls in progress hold it open.
 
 const std = @import("std");
-const build_options = @import("build_options");
 const executor = @import("executor.zig");
 const loader = @import("loader.zig");
 const registry = @import("registry.zig");
@@ -12,6 +11,8 @@ const sync = @import("sync.zig");
 const vmm = @import("vmm.zig");
 const Failure = status.Failure;
 
+pub const Allocation = struct { address: u64, segment_id: u64 };
+
 pub const Session = struct {
     runtime: runtime.Runtime,
     registry: registry.Registry,
@@ -20,10 +21,11 @@ pub const Session = struct {
     /// Set while the table may hold segments whose release failed.
     leftovers: std.atomic.Value(bool),
 
-    /// A new segment of at least `size_bytes`, mapped; returns its address.
-    pub fn allocate(self: *Session, device: u32, tag: u32, size_bytes: u64, failure: *Failure) status.Error!u64 {
+    /// A new segment of at least `size_bytes`, mapped.
+    pub fn allocate(self: *Session, device: u32, tag: u32, size_bytes: u64, failure: *Failure) status.Error!Allocation {
         if (size_bytes == 0) return error.InvalidSize;
-        if (self.leftovers.load(.acquire)) self.retryLeftovers();
+        // What an earlier release could not give back may be what is missing now.
+        if (self.leftovers.swap(false, .acq_rel)) self.executor.requestSweep();
         const granularity = try self.runtime.granularityOf(device, failure);
         const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
         const segment = try self.registry.create(device, tag, padded & ~(@as(u64, granularity) - 1), size_bytes);
@@ -31,9 +33,12 @@ pub const Session = struct {
             self.discard(segment);
             return err;
         };
-        const address = segment.address;
-        self.registry.insert(segment);
-        return address;
+        const allocation: Allocation = .{ .address = segment.address, .segment_id = segment.id };
+        if (!self.registry.insert(segment)) {
+            failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "AscendCL gave out an address that is in use");
+            return error.DeviceLost;
+        }
+        return allocation;
     }
 
     fn acquire(self: *Session, segment: *registry.Segment, failure: *Failure) status.Error!void {
@@ -44,26 +49,18 @@ pub const Session = struct {
     /// Undoes a failed allocation. What cannot be given back is kept in the table, to be tried again.
     fn discard(self: *Session, segment: *registry.Segment) void {
         var ignored: Failure = .{};
-        if (self.memory.release(segment, &ignored)) {
+        if (self.memory.release(segment, null, &ignored)) {
             self.registry.destroy(segment);
         } else |_| {
             segment.doomed = true;
-            self.registry.insert(segment);
-            self.leftovers.store(true, .release);
+            self.leftovers.store(self.registry.insert(segment), .release);
         }
     }
 
-    /// What an earlier release could not give back would be missing from what is allocated next.
-    fn retryLeftovers(self: *Session) void {
-        self.leftovers.store(false, .release);
-        var ignored: Failure = .{};
-        self.executor.releaseAllDoomed(&ignored) catch self.leftovers.store(true, .release);
-    }
-
     /// Releases a segment: now, or when the plan that moves it has ended.
-    pub fn free(self: *Session, address: u64, failure: *Failure) status.Error!void {
-        const segment = try self.registry.doom(address) orelse return;
-        self.memory.release(segment, failure) catch |err| {
+    pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
+        const segment = try self.registry.doom(address, id) orelse return;
+        self.memory.release(segment, null, failure) catch |err| {
             self.registry.stopMoving(segment);
             self.leftovers.store(true, .release);
             return err;
@@ -79,16 +76,15 @@ const Attachments = struct {
     threads: [most]std.os.linux.pid_t = undefined,
     count: usize = 0,
 
-    fn add(self: *Attachments) status.Error!void {
+    fn add(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
         if (self.count == most) return error.OutOfHostMemory;
-        self.threads[self.count] = std.os.linux.gettid();
+        self.threads[self.count] = thread;
         self.count += 1;
     }
 
-    /// Removes this thread's attachment, or another's where it has none, and those of threads that are no more.
-    fn remove(self: *Attachments) void {
-        const own = std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], std.os.linux.gettid());
-        self.drop(own orelse 0);
+    /// Removes one attachment of a thread, and those of threads that are no more.
+    fn remove(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
+        self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], thread) orelse return error.NotOpen);
         var index: usize = 0;
         while (index < self.count) {
             if (isAlive(self.threads[index])) index += 1 else self.drop(index);
@@ -117,7 +113,12 @@ const Gate = struct {
     /// Calls in progress.
     users: u32 = 0,
     thread: ?std.Thread = null,
-    close_status: status.Status = .ok,
+    /// The path that the session was opened with; empty for a search.
+    requested: [1024]u8 = @splat(0),
+    /// Numbers the closings, so that each can be followed by the one who began it.
+    closing: u64 = 0,
+    closer: std.os.linux.pid_t = 0,
+    close_error: ?status.Error = null,
     close_failure: Failure = .{},
 };
 
@@ -142,24 +143,28 @@ pub fn leave() void {
     if (gate.users == 0) gate.changed.broadcast();
 }
 
-/// Opens AscendCL, or joins the session that is open, which must have been opened with the same `path`.
+/// Opens AscendCL, or joins the session that is open, which must have been opened with the same `path`. Refused as busy
+/// while a session is closing.
 pub fn attach(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     gate.mutex.lock();
     defer gate.mutex.unlock();
-    while (gate.state == .closing) gate.changed.wait(&gate.mutex);
-    if (gate.state == .open) {
-        const wanted: []const u8 = if (path) |text| std.mem.span(text) else "";
-        const opened = session.runtime.library.pathText();
-        if (wanted.len > 0 and !build_options.link_ascendcl and !std.mem.eql(u8, wanted, opened)) {
-            failure.describe("", 0, 0, 0, opened);
-            return error.ConfigConflict;
-        }
-        return gate.attachments.add();
+    const requested: []const u8 = if (path) |text| std.mem.span(text) else "";
+    switch (gate.state) {
+        .closing => return error.Busy,
+        .open => {
+            if (!std.mem.eql(u8, requested, std.mem.sliceTo(&gate.requested, 0))) {
+                failure.describe("", 0, 0, 0, session.runtime.library.pathText());
+                return error.ConfigConflict;
+            }
+        },
+        .closed => {
+            try open(path, failure);
+            status.copyText(&gate.requested, requested);
+            gate.attachments = .{};
+            gate.state = .open;
+        },
     }
-    try open(path, failure);
-    gate.attachments = .{};
-    try gate.attachments.add();
-    gate.state = .open;
+    try gate.attachments.add(std.os.linux.gettid());
 }
 
 fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
@@ -182,31 +187,32 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     gate.thread = std.Thread.spawn(.{}, executorThread, .{}) catch return error.OutOfHostMemory;
 }
 
-/// Gives up one attachment. With the last one everything is released on the executor's thread; `pollClose` follows it.
-pub fn detach() status.Error!void {
+/// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this returns
+/// the number that `pollClose` follows the closing by, and else 0.
+pub fn detach() status.Error!u64 {
     gate.mutex.lock();
     defer gate.mutex.unlock();
     if (gate.state != .open) return error.NotOpen;
-    if (gate.attachments.count > 0) gate.attachments.remove();
-    if (gate.attachments.count > 0) return;
+    const thread = std.os.linux.gettid();
+    try gate.attachments.remove(thread);
+    if (gate.attachments.count > 0) return 0;
     gate.state = .closing;
-    gate.close_status = .ok;
+    gate.closing += 1;
+    gate.closer = thread;
     session.executor.stop();
+    return gate.closing;
 }
 
-/// True once closing has ended. When it failed the session is open again, as far as it goes, and can be closed again.
-pub fn pollClose(failure: *Failure) status.Error!bool {
+/// True once the closing has ended. When it failed the session is open again, as far as it goes, and whoever began it is
+/// attached again and can close it again.
+pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
     gate.mutex.lock();
     defer gate.mutex.unlock();
+    if (gate.closing != closing) return true;
     if (gate.state == .closing) return false;
-    if (gate.close_status == .ok) return true;
+    const err = gate.close_error orelse return true;
     failure.* = gate.close_failure;
-    const Outcome = status.Error;
-    inline for (@typeInfo(Outcome).error_set.?) |entry| {
-        const err = @field(Outcome, entry.name);
-        if (status.fromError(err) == gate.close_status) return err;
-    }
-    return true;
+    return err;
 }
 
 fn joinThread() void {
@@ -219,13 +225,13 @@ fn executorThread() void {
         session.executor.runUntilStopped();
         waitForUsers();
         var failure: Failure = .{};
-        if (tearDown(&failure)) {
-            finishClose(.closed, .ok, &failure);
-            return;
-        } else |err| {
+        tearDown(&failure) catch |err| {
             session.executor.stopping = false;
-            finishClose(.open, status.fromError(err), &failure);
-        }
+            finishClose(.open, err, &failure);
+            continue;
+        };
+        finishClose(.closed, null, &failure);
+        return;
     }
 }
 
@@ -235,19 +241,20 @@ fn waitForUsers() void {
     while (gate.users > 0) gate.changed.wait(&gate.mutex);
 }
 
-fn finishClose(state: State, outcome: status.Status, failure: *const Failure) void {
+fn finishClose(state: State, err: ?status.Error, failure: *const Failure) void {
     gate.mutex.lock();
     defer gate.mutex.unlock();
-    gate.close_status = outcome;
+    gate.close_error = err;
     gate.close_failure = failure.*;
     gate.state = state;
-    gate.changed.broadcast();
+    // There is room: its attachment was removed to get here.
+    if (state == .open) gate.attachments.add(gate.closer) catch return;
 }
 
 /// Returns everything that can be returned. Nobody else is inside any more.
 fn tearDown(failure: *Failure) status.Error!void {
     session.registry.doomAll();
-    try session.executor.releaseAllDoomed(failure);
+    try session.executor.releaseAllDoomed(null, failure);
     try session.runtime.closeDevices(failure);
     try session.runtime.finalize(failure);
     session.executor.deinit();

@@ -25,9 +25,9 @@ pub const Memory = struct {
         const api = &self.runtime.library.api;
         var pointer: ?*anyopaque = null;
         try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
-        segment.address = @intFromPtr(pointer);
+        segment.address = @intFromPtr(try expectResult("aclrtReserveMemAddress", pointer, segment, failure));
         segment.reserved = true;
-        if (segment.address == 0 or segment.address + segment.size_bytes > highest_address) {
+        if (segment.address + segment.size_bytes > highest_address) {
             failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "the address is not exact as a JavaScript number");
             return error.AclCallFailed;
         }
@@ -42,7 +42,7 @@ pub const Memory = struct {
             const prop = runtime.physicalMemory(segment.device);
             var handle: acl.DrvMemHandle = null;
             try self.check("aclrtMallocPhysical", api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
-            self.registry.set(segment, .handle, handle);
+            self.registry.set(segment, .handle, try expectResult("aclrtMallocPhysical", handle, segment, failure));
         }
         if (!segment.mapped) {
             try self.check("aclrtMapMem", api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0), segment, failure);
@@ -76,7 +76,7 @@ pub const Memory = struct {
         self.check("aclrtMallocHost", code, segment, failure) catch |err| {
             return if (err == error.OutOfDeviceMemory) error.OutOfHostMemory else err;
         };
-        self.registry.set(segment, .backup, pointer);
+        self.registry.set(segment, .backup, try expectResult("aclrtMallocHost", pointer, segment, failure));
     }
 
     pub fn freeBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
@@ -87,11 +87,11 @@ pub const Memory = struct {
         self.registry.set(segment, .backup, null);
     }
 
-    /// Gives back everything that `segment` holds. Waits for the device first where the memory may be in use.
-    /// What a failed call left stays recorded: the same call can be made again.
-    pub fn release(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+    /// Gives back everything that `segment` holds. Waits for the device first where the memory may be in use, and gives up
+    /// soon after `interrupted` becomes true. What was not given back stays recorded: the same call can be made again.
+    pub fn release(self: Memory, segment: *Segment, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
         if (self.runtime.isGone(segment.device)) return self.forget(segment, failure);
-        if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, null, failure);
+        if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupted, failure);
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
         try self.freeBackup(segment, failure);
@@ -116,6 +116,14 @@ pub const Memory = struct {
         self.registry.set(segment, .mapped, false);
         self.registry.set(segment, .handle, null);
         self.registry.set(segment, .reserved, false);
+    }
+
+    /// A call that succeeds without a result would be followed into a null.
+    fn expectResult(call: []const u8, pointer: ?*anyopaque, segment: *const Segment, failure: *Failure) status.Error!*anyopaque {
+        return pointer orelse {
+            failure.describe(call, acl.code.success, segment.address, segment.size_bytes, "AscendCL reports success and returns nothing");
+            return error.AclCallFailed;
+        };
     }
 
     fn check(self: Memory, call: []const u8, code: acl.Error, segment: *const Segment, failure: *Failure) status.Error!void {

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
+import { longestTagBytes } from "../tags.ts";
 import { type Decoded, decode, encode } from "./struct.ts";
 import * as abi from "./symbols.gen.ts";
 
@@ -13,16 +14,19 @@ export type MemoryInfo = Decoded<typeof abi.MemoryInfo>;
 export type Failure = Decoded<typeof abi.Failure>;
 export { Action, Phase, SegmentState, Status } from "./symbols.gen.ts";
 
-/** One step of a plan, for one segment. */
-export interface PlanStep {
+/** Names a segment for good: an address may be given out again, an id never. */
+export interface SegmentName {
   readonly address: number;
   readonly segmentId: number;
+}
+
+/** One step of a plan, for one segment. */
+export interface PlanStep extends SegmentName {
   readonly action: number;
 }
 
 type StatusName = keyof typeof abi.Status;
 
-const longestTagBytes = 64;
 const hex = (address: number) => `0x${address.toString(16)}`;
 const reportBytes = 16 * 1024;
 
@@ -37,7 +41,17 @@ function openShim() {
       "LIBRARY_NOT_FOUND",
       `${shimPath} does not exist: camem ships its shim for linux-x64 and linux-arm64 with glibc; in a checkout, run "bun run build"`,
     );
-  return dlopen(shimPath, abi.symbols).symbols;
+  try {
+    return dlopen(shimPath, abi.symbols).symbols;
+  } catch (cause) {
+    throw new CamemError(
+      "LIBRARY_INVALID",
+      `${shimPath} cannot be opened: ${cause}; it needs glibc 2.28 or newer`,
+      {
+        cause,
+      },
+    );
+  }
 }
 
 let shim: ReturnType<typeof openShim> | undefined;
@@ -103,6 +117,11 @@ const mends: Partial<Record<CamemErrorCode, string>> = {
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 
+/** What every call of the library returns that CANN ships for linking only. */
+const stubLibrary = 100039;
+const stubMend =
+  "this is the stub library of CANN's devlib folder, which is for linking only; take that folder off LD_LIBRARY_PATH and source set_env.sh";
+
 /** What an error says beside the failure itself. */
 interface ErrorContext {
   /** What was attempted, after "cannot". */
@@ -118,7 +137,7 @@ export function statusError(status: number, failure: Failure, context: ErrorCont
   if (name === "ok" || name === "busy" || name === "stale")
     throw new TypeError(`the status ${name} is no failure`);
   const code = codes[name];
-  const note = context.note ?? mends[code];
+  const note = failure.aclCode === stubLibrary ? stubMend : (context.note ?? mends[code]);
   const parts = [`cannot ${context.attempt}`, describeCall(failure), failure.message.trim(), note ?? ""];
   return new CamemError(code, parts.filter((part) => part !== "").join(": "), {
     ...(failure.call === "" ? {} : { call: failure.call, aclCode: failure.aclCode }),
@@ -146,6 +165,11 @@ export function attach(libraryPath: string | null): void {
   failureBytes.fill(0);
   const status = exports().camem_attach(path, failureBytes);
   if (status === abi.Status.ok) return;
+  if (status === abi.Status.busy)
+    throw new CamemError(
+      "CLOSED",
+      "the allocator of this process is just being closed; await its close() first",
+    );
   const mend =
     libraryPath === null
       ? "install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; tried were"
@@ -154,7 +178,7 @@ export function attach(libraryPath: string | null): void {
   if (status === abi.Status.config_conflict)
     throw new CamemError(
       "CONFIG_CONFLICT",
-      `cannot open ${libraryPath}: this process already uses ${failure.message}; close that allocator first`,
+      `cannot open ${libraryPath ?? "AscendCL"}: this process already uses ${failure.message}; give every Worker the same options, or close that allocator first`,
     );
   const tried =
     libraryPath === null
@@ -180,21 +204,18 @@ export function loadReport(): { path: string; result: string }[] {
 
 /** Gives up this Worker's attachment and waits, without blocking, until everything is released if it was the last. */
 export async function detach(): Promise<void> {
-  check("close", () => exports().camem_detach());
-  while (true) {
-    let done = false;
-    check(
-      "give everything back while closing",
-      () => {
-        const status = exports().camem_detach_poll(wordBytes, failureBytes);
-        done = word.getUint32(0, true) === 1;
-        return status;
-      },
-      "what could be returned has been; call close() again for the rest",
-    );
-    if (done) return;
-    await Bun.sleep(1);
-  }
+  check("close", () => exports().camem_detach(wordBytes));
+  const closing = takeWord();
+  while (closing !== 0 && !pollClosing(closing)) await Bun.sleep(1);
+}
+
+function pollClosing(closing: number): boolean {
+  check(
+    "give everything back while closing",
+    () => exports().camem_detach_poll(closing, wordBytes, failureBytes),
+    "what could be returned has been; call close() again for the rest",
+  );
+  return word.getUint32(0, true) === 1;
 }
 
 export function runtimeInfo(): RuntimeInfo {
@@ -241,25 +262,32 @@ export function enterRegion(tag: number): number {
   return takeWord();
 }
 
+/** Closes a region; one that ended with its allocator is closed already. */
 export function leaveRegion(token: number): void {
-  check("leave a memory pool", () => exports().camem_region_leave(token));
+  const status = exports().camem_region_leave(token);
+  if (status === abi.Status.ok || status === abi.Status.not_open || status === abi.Status.invalid_argument)
+    return;
+  throw statusError(status, takeFailure(), { attempt: "leave a memory pool" });
 }
 
-export function allocateSegment(device: number, tag: number, sizeBytes: number): number {
+export function allocateSegment(device: number, tag: number, sizeBytes: number): SegmentName {
+  const id = new BigUint64Array(1);
   check(`allocate ${formatSize(sizeBytes)} on device ${device}`, () =>
-    exports().camem_segment_allocate(device, tag, sizeBytes, wordBytes, failureBytes),
+    exports().camem_segment_allocate(device, tag, sizeBytes, wordBytes, id, failureBytes),
   );
-  return takeWord();
+  return { address: takeWord(), segmentId: Number(id[0]) };
 }
 
-export function freeSegment(address: number): void {
-  check(`free the buffer at ${hex(address)}`, () => exports().camem_segment_free(address, failureBytes));
+export function freeSegment({ address, segmentId }: SegmentName): void {
+  check(`free the buffer at ${hex(address)}`, () =>
+    exports().camem_segment_free(address, segmentId, failureBytes),
+  );
 }
 
-/** The segment that starts at `address`, or undefined when there is none. */
-export function segmentInfo(address: number): SegmentSnapshot | undefined {
+/** What the table says of a segment, or undefined when it is no more. */
+export function segmentInfo({ address, segmentId }: SegmentName): SegmentSnapshot | undefined {
   const bytes = new Uint8Array(abi.SegmentInfo.sizeBytes);
-  if (exports().camem_segment_info(address, bytes) !== abi.Status.ok) return undefined;
+  if (exports().camem_segment_info(address, segmentId, bytes) !== abi.Status.ok) return undefined;
   return decode(abi.SegmentInfo, bytes);
 }
 
@@ -281,27 +309,44 @@ export function snapshot(): SegmentSnapshot[] {
   }
 }
 
-export function writeSegment(address: number, offsetBytes: number, source: Uint8Array): void {
+export function writeSegment(
+  { address, segmentId }: SegmentName,
+  offsetBytes: number,
+  source: Uint8Array,
+): void {
   check(`write ${formatSize(source.length)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_write(address, offsetBytes, source, source.length, failureBytes),
+    exports().camem_segment_write(address, segmentId, offsetBytes, source, source.length, failureBytes),
   );
 }
 
-export function readSegment(address: number, offsetBytes: number, target: Uint8Array): void {
+export function readSegment(
+  { address, segmentId }: SegmentName,
+  offsetBytes: number,
+  target: Uint8Array,
+): void {
   check(`read ${formatSize(target.length)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_read(address, offsetBytes, target, target.length, failureBytes),
+    exports().camem_segment_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
   );
 }
 
-export function fillSegment(address: number, offsetBytes: number, sizeBytes: number, value: number): void {
+export function fillSegment(
+  { address, segmentId }: SegmentName,
+  offsetBytes: number,
+  sizeBytes: number,
+  value: number,
+): void {
   check(`fill ${formatSize(sizeBytes)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_fill(address, offsetBytes, sizeBytes, value, failureBytes),
+    exports().camem_segment_fill(address, segmentId, offsetBytes, sizeBytes, value, failureBytes),
   );
 }
 
-export function readBackup(address: number, offsetBytes: number, target: Uint8Array): void {
+export function readBackup(
+  { address, segmentId }: SegmentName,
+  offsetBytes: number,
+  target: Uint8Array,
+): void {
   check(`read the backup of ${hex(address)}`, () =>
-    exports().camem_backup_read(address, offsetBytes, target, target.length),
+    exports().camem_backup_read(address, segmentId, offsetBytes, target, target.length),
   );
 }
 
@@ -324,12 +369,18 @@ export function submitPlan(steps: readonly PlanStep[], verify: boolean): number 
 
 const progressBytes = new Uint8Array(abi.PlanProgress.sizeBytes);
 
-/** How far a plan is; with the failure once it is done and has failed. */
-export function pollPlan(ticket: number): { progress: PlanProgress; failure: Failure } {
-  check("follow a plan", () => exports().camem_plan_poll(ticket, progressBytes, failureBytes));
+/** How far a plan is, with the failure once it is done and has failed; undefined when it ended so long ago that it is forgotten. */
+export function pollPlan(ticket: number): { progress: PlanProgress; failure: Failure } | undefined {
+  failureBytes.fill(0);
+  const status = exports().camem_plan_poll(ticket, progressBytes, failureBytes);
+  if (status === abi.Status.stale) return undefined;
+  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "follow a plan" });
   return { progress: decode(abi.PlanProgress, progressBytes), failure: takeFailure() };
 }
 
+/** Asks a plan to stop; one that has ended stays as it is. */
 export function cancelPlan(ticket: number): void {
-  check("cancel a plan", () => exports().camem_plan_cancel(ticket));
+  const status = exports().camem_plan_cancel(ticket);
+  if (status === abi.Status.ok || status === abi.Status.stale || status === abi.Status.not_open) return;
+  throw statusError(status, takeFailure(), { attempt: "cancel a plan" });
 }

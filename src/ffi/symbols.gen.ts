@@ -2,8 +2,8 @@
 
 export const symbols = {
   camem_attach: { args: ["ptr", "ptr"], returns: "i32" },
-  camem_detach: { args: [], returns: "i32" },
-  camem_detach_poll: { args: ["ptr", "ptr"], returns: "i32" },
+  camem_detach: { args: ["ptr"], returns: "i32" },
+  camem_detach_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_load_report: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_runtime_info: { args: ["ptr"], returns: "i32" },
   camem_symbols: { args: ["ptr", "u64", "ptr"], returns: "i32" },
@@ -12,14 +12,14 @@ export const symbols = {
   camem_tag_name: { args: ["u32", "ptr", "ptr"], returns: "i32" },
   camem_region_enter: { args: ["u32", "ptr"], returns: "i32" },
   camem_region_leave: { args: ["u64"], returns: "i32" },
-  camem_segment_allocate: { args: ["u32", "u32", "u64", "ptr", "ptr"], returns: "i32" },
-  camem_segment_free: { args: ["u64", "ptr"], returns: "i32" },
-  camem_segment_info: { args: ["u64", "ptr"], returns: "i32" },
+  camem_segment_allocate: { args: ["u32", "u32", "u64", "ptr", "ptr", "ptr"], returns: "i32" },
+  camem_segment_free: { args: ["u64", "u64", "ptr"], returns: "i32" },
+  camem_segment_info: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_snapshot: { args: ["ptr", "u64", "ptr"], returns: "i32" },
-  camem_segment_write: { args: ["u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
-  camem_segment_read: { args: ["u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
-  camem_segment_fill: { args: ["u64", "u64", "u64", "i32", "ptr"], returns: "i32" },
-  camem_backup_read: { args: ["u64", "u64", "ptr", "u64"], returns: "i32" },
+  camem_segment_write: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_segment_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_segment_fill: { args: ["u64", "u64", "u64", "u64", "i32", "ptr"], returns: "i32" },
+  camem_backup_read: { args: ["u64", "u64", "u64", "ptr", "u64"], returns: "i32" },
   camem_plan_submit: { args: ["ptr", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
@@ -31,6 +31,7 @@ export const Action = {
   restore: 3,
   remap: 4,
   release: 5,
+  drop_backup: 6,
 } as const;
 
 export const Failure = {
