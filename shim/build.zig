@@ -50,6 +50,7 @@ pub fn build(b: *std.Build) void {
     const host = b.resolveTargetQuery(.{ .cpu_model = .baseline, .abi = .gnu, .glibc_version = glibc_floor });
     addTests(b, host, shim_options);
     addBindings(b, host, shim_options);
+    addStress(b, host);
 }
 
 fn aclModule(b: *std.Build) *std.Build.Module {
@@ -105,6 +106,27 @@ fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Bu
     const update = b.addUpdateSourceFiles();
     update.addCopyFileToSource(output, bindings_path);
     b.step("bindings", "rewrite src/ffi/symbols.gen.ts").dependOn(&update.step);
+}
+
+/// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread sanitizer.
+fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
+    const sanitize_thread = b.option(bool, "sanitize-thread", "run the stress program under the thread sanitizer") orelse false;
+    const options = b.addOptions();
+    options.addOption(bool, "link_ascendcl", true);
+    const module = addModule(b, "src/stress.zig", target, options);
+    module.sanitize_thread = sanitize_thread;
+    module.addImport("emulator", b.createModule(.{
+        .root_source_file = b.path("emulator/emulator.zig"),
+        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
+    }));
+    const run = b.addRunArtifact(b.addExecutable(.{
+        .name = "stress",
+        .root_module = module,
+        // Zig's own code generator ignores the sanitizer without a word.
+        .use_llvm = if (sanitize_thread) true else null,
+    }));
+    if (b.args) |arguments| run.addArgs(arguments);
+    b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
 }
 
 fn addModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Module {

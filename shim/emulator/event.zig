@@ -228,6 +228,7 @@ test "events are recorded in stream order and timed" {
     try expectCode(0, streamWait(stream, start));
     try expectCode(507000, elapsed(&milliseconds, start, end));
     try expectCode(0, record(start, stream));
+    try expectCode(0, synchronize(start)); // so that the wait below lies between the two events, however late the stream runs
     try expectCode(0, streams.launchHostFunction(stream, testing.Gate.pass, &gate));
     try expectCode(0, record(end, stream));
     try expectCode(0, queryStatus(end, &status));

@@ -341,7 +341,7 @@ pub const Executor = struct {
         var spare: Failure = .{};
         for (list.items) |segment| {
             if (self.memory.release(segment, interrupted, if (first == null) failure else &spare)) {
-                self.memory.registry.remove(segment);
+                self.memory.registry.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
                 self.memory.registry.stopMoving(segment);

@@ -43,6 +43,8 @@ pub const Segment = struct {
     doomed: bool = false,
     /// Copies of users that are running on it.
     pins: u32 = 0,
+    /// In the table.
+    listed: bool = false,
 
     pub fn pointer(self: *const Segment) *anyopaque {
         return @ptrFromInt(self.address);
@@ -66,10 +68,12 @@ pub const Registry = struct {
     /// Records handed out by `create` that are not in the table yet; the table always has room for them.
     pending: u32 = 0,
     next_id: u64 = 1,
+    /// Segments in the table that are doomed.
+    doomed: u32 = 0,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
-        std.debug.assert(self.segments.count() == 0);
+        std.debug.assert(self.segments.count() == 0 and self.doomed == 0);
         self.segments.deinit(allocator);
         self.tags.deinit();
     }
@@ -100,17 +104,42 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         const entry = self.segments.getOrPutAssumeCapacity(segment.address);
         if (entry.found_existing) return false;
+        segment.listed = true;
         self.pending -= 1;
         entry.value_ptr.* = segment;
         return true;
     }
 
-    /// Drops a record that never came into the table and holds nothing.
+    /// Takes a segment out of the table before its address is released: from then on AscendCL may give the address to another
+    /// thread, whose segment has to find its place free. False when it was not in the table.
+    pub fn unlist(self: *Registry, segment: *Segment) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (!segment.listed) return false;
+        std.debug.assert(self.segments.remove(segment.address));
+        segment.listed = false;
+        self.pending += 1;
+        return true;
+    }
+
+    /// Puts a segment back whose address could not be released.
+    pub fn relist(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.segments.putAssumeCapacity(segment.address, segment);
+        segment.listed = true;
+        self.pending -= 1;
+    }
+
+    /// Drops the record of a segment that holds nothing any more.
     pub fn destroy(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
+        std.debug.assert(!segment.listed);
         self.pending -= 1;
+        if (segment.doomed) self.doomed -= 1;
         allocator.destroy(segment);
+        self.changed.broadcast();
     }
 
     /// The segment at an address, if it is still the one with that id. With the mutex held.
@@ -160,7 +189,7 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
         if (id != null and segment.id != id.?) return error.UnknownSegment;
-        segment.doomed = true;
+        self.markDoomed(segment);
         if (segment.moving) return null;
         segment.moving = true;
         self.waitForPins(segment);
@@ -180,20 +209,31 @@ pub const Registry = struct {
         }
     }
 
+    /// Puts a record into the table that could not be released, so that its release is tried again.
+    pub fn insertDoomed(self: *Registry, segment: *Segment) void {
+        _ = self.insert(segment); // false for an address that is another segment's: then the record has to go without
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.markDoomed(segment);
+    }
+
+    fn markDoomed(self: *Registry, segment: *Segment) void {
+        if (!segment.doomed) self.doomed += 1;
+        segment.doomed = true;
+    }
+
+    /// True while the release of a segment is still to come, or under way.
+    pub fn hasDoomed(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.doomed > 0;
+    }
+
     pub fn doomAll(self: *Registry) void {
         self.mutex.lock();
         defer self.mutex.unlock();
         var iterator = self.segments.valueIterator();
-        while (iterator.next()) |entry| entry.*.doomed = true;
-    }
-
-    /// Drops the record of a segment that has given everything back.
-    pub fn remove(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        std.debug.assert(self.segments.remove(segment.address));
-        allocator.destroy(segment);
-        self.changed.broadcast();
+        while (iterator.next()) |entry| self.markDoomed(entry.*);
     }
 
     pub fn stopMoving(self: *Registry, segment: *Segment) void {
@@ -287,7 +327,8 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     segment.mapped = true;
     try std.testing.expect(table.insert(segment));
     defer {
-        table.remove(segment);
+        _ = table.unlist(segment);
+        table.destroy(segment);
         table.deinit();
     }
     try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1));
@@ -300,5 +341,6 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     table.set(segment, .moving, true);
     try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1));
     table.set(segment, .doomed, true);
+    table.doomed = 1;
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1));
 }

@@ -18,14 +18,12 @@ pub const Session = struct {
     registry: registry.Registry,
     executor: executor.Executor,
     memory: vmm.Memory,
-    /// Set while the table may hold segments whose release failed.
-    leftovers: std.atomic.Value(bool),
 
     /// A new segment of at least `size_bytes`, mapped.
     pub fn allocate(self: *Session, device: u32, tag: u32, size_bytes: u64, failure: *Failure) status.Error!Allocation {
         if (size_bytes == 0) return error.InvalidSize;
         // What an earlier release could not give back may be what is missing now.
-        if (self.leftovers.swap(false, .acq_rel)) self.executor.requestSweep();
+        if (self.registry.hasDoomed()) self.executor.requestSweep();
         const granularity = try self.runtime.granularityOf(device, failure);
         const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
         const segment = try self.registry.create(device, tag, padded & ~(@as(u64, granularity) - 1), size_bytes);
@@ -35,6 +33,7 @@ pub const Session = struct {
         };
         const allocation: Allocation = .{ .address = segment.address, .segment_id = segment.id };
         if (!self.registry.insert(segment)) {
+            self.discard(segment);
             failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "AscendCL gave out an address that is in use");
             return error.DeviceLost;
         }
@@ -52,8 +51,7 @@ pub const Session = struct {
         if (self.memory.release(segment, null, &ignored)) {
             self.registry.destroy(segment);
         } else |_| {
-            segment.doomed = true;
-            self.leftovers.store(self.registry.insert(segment), .release);
+            self.registry.insertDoomed(segment);
         }
     }
 
@@ -62,10 +60,9 @@ pub const Session = struct {
         const segment = try self.registry.doom(address, id) orelse return;
         self.memory.release(segment, null, failure) catch |err| {
             self.registry.stopMoving(segment);
-            self.leftovers.store(true, .release);
             return err;
         };
-        self.registry.remove(segment);
+        self.registry.destroy(segment);
     }
 };
 
@@ -182,7 +179,6 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     errdefer session.registry.deinit();
     session.memory = .{ .runtime = &session.runtime, .registry = &session.registry };
     session.executor = .{ .memory = session.memory };
-    session.leftovers = .init(false);
     _ = try session.registry.tags.intern("default");
     gate.thread = std.Thread.spawn(.{}, executorThread, .{}) catch return error.OutOfHostMemory;
 }
@@ -210,7 +206,10 @@ pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
     defer gate.mutex.unlock();
     if (gate.closing != closing) return true;
     if (gate.state == .closing) return false;
-    const err = gate.close_error orelse return true;
+    const err = gate.close_error orelse {
+        joinThread(); // it has said its last word
+        return true;
+    };
     failure.* = gate.close_failure;
     return err;
 }

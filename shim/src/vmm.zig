@@ -87,7 +87,7 @@ pub const Memory = struct {
         self.registry.set(segment, .backup, null);
     }
 
-    /// Gives back everything that `segment` holds. Waits for the device first where the memory may be in use, and gives up
+    /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where the memory may be in use, and gives up
     /// soon after `interrupted` becomes true. What was not given back stays recorded: the same call can be made again.
     pub fn release(self: Memory, segment: *Segment, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
         if (self.runtime.isGone(segment.device)) return self.forget(segment, failure);
@@ -102,6 +102,8 @@ pub const Memory = struct {
         if (!segment.reserved) return;
         const scope = try Scope.enter(self.runtime, segment.device, failure);
         defer scope.leave();
+        const was_listed = self.registry.unlist(segment);
+        errdefer if (was_listed) self.registry.relist(segment);
         try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
         self.registry.set(segment, .reserved, false);
     }
@@ -112,6 +114,7 @@ pub const Memory = struct {
         const api = &self.runtime.library.api;
         if (segment.backup) |backup| try self.check("aclrtFreeHost", api.aclrtFreeHost(backup), segment, failure);
         self.registry.set(segment, .backup, null);
+        _ = self.registry.unlist(segment);
         if (segment.reserved) _ = api.aclrtReleaseMemAddress(segment.pointer());
         self.registry.set(segment, .mapped, false);
         self.registry.set(segment, .handle, null);

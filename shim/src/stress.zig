@@ -1,0 +1,169 @@
+//! The shim and the emulator in one program, so that Zig's safety checks and the thread sanitizer see both: native threads
+//! allocate, write, verify and free through `my_malloc` and `my_free` without pause, while the main thread puts everything
+//! to sleep and wakes it. `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
+
+const std = @import("std");
+const acl = @import("acl");
+const abi = @import("abi.zig");
+const pluggable = @import("pluggable.zig");
+const loader = @import("loader.zig");
+
+comptime {
+    _ = @import("emulator"); // its exports are what the loader links
+}
+
+const thread_count = 8;
+const slots = 4;
+const probe_bytes = 64;
+const most_segments = 4096;
+
+const Totals = struct {
+    allocations: std.atomic.Value(u64) = .init(0),
+    nulls: std.atomic.Value(u64) = .init(0),
+    mismatches: std.atomic.Value(u64) = .init(0),
+    failed_copies: std.atomic.Value(u64) = .init(0),
+};
+
+var totals: Totals = .{};
+var stopping: std.atomic.Value(bool) = .init(false);
+var report: loader.Report = .{};
+
+const Slot = struct { pointer: ?*anyopaque = null, size: usize = 0, expected: [probe_bytes]u8 = undefined };
+
+fn probeOf(slot: *const Slot) *anyopaque {
+    const start: [*]u8 = @ptrCast(slot.pointer.?);
+    return start + slot.size - probe_bytes;
+}
+
+fn hammer(api: *const loader.Api, seed: u64) void {
+    var random: std.Random.DefaultPrng = .init(seed);
+    var held: [slots]Slot = @splat(.{});
+    if (api.aclrtSetDevice(0) != 0) _ = totals.failed_copies.fetchAdd(1, .monotonic);
+    while (!stopping.load(.acquire)) {
+        const slot = &held[random.random().uintLessThan(usize, slots)];
+        release(api, slot);
+        slot.size = probe_bytes + random.random().uintLessThan(usize, 5 << 20);
+        slot.pointer = pluggable.my_malloc(@intCast(slot.size), 0, null);
+        if (slot.pointer == null) {
+            _ = totals.nulls.fetchAdd(1, .monotonic);
+            continue;
+        }
+        _ = totals.allocations.fetchAdd(1, .monotonic);
+        random.random().bytes(&slot.expected);
+        if (api.aclrtMemcpy(probeOf(slot), probe_bytes, &slot.expected, probe_bytes, acl.MemcpyKind.host_to_device) != 0)
+            _ = totals.failed_copies.fetchAdd(1, .monotonic);
+    }
+    for (&held) |*slot| release(api, slot);
+    if (api.aclrtResetDevice(0) != 0) _ = totals.failed_copies.fetchAdd(1, .monotonic);
+}
+
+fn release(api: *const loader.Api, slot: *Slot) void {
+    if (slot.pointer == null) return;
+    var found: [probe_bytes]u8 = undefined;
+    if (api.aclrtMemcpy(&found, probe_bytes, probeOf(slot), probe_bytes, acl.MemcpyKind.device_to_host) != 0) {
+        _ = totals.failed_copies.fetchAdd(1, .monotonic);
+    } else if (!std.mem.eql(u8, &found, &slot.expected)) {
+        _ = totals.mismatches.fetchAdd(1, .monotonic);
+    }
+    pluggable.my_free(slot.pointer, @intCast(slot.size), 0, null);
+    slot.pointer = null;
+}
+
+fn expect(call: []const u8, status: i32) !void {
+    if (status == @intFromEnum(abi.Status.ok)) return;
+    std.debug.print("{s} returned {d}\n", .{ call, status });
+    return error.UnexpectedStatus;
+}
+
+/// One sleep or wake-up of everything that carries `tag`.
+fn transition(tag: u32, asleep: abi.Action, awake: abi.Action) !void {
+    var table: [most_segments]abi.SegmentInfo = undefined;
+    var steps: [most_segments]abi.PlanStep = undefined;
+    while (true) {
+        var count: u64 = 0;
+        try expect("camem_snapshot", abi.camem_snapshot(&table, most_segments, &count));
+        var planned: usize = 0;
+        for (table[0..count]) |segment| {
+            if (segment.tag != tag) continue;
+            const is_awake = segment.state == @intFromEnum(abi.SegmentState.mapped);
+            const action = if (is_awake) awake else asleep;
+            steps[planned] = .{ .address = segment.address, .segment_id = segment.segment_id, .action = @intFromEnum(action) };
+            planned += 1;
+        }
+        var ticket: u64 = 0;
+        const status = abi.camem_plan_submit(&steps, planned, 1, &ticket);
+        if (status == @intFromEnum(abi.Status.stale)) continue;
+        try expect("camem_plan_submit", status);
+        return follow(ticket);
+    }
+}
+
+fn follow(ticket: u64) !void {
+    var failure: abi.Failure = .{};
+    var progress: abi.PlanProgress = undefined;
+    while (true) {
+        try expect("camem_plan_poll", abi.camem_plan_poll(ticket, &progress, &failure));
+        if (progress.phase == @intFromEnum(abi.Phase.done)) return expect("the plan", progress.status);
+        std.Thread.yield() catch |err| return err;
+    }
+}
+
+fn close(failure: *abi.Failure) !void {
+    var closing: u64 = 0;
+    try expect("camem_detach", abi.camem_detach(&closing));
+    var done: u32 = 0;
+    while (done == 0) {
+        try expect("camem_detach_poll", abi.camem_detach_poll(closing, &done, failure));
+        std.Thread.yield() catch |err| return err;
+    }
+}
+
+pub fn main(init: std.process.Init) !void {
+    const arguments = try init.minimal.args.toSlice(init.arena.allocator());
+    const cycles = if (arguments.len > 1) try std.fmt.parseInt(u32, arguments[1], 10) else 50;
+    var failure: abi.Failure = .{};
+    try expect("camem_attach", abi.camem_attach(null, &failure));
+    const library = try loader.open(null, &report);
+    const content = try allocateWeights(&failure);
+    var threads: [thread_count]std.Thread = undefined;
+    for (&threads, 1..) |*thread, seed| thread.* = try std.Thread.spawn(.{}, hammer, .{ &library.api, seed });
+    for (0..cycles) |_| {
+        try transition(content.tag, .restore, .offload);
+        try transition(content.tag, .restore, .offload);
+        try content.verify(&failure);
+    }
+    stopping.store(true, .release);
+    for (threads) |thread| thread.join();
+    try close(&failure);
+    std.debug.print("cycles {d}, allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
+        cycles,
+        totals.allocations.load(.acquire),
+        totals.nulls.load(.acquire),
+        totals.mismatches.load(.acquire),
+        totals.failed_copies.load(.acquire),
+    });
+    if (totals.mismatches.load(.acquire) + totals.failed_copies.load(.acquire) + totals.nulls.load(.acquire) != 0) return error.Lost;
+}
+
+/// Memory that sleeps and wakes, beside that of the threads, which stays awake under the first tag.
+const Weights = struct {
+    const size = 3 << 20;
+
+    tag: u32,
+    address: u64,
+    id: u64,
+
+    fn verify(self: Weights, failure: *abi.Failure) !void {
+        var found: [16]u8 = undefined;
+        try expect("camem_segment_read", abi.camem_segment_read(self.address, self.id, size - found.len, &found, found.len, failure));
+        for (found) |byte| if (byte != 7) return error.Lost;
+    }
+};
+
+fn allocateWeights(failure: *abi.Failure) !Weights {
+    var weights: Weights = .{ .tag = 0, .address = 0, .id = 0 };
+    try expect("camem_tag_intern", abi.camem_tag_intern("weights", "weights".len, &weights.tag));
+    try expect("camem_segment_allocate", abi.camem_segment_allocate(0, weights.tag, Weights.size, &weights.address, &weights.id, failure));
+    try expect("camem_segment_fill", abi.camem_segment_fill(weights.address, weights.id, 0, Weights.size, 7, failure));
+    return weights;
+}
