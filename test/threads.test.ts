@@ -12,7 +12,7 @@ import { MiB, pattern } from "./support/device.ts";
 import { openPluggable } from "./support/pluggable.ts";
 
 const threadCount = 8;
-const cycles = 40;
+const cycles = Number(process.env["CAMEM_TEST_CYCLES"] ?? 40);
 const folder = mkdtempSync(join(tmpdir(), "camem-threads-"));
 const cString = (text: string) => Buffer.from(`${text}\0`);
 let hammer: ReturnType<typeof open>;
