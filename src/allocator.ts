@@ -280,11 +280,11 @@ export class CaMemAllocator {
    * Puts memory to sleep: waits for the devices, copies what is to be kept to page-locked host memory, then gives the device
    * memory back (aclrtSynchronizeDeviceWithTimeout, aclrtMallocHost, aclrtMemcpyAsync, aclrtUnmapMem, aclrtFreePhysical).
    * Addresses stay reserved. By default level 1; `offloadTags` offloads those tags and discards the rest; `tags` lets only
-   * those sleep. All or nothing: after a rejection everything is as it was and the call can be made again, unless the message
-   * says that the sleep has taken place and only giving memory back has failed.
+   * those sleep. All or nothing: after a rejection everything is as it was and the call can be made again, unless the error's
+   * `transitionComplete` says that the sleep has taken place and only giving memory back has failed.
    *
    * @throws CamemError `UNKNOWN_LEVEL`, `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `HOST_BUDGET_EXCEEDED`,
-   * `OUT_OF_HOST_MEMORY`, `ABORTED`, `HOOK_FAILED`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   * `OUT_OF_HOST_MEMORY`, `ABORTED`, `HOOK_FAILED`, `CALLED_FROM_HOOK`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
   async sleep(options: SleepOptions = {}): Promise<SleepReport> {
     this.#assertOpen();
@@ -297,8 +297,8 @@ export class CaMemAllocator {
    * Wakes memory at its old addresses (aclrtMallocPhysical, aclrtMapMem, aclrtMemcpyAsync, aclrtFreeHost): offloaded content
    * is back byte for byte, discarded memory has undefined content. All or nothing, as {@link sleep}.
    *
-   * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `ABORTED`, `HOOK_FAILED`,
-   * `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `BACKUP_CORRUPT`, `ABORTED`,
+   * `HOOK_FAILED`, `CALLED_FROM_HOOK`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
   async wakeUp(options: WakeOptions = {}): Promise<WakeReport> {
     this.#assertOpen();
