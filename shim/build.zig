@@ -125,6 +125,7 @@ fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
         // Zig's own code generator ignores the sanitizer without a word.
         .use_llvm = if (sanitize_thread) true else null,
     }));
+    run.has_side_effects = true; // no two runs are alike
     if (b.args) |arguments| run.addArgs(arguments);
     b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
 }

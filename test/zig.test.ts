@@ -16,6 +16,28 @@ test(
 );
 
 test(
+  "native threads hammer the shim beside sleeps and wake-ups, with Zig's safety checks",
+  async () => {
+    expect(await zigBuild("stress", "--", "10")).toBeUndefined();
+  },
+  buildTimeoutMs,
+);
+
+test(
+  "the same under the thread sanitizer",
+  async () => {
+    try {
+      await zigBuild("stress", "-Dsanitize-thread", "--", "3");
+    } catch (error) {
+      // Where the kernel places memory as the sanitizer cannot bear, it says so before it starts.
+      if (!String(error).includes("FATAL: ThreadSanitizer: unexpected memory mapping")) throw error;
+      console.log("the thread sanitizer does not run on this kernel: skipped");
+    }
+  },
+  buildTimeoutMs,
+);
+
+test(
   "-Dlink-ascendcl makes the dynamic linker find AscendCL, or fail early",
   async () => {
     const prefix = mkdtempSync(join(tmpdir(), "camem-linked-"));
