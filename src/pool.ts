@@ -1,6 +1,7 @@
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { CamemError } from "./errors.ts";
 import type { SegmentName } from "./ffi/native.ts";
+import { type Block, FreeList } from "./free-list.ts";
 import { formatSize } from "./sizes.ts";
 import { show } from "./validate.ts";
 
@@ -16,19 +17,35 @@ export function checkSize(sizeBytes: unknown): asserts sizeBytes is number {
   );
 }
 
-/** A run of bytes within a segment. */
-interface Block {
-  readonly segment: Segment;
-  readonly offsetBytes: number;
-  readonly sizeBytes: number;
-}
-
 interface Segment {
   readonly name: SegmentName;
   readonly sizeBytes: number;
   readonly release: () => void;
-  /** Free blocks by offset; neighbours are always merged, so no two touch. */
-  free: Block[];
+}
+
+/** @throws CamemError `INVALID_SIZE` */
+function alignedSize(sizeBytes: number): number {
+  checkSize(sizeBytes);
+  const aligned = roundUp(sizeBytes, alignmentBytes);
+  if (Number.isSafeInteger(aligned)) return aligned;
+  throw new CamemError("INVALID_SIZE", `the size is ${sizeBytes}; no device has ${formatSize(sizeBytes)}`);
+}
+
+/** What `mallocAll` puts into one segment at most, unless a single buffer is larger. */
+const largestGroupBytes = 2 ** 30;
+
+/** Cuts sizes, in their order, into groups that each fill a segment. */
+function groupsOf(sizesBytes: readonly number[]): { sizesBytes: number[]; totalBytes: number }[] {
+  const groups: { sizesBytes: number[]; totalBytes: number }[] = [];
+  for (const sizeBytes of sizesBytes) {
+    const aligned = alignedSize(sizeBytes);
+    const last = groups.at(-1);
+    if (last && last.totalBytes + aligned <= largestGroupBytes) {
+      last.sizesBytes.push(sizeBytes);
+      last.totalBytes += aligned;
+    } else groups.push({ sizesBytes: [sizeBytes], totalBytes: aligned });
+  }
+  return groups;
 }
 
 /** Where memory for a pool comes from and goes to: whole segments of one tag on one device. */
@@ -49,7 +66,8 @@ export class MemoryPool {
   readonly #source: SegmentSource;
   readonly #owner: BufferOwner;
   readonly #segmentBytes: number;
-  readonly #segments = new Set<Segment>();
+  readonly #free = new FreeList<Segment>(alignmentBytes);
+  #reservedBytes = 0;
 
   /** @internal */
   constructor(tag: string, device: number, segmentBytes: number, source: SegmentSource, owner: BufferOwner) {
@@ -62,7 +80,7 @@ export class MemoryPool {
 
   /** Bytes of device memory that the pool's segments span, used or not. */
   get reservedBytes(): number {
-    return [...this.#segments].reduce((sum, segment) => sum + segment.sizeBytes, 0);
+    return this.#reservedBytes;
   }
 
   /**
@@ -74,15 +92,38 @@ export class MemoryPool {
    * @throws CamemError `INVALID_SIZE`, `OUT_OF_DEVICE_MEMORY`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
   malloc(sizeBytes: number): DeviceBuffer {
-    checkSize(sizeBytes);
-    const wanted = roundUp(sizeBytes, alignmentBytes);
-    if (!Number.isSafeInteger(wanted))
-      throw new CamemError(
-        "INVALID_SIZE",
-        `the size is ${sizeBytes}; no device has ${formatSize(sizeBytes)}`,
-      );
-    const free = this.#bestFit(wanted) ?? this.#grow(wanted);
-    const block = this.#take(free, wanted);
+    const wanted = alignedSize(sizeBytes);
+    const block = this.#find(wanted) ?? this.#grow(Math.max(wanted, this.#segmentBytes));
+    return this.#bufferOf(this.#take(block, wanted), sizeBytes);
+  }
+
+  /**
+   * Buffers for all of `sizesBytes`, next to each other in new segments of just the size they need together: less than 2 MiB
+   * in a GiB is wasted. For the tensors of a model, whose sizes are known beforehand. All or nothing.
+   *
+   * @throws CamemError as {@link malloc}
+   */
+  mallocAll(sizesBytes: readonly number[]): DeviceBuffer[] {
+    const buffers: DeviceBuffer[] = [];
+    try {
+      for (const group of groupsOf(sizesBytes)) {
+        let rest: Block<Segment> | undefined = this.#grow(group.totalBytes);
+        for (const sizeBytes of group.sizesBytes) {
+          if (rest === undefined)
+            throw new TypeError("a group of buffers is larger than its segment: a bug of camem's");
+          const block: Block<Segment> = this.#take(rest, alignedSize(sizeBytes));
+          buffers.push(this.#bufferOf(block, sizeBytes));
+          rest = block.after;
+        }
+      }
+      return buffers;
+    } catch (error) {
+      for (const buffer of buffers) buffer.free();
+      throw error;
+    }
+  }
+
+  #bufferOf(block: Block<Segment>, sizeBytes: number): DeviceBuffer {
     return new DeviceBuffer(this.#owner, {
       segment: block.segment.name,
       offsetBytes: block.offsetBytes,
@@ -93,55 +134,77 @@ export class MemoryPool {
     });
   }
 
-  /** The smallest free block that is large enough, in memory that is awake. */
-  #bestFit(sizeBytes: number): Block | undefined {
-    let best: Block | undefined;
-    for (const segment of this.#segments) {
-      if (this.#owner.stateOf(segment.name) !== "mapped") continue;
-      for (const block of segment.free) {
-        if (block.sizeBytes >= sizeBytes && (best === undefined || block.sizeBytes < best.sizeBytes))
-          best = block;
-      }
-    }
-    return best;
+  /** Room for `sizeBytes` in memory that is awake. */
+  #find(sizeBytes: number): Block<Segment> | undefined {
+    const usable = new Map<Segment, boolean>();
+    return this.#free.find(sizeBytes, (segment) => {
+      const known = usable.get(segment);
+      if (known !== undefined) return known;
+      const isUsable = this.#owner.stateOf(segment.name) === "mapped";
+      usable.set(segment, isUsable);
+      return isUsable;
+    });
   }
 
-  #grow(sizeBytes: number): Block {
-    const { granularityBytes } = this.#source;
-    const segmentBytes = roundUp(Math.max(sizeBytes, this.#segmentBytes), granularityBytes);
+  /** A new segment of at least `sizeBytes`, all of it free. */
+  #grow(sizeBytes: number): Block<Segment> {
+    const segmentBytes = roundUp(sizeBytes, this.#source.granularityBytes);
     const name = this.#source.allocate(segmentBytes);
-    const segment: Segment = { name, sizeBytes: segmentBytes, release: segmentRelease(name), free: [] };
-    const block = { segment, offsetBytes: 0, sizeBytes: segmentBytes };
-    segment.free.push(block);
-    this.#segments.add(segment);
+    const segment: Segment = { name, sizeBytes: segmentBytes, release: segmentRelease(name) };
+    const block = {
+      segment,
+      offsetBytes: 0,
+      sizeBytes: segmentBytes,
+      free: false,
+      before: undefined,
+      after: undefined,
+    };
+    this.#free.add(block);
+    this.#reservedBytes += segmentBytes;
     return block;
   }
 
-  #take(free: Block, sizeBytes: number): Block {
-    const { segment, offsetBytes } = free;
-    const rest = { segment, offsetBytes: offsetBytes + sizeBytes, sizeBytes: free.sizeBytes - sizeBytes };
-    segment.free.splice(segment.free.indexOf(free), 1, ...(rest.sizeBytes > 0 ? [rest] : []));
-    return { segment, offsetBytes, sizeBytes };
+  /** Takes the first `sizeBytes` of a free block; the rest stays free. */
+  #take(block: Block<Segment>, sizeBytes: number): Block<Segment> {
+    this.#free.remove(block);
+    if (block.sizeBytes === sizeBytes) return block;
+    const rest: Block<Segment> = {
+      segment: block.segment,
+      offsetBytes: block.offsetBytes + sizeBytes,
+      sizeBytes: block.sizeBytes - sizeBytes,
+      free: false,
+      before: block,
+      after: block.after,
+    };
+    if (block.after) block.after.before = rest;
+    block.after = rest;
+    block.sizeBytes = sizeBytes;
+    this.#free.add(rest);
+    return block;
   }
 
   /** Puts a block back, merged with its free neighbours; a segment that is all free is released. */
-  #give(block: Block): void {
-    const { segment } = block;
-    const end = block.offsetBytes + block.sizeBytes;
-    const before = segment.free.find((free) => free.offsetBytes + free.sizeBytes === block.offsetBytes);
-    const after = segment.free.find((free) => free.offsetBytes === end);
-    const merged = {
-      segment,
-      offsetBytes: before?.offsetBytes ?? block.offsetBytes,
-      sizeBytes: (before?.sizeBytes ?? 0) + block.sizeBytes + (after?.sizeBytes ?? 0),
-    };
-    if (merged.sizeBytes === segment.sizeBytes) {
+  #give(block: Block<Segment>): void {
+    const { segment, before, after } = block;
+    const freeBefore = before?.free ? before : undefined;
+    const freeAfter = after?.free ? after : undefined;
+    const mergedBytes = block.sizeBytes + (freeBefore?.sizeBytes ?? 0) + (freeAfter?.sizeBytes ?? 0);
+    if (mergedBytes === segment.sizeBytes) {
       // First the segment, then our record of it: where AscendCL refuses, the block is still in use and can be freed again.
       segment.release();
-      this.#segments.delete(segment);
-      return;
+      this.#reservedBytes -= segment.sizeBytes;
     }
-    const others = segment.free.filter((free) => free !== before && free !== after);
-    segment.free = [...others, merged].sort((a, b) => a.offsetBytes - b.offsetBytes);
+    if (freeBefore) this.#free.remove(freeBefore);
+    if (freeAfter) this.#free.remove(freeAfter);
+    if (mergedBytes < segment.sizeBytes)
+      this.#free.add(merge(freeBefore ?? block, freeAfter ?? block, mergedBytes));
   }
+}
+
+/** Makes one block of all from `first` to `last`. */
+function merge(first: Block<Segment>, last: Block<Segment>, sizeBytes: number): Block<Segment> {
+  first.sizeBytes = sizeBytes;
+  first.after = last.after;
+  if (first.after) first.after.before = first;
+  return first;
 }

@@ -59,7 +59,7 @@ const chunkBytes = 16 * 1024 * 1024;
 
 /**
  * Loads a safetensors checkpoint into device memory. The header is read and checked in full before anything is
- * allocated. Then each tensor is carved out of the large segments of `tag`'s memory pool (`aclrtReserveMemAddress`,
+ * allocated. Then each tensor is carved out of large segments of `tag`'s memory pool (`aclrtReserveMemAddress`,
  * `aclrtMallocPhysical` and `aclrtMapMem` behind it, for a few large segments and not for each tensor), and the data is
  * copied from the file in chunks of 16 MiB (`aclrtMemcpy`, host to device); the event loop runs between two chunks.
  *
@@ -168,12 +168,14 @@ async function loadNew(
 ): Promise<ReadonlyMap<string, Tensor>> {
   const { allocator, tag = "weights", device, signal } = options;
   const pool = allocator.memoryPool(tag, device === undefined ? {} : { device });
+  const sizes = header.entries.map(({ beginBytes, endBytes }) => endBytes - beginBytes);
+  const buffers = pool.mallocAll(sizes.map((sizeBytes) => Math.max(sizeBytes, 1)));
   const tensors = new Map<string, Tensor>();
+  for (const [index, { name, dtype, shape, beginBytes, endBytes }] of header.entries.entries()) {
+    const buffer = buffers[index];
+    if (buffer) tensors.set(name, { name, dtype, shape, sizeBytes: endBytes - beginBytes, buffer });
+  }
   try {
-    for (const { name, dtype, shape, beginBytes, endBytes } of header.entries) {
-      const sizeBytes = endBytes - beginBytes;
-      tensors.set(name, { name, dtype, shape, sizeBytes, buffer: pool.malloc(Math.max(sizeBytes, 1)) });
-    }
     await copyData(handle, header, tensors, path, signal);
     return tensors;
   } catch (error) {

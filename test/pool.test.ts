@@ -75,6 +75,56 @@ test("tensors far smaller than the granularity do not each take 2 MiB", () => {
   expect(taken()).toBe(4 * MiB);
 });
 
+/** Qwen2.5-0.5B-Instruct's tensors, bf16, from its public configuration. */
+function qwenSizes(): number[] {
+  const [hidden, intermediate, layers, vocabulary, keyWidth] = [896, 4864, 24, 151_936, 2 * 64];
+  const layer = [
+    ...[hidden, hidden, hidden, keyWidth, keyWidth], // two norms and the biases of q, k and v
+    ...[hidden * hidden, hidden * hidden, keyWidth * hidden, keyWidth * hidden], // q, o, k, v
+    ...[intermediate * hidden, intermediate * hidden, intermediate * hidden],
+  ];
+  return [vocabulary * hidden, hidden, ...Array.from({ length: layers }, () => layer).flat()].map(
+    (count) => 2 * count,
+  );
+}
+
+test("a model's tensors together waste under 1 % of the device's memory, where one segment each wastes a third and more", () => {
+  const sizes = qwenSizes();
+  const total = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0);
+  const apart = sizes.reduce((sum, sizeBytes) => sum + Math.ceil(sizeBytes / (2 * MiB)) * 2 * MiB, 0);
+  const buffers = pool.mallocAll(sizes);
+  expect(taken()).toBeLessThan(total * 1.01);
+  expect(apart).toBeGreaterThan(total * 1.33);
+  const inOrder = buffers.toSorted((a, b) => a.ptr - b.ptr);
+  for (const [index, next] of inOrder.slice(1).entries())
+    expect(next.ptr).toBeGreaterThanOrEqual((inOrder[index]?.ptr ?? 0) + (inOrder[index]?.sizeBytes ?? 0));
+  for (const buffer of buffers) buffer.free();
+  expect(taken()).toBe(0);
+});
+
+test("mallocAll is all or nothing", async () => {
+  expect(await codeOf(() => pool.mallocAll([1000, 2 ** 45]))).toBe("OUT_OF_DEVICE_MEMORY");
+  expect(await codeOf(() => pool.mallocAll([1000, 0]))).toBe("INVALID_SIZE");
+  expect(pool.mallocAll([])).toEqual([]);
+  expect(taken()).toBe(0);
+});
+
+test("a hundred thousand buffers come and go, and the last one takes its segment along", () => {
+  const buffers = Array.from({ length: 100_000 }, (_, index) => pool.malloc(512 + ((index * 7919) % 8192)));
+  for (let index = 0; index < buffers.length; index += 2) buffers[index]?.free();
+  for (let index = 0; index < buffers.length; index += 2)
+    buffers[index] = pool.malloc(512 + ((index * 104_729) % 8192));
+  const inOrder = buffers.toSorted((a, b) => a.ptr - b.ptr);
+  expect(
+    inOrder.every(
+      (buffer, index) =>
+        index === 0 || buffer.ptr >= (inOrder[index - 1]?.ptr ?? 0) + (inOrder[index - 1]?.sizeBytes ?? 0),
+    ),
+  ).toBe(true);
+  for (const buffer of buffers) buffer.free();
+  expect(taken()).toBe(0);
+});
+
 test("room in memory that is asleep is not handed out", async () => {
   pool.malloc(1000).fill(1);
   await allocator.sleep();
