@@ -40,7 +40,8 @@ function sleepStep(segment: Segment, wanted: TagAction): StepAction | undefined 
       if (wanted === "discard") return "discard";
       return segment.unreleased ? "release" : undefined;
     case "discarded":
-      return segment.unreleased ? "release" : undefined;
+      // What an earlier plan could not give back: device memory, or the host memory of a backup that it dropped.
+      return segment.unreleased || segment.hostBytes > 0 ? "release" : undefined;
   }
 }
 

@@ -292,6 +292,16 @@ describe.skipIf(!onEmulator)("one fault", () => {
     expectContents({ all: false });
   });
 
+  test("in dropping a backup is mended by the next sleep", async () => {
+    await allocator.sleep({ level: 1 });
+    setFaults(`aclrtFreeHost:1=${internalError}`);
+    const error = await failureOf(() => allocator.sleep({ level: 2, tags: ["weights"] }));
+    expect(error).toMatchObject({ call: "aclrtFreeHost", transitionComplete: true });
+    setFaults("");
+    await allocator.sleep({ level: 2 });
+    expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 0, state: "asleep" });
+  });
+
   test("in a free does not make the next allocation wait for the device", async () => {
     const extra = allocator.malloc(MiB);
     setFaults(`aclrtUnmapMem:1=${internalError}`);

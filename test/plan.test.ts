@@ -97,6 +97,13 @@ test("what is asleep stays so, a deeper sleep drops backups, and unreleased memo
   ]);
 });
 
+test("a discarded segment that still holds host memory gives it back with the next sleep", () => {
+  const dropped = segment("weights", "discarded", { hostBytes: 2 ** 21 });
+  expect(planSleep([dropped], actionOf({ level: 1 }, policies)).map((step) => step.action)).toEqual([
+    "release",
+  ]);
+});
+
 test("a wake restores what was offloaded and remaps what was discarded, of the named tags", () => {
   const segments = [
     segment("weights", "offloaded"),

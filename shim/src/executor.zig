@@ -28,7 +28,8 @@ pub const Action = enum(u32) {
     restore = 3,
     /// Map: the content is undefined.
     remap = 4,
-    /// Give back the device memory that a segment still holds though it is asleep; content in it goes to the host first.
+    /// Give back what a segment holds though it is asleep and does not need it; content in device memory goes to the host
+    /// first.
     release = 5,
     /// Give back the host memory that an earlier wake-up could not, of a segment that is awake.
     drop_backup = 6,
@@ -46,7 +47,7 @@ pub const Action = enum(u32) {
             .discard => segment.content != .discarded,
             .restore => !segment.isAwake() and segment.content != .discarded,
             .remap => segment.content == .discarded,
-            .release => segment.isUnreleased(),
+            .release => segment.isUnreleased() or (segment.content == .discarded and segment.backup != null),
             .drop_backup => segment.isAwake() and segment.backup != null,
         };
     }

@@ -1,0 +1,344 @@
+/**
+ * What the documentation promises of the allocator, as simply as it can be written down: a list of segments, each on the
+ * device, on the host or nowhere, and a list of buffers with the bytes that were written to them. It shares nothing with the
+ * package. Where a pool puts a buffer and which of two legal outcomes a race has is not predicted but told to the model.
+ */
+
+export type Place = "device" | "host" | "nowhere";
+export type Fate = "keep" | "offload" | "discard";
+export type Level = 0 | 1 | 2;
+export interface SleepRequest {
+  level?: Level;
+  offloadTags?: string[];
+  tags?: string[];
+}
+export interface WakeRequest {
+  tags?: string[];
+}
+
+export interface ModelSegment {
+  readonly address: number;
+  readonly sizeBytes: number;
+  readonly tag: string;
+  readonly device: number;
+  /** Whether a `MemoryPool` carves buffers out of it. */
+  readonly pooled: boolean;
+  place: Place;
+}
+
+export interface Extent {
+  readonly offset: number;
+  readonly end: number;
+}
+
+export interface ModelBuffer {
+  readonly segment: ModelSegment;
+  readonly address: number;
+  readonly sizeBytes: number;
+  readonly bytes: Uint8Array;
+  /** What of `bytes` is known; the rest has undefined content. */
+  known: Extent[];
+}
+
+/** A wrong model, to show that the driver notices. */
+export type Mistake = "forgets that buffers are kept at level 2" | "forgets a byte";
+
+export interface ModelOptions {
+  readonly deviceCount: number;
+  readonly deviceBytes: number;
+  readonly hostBudgetBytes: number;
+  readonly poolSegmentBytes: number;
+  readonly mistake: Mistake | undefined;
+}
+
+const granularity = 2 * 2 ** 20;
+const alignment = 512;
+const roundUp = (value: number, multiple: number) => Math.ceil(value / multiple) * multiple;
+const sum = (segments: readonly ModelSegment[]) =>
+  segments.reduce((total, segment) => total + segment.sizeBytes, 0);
+const tagsOf = (segments: readonly ModelSegment[]) => [...new Set(segments.map((segment) => segment.tag))];
+
+export class Model {
+  readonly options: ModelOptions;
+  segments: ModelSegment[] = [];
+  buffers: ModelBuffer[] = [];
+  readonly policies: Record<string, { 1: Fate; 2: Fate }>;
+
+  constructor(options: ModelOptions) {
+    this.options = options;
+    const forgets = options.mistake === "forgets that buffers are kept at level 2";
+    this.policies = {
+      weights: { 1: "offload", 2: "discard" },
+      buffers: { 1: "offload", 2: forgets ? "discard" : "offload" },
+      kv_cache: { 1: "discard", 2: "discard" },
+      default: { 1: "discard", 2: "discard" },
+    };
+  }
+
+  defineTag(tag: string, policy: { 1?: Fate; 2?: Fate }): void {
+    this.policies[tag] = { 1: "discard", 2: "discard", ...this.policies[tag], ...policy };
+  }
+
+  // Memory.
+
+  free(device: number): number {
+    return this.options.deviceBytes - this.mappedBytes(device);
+  }
+
+  mappedBytes(device: number): number {
+    return sum(this.segments.filter((segment) => segment.place === "device" && segment.device === device));
+  }
+
+  /** The size of the segment for a buffer of its own. */
+  segmentBytes(sizeBytes: number): number {
+    return roundUp(sizeBytes, granularity);
+  }
+
+  /** The size of the segment that a pool takes when it has no room. */
+  poolSegmentBytes(sizeBytes: number): number {
+    return roundUp(Math.max(roundUp(sizeBytes, alignment), this.options.poolSegmentBytes), granularity);
+  }
+
+  poolSegments(tag: string, device: number): ModelSegment[] {
+    return this.segments.filter(
+      (segment) => segment.pooled && segment.tag === tag && segment.device === device,
+    );
+  }
+
+  /** Whether some segment of the pool that is awake has a gap for a buffer. */
+  poolHasRoom(tag: string, device: number, sizeBytes: number): boolean {
+    return this.poolSegments(tag, device).some((segment) => {
+      if (segment.place !== "device") return false;
+      const inside = this.buffers
+        .filter((buffer) => buffer.segment === segment)
+        .sort((a, b) => a.address - b.address);
+      let end = segment.address;
+      for (const buffer of inside) {
+        if (buffer.address - end >= roundUp(sizeBytes, alignment)) return true;
+        end = roundUp(buffer.address + buffer.sizeBytes, alignment);
+      }
+      return segment.address + segment.sizeBytes - end >= roundUp(sizeBytes, alignment);
+    });
+  }
+
+  addSegment(segment: Omit<ModelSegment, "place">): ModelSegment {
+    const added = { ...segment, place: "device" as const };
+    this.segments.push(added);
+    return added;
+  }
+
+  addBuffer(segment: ModelSegment, address: number, sizeBytes: number): ModelBuffer {
+    const buffer = { segment, address, sizeBytes, bytes: new Uint8Array(sizeBytes), known: [] };
+    this.buffers.push(buffer);
+    return buffer;
+  }
+
+  /** A segment goes with its last buffer. */
+  remove(buffer: ModelBuffer): void {
+    this.buffers = this.buffers.filter((other) => other !== buffer);
+    if (this.buffers.some((other) => other.segment === buffer.segment)) return;
+    this.segments = this.segments.filter((segment) => segment !== buffer.segment);
+  }
+
+  write(buffer: ModelBuffer, source: Uint8Array, offset: number): void {
+    buffer.bytes.set(source, offset);
+    if (this.options.mistake === "forgets a byte" && source.length > 100) buffer.bytes[offset + 50] = 0;
+    const end = offset + source.length;
+    buffer.known = buffer.known.filter((extent) => extent.offset < offset || extent.end > end);
+    if (end > offset) buffer.known.push({ offset, end });
+  }
+
+  // Sleep and wake.
+
+  fateOf(tag: string, request: SleepRequest): Fate {
+    const level = request.level ?? 1;
+    if (tag === "sleep_persistent" || level === 0) return "keep";
+    if (request.tags && !request.tags.includes(tag)) return "keep";
+    if (request.offloadTags) return request.offloadTags.includes(tag) ? "offload" : "discard";
+    return (this.policies[tag] ?? { 1: "discard", 2: "discard" })[level];
+  }
+
+  /** Where a sleep leaves a segment. */
+  placeAfterSleep(segment: ModelSegment, request: SleepRequest): Place {
+    switch (this.fateOf(segment.tag, request)) {
+      case "keep":
+        return segment.place;
+      case "offload":
+        return segment.place === "device" ? "host" : segment.place;
+      case "discard":
+        return "nowhere";
+    }
+  }
+
+  placeAfterWake(segment: ModelSegment, request: WakeRequest): Place {
+    return request.tags === undefined || request.tags.includes(segment.tag) ? "device" : segment.place;
+  }
+
+  /** The segments that a sleep moves to the host, or drops the content of. */
+  sleepMoves(request: SleepRequest) {
+    const moving = this.segments.filter(
+      (segment) => this.placeAfterSleep(segment, request) !== segment.place,
+    );
+    const to = (place: Place) => moving.filter((segment) => this.placeAfterSleep(segment, request) === place);
+    return { moving, offloaded: to("host"), discarded: to("nowhere") };
+  }
+
+  wakeMoves(request: WakeRequest) {
+    const moving = this.segments.filter((segment) => this.placeAfterWake(segment, request) !== segment.place);
+    const from = (place: Place) => moving.filter((segment) => segment.place === place);
+    return { moving, restored: from("host"), remapped: from("nowhere") };
+  }
+
+  hostBytes(): number {
+    return sum(this.segments.filter((segment) => segment.place === "host"));
+  }
+
+  hostBytesLeft(): number {
+    return Math.max(0, this.options.hostBudgetBytes - this.hostBytes());
+  }
+
+  /** The code that a sleep is refused with before it begins. */
+  sleepRefusal(request: SleepRequest): "HOST_BUDGET_EXCEEDED" | undefined {
+    return sum(this.sleepMoves(request).offloaded) > this.hostBytesLeft()
+      ? "HOST_BUDGET_EXCEEDED"
+      : undefined;
+  }
+
+  /** What a wake-up takes of each device that it concerns. */
+  wakeNeeds(request: WakeRequest): { device: number; neededBytes: number; freeBytes: number }[] {
+    const { moving } = this.wakeMoves(request);
+    return [...Array(this.options.deviceCount).keys()]
+      .map((device) => moving.filter((segment) => segment.device === device))
+      .map((own, device) => ({ device, neededBytes: sum(own), freeBytes: this.free(device) }))
+      .filter(({ neededBytes }) => neededBytes > 0);
+  }
+
+  wakeRefusal(request: WakeRequest): "OUT_OF_DEVICE_MEMORY" | undefined {
+    return this.wakeNeeds(request).some(({ neededBytes, freeBytes }) => neededBytes > freeBytes)
+      ? "OUT_OF_DEVICE_MEMORY"
+      : undefined;
+  }
+
+  sleepReport(request: SleepRequest) {
+    const { moving, offloaded, discarded } = this.sleepMoves(request);
+    const concerned = this.segments.filter((segment) => this.fateOf(segment.tag, request) !== "keep");
+    const after = this.segments.filter((segment) => this.placeAfterSleep(segment, request) === "device");
+    return {
+      level: request.offloadTags ? null : (request.level ?? 1),
+      offloadedBytes: sum(offloaded),
+      discardedBytes: sum(discarded),
+      keptBytes: sum(after),
+      freedBytes: sum(moving.filter((segment) => segment.place === "device")),
+      alreadySleeping: moving.length === 0 && concerned.length > 0,
+    };
+  }
+
+  wakeReport(request: WakeRequest) {
+    const { moving, restored, remapped } = this.wakeMoves(request);
+    const asleep = this.segments.filter((segment) => this.placeAfterWake(segment, request) !== "device");
+    return {
+      restoredBytes: sum(restored),
+      remappedBytes: sum(remapped),
+      remappedTags: tagsOf(remapped).sort(),
+      stillAsleep: tagsOf(asleep).sort(),
+      alreadyAwake: moving.length === 0,
+    };
+  }
+
+  sleepPlan(request: SleepRequest) {
+    const { moving, offloaded, discarded } = this.sleepMoves(request);
+    const left = this.hostBytesLeft();
+    return {
+      tags: this.#byTag(moving, (own) => ({
+        offloadBytes: sum(own.filter((segment) => offloaded.includes(segment))),
+        discardBytes: sum(own.filter((segment) => discarded.includes(segment))),
+        restoreBytes: 0,
+        remapBytes: 0,
+      })),
+      devices: [],
+      host: { neededBytes: sum(offloaded), freeBytes: Number.isFinite(left) ? left : null },
+      fits: this.sleepRefusal(request) === undefined,
+    };
+  }
+
+  wakePlan(request: WakeRequest) {
+    const { moving, restored, remapped } = this.wakeMoves(request);
+    const left = this.hostBytesLeft();
+    return {
+      tags: this.#byTag(moving, (own) => ({
+        offloadBytes: 0,
+        discardBytes: 0,
+        restoreBytes: sum(own.filter((segment) => restored.includes(segment))),
+        remapBytes: sum(own.filter((segment) => remapped.includes(segment))),
+      })),
+      devices: this.wakeNeeds(request),
+      host: { neededBytes: 0, freeBytes: Number.isFinite(left) ? left : null },
+      fits: this.wakeRefusal(request) === undefined,
+    };
+  }
+
+  /** Of `among`, the segments there were when a transition began; those that were freed meanwhile are not looked at. */
+  sleep(request: SleepRequest, among: readonly ModelSegment[] = this.segments): void {
+    for (const segment of among) this.place(segment, this.placeAfterSleep(segment, request));
+  }
+
+  wake(request: WakeRequest, among: readonly ModelSegment[] = this.segments): void {
+    for (const segment of among) this.place(segment, this.placeAfterWake(segment, request));
+  }
+
+  place(segment: ModelSegment, place: Place): void {
+    segment.place = place;
+    if (place !== "nowhere") return;
+    for (const buffer of this.buffers) if (buffer.segment === segment) buffer.known = [];
+  }
+
+  // What the allocator tells of itself.
+
+  isSleeping(): boolean {
+    return this.segments.some((segment) => segment.place !== "device");
+  }
+
+  currentUsage(tag?: string): number {
+    return sum(this.segments.filter((segment) => tag === undefined || segment.tag === tag));
+  }
+
+  usage() {
+    return this.#byTag(this.segments, (own) => {
+      const at = (place: Place) => sum(own.filter((segment) => segment.place === place));
+      const awake = own.filter((segment) => segment.place === "device").length;
+      return {
+        mappedBytes: at("device"),
+        hostBytes: at("host"),
+        discardedBytes: at("nowhere"),
+        segments: own.length,
+        state: awake === own.length ? "awake" : awake === 0 ? "asleep" : "partial",
+      };
+    });
+  }
+
+  /** What the device and the host have committed. */
+  committed() {
+    const mapped = this.segments.filter((segment) => segment.place === "device");
+    const backups = this.segments.filter((segment) => segment.place === "host");
+    return {
+      physicalHandles: mapped.length,
+      physicalBytes: sum(mapped),
+      reservations: this.segments.length,
+      reservedBytes: sum(this.segments),
+      mappings: mapped.length,
+      mappedBytes: sum(mapped),
+      deviceAllocations: 0,
+      deviceAllocationBytes: 0,
+      hostAllocations: backups.length,
+      hostAllocationBytes: sum(backups),
+      hostRegistrations: 0,
+      queuedTasks: 0,
+    };
+  }
+
+  #byTag<T>(segments: readonly ModelSegment[], describe: (own: ModelSegment[]) => T): Record<string, T> {
+    return Object.fromEntries(
+      tagsOf(segments).map((tag) => [tag, describe(segments.filter((segment) => segment.tag === tag))]),
+    );
+  }
+}
