@@ -292,6 +292,17 @@ describe.skipIf(!onEmulator)("one fault", () => {
     expectContents({ all: false });
   });
 
+  test("in taking host memory comes before the first byte is copied", async () => {
+    setFaults("");
+    await allocator.sleep();
+    const blocks = callCount("aclrtMallocHost");
+    await allocator.wakeUp();
+    expect(blocks).toBe(3);
+    setFaults(`aclrtMallocHost:${blocks}=${outOfMemory}`);
+    expect((await failureOf(() => allocator.sleep())).code).toBe("OUT_OF_HOST_MEMORY");
+    expect(callCount("aclrtMemcpyAsync")).toBe(0);
+  });
+
   test("in dropping a backup is mended by the next sleep", async () => {
     await allocator.sleep({ level: 1 });
     setFaults(`aclrtFreeHost:1=${internalError}`);

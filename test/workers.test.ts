@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { accounting, MiB, nothingHeld, onEmulator, setFaults } from "./support/device.ts";
+import { accounting, holdDevice, MiB, nothingHeld, onEmulator, setFaults } from "./support/device.ts";
 import type { Command } from "./support/worker.ts";
 
 let allocator: CaMemAllocator;
@@ -51,6 +51,20 @@ test("each sees the other's memory, and one sleep moves both", async () => {
   expect(await ask(worker, "read")).toBe(7);
   expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
   expect(address).not.toBe(own.ptr);
+});
+
+test("a free waits for work in flight before it unmaps", async () => {
+  const worker = startWorker();
+  await ask(worker, "allocate");
+  const { freeBytes } = allocator.memGetInfo();
+  const held = holdDevice();
+  const { freeBytes: freeHeld } = allocator.memGetInfo();
+  const freeing = ask(worker, "free");
+  await Bun.sleep(50);
+  expect(allocator.memGetInfo().freeBytes).toBe(freeHeld);
+  held.release();
+  await freeing;
+  expect(allocator.memGetInfo().freeBytes).toBe(freeBytes + 4 * MiB);
 });
 
 test("sleeps and wake-ups of several Workers at once take turns", async () => {

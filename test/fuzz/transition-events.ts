@@ -307,7 +307,7 @@ function beginOverlap(world: World, transition: Transition): Overlap {
   );
   return {
     transition,
-    segments: model.segments,
+    segments: [...model.segments],
     placeBefore: new Map(model.segments.map((segment) => [segment, segment.place])),
     added: [],
     writes: [],
@@ -566,10 +566,11 @@ function expectLegal({ transition }: Overlap, error: CamemError | undefined, abo
 function finishOverlap(world: World, overlap: Overlap, outcome: Outcome<SleepReport | WakeReport>): void {
   const complete = outcome.error === undefined;
   if (complete) apply(world, overlap.transition, overlap.segments);
-  for (const live of overlap.added) {
-    if (!world.lives.includes(live)) continue;
+  for (const { segment } of overlap.added.map((live) => live.model)) {
+    // The buffer that the segment came with may be gone again, and another one be in it.
+    const live = world.lives.find(({ model }) => model.segment === segment);
+    if (live === undefined) continue;
     const place = world.placeOf(live);
-    const { segment } = live.model;
     const legal = ["device", ...(complete ? [placeAfter(world, overlap.transition, segment)] : [])];
     expectThat(legal.includes(place), `new memory of ${segment.tag} is on the ${place} afterwards`);
     world.model.place(segment, place);

@@ -15,6 +15,7 @@ const commands = {
   },
   read: () => buffer?.read(0, 1)[0],
   state: () => buffer?.state,
+  free: () => buffer?.free(),
   sleep: async () => (await allocator.sleep()).offloadedBytes,
   wakeUp: async () => (await allocator.wakeUp()).restoredBytes,
   cycle: async () => {
