@@ -99,27 +99,73 @@ describe("on a stricter AscendCL", () => {
     ["a sleep whose undoing failed is completed by the next", "undoingFails"],
     ["an engine resets the device under camem", "hostResetsAll"],
     ["a failed question for the current context", "contextQueryFails"],
+    ["threads and devices over several sessions", "staleContexts"],
     ["no device", "noDevice", { STRICT_DEVICES: "0" }],
     ["too little device memory", "tooLittle", { STRICT_HBM: String(64 << 20) }],
   ];
 
-  test.each(scenarios.map(([behaviour, name, env]) => ({ behaviour, name, env })))(
-    "$behaviour",
-    async ({ name, env }) => {
-      const { output, exitCode } = await capture(
-        [process.execPath, join(sources, "scenario.ts"), name],
-        {
-          PATH: process.env["PATH"],
-          HOME: process.env["HOME"],
-          CAMEM_ACL_LIBRARY: join(folder, "libascendcl.so"),
-          STRICT_CONFIGURATION: join(folder, "acl.json"),
-          ...env,
-        },
-        RUN_LIMIT_MS,
-      );
-      expect(output).toBe("");
-      expect(exitCode).toBe(0);
+  const again = [
+    "life",
+    "reopen",
+    "guest",
+    "guestWithConfiguration",
+    "hostComesLater",
+    "threads",
+    "undoingFails",
+  ];
+
+  /** What no document of AscendCL decides: camem must not care. */
+  const variants: readonly { where: string; env: Record<string, string>; names: readonly string[] }[] = [
+    {
+      where: "where addresses are given out again at once",
+      env: { STRICT_REUSE_ADDRESSES: "1" },
+      names: [...again, "everyCallOnce", "hostResetsAll", "tooLittle"],
     },
-    RUN_LIMIT_MS,
-  );
+    {
+      where: "where a destroyed context stays current",
+      env: { STRICT_STALE_CONTEXT: "keep", STRICT_REUSE_ADDRESSES: "1" },
+      names: [...again, "contextQueryFails", "staleContexts"],
+    },
+    {
+      where: "where a destroyed context is refused",
+      env: { STRICT_STALE_CONTEXT: "107000", STRICT_REUSE_ADDRESSES: "1" },
+      names: [...again, "contextQueryFails", "staleContexts"],
+    },
+  ];
+
+  async function run(name: string, env: Record<string, string> = {}): Promise<void> {
+    const { output, exitCode } = await capture(
+      [process.execPath, join(sources, "scenario.ts"), name],
+      {
+        PATH: process.env["PATH"],
+        HOME: process.env["HOME"],
+        CAMEM_ACL_LIBRARY: join(folder, "libascendcl.so"),
+        STRICT_CONFIGURATION: join(folder, "acl.json"),
+        ...env,
+      },
+      RUN_LIMIT_MS,
+    );
+    expect(output).toBe("");
+    expect(exitCode).toBe(0);
+  }
+
+  const table = scenarios.map(([behaviour, name, env]) => ({ behaviour, name, env }));
+
+  test.each(table)("$behaviour", ({ name, env }) => run(name, env), RUN_LIMIT_MS);
+
+  describe("where addresses are given out again at once, old buffers and backups reach into no other", () => {
+    const env = { STRICT_REUSE_ADDRESSES: "1" };
+    test.each([
+      { when: "after a free that failed and was finished by a later plan", name: "reusedAddresses" },
+      { when: "after a free while a plan moved them", name: "reusedAfterMoving" },
+      { when: "after a close that failed", name: "reusedAfterFailedClose" },
+    ])("$when", ({ name }) => run(name, env), RUN_LIMIT_MS);
+  });
+
+  for (const { where, env, names } of variants) {
+    describe(where, () => {
+      const own = table.filter(({ name }) => names.includes(name));
+      test.each(own)("$behaviour", ({ name, env: more }) => run(name, { ...more, ...env }), RUN_LIMIT_MS);
+    });
+  }
 });

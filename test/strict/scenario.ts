@@ -739,6 +739,208 @@ async function contextQueryFails(): Promise<void> {
   host.finalizeReference();
 }
 
+/** Waits until what could not be given back at first has been given back. */
+async function assertReleased(reservations: number): Promise<void> {
+  for (let waitedMs = 0; memory().reservations > reservations; waitedMs++) {
+    assert(waitedMs < settleMs, "an address is not released");
+    await Bun.sleep(1);
+  }
+}
+
+/** A buffer whose memory is gone refuses everything, whoever has its address by now. */
+function assertFreed(buffer: DeviceBuffer, code: CamemErrorCode): void {
+  const before = memory();
+  const byte = new Uint8Array(1);
+  assert.equal(buffer.state, "freed");
+  const uses = [
+    () => buffer.write(byte),
+    () => buffer.read(0, 1),
+    () => buffer.readInto(byte),
+    () => buffer.fill(9),
+  ];
+  for (const use of uses) assert.equal(thrown(use).code, code);
+  buffer[Symbol.dispose]();
+  assert.deepEqual(memory(), before);
+}
+
+/** The calls of a free, each of which may fail; a later plan makes them again. */
+const freeFaults = [
+  { state: "mapped", call: "aclrtSynchronizeDeviceWithTimeout" },
+  { state: "mapped", call: "aclrtUnmapMem" },
+  { state: "mapped", call: "aclrtFreePhysical" },
+  { state: "mapped", call: "aclrtReleaseMemAddress" },
+  { state: "offloaded", call: "aclrtFreeHost" },
+  { state: "offloaded", call: "aclrtReleaseMemAddress" },
+] as const;
+
+/** A segment of its own, and a part of a pool's segment. */
+const allocations: Record<string, (allocator: CaMemAllocator) => DeviceBuffer> = {
+  buffer: (allocator) => allocator.malloc(2 * mebibyte, { tag: "weights" }),
+  "pool's buffer": (allocator) => allocator.memoryPool("weights").malloc(mebibyte),
+};
+
+const openForReuse = () => CaMemAllocator.getInstance({ poolSegment: "2MiB" });
+
+/** Buffers and backups of memory that is gone, while another buffer has its address: none ever reaches into that one. */
+async function reusedAddresses(): Promise<void> {
+  const allocator = openForReuse();
+  for (const [kind, allocate] of Object.entries(allocations)) {
+    for (const { state, call } of freeFaults) {
+      const when = `after ${call} failed for a ${kind} that was ${state}`;
+      const old = fill(allocate(allocator));
+      const neighbour = allocator.malloc(100, { tag: "kv_cache" });
+      await allocator.sleep();
+      const backup = allocator.backup("weights")[0];
+      if (state === "mapped") await allocator.wakeUp();
+      const before = memory().reservations;
+      setFaults(`${call}:1=507899`);
+      assert.equal(thrown(() => old.buffer.free()).call, call);
+      setFaults();
+      assert.equal(old.buffer.state, "freed", when);
+      assert.equal(memory().reservations, before, when);
+      await allocator[state === "mapped" ? "sleep" : "wakeUp"]();
+      await assertReleased(before - 1);
+      await allocator.wakeUp();
+
+      const other = fill(allocate(allocator));
+      assert.equal(other.ptr, old.ptr, `the address was not given out again ${when}`);
+      assertFreed(old.buffer, "BUFFER_FREED");
+      await allocator.sleep();
+      assertFreed(old.buffer, "BUFFER_FREED");
+      assert(backup);
+      assert.equal(thrown(() => backup.read(0, 1)).code, "BUFFER_FREED");
+      const otherBackup = allocator.backup("weights")[0];
+      assert(otherBackup);
+      assert.equal(Buffer.compare(otherBackup.read(0, other.bytes.length), other.bytes), 0, when);
+      // The free that failed may be made again: it finds nothing left to do.
+      old.buffer.free();
+      assert.equal(thrown(() => old.buffer.free()).code, "BUFFER_FREED");
+      assert.equal(other.buffer.state, "offloaded", when);
+      await allocator.wakeUp();
+      assertFreed(old.buffer, "BUFFER_FREED");
+      assertContent(other, when);
+      other.buffer.free();
+      neighbour.free();
+      assert.equal(memory().reservations, 0, when);
+    }
+  }
+  await allocator.close();
+}
+
+/** The same for memory that was freed while a plan moved it. */
+async function reusedAfterMoving(): Promise<void> {
+  const allocator = openForReuse();
+  for (const [kind, allocate] of Object.entries(allocations)) {
+    const old = allocate(allocator);
+    setDelay(20);
+    const sleeping = allocator.sleep();
+    while (old.state !== "moving") await Bun.sleep(1);
+    old.free();
+    assertFreed(old, "BUFFER_FREED");
+    await sleeping;
+    setDelay(0);
+    await assertReleased(0);
+    const other = fill(allocate(allocator));
+    assert.equal(other.ptr, old.ptr, `the address of the ${kind} was not given out again`);
+    assertFreed(old, "BUFFER_FREED");
+    assert.equal(thrown(() => old.free()).code, "BUFFER_FREED");
+    assertContent(other, `after the ${kind} before it was freed while moving`);
+    other.buffer.free();
+  }
+  await allocator.close();
+}
+
+/** The same for buffers of an allocator whose closing failed, while it is half closed and once it is open again. */
+async function reusedAfterFailedClose(): Promise<void> {
+  for (const [kind, allocate] of Object.entries(allocations)) {
+    for (const call of [
+      "aclrtUnmapMem",
+      "aclrtReleaseMemAddress",
+      "aclrtResetDevice",
+      "aclFinalizeReference",
+    ]) {
+      const when = `for a ${kind} after ${call} failed in closing`;
+      const first = openForReuse();
+      const old = fill(allocate(first));
+      await first.sleep();
+      const backup = first.backup("weights")[0];
+      await first.wakeUp();
+      assert(backup);
+      const assertOldRefused = () => {
+        assertFreed(old.buffer, "CLOSED");
+        assert.equal(thrown(() => old.buffer.free()).code, "CLOSED");
+        assert.equal(thrown(() => backup.read(0, 1)).code, "CLOSED");
+      };
+      setFaults(`${call}:1=507899`);
+      assert.equal((await rejection(first.close())).call, call);
+      setFaults();
+      assertOldRefused();
+      if (memory().reservations === 0) {
+        // A native engine may still allocate, and gets the address.
+        const address = Number(pluggable.my_malloc(2 * mebibyte, 0, null));
+        assert.equal(address, old.ptr, `the address was not given out again ${when}`);
+        assertOldRefused();
+        pluggable.my_free(address, 2 * mebibyte, 0, null);
+      }
+      await first.close();
+      const second = openForReuse();
+      assertOldRefused();
+      const other = fill(allocate(second));
+      assert.equal(other.ptr, old.ptr, `the address was not given out again ${when}`);
+      assertOldRefused();
+      assertContent(other, when);
+      await second.sleep();
+      assertOldRefused();
+      await second.wakeUp();
+      assertContent(other, when);
+      await second.close();
+      assertNothingLeft();
+    }
+  }
+}
+
+/** Two devices closed and opened again and again, by threads that had no context and keep a dead one where that is so. */
+async function staleContexts(): Promise<void> {
+  const visitor = new Worker(import.meta.path, {
+    env: { ...process.env, STRICT_WORKER: "visitor" } as Record<string, string>,
+  });
+  const visit = () =>
+    new Promise((resolve, reject) => {
+      visitor.onmessage = resolve;
+      visitor.onerror = reject;
+      visitor.postMessage("");
+    });
+  for (let round = 0; round < 4; round++) {
+    const allocator = CaMemAllocator.getInstance();
+    // The device that is used first is another each time, and in the last round one is not used at all.
+    const devices = round === 3 ? [1] : round % 2 === 0 ? [0, 1] : [1, 0];
+    const filled = devices.map((device) => fill(allocator.malloc(mebibyte, { tag: "weights", device })));
+    for (const device of devices) allocator.memGetInfo(device);
+    await visit();
+    await allocator.sleep();
+    await visit();
+    if (round % 2 === 0) {
+      await allocator.wakeUp();
+      for (const entry of filled) assertContent(entry, `in round ${round}`);
+    }
+    await allocator.close();
+    assertNothingLeft();
+  }
+  visitor.terminate();
+}
+
+/** A native thread that lives longer than any session, and allocates on both devices whenever it is told to. */
+function visit(): void {
+  addEventListener("message", () => {
+    for (const device of [1, 0, 1]) {
+      const address = Number(pluggable.my_malloc(mebibyte, device, null));
+      assert(address > 0);
+      pluggable.my_free(address, mebibyte, device, null);
+    }
+    postMessage("visited");
+  });
+}
+
 /** Without a device nothing is left half open. */
 async function noDevice(): Promise<void> {
   assert.equal(thrown(() => CaMemAllocator.getInstance()).code, "BACKEND_UNAVAILABLE");
@@ -779,6 +981,10 @@ const scenarios: Record<string, () => Promise<void>> = {
   undoingFails,
   hostResetsAll,
   contextQueryFails,
+  reusedAddresses,
+  reusedAfterMoving,
+  reusedAfterFailedClose,
+  staleContexts,
   noDevice,
   tooLittle,
 };
@@ -793,6 +999,8 @@ if (isMainThread) {
   await scenario();
   if (!misusedByTheHost.has(name)) assertNoMisuse();
   assertNothingAlive();
+} else if (process.env["STRICT_WORKER"] === "visitor") {
+  visit();
 } else {
   await allocateOnAnotherThread();
 }

@@ -3,7 +3,10 @@
  * the least convenient: device addresses are never readable by the CPU, queued copies run as late as the rules allow, fresh
  * memory is full of rubbish, out-parameters of a failed call are scribbled on, and every misuse is counted.
  *
- * Environment: STRICT_HBM (bytes of each device, 8 GiB), STRICT_DEVICES (2), STRICT_FAULTS (see strict_set_faults). */
+ * Environment: STRICT_HBM (bytes of each device, 8 GiB), STRICT_DEVICES (2), STRICT_FAULTS (see strict_set_faults), and where
+ * no document says which of two things is done: STRICT_REUSE_ADDRESSES (1: the address released last is handed out next where
+ * it is long enough; by default none is handed out twice) and STRICT_STALE_CONTEXT (what aclrtGetCurrentContext says of a
+ * context that was destroyed: "keep" returns it, "107000" refuses with that code; by default there is none, 107002). */
 #ifndef STRICT_H
 #define STRICT_H
 
@@ -134,6 +137,8 @@ void *strict_handle_of(const void *object);
 bool strict_is_initialised(void);
 uint32_t strict_device_count(void);
 uint64_t strict_hbm_bytes(void);
+/* A number from the environment. */
+uint64_t strict_option(const char *name, uint64_t otherwise);
 strict_context *strict_current(void);
 bool strict_any_device_open(void);
 strict_stream *strict_streams(void);

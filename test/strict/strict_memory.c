@@ -31,6 +31,8 @@ typedef struct host_block {
 } host_block;
 
 static reservation *reservations;
+/* The one released last comes first. */
+static reservation *released;
 static strict_mapping *mappings;
 static strict_physical *physicals;
 static host_block *host_blocks;
@@ -125,7 +127,29 @@ int strict_is_page_locked(uintptr_t address, size_t bytes) {
     return 0;
 }
 
-/* Reservations stay unreadable, and no address is handed out twice. */
+/* Reservations stay unreadable, also once released. */
+
+static uintptr_t reused_address(size_t span) {
+    for (reservation **link = &released; *link; link = &(*link)->next) {
+        reservation *entry = *link;
+        if (entry->size < span) continue;
+        uintptr_t address = entry->address;
+        *link = entry->next;
+        free(entry);
+        return address;
+    }
+    return 0;
+}
+
+static uintptr_t fresh_address(size_t span) {
+    while (next_address + span < WINDOW_END) {
+        void *wanted = (void *)next_address;
+        next_address += (span / STRICT_GRANULE % 2 == 0 ? span : span + STRICT_GRANULE) + 2 * STRICT_GRANULE;
+        void *got = mmap(wanted, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (got != MAP_FAILED) return (uintptr_t)got;
+    }
+    return 0;
+}
 
 aclError aclrtReserveMemAddress(void **virPtr, size_t size, size_t alignment, void *expectPtr, uint64_t flags) {
     STRICT_SCRIBBLE(virPtr);
@@ -137,18 +161,16 @@ aclError aclrtReserveMemAddress(void **virPtr, size_t size, size_t alignment, vo
     size_t span = (size + STRICT_GRANULE - 1) / STRICT_GRANULE * STRICT_GRANULE;
     reservation *entry = calloc(1, sizeof *entry);
     if (!entry || span > LONGEST_RESERVATION) return strict_end(ACL_ERROR_RT_MEMORY_ALLOCATION);
-    while (next_address + span < WINDOW_END) {
-        void *wanted = (void *)next_address;
-        next_address += (span / STRICT_GRANULE % 2 == 0 ? span : span + STRICT_GRANULE) + 2 * STRICT_GRANULE;
-        void *got = mmap(wanted, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-        if (got == MAP_FAILED) continue;
-        *entry = (reservation){.next = reservations, .address = (uintptr_t)got, .size = span, .device = -1};
-        reservations = entry;
-        *virPtr = got;
-        return strict_end(ACL_SUCCESS);
+    uintptr_t address = strict_option("STRICT_REUSE_ADDRESSES", 0) ? reused_address(span) : 0;
+    if (!address) address = fresh_address(span);
+    if (!address) {
+        free(entry);
+        return strict_end(ACL_ERROR_RT_MEMORY_ALLOCATION);
     }
-    free(entry);
-    return strict_end(ACL_ERROR_RT_MEMORY_ALLOCATION);
+    *entry = (reservation){.next = reservations, .address = address, .size = span, .device = -1};
+    reservations = entry;
+    *virPtr = (void *)address;
+    return strict_end(ACL_SUCCESS);
 }
 
 aclError aclrtReleaseMemAddress(void *virPtr) {
@@ -162,7 +184,8 @@ aclError aclrtReleaseMemAddress(void *virPtr) {
                 return strict_refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "%p is still mapped", virPtr);
         }
         *link = entry->next;
-        free(entry);
+        entry->next = released;
+        released = entry;
         return strict_end(ACL_SUCCESS);
     }
     return strict_refuse(ACL_ERROR_RT_PARAM_INVALID, "%p is not the start of a reservation", virPtr);

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -220,6 +221,32 @@ static void check_copies(void) {
     FROWNED(aclrtResetDevice(0) || aclrtResetDevice(0));
 }
 
+/* With no device open, and the thread's context destroyed. */
+static void check_options(void) {
+    aclrtContext context = NULL;
+    void *first, *second;
+    CALL(aclrtGetCurrentContext(&context), ACL_ERROR_RT_CONTEXT_NULL, false);
+    setenv("STRICT_STALE_CONTEXT", "107000", 1);
+    CALL(aclrtGetCurrentContext(&context), ACL_ERROR_RT_PARAM_INVALID, false);
+    setenv("STRICT_STALE_CONTEXT", "keep", 1);
+    RIGHT(aclrtGetCurrentContext(&context));
+    REFUSED(aclrtSetCurrentContext(context), ACL_ERROR_RT_PARAM_INVALID);
+    REFUSED(aclrtSynchronizeDevice(), ACL_ERROR_RT_CONTEXT_NULL);
+
+    RIGHT(aclrtSetDevice(1));
+    RIGHT(aclrtReserveMemAddress(&first, SIZE, 0, NULL, 0));
+    RIGHT(aclrtReleaseMemAddress(first));
+    RIGHT(aclrtReserveMemAddress(&second, SIZE, 0, NULL, 0));
+    EXPECT(second != first);
+    RIGHT(aclrtReleaseMemAddress(second));
+    setenv("STRICT_REUSE_ADDRESSES", "1", 1);
+    RIGHT(aclrtReserveMemAddress(&first, SIZE / 2, 0, NULL, 0));
+    EXPECT(first == second && faults_when_read(first));
+    RIGHT(aclrtReleaseMemAddress(first));
+    REFUSED(aclrtReleaseMemAddress(first), ACL_ERROR_RT_PARAM_INVALID);
+    RIGHT(aclrtResetDevice(1));
+}
+
 int main(void) {
     check_before_opening();
     RIGHT(aclrtSetDevice(0));
@@ -228,6 +255,7 @@ int main(void) {
     check_physical();
     check_mapping();
     check_copies();
+    check_options();
     RIGHT(aclFinalizeReference(NULL));
     FROWNED(aclFinalizeReference(NULL));
     EXPECT(strlen(strict_misuse_text()) > 0);

@@ -1,0 +1,41 @@
+/** A Worker of exit-process.ts: it is ended, or ends itself, in the middle of what it is ordered to do. */
+
+import { CaMemAllocator } from "camem";
+
+declare const self: Worker;
+
+async function cycle(): Promise<never> {
+  const allocator = CaMemAllocator.getInstance();
+  while (true) {
+    await allocator.sleep();
+    await allocator.wakeUp();
+  }
+}
+
+const orders = {
+  sleep: () => void CaMemAllocator.getInstance().sleep(),
+  /** Waits for the device inside the call. */
+  free: () => {
+    const buffer = CaMemAllocator.getInstance().malloc(2 ** 20);
+    setTimeout(() => buffer.free());
+  },
+  cycle: () => void cycle(),
+  "sleep and exit": () => {
+    const allocator = CaMemAllocator.getInstance();
+    allocator.malloc(2 ** 20, { tag: "weights" });
+    void allocator.sleep();
+    setTimeout(() => process.exit(3), 10);
+  },
+  "cycle and exit": () => {
+    CaMemAllocator.getInstance().malloc(2 ** 20, { tag: "weights" });
+    void cycle();
+    setTimeout(() => process.exit(3), Math.random() * 20);
+  },
+};
+
+export type Order = keyof typeof orders;
+
+self.onmessage = ({ data }: MessageEvent<Order>) => {
+  orders[data]();
+  self.postMessage("asked");
+};
