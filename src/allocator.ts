@@ -1,28 +1,41 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { statfsSync } from "node:fs";
 import Type from "typebox";
 import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
 import { CamemError } from "./errors.ts";
 import {
   aborted,
-  execute,
+  follow,
   type Operation,
+  submitSteps,
   type TransitionControl,
   type TransitionDurations,
 } from "./execute.ts";
 import * as native from "./ffi/native.ts";
 import { Hooks, type TransitionHooks } from "./hooks.ts";
 import {
-  actionOf,
   checkSleepRequest,
   checkWakeRequest,
   type SleepLevel,
   type SleepSelection,
+  treatmentOf,
   unknownTag,
 } from "./levels.ts";
-import { bytesOf, planSleep, planWake, type Segment, type SegmentState, type Step, tagsOf } from "./plan.ts";
+import {
+  backupBytesNeeded,
+  bytesOf,
+  planSleep,
+  planWake,
+  type Segment,
+  type SegmentState,
+  type Step,
+  spillBeyond,
+  type TagTreatment,
+  tagsOf,
+} from "./plan.ts";
 import { checkSize, MemoryPool } from "./pool.ts";
-import { assertFits, assess, type TransitionPlan } from "./preflight.ts";
+import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import {
   checkTag,
   defaultTag,
@@ -60,8 +73,10 @@ export interface WakeOptions extends TransitionControl {
 export interface SleepReport {
   /** The level that was asked for, or null with `offloadTags`. */
   readonly level: SleepLevel | null;
-  /** Bytes whose content went to the host. */
+  /** Bytes whose content is kept off the device: on the host, in the spill folder or in a checkpoint. */
   readonly offloadedBytes: number;
+  /** Of those, bytes that were copied; the others had an unchanged backup. */
+  readonly copiedBytes: number;
   /** Bytes whose content is gone, backups that were dropped included. */
   readonly discardedBytes: number;
   /** Bytes still mapped on the device. */
@@ -90,13 +105,33 @@ export interface WakeReport {
 /** The memory of one tag. Sizes are bytes of whole segments. */
 export interface TagUsage {
   readonly mappedBytes: number;
-  /** Page-locked host memory that holds backups. */
+  /** Page-locked host memory that holds backups, also of immutable memory that is awake. */
   readonly hostBytes: number;
+  /** Backups in the spill folder. */
+  readonly spilledBytes: number;
+  /** Content that the checkpoint it was loaded from stands for. */
+  readonly checkpointBytes: number;
   /** Address space without content. */
   readonly discardedBytes: number;
   readonly segments: number;
   /** `partial` while some of it is awake and some asleep. */
   readonly state: "awake" | "asleep" | "partial";
+}
+
+/** Page-locked host memory, in bytes. */
+export interface HostUsage {
+  /** All of it: backups, and what is prepared or retained. */
+  readonly pageLockedBytes: number;
+  /** Of that, what holds no backup. */
+  readonly freeBytes: number;
+  /** Of what is free, what `prepare` took for the next sleep; the rest is kept by the `retain` option. */
+  readonly preparedBytes: number;
+}
+
+export interface PrepareReport {
+  /** Page-locked host memory that is free for the next sleep. */
+  readonly preparedBytes: number;
+  readonly durations: TransitionDurations;
 }
 
 const noDurations: TransitionDurations = {
@@ -129,6 +164,26 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
 }
 
+/** The steps of a transition, and the table that they were planned for. */
+interface Planned {
+  readonly segments: readonly Segment[];
+  readonly steps: readonly Step[];
+}
+
+interface Control {
+  readonly signal: AbortSignal;
+}
+
+function freeDiskBytes(folder: string | null): number | undefined {
+  if (folder === null) return undefined;
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}
+
+function hasBackup({ hostBytes, spilledBytes, checkpointBytes }: Segment): boolean {
+  return hostBytes + spilledBytes + checkpointBytes > 0;
+}
+
 function isComplete(error: unknown): error is CamemError {
   return error instanceof CamemError && error.transitionComplete;
 }
@@ -155,17 +210,21 @@ export class CaMemAllocator {
   readonly #hooks = new Hooks(this.#ending.signal);
   readonly #owner: BufferOwner = {
     stateOf: (segment) => this.#stateOf(segment),
+    isImmutable: (segment) => native.segmentInfo(segment)?.sealed === 1,
     assertOpen: () => this.#assertOpen(),
   };
   /** Settles when the transition that was asked for last has ended. */
   #lastTransition: Promise<unknown> = Promise.resolve();
   #state: "open" | "closing" | "half closed" | "closed" = "open";
   #closing: Promise<void> | undefined;
+  #idleTimer: Timer | undefined;
 
   private constructor(config: Config) {
     this.#config = config;
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     this.#deviceCount = native.runtimeInfo().deviceCount;
+    this.#retain();
+    if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
   }
 
   /**
@@ -201,7 +260,8 @@ export class CaMemAllocator {
 
   /** True from the moment anything sleeps until everything that slept is awake. */
   get isSleeping(): boolean {
-    return this.#segments().some((segment) => segment.state !== "mapped");
+    this.#assertOpen();
+    return native.usage().some((usage) => usage.awakeSegments < usage.segments);
   }
 
   /**
@@ -320,11 +380,11 @@ export class CaMemAllocator {
     const isKnown = (tag: string) => this.#isKnown(tag);
     if (operation === "sleep") {
       checkSleepRequest(options, isKnown);
-      return this.#assess(planSleep(this.#segments(), actionOf(options, this.#policies)));
+      return this.#assess(this.#planSleep(treatmentOf(options, this.#policies)));
     }
     if (operation === "wake") {
       checkWakeRequest(options, isKnown);
-      return this.#assess(planWake(this.#segments(), options.tags));
+      return this.#assess(this.#planWake(options.tags));
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
@@ -335,31 +395,73 @@ export class CaMemAllocator {
   /** Bytes of all segments, awake or asleep, of a tag or of all tags. */
   getCurrentUsage(tag?: string): number {
     if (tag !== undefined) checkTag(tag);
-    return this.#segments().reduce(
-      (sum, segment) => sum + (tag === undefined || segment.tag === tag ? segment.sizeBytes : 0),
+    return this.#usageByTag().reduce(
+      (sum, usage) => sum + (tag === undefined || usage.name === tag ? usage.sizeBytes : 0),
       0,
     );
   }
 
   /** What each tag in use holds where. */
   usage(): Record<string, TagUsage> {
-    const segments = this.#segments();
     return Object.fromEntries(
-      tagsOf(segments).map((tag) => {
-        const own = segments.filter((segment) => segment.tag === tag);
-        const bytes = (state: SegmentState) =>
-          own.reduce((sum, segment) => sum + (segment.state === state ? segment.sizeBytes : 0), 0);
-        const awake = own.filter((segment) => segment.state === "mapped").length;
+      this.#usageByTag().map((own) => {
+        const { mappedBytes, hostBytes, spilledBytes, checkpointBytes, discardedBytes, segments } = own;
+        const state: TagUsage["state"] =
+          own.awakeSegments === segments ? "awake" : own.awakeSegments === 0 ? "asleep" : "partial";
         const usage: TagUsage = {
-          mappedBytes: bytes("mapped"),
-          hostBytes: own.reduce((sum, segment) => sum + segment.hostBytes, 0),
-          discardedBytes: bytes("discarded"),
-          segments: own.length,
-          state: awake === own.length ? "awake" : awake === 0 ? "asleep" : "partial",
+          mappedBytes,
+          hostBytes,
+          spilledBytes,
+          checkpointBytes,
+          discardedBytes,
+          segments,
+          state,
         };
-        return [tag, usage];
+        return [own.name, usage];
       }),
     );
+  }
+
+  /** The page-locked host memory of this process's allocator: what holds backups, and what is prepared or retained. */
+  hostUsage(): HostUsage {
+    this.#assertOpen();
+    const { heldBytes, freeBytes, reservedBytes } = native.hostInfo();
+    return { pageLockedBytes: heldBytes, freeBytes, preparedBytes: Math.min(reservedBytes, freeBytes) };
+  }
+
+  /**
+   * Page-locks the host memory that `sleep` with these options will need (aclrtMallocHost), on a thread of its own, so that
+   * the first sleep is as fast as any. Takes its turn among the transitions. What an earlier preparation holds and this one
+   * does not need is given back. By default for level 1.
+   *
+   * @throws CamemError as `sleep` does for its options; `HOST_BUDGET_EXCEEDED`, `OUT_OF_HOST_MEMORY`, `ABORTED`,
+   * `ACL_CALL_FAILED` or `CLOSED`
+   */
+  async prepare(options: SleepOptions = {}): Promise<PrepareReport> {
+    this.#assertOpen();
+    checkSleepRequest(options, (tag) => this.#isKnown(tag));
+    this.#hooks.assertOutside();
+    return this.#inTurn(options.signal, (signal) => this.#prepareNow({ ...options, signal }));
+  }
+
+  /**
+   * Ends that the content of a tag's memory is final, so that it can be written: backups of it are dropped, and the next sleep
+   * makes new ones. Where the tag is immutable, its content is final again from that sleep on.
+   *
+   * @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG`, `BUFFER_ASLEEP` while any of it sleeps, `BUFFER_MOVING` or `CLOSED`
+   */
+  markDirty(tag: string): void {
+    this.#assertOpen();
+    checkTag(tag);
+    if (!this.#isKnown(tag)) throw unknownTag(tag);
+    native.sealTag(this.#tagId(tag), tag, false);
+  }
+
+  /** @internal Called when a checkpoint has been loaded under `tag`. */
+  noteLoaded(tag: string): void {
+    if (this.#policies.get(tag)?.immutable) native.sealTag(this.#tagId(tag), tag, true);
+    // A preparation that fails has changed nothing: the next sleep does it for itself, and reports what is wrong.
+    if (this.#config.prepareOnLoad) void this.prepare().catch(() => undefined);
   }
 
   /**
@@ -371,7 +473,7 @@ export class CaMemAllocator {
     checkTag(tag);
     if (!this.#isKnown(tag)) throw unknownTag(tag);
     return this.#segments()
-      .filter((segment) => segment.tag === tag && segment.state === "offloaded" && segment.hostBytes > 0)
+      .filter((segment) => segment.tag === tag && segment.state === "offloaded" && hasBackup(segment))
       .map((segment) => new Backup(this.#owner, segment));
   }
 
@@ -386,9 +488,11 @@ export class CaMemAllocator {
   }
 
   /**
-   * Says what each sleep level does to a tag. A level left out keeps what it has, which for a new tag is `discard`.
+   * Says what each sleep level does to a tag, and whether its content is final once loaded. What is left out stays as it is,
+   * which for a new tag is `discard` and not immutable.
    *
-   * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`
+   * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`; with
+   * `immutable`, `BUFFER_MOVING`, and `BUFFER_ASLEEP` where memory that is immutable would no longer be and sleeps
    */
   defineTag(
     name: string,
@@ -408,7 +512,10 @@ export class CaMemAllocator {
       "INVALID_ARGUMENT",
     );
     const existing = this.#policies.get(name) ?? discardPolicy;
-    this.#policies.set(name, { 1: policy[1] ?? existing[1], 2: policy[2] ?? existing[2] });
+    const wasImmutable = existing.immutable ?? false;
+    const immutable = policy.immutable ?? wasImmutable;
+    if (immutable !== wasImmutable) native.sealTag(this.#tagId(name), name, immutable);
+    this.#policies.set(name, { 1: policy[1] ?? existing[1], 2: policy[2] ?? existing[2], immutable });
   }
 
   /**
@@ -437,6 +544,7 @@ export class CaMemAllocator {
 
   async #closeNow(): Promise<void> {
     this.#state = "closing";
+    clearTimeout(this.#idleTimer);
     this.#ending.abort(this.#closedError());
     await this.#lastTransition.catch(() => undefined);
     try {
@@ -501,8 +609,15 @@ export class CaMemAllocator {
     return (
       this.#policies.has(tag) ||
       this.#tagIds.has(tag) ||
-      this.#segments().some((segment) => segment.tag === tag)
+      this.#usageByTag().some((usage) => usage.name === tag)
     );
+  }
+
+  /** The sums of each tag in use. */
+  #usageByTag(): (native.TagUsage & { readonly name: string })[] {
+    this.#assertOpen();
+    const used = native.usage().filter((usage) => usage.segments > 0);
+    return used.map((usage) => ({ ...usage, name: this.#tagName(usage.tag) }));
   }
 
   #segments(): Segment[] {
@@ -515,11 +630,19 @@ export class CaMemAllocator {
       .snapshot()
       .filter((segment) => segment.doomed === 0)
       .map((segment) => ({
-        ...segment,
+        address: segment.address,
+        segmentId: segment.segmentId,
+        sizeBytes: segment.sizeBytes,
+        committedBytes: segment.committedBytes,
+        hostBytes: segment.hostBytes,
+        spilledBytes: segment.spilledBytes,
+        checkpointBytes: segment.checkpointBytes,
+        device: segment.device,
         tag: this.#tagName(segment.tag),
         state: stateName(segment.state),
         moving: segment.moving === 1,
         unreleased: segment.unreleased === 1,
+        clean: segment.clean === 1,
       }));
   }
 
@@ -546,18 +669,21 @@ export class CaMemAllocator {
     return promise;
   }
 
-  async #sleepNow(options: SleepOptions & { readonly signal: AbortSignal }): Promise<SleepReport> {
-    const wanted = actionOf(options, this.#policies);
-    const planned = planSleep(this.#readTable(), wanted);
-    if (planned.length === 0) return this.#sleepReport(options, [], noDurations);
+  async #sleepNow(options: SleepOptions & Control): Promise<SleepReport> {
+    const treatment = treatmentOf(options, this.#policies);
+    if (this.#hooks.isEmpty) {
+      const { steps, durations } = await this.#run("sleep", () => this.#planSleep(treatment), options);
+      return this.#sleepReport(options, steps, durations);
+    }
+    const planned = this.#planSleep(treatment);
+    if (planned.steps.length === 0) return this.#sleepReport(options, [], noDurations);
     assertFits(this.#assess(planned));
-    const tags = tagsOf(planned.map((step) => step.segment));
+    const tags = tagsOf(planned.steps.map((step) => step.segment));
     await this.#hooks.beforeSleep(tags, options.signal);
     // What was allocated since, by a hook or a native thread, no hook was told of: it stays awake.
-    const known = new Set(planned.map((step) => step.segment.segmentId));
-    const plan = () =>
-      planSleep(this.#readTable(), wanted).filter((step) => known.has(step.segment.segmentId));
+    const known = new Set(planned.steps.map((step) => step.segment.segmentId));
     try {
+      const plan = () => this.#planSleep(treatment, known);
       const { steps, durations } = await this.#run("sleep", plan, options);
       return this.#sleepReport(options, steps, durations);
     } catch (error) {
@@ -573,12 +699,9 @@ export class CaMemAllocator {
     if (tags.length > 0) await this.#hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
   }
 
-  async #wakeNow(options: WakeOptions & { readonly signal: AbortSignal }): Promise<WakeReport> {
-    const plan = () => planWake(this.#readTable(), options.tags);
-    const planned = plan();
-    if (planned.length === 0) return this.#wakeReport([], noDurations);
-    const asleep = planned.filter((step) => step.action !== "drop_backup");
-    const tags = tagsOf(asleep.map((step) => step.segment));
+  async #wakeNow(options: WakeOptions & Control): Promise<WakeReport> {
+    const plan = () => this.#planWake(options.tags);
+    const tags = this.#hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.segment));
     const { steps, durations } = await this.#run("wake-up", plan, options).catch(async (error) => {
       if (isComplete(error) && tags.length > 0) await this.#hooks.afterWake({ tags, reason: "wake" }, error);
       throw error;
@@ -587,64 +710,153 @@ export class CaMemAllocator {
     return this.#wakeReport(steps, durations);
   }
 
+  async #prepareNow(options: SleepOptions & Control): Promise<PrepareReport> {
+    const planned = this.#planSleep(treatmentOf(options, this.#policies));
+    assertFits(this.#assess(planned));
+    const device = planned.steps[0]?.segment.device ?? this.#config.device;
+    const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
+    const durations = await this.#submit(
+      "preparation",
+      () => native.submitPreparation(device, bytes),
+      options,
+    );
+    return { preparedBytes: this.hostUsage().preparedBytes, durations };
+  }
+
+  /** Page-locked memory that these steps, or those that undo them, take while they move content to or from files. */
+  #stagingBytes(steps: readonly Step[]): number {
+    const devices = new Set<number>();
+    for (const { spill, segment } of steps)
+      if (spill || segment.spilledBytes + segment.checkpointBytes > 0) devices.add(segment.device);
+    return devices.size * native.hostInfo().stagingBytes;
+  }
+
+  #planSleep(treatment: (tag: string) => TagTreatment, known?: ReadonlySet<number>): Planned {
+    const segments = this.#readTable();
+    const steps = planSleep(segments, treatment).filter(
+      (step) => known === undefined || known.has(step.segment.segmentId),
+    );
+    if (this.#config.spillDir === null) return { segments, steps };
+    return { segments, steps: spillBeyond(steps, hostBytesLeft(segments, this.#config.hostBudgetBytes)) };
+  }
+
+  #planWake(tags: readonly string[] | undefined): Planned {
+    const segments = this.#readTable();
+    const isImmutable = (tag: string) => this.#policies.get(tag)?.immutable ?? false;
+    return { segments, steps: planWake(segments, tags, isImmutable) };
+  }
+
   /** Plans, checks and executes; plans anew while another Worker or a native thread changes the table meanwhile. */
   async #run(
     operation: Operation,
-    plan: () => Step[],
-    control: TransitionControl & { readonly signal: AbortSignal },
-  ): Promise<{ steps: Step[]; durations: TransitionDurations }> {
+    plan: () => Planned,
+    control: TransitionControl & Control,
+  ): Promise<{ steps: readonly Step[]; durations: TransitionDurations }> {
+    let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
-    while (true) {
-      if (control.signal.aborted) throw aborted(control.signal);
-      const steps = plan();
-      if (steps.length === 0) return { steps, durations: noDurations };
-      assertFits(this.#assess(steps));
-      const outcome = steps.some((step) => step.segment.moving)
-        ? "busy"
-        : await execute(operation, steps, { ...control, verify: this.#config.verify });
-      if (typeof outcome === "object") return { steps, durations: outcome };
-      if (outcome === "stale") {
+    const submit = () => {
+      const planned = plan();
+      steps = planned.steps;
+      if (steps.length === 0) return this.#giveBackHost();
+      assertFits(this.#assess(planned));
+      if (steps.some((step) => step.segment.moving)) return "busy";
+      const ticket = submitSteps(steps, this.#config.verify);
+      if (ticket === "stale") {
         const refusal = JSON.stringify(steps);
         stale = { plan: refusal, count: refusal === stale.plan ? stale.count + 1 : 1 };
         if (stale.count > stalePlansAtMost)
           throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
       }
+      return ticket;
+    };
+    const durations = await this.#submit(operation, submit, control);
+    return { steps, durations };
+  }
+
+  /** Submits until the shim takes it, unless there is nothing to do, and follows it. */
+  async #submit(
+    operation: Operation,
+    submit: () => number | native.Refusal | "nothing",
+    control: TransitionControl & Control,
+  ): Promise<TransitionDurations> {
+    while (true) {
+      if (control.signal.aborted) throw aborted(control.signal);
+      const ticket = submit();
+      if (ticket === "nothing") return noDurations;
+      if (typeof ticket === "number")
+        return follow(operation, ticket, control).finally(() => this.#startIdleTime());
       await Bun.sleep(1);
     }
   }
-
-  #assess(steps: readonly Step[]): TransitionPlan {
-    return assess(steps, this.#readTable(), {
+  #assess({ steps, segments }: Planned): TransitionPlan {
+    return assess(steps, segments, {
       hostBudgetBytes: this.#config.hostBudgetBytes,
+      freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
       freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
     });
   }
 
+  /** Host memory that an earlier plan could not give back is tried again, though there is nothing else to do. */
+  #giveBackHost(): number | native.Refusal | "nothing" {
+    const { freeBytes, reservedBytes } = native.hostInfo();
+    if (freeBytes <= Math.max(reservedBytes, this.#config.retainBytes)) return "nothing";
+    return native.submitPreparation(this.#config.device, reservedBytes);
+  }
+
+  /** Starts the idle time of retained host memory anew. */
+  #startIdleTime(): void {
+    clearTimeout(this.#idleTimer);
+    if (!Number.isFinite(this.#config.retainIdleMs) || this.#state !== "open") return;
+    const giveBack = async (signal: AbortSignal) => {
+      native.retainHost(0);
+      try {
+        const reservedBytes = () => native.hostInfo().reservedBytes;
+        const submit = () => native.submitPreparation(this.#config.device, reservedBytes());
+        await this.#submit("preparation", submit, { signal });
+      } finally {
+        this.#retain();
+        clearTimeout(this.#idleTimer);
+      }
+    };
+    this.#idleTimer = setTimeout(() => {
+      // What fails stays retained, and is tried again after the next transition.
+      this.#inTurn(undefined, giveBack).catch(() => undefined);
+    }, this.#config.retainIdleMs).unref();
+  }
+
+  #retain(): void {
+    if (this.#state === "open")
+      native.retainHost(Math.min(this.#config.retainBytes, Number.MAX_SAFE_INTEGER));
+  }
+
   #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {
-    const segments = this.#readTable();
-    const kept = segments.filter((segment) => segment.state === "mapped");
-    const wanted = actionOf(options, this.#policies);
-    const concerned = segments.filter((segment) => wanted(segment.tag) !== "keep");
+    const usage = this.#usageByTag();
+    const treatment = treatmentOf(options, this.#policies);
+    const offloaded = steps.filter((step) => step.action === "offload");
     return {
       level: options.offloadTags === undefined ? (options.level ?? 1) : null,
-      offloadedBytes: bytesOf(steps, "offload"),
+      offloadedBytes: bytesOf(offloaded, "offload"),
+      copiedBytes: bytesOf(
+        offloaded.filter((step) => !step.segment.clean),
+        "offload",
+      ),
       discardedBytes: bytesOf(steps, "discard"),
-      keptBytes: kept.reduce((sum, segment) => sum + segment.sizeBytes, 0),
+      keptBytes: usage.reduce((sum, tag) => sum + tag.mappedBytes, 0),
       freedBytes: steps.reduce((sum, step) => sum + step.segment.committedBytes, 0),
-      alreadySleeping: steps.length === 0 && concerned.length > 0,
+      alreadySleeping: steps.length === 0 && usage.some((tag) => treatment(tag.name).action !== "keep"),
       durations,
     };
   }
 
   #wakeReport(steps: readonly Step[], durations: TransitionDurations): WakeReport {
-    const asleep = this.#readTable().filter((segment) => segment.state !== "mapped");
     const remapped = steps.filter((step) => step.action === "remap").map((step) => step.segment);
+    const asleep = this.#usageByTag().filter((tag) => tag.awakeSegments < tag.segments);
     return {
       restoredBytes: bytesOf(steps, "restore"),
       remappedBytes: bytesOf(steps, "remap"),
       remappedTags: tagsOf(remapped),
-      stillAsleep: tagsOf(asleep),
-      alreadyAwake: steps.every((step) => step.action === "drop_backup"),
+      stillAsleep: asleep.map((tag) => tag.name),
+      alreadyAwake: steps.length === 0,
       durations,
     };
   }

@@ -16,6 +16,8 @@ export type BufferState = "mapped" | "offloaded" | "discarded" | "moving" | "fre
 /** @internal What a buffer needs of its allocator. */
 export interface BufferOwner {
   stateOf(segment: native.SegmentName): BufferState;
+  /** True while writes to the segment are refused. */
+  isImmutable(segment: native.SegmentName): boolean;
   /** Throws `CLOSED` once the allocator is closed: its addresses may belong to others by then. */
   assertOpen(): void;
 }
@@ -69,12 +71,22 @@ export class DeviceBuffer {
     return this.#freed ? "freed" : this.#owner.stateOf(this.#place.segment);
   }
 
+  /** True while writes are refused, because its tag is immutable or its backup is the checkpoint, until `markDirty`. */
+  get immutable(): boolean {
+    return !this.#freed && this.#owner.isImmutable(this.#place.segment);
+  }
+
+  /** @internal */
+  get place(): BufferPlace {
+    return this.#place;
+  }
+
   /**
    * Copies `source` into the buffer from byte `offsetBytes` on (aclrtMemcpy, host to device). Blocks until it has arrived;
    * it does not wait for kernels, which is the caller's to do.
    *
-   * @throws CamemError `OUT_OF_BOUNDS`, `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED`, `INVALID_ARGUMENT`, `CLOSED`,
-   * `ACL_CALL_FAILED` or `DEVICE_LOST`
+   * @throws CamemError `OUT_OF_BOUNDS`, `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED`, `BUFFER_IMMUTABLE`,
+   * `INVALID_ARGUMENT`, `CLOSED`, `ACL_CALL_FAILED` or `DEVICE_LOST`
    */
   write(source: ArrayBufferView | ArrayBufferLike, offsetBytes = 0): void {
     const bytes = bytesOf(source);
@@ -205,7 +217,7 @@ function checkRange(
   );
 }
 
-/** The backup of one segment that is offloaded, in page-locked host memory. */
+/** The backup of one segment that is offloaded: in page-locked host memory, a spill file or a checkpoint. */
 export class Backup {
   /** The device address whose content this is. */
   readonly ptr: DevicePointer;
@@ -224,10 +236,11 @@ export class Backup {
   }
 
   /**
-   * A copy of `sizeBytes` bytes from byte `offsetBytes` on; of the whole backup by default. Makes no AscendCL call.
+   * A copy of `sizeBytes` bytes from byte `offsetBytes` on; of the whole backup by default. Makes no AscendCL call. Blocks
+   * while it reads a file. Where a checkpoint is the backup, bytes between its tensors are zero.
    *
    * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` when the memory is awake or discarded by now; `BUFFER_MOVING` while a
-   * transition is at it; `BUFFER_FREED` or `CLOSED`
+   * transition is at it; `BUFFER_FREED`, `FILE_FAILED`, `FILE_CHANGED` or `CLOSED`
    */
   read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
     this.#owner.assertOpen();

@@ -1,3 +1,5 @@
+import { accessSync, constants, statSync } from "node:fs";
+import { resolve } from "node:path";
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
 import { parseSize } from "./sizes.ts";
@@ -5,6 +7,20 @@ import { show, validate } from "./validate.ts";
 
 const sizeText = 'bytes or a size such as "8GiB"';
 const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
+const retainText = '"all", "none", a size such as "8GiB", or { maxBytes, idleMs }';
+const Retain = Type.Union(
+  [
+    Size,
+    Type.Object(
+      {
+        maxBytes: Type.Optional(Size),
+        idleMs: Type.Optional(Type.Number({ exclusiveMinimum: 0, maximum: 2 ** 31 - 1 })),
+      },
+      { additionalProperties: false },
+    ),
+  ],
+  { description: retainText },
+);
 
 export const AllocatorOptions = Type.Object(
   {
@@ -19,6 +35,9 @@ export const AllocatorOptions = Type.Object(
     device: Type.Optional(Type.Integer({ minimum: 0, description: "a device number, 0 or above" })),
     hostBudget: Type.Optional(Size),
     poolSegment: Type.Optional(Size),
+    prepareOnLoad: Type.Optional(Type.Boolean({ description: "true or false" })),
+    retain: Type.Optional(Retain),
+    spillDir: Type.Optional(Type.String({ minLength: 1, description: "the path of a folder" })),
     verify: Type.Optional(Type.Boolean({ description: "true or false" })),
   },
   { additionalProperties: false },
@@ -38,6 +57,14 @@ export interface Config {
   readonly hostBudgetBytes: number;
   /** The size of the segments that a `MemoryPool` asks for. */
   readonly poolSegmentBytes: number;
+  /** Whether `loadSafetensors` has the next sleep prepared when it has ended. */
+  readonly prepareOnLoad: boolean;
+  /** Page-locked host memory that is kept while nothing needs it, at most. */
+  readonly retainBytes: number;
+  /** For how long it is kept after a transition; infinite without a limit. */
+  readonly retainIdleMs: number;
+  /** The folder for backups that the host budget has no room for, or null. */
+  readonly spillDir: string | null;
   /** Whether each backup gets a checksum, which is compared before it is restored. */
   readonly verify: boolean;
 }
@@ -49,6 +76,9 @@ export const environmentNames = {
   device: "CAMEM_DEVICE",
   hostBudget: "CAMEM_HOST_BUDGET",
   poolSegment: "CAMEM_POOL_SEGMENT",
+  prepareOnLoad: "CAMEM_PREPARE_ON_LOAD",
+  retain: "CAMEM_RETAIN",
+  spillDir: "CAMEM_SPILL_DIR",
   verify: "CAMEM_VERIFY",
 } as const satisfies Record<keyof AllocatorOptions, string>;
 
@@ -57,7 +87,8 @@ const defaultPoolSegment = "32MiB";
 /** A variable's text as the type of its option; text that is no such thing is left for the validation to refuse. */
 function fromText(option: keyof AllocatorOptions, text: string): unknown {
   if (option === "device" && /^\d+$/.test(text)) return Number(text);
-  if (option === "verify" && /^(true|false)$/.test(text)) return text === "true";
+  if ((option === "verify" || option === "prepareOnLoad") && /^(true|false)$/.test(text))
+    return text === "true";
   return text;
 }
 
@@ -71,14 +102,54 @@ function fromEnvironment(environment: Readonly<Record<string, string | undefined
   return values;
 }
 
-function bytesOf(value: number | string, option: keyof AllocatorOptions, minimum: number): number {
+function bytesOf(
+  value: number | string,
+  option: keyof AllocatorOptions,
+  minimum: number,
+  expected = sizeText,
+): number {
   const bytes = typeof value === "number" ? value : parseSize(value);
   if (bytes === undefined || !Number.isSafeInteger(bytes) || bytes < minimum)
     throw new CamemError(
       "INVALID_CONFIG",
-      `${option} (${environmentNames[option]}) is ${show(value)}; it must be ${sizeText}${minimum > 0 ? ", above 0" : ""}`,
+      `${option} (${environmentNames[option]}) is ${show(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
     );
   return bytes;
+}
+
+/** How much unused host memory is kept, and for how long. */
+function retentionOf(retain: AllocatorOptions["retain"] = "none"): {
+  retainBytes: number;
+  retainIdleMs: number;
+} {
+  const { maxBytes = "all", idleMs = Number.POSITIVE_INFINITY } =
+    typeof retain === "object" ? retain : { maxBytes: retain };
+  const words = new Map<unknown, number>([
+    ["all", Number.POSITIVE_INFINITY],
+    ["none", 0],
+  ]);
+  return {
+    retainBytes: words.get(maxBytes) ?? bytesOf(maxBytes, "retain", 0, retainText),
+    retainIdleMs: idleMs,
+  };
+}
+
+/** @throws CamemError `INVALID_CONFIG` for anything but a folder that can be written */
+function spillFolder(path: string | undefined): string | null {
+  if (path === undefined) return null;
+  const absolute = resolve(path);
+  try {
+    if (!statSync(absolute).isDirectory()) throw new TypeError("it is not a folder");
+    accessSync(absolute, constants.W_OK);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `spillDir (${environmentNames.spillDir}) is ${show(path)}; it must be a folder that can be written: ${reason}`,
+      { cause },
+    );
+  }
+  return absolute;
 }
 
 /**
@@ -108,6 +179,9 @@ export function resolveConfig(
     hostBudgetBytes:
       given.hostBudget === undefined ? Number.POSITIVE_INFINITY : bytesOf(given.hostBudget, "hostBudget", 0),
     poolSegmentBytes: bytesOf(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
+    prepareOnLoad: given.prepareOnLoad ?? false,
+    ...retentionOf(given.retain),
+    spillDir: spillFolder(given.spillDir),
     verify: given.verify ?? false,
   };
 }

@@ -71,7 +71,7 @@ interface Outcome {
 }
 
 /** Polls without blocking until the plan is done. */
-async function follow(ticket: number, onProgress: TransitionControl["onProgress"]): Promise<Outcome> {
+async function poll(ticket: number, onProgress: TransitionControl["onProgress"]): Promise<Outcome> {
   const startedMs = performance.now();
   let reportFailure: Outcome["reportFailure"];
   const giveUp = (cause: unknown) => {
@@ -114,7 +114,7 @@ function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unk
   };
 }
 
-export type Operation = "sleep" | "wake-up";
+export type Operation = "sleep" | "wake-up" | "preparation";
 
 function describeOutcome(operation: Operation, progress: native.PlanProgress): string {
   if (progress.complete === 1) return `the ${operation} itself has taken place`;
@@ -137,34 +137,51 @@ function errorOf(
   const attempt = transitionComplete
     ? `give all memory back after the ${operation}`
     : `finish the ${operation}`;
-  const note =
-    progress.status === native.Status.backup_corrupt ? corruptMend : describeOutcome(operation, progress);
+  const note = mends.get(`${operation} ${progress.status}`) ?? describeOutcome(operation, progress);
   return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
 }
 
-const corruptMend =
+const dropBackup =
   "nothing has changed; wake the other tags, drop this backup with sleep({ level: 2, tags: [...] }), wake that tag and load its content again";
 
+const backUpAnew = "nothing has changed; call markDirty(tag) to have the tag backed up anew, in host memory";
+
+/** What to do about failures that trying again does not mend. */
+const mends = new Map([
+  [`wake-up ${native.Status.backup_corrupt}`, dropBackup],
+  [`wake-up ${native.Status.file_changed}`, dropBackup],
+  [`sleep ${native.Status.backup_corrupt}`, backUpAnew],
+  [`sleep ${native.Status.file_changed}`, backUpAnew],
+]);
+
 /**
- * Runs a plan on the shim's thread and follows it. Returns a refusal, with nothing changed, when the table of segments has
- * changed since the snapshot or another Worker's plan runs: plan anew.
+ * Starts a plan on the shim's thread. Refused, with nothing changed, when the table of segments has changed since the snapshot
+ * or another Worker's plan runs: plan anew.
+ */
+export function submitSteps(steps: readonly Step[], verify: boolean): number | native.Refusal {
+  const packed = steps.map(({ segment, action, immutable, spill }) => ({
+    address: segment.address,
+    segmentId: segment.segmentId,
+    action: native.Action[action],
+    flags: (immutable ? native.StepFlag.immutable : 0) + (spill ? native.StepFlag.spill : 0),
+  }));
+  return native.submitPlan(packed, verify);
+}
+
+/**
+ * Follows a plan until it has ended.
  *
  * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
  */
-export async function execute(
+export async function follow(
   operation: Operation,
-  steps: readonly Step[],
-  { signal, onProgress, verify }: TransitionControl & { readonly verify: boolean },
-): Promise<TransitionDurations | native.Refusal> {
-  const ticket = native.submitPlan(
-    steps.map(({ segment, action }) => ({ ...segment, action: native.Action[action] })),
-    verify,
-  );
-  if (typeof ticket === "string") return ticket;
+  ticket: number,
+  { signal, onProgress }: TransitionControl,
+): Promise<TransitionDurations> {
   const cancel = () => native.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const { progress, failure, reportFailure } = await follow(ticket, onProgress);
+    const { progress, failure, reportFailure } = await poll(ticket, onProgress);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
     const planFailure = errorOf(operation, progress, failure, signal);

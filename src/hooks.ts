@@ -43,6 +43,10 @@ export class Hooks {
     this.#ending = ending;
   }
 
+  get isEmpty(): boolean {
+    return this.#registered.size === 0;
+  }
+
   /** @throws CamemError `INVALID_ARGUMENT` for anything but functions under the two names */
   add(hooks: TransitionHooks): () => void {
     validate(HookNames, hooks, "the hooks of onTransition", "INVALID_ARGUMENT");

@@ -1,5 +1,6 @@
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
+import type { TagTreatment } from "./plan.ts";
 import type { TagAction, TagPolicy } from "./tags.ts";
 import { checkTag, discardPolicy, persistentTag } from "./tags.ts";
 import { show, validate } from "./validate.ts";
@@ -86,13 +87,17 @@ export function checkWakeRequest(request: unknown, isKnown: (tag: string) => boo
 }
 
 /** What a sleep does to the memory of each tag. `sleep_persistent` is kept whatever is asked for. */
-export function actionOf(
+export function treatmentOf(
   { level = 1, offloadTags, tags }: SleepSelection,
   policies: ReadonlyMap<string, TagPolicy>,
-): (tag: string) => TagAction {
-  return (tag) => {
+): (tag: string) => TagTreatment {
+  const actionOf = (tag: string, policy: TagPolicy): TagAction => {
     if (level === 0 || tag === persistentTag || (tags !== undefined && !tags.includes(tag))) return "keep";
     if (offloadTags !== undefined) return offloadTags.includes(tag) ? "offload" : "discard";
-    return (policies.get(tag) ?? discardPolicy)[level];
+    return policy[level];
+  };
+  return (tag) => {
+    const policy = policies.get(tag) ?? discardPolicy;
+    return { action: actionOf(tag, policy), immutable: policy.immutable ?? false };
   };
 }

@@ -11,8 +11,12 @@ export interface Segment {
   readonly sizeBytes: number;
   /** Device memory that it holds now. */
   readonly committedBytes: number;
-  /** Page-locked host memory that it holds now. */
+  /** Page-locked host memory that holds its content. */
   readonly hostBytes: number;
+  /** Bytes of a spill file that hold its content. */
+  readonly spilledBytes: number;
+  /** Bytes of a checkpoint that are its content. */
+  readonly checkpointBytes: number;
   readonly device: number;
   readonly tag: string;
   readonly state: SegmentState;
@@ -20,13 +24,25 @@ export interface Segment {
   readonly moving: boolean;
   /** Asleep, yet it holds device memory: an earlier plan could not give it back, or could not map it again. */
   readonly unreleased: boolean;
+  /** Awake, and its backup is the same as its content: to sleep, it is only unmapped. */
+  readonly clean: boolean;
 }
 
-export type StepAction = "offload" | "discard" | "restore" | "remap" | "release" | "drop_backup";
+export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
 export interface Step {
   readonly segment: Segment;
   readonly action: StepAction;
+  /** Its tag is declared immutable: a wake-up keeps the backup. */
+  readonly immutable: boolean;
+  /** Its new backup goes to the spill folder. */
+  readonly spill: boolean;
+}
+
+/** What is to become of a tag's memory. */
+export interface TagTreatment {
+  readonly action: TagAction;
+  readonly immutable: boolean;
 }
 
 /** What a sleep would do to one segment, or undefined where it has nothing to do. */
@@ -40,38 +56,34 @@ function sleepStep(segment: Segment, wanted: TagAction): StepAction | undefined 
       if (wanted === "discard") return "discard";
       return segment.unreleased ? "release" : undefined;
     case "discarded":
-      // What an earlier plan could not give back: device memory, or the host memory of a backup that it dropped.
-      return segment.unreleased || segment.hostBytes > 0 ? "release" : undefined;
+      return segment.unreleased ? "release" : undefined;
   }
 }
 
-/** The steps that put memory to sleep; `actionOf` says what is to become of each tag. */
-export function planSleep(segments: readonly Segment[], actionOf: (tag: string) => TagAction): Step[] {
+/** The steps that put memory to sleep; `treatmentOf` says what is to become of each tag. */
+export function planSleep(segments: readonly Segment[], treatmentOf: (tag: string) => TagTreatment): Step[] {
   return segments.flatMap((segment) => {
-    const action = sleepStep(segment, actionOf(segment.tag));
-    return action === undefined ? [] : [{ segment, action }];
+    const { action: wanted, immutable } = treatmentOf(segment.tag);
+    const action = sleepStep(segment, wanted);
+    return action === undefined ? [] : [{ segment, action, immutable, spill: false }];
   });
-}
-
-/** What a wake-up would do to one segment, or undefined where it has nothing to do. */
-function wakeStep(segment: Segment): StepAction | undefined {
-  switch (segment.state) {
-    case "offloaded":
-      return "restore";
-    case "discarded":
-      return "remap";
-    case "mapped":
-      // An earlier wake-up could not give its host memory back.
-      return segment.hostBytes > 0 ? "drop_backup" : undefined;
-  }
 }
 
 /** The steps that wake the named tags, or without names everything. */
-export function planWake(segments: readonly Segment[], tags: readonly string[] | undefined): Step[] {
-  return segments.flatMap((segment) => {
-    const action = tags === undefined || tags.includes(segment.tag) ? wakeStep(segment) : undefined;
-    return action === undefined ? [] : [{ segment, action }];
-  });
+export function planWake(
+  segments: readonly Segment[],
+  tags: readonly string[] | undefined,
+  isImmutable: (tag: string) => boolean,
+): Step[] {
+  const asleep = segments.filter(
+    ({ state, tag }) => state !== "mapped" && (tags === undefined || tags.includes(tag)),
+  );
+  return asleep.map((segment) => ({
+    segment,
+    action: segment.state === "offloaded" ? "restore" : "remap",
+    immutable: isImmutable(segment.tag),
+    spill: false,
+  }));
 }
 
 /** The bytes of the steps with one of the given actions. */
@@ -79,12 +91,29 @@ export function bytesOf(steps: readonly Step[], ...actions: readonly StepAction[
   return steps.reduce((sum, step) => sum + (actions.includes(step.action) ? step.segment.sizeBytes : 0), 0);
 }
 
-/** Page-locked host memory that the steps take beyond what their segments hold. */
-export function hostBytesNeeded(steps: readonly Step[]): number {
-  const saved = steps.filter(
-    ({ action, segment }) => action === "offload" || (action === "release" && segment.state === "offloaded"),
-  );
-  return saved.reduce((sum, { segment }) => sum + segment.sizeBytes - segment.hostBytes, 0);
+/** Bytes of the new backup that a step makes; 0 where it makes none. */
+export function newBackupBytes({ action, segment }: Step): number {
+  const copies = action === "offload" || (action === "release" && segment.state === "offloaded");
+  const has = segment.clean || segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0;
+  return copies && !has ? segment.sizeBytes : 0;
+}
+
+/** Bytes of new backups in page-locked host memory, and in the spill folder. */
+export function backupBytesNeeded(steps: readonly Step[]): { hostBytes: number; spillBytes: number } {
+  const needed = { hostBytes: 0, spillBytes: 0 };
+  for (const step of steps) needed[step.spill ? "spillBytes" : "hostBytes"] += newBackupBytes(step);
+  return needed;
+}
+
+/** The same steps, with those backups in the spill folder that `hostBytes` has no room for. */
+export function spillBeyond(steps: readonly Step[], hostBytes: number): Step[] {
+  let leftBytes = hostBytes;
+  return steps.map((step) => {
+    const bytes = newBackupBytes(step);
+    if (bytes > leftBytes) return { ...step, spill: true };
+    leftBytes -= bytes;
+    return step;
+  });
 }
 
 /** Device memory that the steps of a wake-up take, by device; none for a sleep. */

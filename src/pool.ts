@@ -87,7 +87,7 @@ export class MemoryPool {
    * A buffer of `sizeBytes`, aligned to 512 bytes. Takes a new segment (aclrtReserveMemAddress, aclrtMallocPhysical,
    * aclrtMapMem) only when no segment has room.
    *
-   * Room in memory that is asleep is not used.
+   * Room in memory that is asleep or immutable is not used.
    *
    * @throws CamemError `INVALID_SIZE`, `OUT_OF_DEVICE_MEMORY`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
@@ -134,13 +134,14 @@ export class MemoryPool {
     });
   }
 
-  /** Room for `sizeBytes` in memory that is awake. */
+  /** Room for `sizeBytes` in memory that is awake and may be written. */
   #find(sizeBytes: number): Block<Segment> | undefined {
     const usable = new Map<Segment, boolean>();
     return this.#free.find(sizeBytes, (segment) => {
       const known = usable.get(segment);
       if (known !== undefined) return known;
-      const isUsable = this.#owner.stateOf(segment.name) === "mapped";
+      const isUsable =
+        this.#owner.stateOf(segment.name) === "mapped" && !this.#owner.isImmutable(segment.name);
       usable.set(segment, isUsable);
       return isUsable;
     });

@@ -1,7 +1,7 @@
 /** What a transition needs against what there is, known before anything is touched. */
 
 import { CamemError } from "./errors.ts";
-import { bytesOf, deviceBytesNeeded, hostBytesNeeded, type Segment, type Step, tagsOf } from "./plan.ts";
+import { backupBytesNeeded, bytesOf, deviceBytesNeeded, type Segment, type Step } from "./plan.ts";
 import { formatSize } from "./sizes.ts";
 
 /** Bytes of one tag, by what becomes of them. */
@@ -31,12 +31,16 @@ export interface TransitionPlan {
     /** What the host budget leaves; null without a budget. */
     readonly freeBytes: number | null;
   };
+  /** Disk space that a sleep takes for what the host budget has no room for; null without a `spillDir`. */
+  readonly spill: { readonly neededBytes: number; readonly freeBytes: number } | null;
   readonly fits: boolean;
 }
 
 /** What there is to take from. */
 export interface Resources {
   readonly hostBudgetBytes: number;
+  /** What the spill folder's disk has free, or undefined without such a folder. */
+  freeSpillBytes(): number | undefined;
   freeDeviceBytes(device: number): number;
 }
 
@@ -47,6 +51,12 @@ function tagPlan(steps: readonly Step[]): TagPlan {
     restoreBytes: bytesOf(steps, "restore"),
     remapBytes: bytesOf(steps, "remap"),
   };
+}
+
+/** What the host budget leaves for new backups. */
+export function hostBytesLeft(segments: readonly Segment[], hostBudgetBytes: number): number {
+  const heldBytes = segments.reduce((sum, segment) => sum + segment.hostBytes, 0);
+  return Math.max(0, hostBudgetBytes - heldBytes);
 }
 
 /** Weighs the steps of a plan for the table `segments` against what there is. */
@@ -60,34 +70,44 @@ export function assess(
     neededBytes,
     freeBytes: resources.freeDeviceBytes(device),
   }));
-  const heldBytes = segments.reduce((sum, segment) => sum + segment.hostBytes, 0);
-  const leftBytes = Math.max(0, resources.hostBudgetBytes - heldBytes);
+  const leftBytes = hostBytesLeft(segments, resources.hostBudgetBytes);
+  const { hostBytes, spillBytes } = backupBytesNeeded(steps);
   const host = {
-    neededBytes: hostBytesNeeded(steps),
+    neededBytes: hostBytes,
     freeBytes: Number.isFinite(leftBytes) ? leftBytes : null,
   };
-  const tags = tagsOf(steps.map((step) => step.segment)).map((tag) => [
-    tag,
-    tagPlan(steps.filter((step) => step.segment.tag === tag)),
-  ]);
+  const freeSpillBytes = resources.freeSpillBytes();
+  const spill = freeSpillBytes === undefined ? null : { neededBytes: spillBytes, freeBytes: freeSpillBytes };
+  const byTag = Map.groupBy(steps, (step) => step.segment.tag);
+  const tags = [...byTag].map(([tag, own]) => [tag, tagPlan(own)]);
   return {
     tags: Object.fromEntries(tags),
     devices,
     host,
-    fits: host.neededBytes <= leftBytes && devices.every((each) => each.neededBytes <= each.freeBytes),
+    spill,
+    fits:
+      host.neededBytes <= leftBytes &&
+      (spill === null || spill.neededBytes <= spill.freeBytes) &&
+      devices.every((each) => each.neededBytes <= each.freeBytes),
   };
 }
 
-/** @throws CamemError `HOST_BUDGET_EXCEEDED` or `OUT_OF_DEVICE_MEMORY`, naming the shortfall */
-export function assertFits({ host, devices }: TransitionPlan): void {
+/** @throws CamemError `HOST_BUDGET_EXCEEDED`, `FILE_FAILED` or `OUT_OF_DEVICE_MEMORY`, naming the shortfall */
+export function assertFits({ host, spill, devices }: TransitionPlan): void {
   if (host.freeBytes !== null && host.neededBytes > host.freeBytes) {
     const shortBytes = host.neededBytes - host.freeBytes;
     throw new CamemError(
       "HOST_BUDGET_EXCEEDED",
-      `this sleep needs ${formatSize(host.neededBytes)} of host memory and the host budget leaves ${formatSize(host.freeBytes)}, ${formatSize(shortBytes)} too little; nothing has changed; raise hostBudget (CAMEM_HOST_BUDGET) or discard more`,
+      `this sleep needs ${formatSize(host.neededBytes)} of host memory and the host budget leaves ${formatSize(host.freeBytes)}, ${formatSize(shortBytes)} too little; nothing has changed; raise hostBudget (CAMEM_HOST_BUDGET), set spillDir (CAMEM_SPILL_DIR) or discard more`,
       { sizeBytes: shortBytes },
     );
   }
+  if (spill !== null && spill.neededBytes > spill.freeBytes)
+    throw new CamemError(
+      "FILE_FAILED",
+      `this sleep spills ${formatSize(spill.neededBytes)} and the disk of spillDir has ${formatSize(spill.freeBytes)} free; nothing has changed; free disk space, raise hostBudget or discard more`,
+      { sizeBytes: spill.neededBytes - spill.freeBytes },
+    );
   for (const { device, neededBytes, freeBytes } of devices) {
     if (neededBytes <= freeBytes) continue;
     const shortBytes = neededBytes - freeBytes;

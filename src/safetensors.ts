@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from "node:util";
 import type { CaMemAllocator } from "./allocator.ts";
 import type { DeviceBuffer } from "./buffer.ts";
 import { CamemError } from "./errors.ts";
+import * as native from "./ffi/native.ts";
 import {
   invalid,
   lengthFieldBytes,
@@ -50,9 +51,18 @@ export interface LoadSafetensorsOptions {
    * checkpoint must hold exactly these names, dtypes and shapes. `tag` and `device` have no meaning then.
    */
   readonly into?: ReadonlyMap<string, Tensor>;
+  /**
+   * Where a sleep that offloads keeps the content: in page-locked host memory, or, with `file`, nowhere else than in the
+   * checkpoint itself, which has to stay as it is from then on. A wake-up reads it from there. The tensors cannot be written
+   * until `markDirty`. `host` without it. With `into`, `file` is for tensors that an earlier load allocated.
+   */
+  readonly backing?: "host" | "file";
   /** Stops the load between two chunks. */
   readonly signal?: AbortSignal;
 }
+
+/** What loads allocated, and so is alone in its segments. */
+const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
 
 /** Bounds the host memory of a load, and the time for which one read or copy keeps the event loop. */
 const chunkBytes = 16 * 1024 * 1024;
@@ -71,6 +81,7 @@ const chunkBytes = 16 * 1024 * 1024;
  * @returns Every tensor by name, in the order of the data; with `into`, that same map.
  * @throws CamemError `SAFETENSORS_INVALID` if the file cannot be read, breaks the format, or does not match `into`;
  * `BUFFER_ASLEEP`, `BUFFER_MOVING` or `BUFFER_FREED` if a tensor's memory is not mapped (wake `into`'s tag first);
+ * `BUFFER_IMMUTABLE`; `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`;
  * `ABORTED` if `signal` fired; whatever `MemoryPool.malloc` throws, such as `OUT_OF_DEVICE_MEMORY`. What had been
  * allocated by then is freed again.
  */
@@ -79,18 +90,55 @@ export async function loadSafetensors(
   options: LoadSafetensorsOptions,
 ): Promise<ReadonlyMap<string, Tensor>> {
   const fileName = typeof path === "string" ? path : fileURLToPath(path);
+  checkBacking(options);
   throwIfAborted(options.signal, fileName);
   const handle = await openCheckpoint(fileName);
   try {
+    // Before the first byte is read, so that a change while it is loaded is noticed.
+    using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
     const header = await readHeader(handle, fileName);
-    if (options.into !== undefined) {
-      checkMatch(header.entries, options.into, fileName);
-      await copyData(handle, header, options.into, fileName, options.signal);
-      return options.into;
+    const tensors = options.into ?? allocateTensors(header, options);
+    try {
+      if (options.into !== undefined) checkMatch(header.entries, options.into, fileName);
+      await copyData(handle, header, tensors, fileName, options.signal);
+      if (checkpoint !== undefined) backByFile(checkpoint.handle, header, tensors);
+    } catch (error) {
+      if (options.into === undefined) freeAll(tensors, error);
+      throw error;
     }
-    return await loadNew(handle, header, fileName, options);
+    for (const tag of new Set([...tensors.values()].map(({ buffer }) => buffer.tag)))
+      options.allocator.noteLoaded(tag);
+    return tensors;
   } finally {
     await handle.close();
+  }
+}
+
+function checkBacking({ backing = "host", into }: LoadSafetensorsOptions): void {
+  if (backing !== "host" && backing !== "file")
+    throw new CamemError("INVALID_ARGUMENT", `backing is ${show(backing)}; it must be "host" or "file"`);
+  if (backing === "file" && into !== undefined && !ownSegments.has(into))
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      "`into` was not allocated by loadSafetensors, so other content may be in its segments; leave backing out",
+    );
+}
+
+/** Tells which part of the checkpoint each segment's content is. */
+function backByFile(handle: number, header: SafetensorsHeader, tensors: ReadonlyMap<string, Tensor>): void {
+  const bySegment = new Map<number, { segment: native.SegmentName; extents: native.CheckpointExtent[] }>();
+  for (const { name, beginBytes, endBytes } of header.entries) {
+    const place = tensors.get(name)?.buffer.place;
+    if (place === undefined || endBytes === beginBytes) continue;
+    const { segment, offsetBytes: segmentOffsetBytes } = place;
+    const own = bySegment.get(segment.segmentId) ?? { segment, extents: [] };
+    const fileOffsetBytes = header.dataOffsetBytes + beginBytes;
+    own.extents.push({ segmentOffsetBytes, fileOffsetBytes, sizeBytes: endBytes - beginBytes });
+    bySegment.set(segment.segmentId, own);
+  }
+  for (const { segment, extents } of bySegment.values()) {
+    extents.sort((a, b) => a.segmentOffsetBytes - b.segmentOffsetBytes);
+    native.useCheckpoint(segment, handle, extents);
   }
 }
 
@@ -160,13 +208,10 @@ async function readSome(
   }
 }
 
-async function loadNew(
-  handle: FileHandle,
+function allocateTensors(
   header: SafetensorsHeader,
-  path: string,
-  options: LoadSafetensorsOptions,
-): Promise<ReadonlyMap<string, Tensor>> {
-  const { allocator, tag = "weights", device, signal } = options;
+  { allocator, tag = "weights", device }: LoadSafetensorsOptions,
+): ReadonlyMap<string, Tensor> {
   const pool = allocator.memoryPool(tag, device === undefined ? {} : { device });
   const sizes = header.entries.map(({ beginBytes, endBytes }) => endBytes - beginBytes);
   const buffers = pool.mallocAll(sizes.map((sizeBytes) => Math.max(sizeBytes, 1)));
@@ -175,13 +220,8 @@ async function loadNew(
     const buffer = buffers[index];
     if (buffer) tensors.set(name, { name, dtype, shape, sizeBytes: endBytes - beginBytes, buffer });
   }
-  try {
-    await copyData(handle, header, tensors, path, signal);
-    return tensors;
-  } catch (error) {
-    freeAll(tensors, error);
-    throw error;
-  }
+  ownSegments.add(tensors);
+  return tensors;
 }
 
 /** Frees what a failed load had allocated. A buffer that cannot be freed must not hide why the load failed. */
@@ -229,7 +269,12 @@ function checkMatch(
 
 function checkWritable({ name, buffer }: Tensor): void {
   const { state, tag } = buffer;
-  if (state === "mapped") return;
+  if (state === "mapped" && !buffer.immutable) return;
+  if (state === "mapped")
+    throw new CamemError(
+      "BUFFER_IMMUTABLE",
+      `Tensor ${show(name)} cannot be written: its content is final. Call markDirty("${tag}") first.`,
+    );
   const message = `Tensor ${show(name)} cannot be written: its device memory is ${state}.`;
   if (state === "freed") throw new CamemError("BUFFER_FREED", `${message} Load it anew without \`into\`.`);
   if (state === "moving")

@@ -9,12 +9,22 @@ export type TagAction = "keep" | "offload" | "discard";
 export interface TagPolicy {
   readonly 1: TagAction;
   readonly 2: TagAction;
+  /**
+   * The content is final once it is loaded, as that of inference weights: it is backed up once, and later sleeps only unmap.
+   * Host memory keeps the backup while it is awake. It counts as final from `defineTag` on for memory that there is by then, for
+   * other memory from its first sleep on; from then on writes are refused, until `markDirty`.
+   */
+  readonly immutable?: boolean;
 }
 
 const Action = Type.Union([Type.Literal("keep"), Type.Literal("offload"), Type.Literal("discard")]);
 
 export const PartialTagPolicy = Type.Object(
-  { 1: Type.Optional(Action), 2: Type.Optional(Action) },
+  {
+    1: Type.Optional(Action),
+    2: Type.Optional(Action),
+    immutable: Type.Optional(Type.Boolean({ description: "true or false" })),
+  },
   { additionalProperties: false },
 );
 

@@ -21,6 +21,10 @@ test("an option goes before its variable, and that before the default", () => {
     device: 0,
     hostBudgetBytes: Number.POSITIVE_INFINITY,
     poolSegmentBytes: 32 * 2 ** 20,
+    prepareOnLoad: false,
+    retainBytes: 0,
+    retainIdleMs: Number.POSITIVE_INFINITY,
+    spillDir: null,
     verify: false,
   });
   expect(resolveConfig({ hostBudget: "1GiB" }, environment)).toMatchObject({
@@ -76,4 +80,29 @@ test("sizes are read and shown in binary units", () => {
     expect(parseSize(wrong)).toBeUndefined();
   expect(formatSize(1536)).toBe("1.5 KiB");
   expect(formatSize(0)).toBe("0 B");
+});
+
+test("retain is a word, a size, or a size with an idle time", () => {
+  const retention = (retain: never) => {
+    const { retainBytes, retainIdleMs } = resolveConfig({ retain }, {});
+    return [retainBytes, retainIdleMs];
+  };
+  const forEver = Number.POSITIVE_INFINITY;
+  expect(retention("all" as never)).toEqual([forEver, forEver]);
+  expect(retention("none" as never)).toEqual([0, forEver]);
+  expect(retention("8GiB" as never)).toEqual([2 ** 33, forEver]);
+  expect(retention({ maxBytes: 1024, idleMs: 500 } as never)).toEqual([1024, 500]);
+  expect(retention({ idleMs: 500 } as never)).toEqual([forEver, 500]);
+  expect(resolveConfig({}, { CAMEM_RETAIN: "all" }).retainBytes).toBe(forEver);
+  for (const bad of ["some", -1, { idleMs: 0 }, { idleMs: -1 }, { max: 1 }, { maxBytes: "x" }, true])
+    expect(refusal(() => resolveConfig({ retain: bad as never }, {})).code).toBe("INVALID_CONFIG");
+});
+
+test("spillDir has to be a folder that is there", () => {
+  expect(resolveConfig({ spillDir: "/tmp" }, {}).spillDir).toBe("/tmp");
+  for (const bad of ["/nowhere/at/all", import.meta.path]) {
+    const error = refusal(() => resolveConfig({ spillDir: bad }, {}));
+    expect(error.code).toBe("INVALID_CONFIG");
+    expect(error.message).toContain(bad);
+  }
 });

@@ -1,12 +1,13 @@
 import { expect, test } from "bun:test";
-import { actionOf } from "../src/levels.ts";
+import { treatmentOf } from "../src/levels.ts";
 import {
+  backupBytesNeeded,
   bytesOf,
   deviceBytesNeeded,
-  hostBytesNeeded,
   planSleep,
   planWake,
   type Segment,
+  spillBeyond,
 } from "../src/plan.ts";
 import { presetPolicies } from "../src/tags.ts";
 
@@ -20,22 +21,27 @@ function segment(tag: string, state: Segment["state"], changes: Partial<Segment>
     sizeBytes: 2 ** 21,
     committedBytes: state === "mapped" ? 2 ** 21 : 0,
     hostBytes: state === "offloaded" ? 2 ** 21 : 0,
+    spilledBytes: 0,
+    checkpointBytes: 0,
     device: 0,
     tag,
     state,
     moving: false,
     unreleased: false,
+    clean: false,
     ...changes,
   };
 }
 
 const policies = new Map(Object.entries(presetPolicies));
+const never = () => false;
+const offload = () => ({ action: "offload", immutable: false }) as const;
 const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep_persistent"];
 
-function sleepActions(selection: Parameters<typeof actionOf>[0]) {
+function sleepActions(selection: Parameters<typeof treatmentOf>[0]) {
   const steps = planSleep(
     tags.map((tag) => segment(tag, "mapped")),
-    actionOf(selection, policies),
+    treatmentOf(selection, policies),
   );
   return Object.fromEntries(steps.map((step) => [step.segment.tag, step.action]));
 }
@@ -88,18 +94,13 @@ test("tags lets only those sleep", () => {
 
 test("what is asleep stays so, a deeper sleep drops backups, and unreleased memory is released", () => {
   const asleep = [segment("weights", "offloaded"), segment("kv_cache", "discarded")];
-  expect(planSleep(asleep, actionOf({ level: 1 }, policies))).toEqual([]);
-  expect(planSleep(asleep, actionOf({ level: 2 }, policies)).map((step) => step.action)).toEqual(["discard"]);
-  const stuck = asleep.map((each) => ({ ...each, unreleased: true, committedBytes: each.sizeBytes }));
-  expect(planSleep(stuck, actionOf({ level: 1 }, policies)).map((step) => step.action)).toEqual([
-    "release",
-    "release",
+  expect(planSleep(asleep, treatmentOf({ level: 1 }, policies))).toEqual([]);
+  expect(planSleep(asleep, treatmentOf({ level: 2 }, policies)).map((step) => step.action)).toEqual([
+    "discard",
   ]);
-});
-
-test("a discarded segment that still holds host memory gives it back with the next sleep", () => {
-  const dropped = segment("weights", "discarded", { hostBytes: 2 ** 21 });
-  expect(planSleep([dropped], actionOf({ level: 1 }, policies)).map((step) => step.action)).toEqual([
+  const stuck = asleep.map((each) => ({ ...each, unreleased: true, committedBytes: each.sizeBytes }));
+  expect(planSleep(stuck, treatmentOf({ level: 1 }, policies)).map((step) => step.action)).toEqual([
+    "release",
     "release",
   ]);
 });
@@ -110,17 +111,17 @@ test("a wake restores what was offloaded and remaps what was discarded, of the n
     segment("kv_cache", "discarded"),
     segment("default", "mapped"),
   ];
-  expect(planWake(segments, undefined).map((step) => [step.segment.tag, step.action])).toEqual([
+  expect(planWake(segments, undefined, never).map((step) => [step.segment.tag, step.action])).toEqual([
     ["weights", "restore"],
     ["kv_cache", "remap"],
   ]);
-  expect(planWake(segments, ["kv_cache"]).map((step) => step.segment.tag)).toEqual(["kv_cache"]);
+  expect(planWake(segments, ["kv_cache"], never).map((step) => step.segment.tag)).toEqual(["kv_cache"]);
 });
 
 test("needs count what is not held already", () => {
   const held = segment("weights", "mapped", { hostBytes: 2 ** 21 });
-  const steps = planSleep([held, segment("weights", "mapped")], () => "offload");
-  expect(hostBytesNeeded(steps)).toBe(2 ** 21);
+  const steps = planSleep([held, segment("weights", "mapped")], offload);
+  expect(backupBytesNeeded(steps)).toEqual({ hostBytes: 2 ** 21, spillBytes: 0 });
   expect(bytesOf(steps, "offload")).toBe(2 ** 22);
   const wake = planWake(
     [
@@ -129,9 +130,31 @@ test("needs count what is not held already", () => {
       segment("kv_cache", "discarded", { device: 1 }),
     ],
     undefined,
+    never,
   );
   expect([...deviceBytesNeeded(wake)]).toEqual([
     [0, 2 ** 21],
     [1, 2 ** 21],
   ]);
+});
+
+test("what has no room on the host is spilled, and an unchanged backup needs neither", () => {
+  const steps = planSleep(
+    [
+      segment("weights", "mapped"),
+      segment("weights", "mapped", { clean: true, hostBytes: 2 ** 21 }),
+      segment("weights", "mapped", { clean: true, checkpointBytes: 2 ** 20 }),
+      segment("weights", "mapped"),
+    ],
+    offload,
+  );
+  const spilled = spillBeyond(steps, 2 ** 21);
+  expect(spilled.map((step) => step.spill)).toEqual([false, false, false, true]);
+  expect(backupBytesNeeded(spilled)).toEqual({ hostBytes: 2 ** 21, spillBytes: 2 ** 21 });
+});
+
+test("the steps of an immutable tag say so, which keeps its backup", () => {
+  const asleep = [segment("weights", "offloaded"), segment("kv_cache", "discarded")];
+  const steps = planWake(asleep, undefined, (tag) => tag === "weights");
+  expect(steps.map((step) => step.immutable)).toEqual([true, false]);
 });

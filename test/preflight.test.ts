@@ -31,6 +31,7 @@ test("a plan tells bytes by tag, what is free and whether it fits, and touches n
     },
     devices: [],
     host: { neededBytes: 4 * MiB, freeBytes: 6 * MiB },
+    spill: null,
     fits: true,
   });
   await allocator.sleep();
@@ -42,6 +43,7 @@ test("a plan tells bytes by tag, what is free and whether it fits, and touches n
     },
     devices: [{ device: 0, neededBytes: 10 * MiB, freeBytes }],
     host: { neededBytes: 0, freeBytes: 2 * MiB },
+    spill: null,
     fits: true,
   });
   expect(allocator.plan("wake", { tags: ["weights"] }).devices[0]?.neededBytes).toBe(4 * MiB);

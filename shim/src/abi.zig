@@ -7,6 +7,7 @@
 const std = @import("std");
 const acl = @import("acl");
 const executor = @import("executor.zig");
+const files = @import("files.zig");
 const loader = @import("loader.zig");
 const pluggable = @import("pluggable.zig");
 const registry = @import("registry.zig");
@@ -16,9 +17,11 @@ const status = @import("status.zig");
 
 pub const Action = executor.Action;
 pub const Failure = status.Failure;
+pub const FileExtent = files.Extent;
 pub const Phase = executor.Phase;
 pub const PlanProgress = executor.PlanProgress;
 pub const PlanStep = executor.PlanStep;
+pub const StepFlag = executor.StepFlag;
 pub const Status = status.Status;
 
 pub const SegmentState = enum(u32) { mapped = 1, offloaded = 2, discarded = 3 };
@@ -30,10 +33,14 @@ pub const SegmentInfo = extern struct {
     size_bytes: u64,
     /// Bytes of device memory held now, also where giving them back failed.
     committed_bytes: u64,
-    /// Bytes of page-locked host memory held now.
+    /// Bytes of page-locked host memory that hold its content.
     host_bytes: u64,
-    /// Where they are; 0 without any.
+    /// Where they begin; 0 without any. They need not lie next to each other.
     host_address: u64,
+    /// Bytes of a spill file that hold its content.
+    spilled_bytes: u64,
+    /// Bytes of a checkpoint that are its content.
+    checkpoint_bytes: u64,
     device: u32,
     tag: u32,
     /// A `SegmentState`.
@@ -44,6 +51,11 @@ pub const SegmentInfo = extern struct {
     doomed: u32,
     /// 1 when it is asleep and device memory could not be given back.
     unreleased: u32,
+    /// 1 when it is awake and its backup is the same as its content.
+    clean: u32,
+    /// 1 when writes to it are refused.
+    sealed: u32,
+    reserved: u32 = 0,
 };
 
 pub const RuntimeInfo = extern struct {
@@ -58,6 +70,29 @@ pub const RuntimeInfo = extern struct {
     /// 1 when AscendCL was initialised by somebody else in this process.
     guest: u32,
     reserved: u32 = 0,
+};
+
+/// Sums over the segments of one tag, in bytes as `SegmentInfo` has them.
+pub const TagUsage = extern struct {
+    tag: u64,
+    segments: u64 = 0,
+    awake_segments: u64 = 0,
+    size_bytes: u64 = 0,
+    mapped_bytes: u64 = 0,
+    discarded_bytes: u64 = 0,
+    host_bytes: u64 = 0,
+    spilled_bytes: u64 = 0,
+    checkpoint_bytes: u64 = 0,
+};
+
+/// Page-locked host memory. All of it is `held`; what is not `free` holds backups.
+pub const HostInfo = extern struct {
+    held_bytes: u64,
+    free_bytes: u64,
+    /// Of what is free, what is kept for the next sleep.
+    reserved_bytes: u64,
+    /// What a plan takes on each device while it moves content to or from a file.
+    staging_bytes: u64,
 };
 
 pub const MemoryInfo = extern struct { free_bytes: u64, total_bytes: u64, granularity_bytes: u64 };
@@ -232,6 +267,38 @@ pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64)
     return result({});
 }
 
+/// Sums up the table by tag into `buffer`, which has room for `capacity` entries, and writes how many tags there are to
+/// `count`; tags without a segment are among them. Where that is more than `capacity`, nothing is copied.
+pub export fn camem_usage(buffer: [*]TagUsage, capacity: u64, count: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    count.* = open.registry.tags.names.items.len;
+    if (count.* > capacity) return result({});
+    for (buffer[0..count.*], 0..) |*usage, tag| usage.* = .{ .tag = @intCast(tag) };
+    var iterator = open.registry.segments.valueIterator();
+    while (iterator.next()) |entry| {
+        const segment = describe(entry.*);
+        if (segment.doomed == 1) continue;
+        const usage = &buffer[segment.tag];
+        usage.segments += 1;
+        usage.size_bytes += segment.size_bytes;
+        switch (@as(SegmentState, @enumFromInt(segment.state))) {
+            .mapped => {
+                usage.awake_segments += 1;
+                usage.mapped_bytes += segment.size_bytes;
+            },
+            .discarded => usage.discarded_bytes += segment.size_bytes,
+            .offloaded => {},
+        }
+        usage.host_bytes += segment.host_bytes;
+        usage.spilled_bytes += segment.spilled_bytes;
+        usage.checkpoint_bytes += segment.checkpoint_bytes;
+    }
+    return result({});
+}
+
 fn describe(segment: *const registry.Segment) SegmentInfo {
     const state: SegmentState = if (segment.isAwake()) .mapped else switch (segment.content) {
         .live, .backed_up => .offloaded,
@@ -242,14 +309,18 @@ fn describe(segment: *const registry.Segment) SegmentInfo {
         .segment_id = segment.id,
         .size_bytes = segment.size_bytes,
         .committed_bytes = if (segment.handle != null) segment.size_bytes else 0,
-        .host_bytes = if (segment.backup != null) segment.size_bytes else 0,
-        .host_address = @intFromPtr(segment.backup),
+        .host_bytes = segment.backup.hostBytes(),
+        .host_address = if (segment.backup == .host) @intFromPtr(segment.backup.host[0].memory()) else 0,
+        .spilled_bytes = if (segment.backup.isSpill()) segment.backup.fileBytes() else 0,
+        .checkpoint_bytes = if (segment.backup.isCheckpoint()) segment.backup.fileBytes() else 0,
         .device = segment.device,
         .tag = segment.tag,
         .state = @intFromEnum(state),
         .moving = @intFromBool(segment.moving),
         .doomed = @intFromBool(segment.doomed),
         .unreleased = @intFromBool(segment.isUnreleased()),
+        .clean = @intFromBool(segment.isAwake() and segment.clean),
+        .sealed = @intFromBool(segment.sealed),
     };
 }
 
@@ -273,7 +344,7 @@ const Access = union(enum) { write: *const anyopaque, read: *anyopaque, fill: i3
 fn copySegment(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64, failure: *Failure, access: Access) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    const segment = open.registry.pin(address, segment_id, offset_bytes, size_bytes) catch |err| return result(err);
+    const segment = open.registry.pin(address, segment_id, offset_bytes, size_bytes, if (access == .read) .reading else .writing) catch |err| return result(err);
     defer open.registry.unpin(segment);
     if (size_bytes == 0) return result({});
     const scope = runtime.Scope.enter(&open.runtime, segment.device, failure) catch |err| return result(err);
@@ -289,15 +360,79 @@ fn copySegment(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64
     return result(open.runtime.check(call, code, start, size_bytes, failure));
 }
 
-/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`. Makes no AscendCL call, so it works when
-/// the device is lost.
-pub export fn camem_backup_read(address: u64, segment_id: u64, offset_bytes: u64, target: [*]u8, size_bytes: u64) callconv(.c) i32 {
+/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`; blocks while a file is read. Makes no
+/// AscendCL call, so it works when the device is lost.
+pub export fn camem_backup_read(address: u64, segment_id: u64, offset_bytes: u64, target: [*]u8, size_bytes: u64, failure: *Failure) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
     const segment = open.registry.pinBackup(address, segment_id, offset_bytes, size_bytes) catch |err| return result(err);
     defer open.registry.unpin(segment);
-    const backup: [*]const u8 = @ptrCast(segment.backup.?);
-    @memcpy(target[0..size_bytes], backup[offset_bytes..][0..size_bytes]);
+    return result(segment.backup.read(segment.size_bytes, offset_bytes, target[0..size_bytes], failure));
+}
+
+/// Makes the file behind `descriptor` known as a checkpoint: from here on it must not be written to. The descriptor stays the
+/// caller's; `checkpoint` is to be closed by `camem_checkpoint_close`, and lives on while segments have their content in it.
+pub export fn camem_checkpoint_open(descriptor: i32, checkpoint: *u64, failure: *Failure) callconv(.c) i32 {
+    const file = files.File.adopt(descriptor, failure) catch |err| return result(err);
+    checkpoint.* = @intFromPtr(file);
+    return result({});
+}
+
+/// Lets go of a checkpoint. Call it once for each `camem_checkpoint_open`.
+pub export fn camem_checkpoint_close(checkpoint: u64) callconv(.c) i32 {
+    const file: *files.File = @ptrFromInt(checkpoint);
+    file.release();
+    return result({});
+}
+
+/// Says that the content of a mapped segment is in `count` extents of a checkpoint: to sleep, it need not be copied, and a
+/// wake-up reads it from there. Writes to the segment are refused from here on. The extents are copied; they are in order and
+/// inside the segment and do not overlap. Fails when the checkpoint has changed since it was opened.
+pub export fn camem_segment_use_checkpoint(address: u64, segment_id: u64, checkpoint: u64, extents: [*]const FileExtent, count: u64, failure: *Failure) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    const file: *files.File = @ptrFromInt(checkpoint);
+    file.checkUnchanged(failure) catch |err| return result(err);
+    return result(open.useCheckpoint(address, segment_id, file, extents[0..count]));
+}
+
+/// With `sealed` 1 the content of every segment of a tag that has any is final: writes are refused, and a plan's step may
+/// keep its backup. With 0 that ends, and a backup of awake memory is dropped; refused while memory of the tag sleeps.
+pub export fn camem_tag_seal(tag: u32, sealed: u32) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.seal(tag, sealed == 1));
+}
+
+pub export fn camem_host_info(info: *HostInfo) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    const counts = open.pool.counts();
+    info.* = .{ .held_bytes = counts.held_bytes, .free_bytes = counts.free_bytes, .reserved_bytes = counts.reserved_bytes, .staging_bytes = executor.staging_bytes };
+    return result({});
+}
+
+/// How much page-locked memory is kept while nothing needs it. Takes effect with the next plan.
+pub export fn camem_host_retain(size_bytes: u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.pool.retain(size_bytes);
+    return result({});
+}
+
+/// The folder that spill files are made in: `length` bytes, fewer than 1024.
+pub export fn camem_spill_folder(path: [*]const u8, length: u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.executor.setSpillFolder(path[0..length]));
+}
+
+/// Starts a plan that page-locks host memory (aclrtMallocHost) until `free_bytes` of it are free and keeps that for the next
+/// sleep, and gives back what is neither kept nor retained. Followed and refused as `camem_plan_submit`.
+pub export fn camem_host_prepare(device: u32, free_bytes: u64, ticket: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    ticket.* = open.executor.submitPreparation(device, free_bytes) catch |err| return result(err);
     return result({});
 }
 

@@ -9,6 +9,9 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const backup = @import("backup.zig");
+const files = @import("files.zig");
+const host = @import("host.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -18,9 +21,12 @@ const vmm = @import("vmm.zig");
 const Failure = status.Failure;
 const Segment = registry.Segment;
 
+/// Page-locked memory that a plan takes on each device where content goes to or comes from a file.
+pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_per_stream;
+
 /// What happens to one segment.
 pub const Action = enum(u32) {
-    /// Copy to the host, unmap and free: a mapped segment.
+    /// Copy to the backup unless that is the same already, unmap and free: a mapped segment.
     offload = 1,
     /// Unmap and free, or drop the backup: the content is gone.
     discard = 2,
@@ -28,16 +34,13 @@ pub const Action = enum(u32) {
     restore = 3,
     /// Map: the content is undefined.
     remap = 4,
-    /// Give back what a segment holds though it is asleep and does not need it; content in device memory goes to the host
-    /// first.
+    /// Give back the device memory that a segment holds though it is asleep; content in it goes to the backup first.
     release = 5,
-    /// Give back the host memory that an earlier wake-up could not, of a segment that is awake.
-    drop_backup = 6,
 
     fn isSleep(self: Action) bool {
         return switch (self) {
             .offload, .discard, .release => true,
-            .restore, .remap, .drop_backup => false,
+            .restore, .remap => false,
         };
     }
 
@@ -47,9 +50,20 @@ pub const Action = enum(u32) {
             .discard => segment.content != .discarded,
             .restore => !segment.isAwake() and segment.content != .discarded,
             .remap => segment.content == .discarded,
-            .release => segment.isUnreleased() or (segment.content == .discarded and segment.backup != null),
-            .drop_backup => segment.isAwake() and segment.backup != null,
+            .release => segment.isUnreleased(),
         };
+    }
+};
+
+/// A step's options, which may be added.
+pub const StepFlag = enum(u32) {
+    /// The content is final: a sleep seals the segment, a wake-up keeps the backup for the next sleep.
+    immutable = 1,
+    /// A new backup goes to the spill folder.
+    spill = 2,
+
+    fn isIn(self: StepFlag, flags: u32) bool {
+        return flags & @intFromEnum(self) != 0;
     }
 };
 
@@ -75,7 +89,8 @@ pub const PlanStep = extern struct {
     address: u64,
     segment_id: u64,
     action: u32,
-    reserved: u32 = 0,
+    /// Of `StepFlag`.
+    flags: u32 = 0,
 };
 
 pub const PlanProgress = extern struct {
@@ -100,40 +115,79 @@ pub const PlanProgress = extern struct {
 const Step = struct {
     segment: *Segment,
     action: Action,
-    /// The host memory was taken by this plan, so undoing gives it back.
+    immutable: bool,
+    spill: bool,
+    /// The backup was taken by this plan, so undoing drops it.
     made_backup: bool = false,
 
     fn copies(self: Step) bool {
         return switch (self.action) {
-            .offload => true,
+            .offload => !self.segment.clean,
             // Content that a failed sleep left in physical memory needs mapping only; to sleep, it is copied then.
             .restore => self.segment.content == .backed_up,
-            .release => self.segment.content == .live,
-            .discard, .remap, .drop_backup => false,
+            .release => self.segment.content == .live and !self.segment.clean,
+            .discard, .remap => false,
         };
+    }
+
+    fn needsBackup(self: Step) bool {
+        return self.copies() and self.segment.backup == .none;
+    }
+
+    fn before(_: void, a: Step, b: Step) bool {
+        if (a.segment.device != b.segment.device) return a.segment.device < b.segment.device;
+        // Blocks of one tag side by side, so that a slab serves one tag and goes back when that wakes.
+        if (a.segment.tag != b.segment.tag) return a.segment.tag < b.segment.tag;
+        return a.segment.id < b.segment.id;
+    }
+};
+
+/// The steps of one device, which run on one thread.
+const Group = struct {
+    device: u32,
+    steps: []Step,
+    /// Page-locked memory for content in files.
+    staging: transfer.Staging = transfer.no_staging,
+
+    fn usesFiles(self: Group, verify: bool) bool {
+        for (self.steps) |step| {
+            if (step.spill and step.needsBackup()) return true;
+            if (step.segment.backup == .file and (verify or step.copies())) return true;
+        }
+        return false;
     }
 };
 
 const Plan = struct {
     ticket: u64 = 0,
     steps: []Step = &.{},
+    groups: []Group = &.{},
+    /// For a plan without steps, which only page-locks host memory: how much is to be free.
+    host_bytes: u64 = 0,
+    host_device: u32 = 0,
     /// Take a checksum of each new backup.
     verify: bool = false,
+    spill_folder: [1024]u8 = @splat(0),
     cancelled: std.atomic.Value(bool) = .init(false),
+    /// A device's thread has failed: the others end as well.
+    failed: std.atomic.Value(bool) = .init(false),
+    /// Copies may still be running: nothing they touch is given back by this plan.
+    unsettled: std.atomic.Value(bool) = .init(false),
     phase: std.atomic.Value(u32) = .init(@intFromEnum(Phase.done)),
     bytes_done: std.atomic.Value(u64) = .init(0),
     bytes_total: u64 = 0,
-    /// What follows is the executor's until the phase is done.
+    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while threads run.
+    mutex: sync.Mutex = .{},
     complete: bool = false,
     undo_failed: bool = false,
-    /// Copies may still be running: nothing they touch is given back by this plan.
-    unsettled: bool = false,
     outcome: status.Status = .ok,
     failure: Failure = .{},
     started_ns: u64 = 0,
     phase_started_ns: u64 = 0,
     total_ns: u64 = 0,
     spent_ns: [phase_count]u64 = @splat(0),
+    /// Of the copying phase, what its slowest device spent on mapping.
+    mapping_ns: u64 = 0,
 
     fn enter(self: *Plan, phase: Phase) void {
         const now = sync.now();
@@ -146,18 +200,25 @@ const Plan = struct {
         return self.phase.load(.acquire) == @intFromEnum(Phase.done);
     }
 
-    /// Before the point of no return.
-    fn checkCancelled(self: *const Plan) status.Error!void {
-        if (self.cancelled.load(.acquire)) return error.Aborted;
+    fn interrupt(self: *const Plan) sync.Interrupt {
+        return .{ .cancelled = &self.cancelled, .failed = &self.failed };
     }
 
-    fn noteFailure(self: *Plan, err: status.Error) void {
-        if (self.outcome == .ok) self.outcome = status.fromError(err);
+    fn observer(self: *Plan) transfer.Observer {
+        return .{ .bytes_done = &self.bytes_done, .interrupt = self.interrupt(), .unsettled = &self.unsettled };
     }
 
-    /// Where a step past the point of no return reports to: only the first failure is kept.
-    fn laterFailure(self: *Plan, spare: *Failure) *Failure {
-        return if (self.outcome == .ok) &self.failure else spare;
+    /// Records a failure; only the first one is kept.
+    fn note(self: *Plan, err: status.Error, failure: *const Failure) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (self.outcome != .ok) return;
+        self.outcome = status.fromError(err);
+        self.failure = failure.*;
+    }
+
+    fn isSleep(self: *const Plan) bool {
+        return self.steps[0].action.isSleep();
     }
 };
 
@@ -174,6 +235,8 @@ pub const Executor = struct {
     stopping: bool = false,
     /// Segments wait for their release, beside any plan.
     sweep_wanted: bool = false,
+    /// Where spill files of later plans are made; empty without a folder.
+    spill_folder: [1024]u8 = @splat(0),
     /// Makes a sweep that waits for a device give way.
     interrupted: std.atomic.Value(bool) = .init(false),
 
@@ -191,7 +254,9 @@ pub const Executor = struct {
                 self.execute(plan);
                 self.mutex.lock();
                 registry.allocator.free(plan.steps);
+                registry.allocator.free(plan.groups);
                 plan.steps = &.{};
+                plan.groups = &.{};
                 plan.enter(.done);
                 self.pending = null;
             } else if (self.stopping) {
@@ -200,12 +265,17 @@ pub const Executor = struct {
                 self.sweep_wanted = false;
                 self.interrupted.store(false, .release);
                 self.mutex.unlock();
-                self.releaseDoomed(&self.interrupted);
+                self.sweep();
                 self.mutex.lock();
             } else {
                 self.changed.wait(&self.mutex);
             }
         }
+    }
+
+    fn sweep(self: *Executor) void {
+        var ignored: Failure = .{};
+        self.releaseAllDoomed(&self.interrupted, &ignored) catch return;
     }
 
     /// Cancels what runs and makes the thread's body return.
@@ -228,29 +298,60 @@ pub const Executor = struct {
 
     /// Takes a copy of `steps`, marks their segments as moving and starts. Returns the ticket to follow the plan by.
     pub fn submit(self: *Executor, steps: []const PlanStep, verify: bool) status.Error!u64 {
+        if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
-        if (self.stopping) return error.NotOpen;
-        if (self.pending != null) return error.Busy;
-        const resolved = try self.resolve(steps);
-        const plan = &self.plans[self.next_ticket % history];
-        const now = sync.now();
-        plan.* = .{ .ticket = self.next_ticket, .steps = resolved, .verify = verify, .phase = .init(@intFromEnum(Phase.queued)), .started_ns = now, .phase_started_ns = now };
+        try self.checkFree();
+        const resolved = registry.allocator.alloc(Step, steps.len) catch return error.OutOfHostMemory;
+        errdefer registry.allocator.free(resolved);
+        const groups = registry.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
+        errdefer registry.allocator.free(groups);
+        try self.resolve(steps, resolved);
+        const plan = self.start();
+        plan.steps = resolved;
+        plan.groups = group(resolved, groups);
+        plan.verify = verify;
         for (resolved) |step| {
-            if (step.copies()) plan.bytes_total += step.segment.size_bytes;
+            if (step.copies()) plan.bytes_total += contentBytes(step.segment);
         }
-        self.next_ticket += 1;
-        self.pending = plan;
-        self.interrupted.store(true, .release);
-        self.changed.broadcast();
+        self.launch(plan);
         return plan.ticket;
     }
 
+    /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back what is not to be kept.
+    pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
+        if (device >= self.memory.runtime.device_count) return error.UnknownDevice;
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        try self.checkFree();
+        const plan = self.start();
+        plan.host_device = device;
+        plan.host_bytes = host.Pool.blockSize(free_bytes);
+        self.launch(plan);
+        return plan.ticket;
+    }
+
+    fn checkFree(self: *const Executor) status.Error!void {
+        if (self.stopping) return error.NotOpen;
+        if (self.pending != null) return error.Busy;
+    }
+
+    fn start(self: *Executor) *Plan {
+        const plan = &self.plans[self.next_ticket % history];
+        const now = sync.now();
+        plan.* = .{ .ticket = self.next_ticket, .spill_folder = self.spill_folder, .phase = .init(@intFromEnum(Phase.queued)), .started_ns = now, .phase_started_ns = now };
+        self.next_ticket += 1;
+        return plan;
+    }
+
+    fn launch(self: *Executor, plan: *Plan) void {
+        self.pending = plan;
+        self.interrupted.store(true, .release);
+        self.changed.broadcast();
+    }
+
     /// Finds every step's segment and takes it, or takes none.
-    fn resolve(self: *Executor, steps: []const PlanStep) status.Error![]Step {
-        if (steps.len == 0) return error.InvalidArgument;
-        const resolved = registry.allocator.alloc(Step, steps.len) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.free(resolved);
+    fn resolve(self: *Executor, steps: []const PlanStep, resolved: []Step) status.Error!void {
         const table = self.memory.registry;
         table.mutex.lock();
         defer table.mutex.unlock();
@@ -263,11 +364,40 @@ pub const Executor = struct {
             const segment = table.segments.get(step.address) orelse return error.Stale;
             if (segment.id != step.segment_id or segment.doomed or segment.moving or !action.fits(segment)) return error.Stale;
             if (taken > 0 and action.isSleep() != resolved[0].action.isSleep()) return error.InvalidArgument;
-            slot.* = .{ .segment = segment, .action = action };
+            slot.* = .{
+                .segment = segment,
+                .action = action,
+                .immutable = StepFlag.immutable.isIn(step.flags),
+                .spill = StepFlag.spill.isIn(step.flags),
+            };
             segment.moving = true;
             taken += 1;
         }
-        return resolved;
+    }
+
+    fn group(steps: []Step, groups: []Group) []Group {
+        std.mem.sortUnstable(Step, steps, {}, Step.before);
+        var count: usize = 0;
+        var first: usize = 0;
+        for (steps, 1..) |step, end| {
+            if (end < steps.len and steps[end].segment.device == step.segment.device) continue;
+            groups[count] = .{ .device = step.segment.device, .steps = steps[first..end] };
+            count += 1;
+            first = end;
+        }
+        return groups[0..count];
+    }
+
+    /// Bytes that a copy of the segment's content moves.
+    fn contentBytes(segment: *const Segment) u64 {
+        return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
+    }
+
+    pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (path.len >= self.spill_folder.len) return error.InvalidArgument;
+        status.copyText(&self.spill_folder, path);
     }
 
     fn find(self: *Executor, ticket: u64) status.Error!*Plan {
@@ -298,8 +428,8 @@ pub const Executor = struct {
         progress.undo_failed = @intFromBool(plan.undo_failed);
         progress.waiting_ns = plan.spent_ns[@intFromEnum(Phase.waiting)];
         progress.preparing_ns = plan.spent_ns[@intFromEnum(Phase.preparing)];
-        progress.mapping_ns = plan.spent_ns[@intFromEnum(Phase.mapping)];
-        progress.copying_ns = plan.spent_ns[@intFromEnum(Phase.copying)];
+        progress.mapping_ns = plan.spent_ns[@intFromEnum(Phase.mapping)] + plan.mapping_ns;
+        progress.copying_ns = plan.spent_ns[@intFromEnum(Phase.copying)] -| plan.mapping_ns;
         progress.verifying_ns = plan.spent_ns[@intFromEnum(Phase.verifying)];
         progress.releasing_ns = plan.spent_ns[@intFromEnum(Phase.releasing)];
         progress.total_ns = plan.total_ns;
@@ -308,16 +438,81 @@ pub const Executor = struct {
 
     fn execute(self: *Executor, plan: *Plan) void {
         self.waitForPins(plan);
-        const sleep = plan.steps[0].action.isSleep();
-        const outcome = if (sleep) self.runSleep(plan) else self.runWake(plan);
-        outcome catch |err| {
-            plan.noteFailure(err);
+        var failure: Failure = .{};
+        self.run(plan, &failure) catch |err| {
+            plan.note(err, &failure);
             plan.enter(.undoing);
-            if (sleep) self.undoSleep(plan) else self.undoWake(plan);
+            self.undo(plan);
         };
-        for (plan.steps) |step| self.memory.registry.stopMoving(step.segment);
-        self.releaseDoomed(&plan.cancelled);
+        for (plan.groups) |*each| self.giveStaging(each);
+        self.stopMoving(plan);
+        plan.enter(.releasing);
+        self.finish(plan);
         plan.total_ns = sync.now() - plan.started_ns;
+    }
+
+    /// Releases what was freed while it moved, whose failures are no concern of the plan, and the host memory that is left.
+    fn finish(self: *Executor, plan: *Plan) void {
+        var failure: Failure = .{};
+        const unreleased = self.releaseSegments(&plan.cancelled, &failure);
+        self.memory.pool.trim(&failure) catch |err| plan.note(err, &failure);
+        unreleased catch return;
+    }
+
+    fn run(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
+        if (plan.steps.len == 0) return self.prepare(plan, failure);
+        return if (plan.isSleep()) self.runSleep(plan, failure) else self.runWake(plan, failure);
+    }
+
+    fn undo(self: *Executor, plan: *Plan) void {
+        if (plan.steps.len == 0) return;
+        for (plan.groups) |each| if (plan.isSleep()) self.undoSleep(plan, each) else self.undoWake(plan, each);
+    }
+
+    fn stopMoving(self: *Executor, plan: *Plan) void {
+        const table = self.memory.registry;
+        table.mutex.lock();
+        defer table.mutex.unlock();
+        for (plan.steps) |step| step.segment.moving = false;
+        table.changed.broadcast();
+    }
+
+    /// Runs `work` for each device, on a thread of its own where there are several. Once one has failed the others end soon.
+    fn onEachDevice(self: *Executor, plan: *Plan, comptime work: Work, failure: *Failure) status.Error!void {
+        if (plan.groups.len == 1) return self.onDevice(plan, &plan.groups[0], work, failure);
+        var threads: [runtime.max_devices]?std.Thread = @splat(null);
+        var outcomes: [runtime.max_devices]Outcome = @splat(.{});
+        for (plan.groups[1..], 1..) |*each, index|
+            threads[index] = std.Thread.spawn(.{}, runOnDevice, .{ self, plan, each, work, &outcomes[index] }) catch null;
+        for (plan.groups, 0..) |*each, index| {
+            if (threads[index] == null) self.runOnDevice(plan, each, work, &outcomes[index]);
+        }
+        for (&threads) |thread| if (thread) |running| running.join();
+        // One that ended because another failed says nothing.
+        var first: ?Outcome = null;
+        for (outcomes) |outcome| {
+            if (outcome.err == null) continue;
+            if (first == null or first.?.err.? == error.Aborted) first = outcome;
+        }
+        const outcome = first orelse return;
+        failure.* = outcome.failure;
+        return outcome.err.?;
+    }
+
+    const Work = fn (self: *Executor, plan: *Plan, group: *Group, failure: *Failure) status.Error!void;
+    const Outcome = struct { err: ?status.Error = null, failure: Failure = .{} };
+
+    fn runOnDevice(self: *Executor, plan: *Plan, each: *Group, comptime work: Work, outcome: *Outcome) void {
+        self.onDevice(plan, each, work, &outcome.failure) catch |err| {
+            outcome.err = err;
+            plan.failed.store(true, .release);
+        };
+    }
+
+    fn onDevice(self: *Executor, plan: *Plan, each: *Group, comptime work: Work, failure: *Failure) status.Error!void {
+        const scope = try runtime.Scope.enter(self.memory.runtime, each.device, failure);
+        defer scope.leave();
+        return work(self, plan, each, failure);
     }
 
     fn waitForPins(self: *Executor, plan: *Plan) void {
@@ -327,14 +522,17 @@ pub const Executor = struct {
         for (plan.steps) |step| table.waitForPins(step.segment);
     }
 
-    /// Releases what was freed while it moved. A failure leaves the segment doomed, for the next time.
-    fn releaseDoomed(self: *Executor, interrupted: *const std.atomic.Value(bool)) void {
-        var ignored: Failure = .{};
-        self.releaseAllDoomed(interrupted, &ignored) catch return;
+    /// Releases every doomed segment that it can, and the host memory that nothing keeps; reports the first failure. What
+    /// fails is left for the next time.
+    pub fn releaseAllDoomed(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+        var spare: Failure = .{};
+        const released = self.releaseSegments(interrupted, failure);
+        const trimmed = self.memory.pool.trim(if (released) |_| failure else |_| &spare);
+        try released;
+        return trimmed;
     }
 
-    /// Releases every doomed segment that it can, and reports the first failure.
-    pub fn releaseAllDoomed(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+    fn releaseSegments(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
         var list: std.ArrayList(*Segment) = .empty;
         defer list.deinit(registry.allocator);
         self.memory.registry.takeDoomed(&list);
@@ -351,123 +549,246 @@ pub const Executor = struct {
         if (first) |err| return err;
     }
 
-    fn runSleep(self: *Executor, plan: *Plan) status.Error!void {
-        plan.enter(.waiting);
-        try self.synchronizeDevices(plan);
+    fn prepare(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.preparing);
-        for (plan.steps) |*step| {
-            if (!step.copies()) continue;
-            try plan.checkCancelled();
-            try self.memory.back(step.segment, &plan.failure);
-            step.made_backup = step.segment.backup == null;
-            try self.memory.allocateBackup(step.segment, &plan.failure);
-        }
-        plan.enter(.copying);
-        try self.copy(plan, .to_host);
+        const scope = try runtime.Scope.enter(self.memory.runtime, plan.host_device, failure);
+        defer scope.leave();
+        self.memory.pool.expect(0); // what an earlier preparation expected is out of date
+        try self.memory.pool.reserve(plan.host_bytes, plan.interrupt(), failure);
+        plan.complete = true;
+    }
+
+    fn runSleep(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
+        plan.enter(.waiting);
+        try self.checkFiles(plan, failure);
+        try self.onEachDevice(plan, waitForDevice, failure);
+        plan.enter(.preparing);
+        const reserved_before = self.memory.pool.counts().reserved_bytes;
+        errdefer self.memory.pool.expect(reserved_before);
+        for (plan.groups) |*each| try self.onDevice(plan, each, takeBackups, failure);
         plan.enter(.verifying);
-        try self.takeChecksums(plan);
+        if (plan.verify) try self.onEachDevice(plan, verifyClean, failure);
+        plan.enter(.copying);
+        try self.onEachDevice(plan, copyToBackups, failure);
+        plan.enter(.verifying);
+        try self.onEachDevice(plan, takeChecksums, failure);
         plan.enter(.releasing);
-        for (plan.steps) |step| {
-            try plan.checkCancelled();
-            try self.memory.unmap(step.segment, &plan.failure);
-        }
+        try self.onEachDevice(plan, unmapAll, failure);
         self.commitSleep(plan);
+    }
+
+    /// A checkpoint that somebody wrote to is no backup any more.
+    fn checkFiles(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
+        _ = self;
+        var last: ?*const files.File = null;
+        for (plan.steps) |step| {
+            if (step.segment.backup != .file or step.action == .discard) continue;
+            const file = step.segment.backup.file.file;
+            if (file == last) continue;
+            last = file;
+            try file.checkUnchanged(failure);
+        }
+    }
+
+    fn waitForDevice(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        return self.memory.runtime.synchronizeDevice(each.device, &plan.cancelled, failure);
+    }
+
+    /// Host memory and disk space for everything that is to be copied, before anything is.
+    fn takeBackups(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        try self.takeStaging(plan, each, failure);
+        var first: usize = 0;
+        while (first < each.steps.len) {
+            const tag = each.steps[first].segment.tag;
+            var end = first;
+            while (end < each.steps.len and each.steps[end].segment.tag == tag) end += 1;
+            try self.takeBackupsOfTag(plan, each.steps[first..end], failure);
+            first = end;
+        }
+    }
+
+    fn takeBackupsOfTag(self: *Executor, plan: *Plan, steps: []Step, failure: *Failure) status.Error!void {
+        var host_bytes: u64 = 0;
+        var spill_bytes: u64 = 0;
+        for (steps) |step| {
+            if (step.copies() and step.segment.content == .live) try self.memory.back(step.segment, failure);
+            if (!step.needsBackup()) continue;
+            if (step.spill) spill_bytes += step.segment.size_bytes else host_bytes += host.Pool.blockSize(step.segment.size_bytes);
+        }
+        if (host_bytes > 0) try self.memory.pool.reserve(host_bytes, plan.interrupt(), failure);
+        const file = if (spill_bytes > 0) try files.File.createSpill(@ptrCast(&plan.spill_folder), spill_bytes, failure) else null;
+        defer if (file) |created| created.release();
+        var file_offset: u64 = 0;
+        for (steps) |*step| {
+            if (!step.needsBackup()) continue;
+            const size_bytes = step.segment.size_bytes;
+            const taken: backup.Backup = if (step.spill) blk: {
+                const extents = registry.allocator.dupe(files.Extent, &.{.{ .segment_offset_bytes = 0, .file_offset_bytes = file_offset, .size_bytes = size_bytes }}) catch return error.OutOfHostMemory;
+                file.?.reference();
+                file_offset += size_bytes;
+                break :blk .{ .file = .{ .file = file.?, .extents = extents } };
+            } else .{ .host = try self.memory.pool.take(host.Pool.blockSize(size_bytes)) };
+            self.memory.registry.set(step.segment, .backup, taken);
+            step.made_backup = true;
+        }
+    }
+
+    fn takeStaging(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        if (!each.usesFiles(plan.verify)) return;
+        const share_bytes = transfer.staging_bytes_per_stream;
+        try self.memory.pool.reserve(share_bytes * each.staging.len, plan.interrupt(), failure);
+        for (&each.staging) |*share| share.* = try self.memory.pool.take(share_bytes);
+    }
+
+    fn giveStaging(self: *Executor, each: *Group) void {
+        for (&each.staging) |*share| {
+            if (share.len > 0) self.memory.pool.give(share.*);
+            share.* = &.{};
+        }
+    }
+
+    fn copyToBackups(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_host, &each.staging, plan.observer(), failure);
+        errdefer copier.abandon();
+        var spill: ?*const files.File = null;
+        for (each.steps) |step| {
+            if (!step.copies()) continue;
+            try copier.copy(step.segment);
+            if (step.segment.backup == .file) spill = step.segment.backup.file.file;
+        }
+        try copier.finish();
+        if (spill) |file| try file.flush(failure);
+    }
+
+    fn unmapAll(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        const interrupt = plan.interrupt();
+        for (each.steps) |step| {
+            try interrupt.check();
+            try self.memory.unmap(step.segment, failure);
+        }
     }
 
     /// Past the point of no return: nothing is mapped any more, every backup is whole.
     fn commitSleep(self: *Executor, plan: *Plan) void {
         plan.complete = true;
-        for (plan.steps) |step| {
-            switch (step.action) {
-                .offload => self.memory.registry.set(step.segment, .content, .backed_up),
-                .release => if (step.segment.content == .live) self.memory.registry.set(step.segment, .content, .backed_up),
-                .discard => self.memory.registry.set(step.segment, .content, .discarded),
-                .restore, .remap, .drop_backup => {},
-            }
-        }
-        var spare: Failure = .{};
-        for (plan.steps) |step| {
-            self.memory.freePhysical(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
-            if (step.segment.content == .discarded)
-                self.memory.freeBackup(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
-        }
+        self.markAsleep(plan);
+        var failure: Failure = .{};
+        self.onEachDevice(plan, freeAll, &failure) catch |err| plan.note(err, &failure);
     }
 
-    /// Maps again what was unmapped, with the physical memory that was held all along, and gives new host memory back.
-    /// Where that fails too, the segment is stranded: asleep with its content in the memory it holds, and a wake maps it.
-    fn undoSleep(self: *Executor, plan: *Plan) void {
-        var spare: Failure = .{};
+    fn markAsleep(self: *Executor, plan: *Plan) void {
+        const table = self.memory.registry;
+        table.mutex.lock();
+        defer table.mutex.unlock();
         for (plan.steps) |step| {
             const segment = step.segment;
-            if (segment.content == .live) self.memory.back(segment, &spare) catch {
-                plan.undo_failed = true;
-            };
-            // Host memory that a copy may still write to, or that cannot be given back, serves the next sleep.
-            if (step.made_backup and !plan.unsettled) self.memory.freeBackup(segment, &spare) catch {
-                plan.undo_failed = true;
-            };
+            switch (step.action) {
+                .offload => segment.content = .backed_up,
+                .release => if (segment.content == .live) {
+                    segment.content = .backed_up;
+                },
+                .discard => segment.content = .discarded,
+                .restore, .remap => {},
+            }
+            segment.clean = false;
+            segment.sealed = segment.content == .backed_up and (segment.sealed or step.immutable);
         }
     }
 
-    fn runWake(self: *Executor, plan: *Plan) status.Error!void {
-        plan.enter(.verifying);
-        try compareChecksums(plan);
-        if (holdsMappings(plan)) try self.synchronizeDevices(plan);
-        plan.enter(.mapping);
-        for (plan.steps) |step| {
-            try plan.checkCancelled();
-            try self.memory.back(step.segment, &plan.failure);
+    /// Goes on past failures: what could not be freed stays recorded.
+    fn freeAll(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        for (each.steps) |step| {
+            var own: Failure = .{};
+            self.memory.freePhysical(step.segment, &own) catch |err| plan.note(err, &own);
+            if (step.segment.content == .discarded) self.memory.dropBackup(step.segment);
         }
-        plan.enter(.copying);
-        try self.copy(plan, .to_device);
-        try plan.checkCancelled();
-        plan.complete = true;
-        for (plan.steps) |step| self.memory.registry.set(step.segment, .content, .live);
-        plan.enter(.releasing);
+        _ = failure;
+    }
+
+    /// Maps again what was unmapped, with the physical memory that was held all along, and drops new backups.
+    /// Where that fails too, the segment is stranded: asleep with its content in the memory it holds, and a wake maps it.
+    fn undoSleep(self: *Executor, plan: *Plan, each: Group) void {
         var spare: Failure = .{};
-        for (plan.steps) |step| {
-            self.memory.freeBackup(step.segment, plan.laterFailure(&spare)) catch |err| plan.noteFailure(err);
+        const scope = runtime.Scope.enter(self.memory.runtime, each.device, &spare) catch null;
+        defer if (scope) |entered| entered.leave();
+        for (each.steps) |step| {
+            const segment = step.segment;
+            if (segment.content == .live and !segment.isAwake()) self.memory.back(segment, &spare) catch {
+                plan.undo_failed = true;
+            };
+            // Host memory that a copy may still write to serves the next sleep.
+            if (step.made_backup and !plan.unsettled.load(.acquire)) self.memory.dropBackup(segment);
         }
     }
 
-    fn takeChecksums(self: *Executor, plan: *Plan) status.Error!void {
-        for (plan.steps) |step| {
-            if (!step.copies()) continue;
-            try plan.checkCancelled();
-            self.memory.registry.set(step.segment, .checksum, if (plan.verify) checksumOf(step.segment) else null);
+    fn runWake(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
+        plan.enter(.verifying);
+        try self.checkFiles(plan, failure);
+        for (plan.groups) |*each| try self.onDevice(plan, each, takeStagingOf, failure);
+        try self.onEachDevice(plan, compareChecksums, failure);
+        plan.enter(if (plan.bytes_total > 0) .copying else .mapping);
+        try self.onEachDevice(plan, mapAndCopy, failure);
+        try plan.interrupt().check();
+        plan.complete = true;
+        self.markAwake(plan);
+    }
+
+    fn takeStagingOf(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        return self.takeStaging(plan, each, failure);
+    }
+
+    /// While the copies of one segment run, the next ones are mapped.
+    fn mapAndCopy(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        // What an earlier wake-up could not undo may still be the target of its copies.
+        if (holdsMappings(each)) try waitForDevice(self, plan, each, failure);
+        var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_device, &each.staging, plan.observer(), failure);
+        errdefer copier.abandon();
+        const interrupt = plan.interrupt();
+        var mapping_ns: u64 = 0;
+        for (each.steps) |step| {
+            try interrupt.check();
+            const started = sync.now();
+            try self.memory.back(step.segment, failure);
+            mapping_ns += sync.now() - started;
+            if (step.copies()) try copier.copy(step.segment);
         }
+        try copier.finish();
+        if (plan.bytes_total == 0) return;
+        plan.mutex.lock();
+        defer plan.mutex.unlock();
+        plan.mapping_ns = @max(plan.mapping_ns, mapping_ns);
     }
 
-    /// Before anything is mapped, so that a corrupt backup is never mapped as good.
-    fn compareChecksums(plan: *Plan) status.Error!void {
-        for (plan.steps) |step| {
-            const expected = step.segment.checksum orelse continue;
-            if (!step.copies()) continue;
-            try plan.checkCancelled();
-            if (checksumOf(step.segment) == expected) continue;
-            plan.failure.describe("", 0, step.segment.address, step.segment.size_bytes, "the checksum of the backup is not the one taken when it was made");
-            return error.BackupCorrupt;
-        }
-    }
-
-    fn checksumOf(segment: *const Segment) u64 {
-        const bytes: [*]const u8 = @ptrCast(segment.backup.?);
-        return std.hash.XxHash3.hash(0, bytes[0..segment.size_bytes]);
-    }
-
-    /// What an earlier wake-up could not undo may still be the target of its copies.
-    fn holdsMappings(plan: *const Plan) bool {
-        for (plan.steps) |step| if (step.segment.mapped) return true;
+    fn holdsMappings(each: *const Group) bool {
+        for (each.steps) |step| if (step.segment.mapped) return true;
         return false;
     }
 
-    /// Gives back the device memory that was taken. What cannot be given back is recorded as unreleased.
-    fn undoWake(self: *Executor, plan: *Plan) void {
-        var spare: Failure = .{};
+    fn markAwake(self: *Executor, plan: *Plan) void {
         for (plan.steps) |step| {
             const segment = step.segment;
+            // A failed sleep may have left content in physical memory, and a backup that it had not finished.
+            const intact = segment.content == .backed_up or segment.clean;
+            const keeps = intact and (step.immutable or segment.backup.isCheckpoint());
+            if (!keeps) self.memory.dropBackup(segment);
+            const table = self.memory.registry;
+            table.mutex.lock();
+            defer table.mutex.unlock();
+            segment.clean = keeps;
+            segment.sealed = keeps;
+            segment.content = .live;
+        }
+    }
+
+    /// Gives back the device memory that was taken. What cannot be given back is recorded as unreleased.
+    fn undoWake(self: *Executor, plan: *Plan, each: Group) void {
+        var spare: Failure = .{};
+        const scope = runtime.Scope.enter(self.memory.runtime, each.device, &spare) catch null;
+        defer if (scope) |entered| entered.leave();
+        for (each.steps) |step| {
+            const segment = step.segment;
             if (segment.content == .live) continue; // its content is in the memory it holds
-            if (plan.unsettled and segment.mapped) {
+            if (plan.unsettled.load(.acquire) and segment.mapped) {
                 plan.undo_failed = true;
                 continue;
             }
@@ -482,32 +803,87 @@ pub const Executor = struct {
         try self.memory.freePhysical(segment, failure);
     }
 
-    fn synchronizeDevices(self: *Executor, plan: *Plan) status.Error!void {
-        var seen: [runtime.max_devices]bool = @splat(false);
-        for (plan.steps) |step| {
-            const device = step.segment.device;
-            if (seen[device]) continue;
-            seen[device] = true;
-            try self.memory.runtime.synchronizeDevice(device, &plan.cancelled, &plan.failure);
+    fn takeChecksums(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        for (each.steps) |step| {
+            if (!step.copies()) continue;
+            try plan.interrupt().check();
+            self.memory.registry.set(step.segment, .checksum, if (plan.verify) try checksumOf(step.segment, each, failure) else null);
         }
     }
 
-    fn copy(self: *Executor, plan: *Plan, direction: transfer.Direction) status.Error!void {
-        const segments = registry.allocator.alloc(*Segment, plan.steps.len) catch return error.OutOfHostMemory;
-        defer registry.allocator.free(segments);
-        for (0..self.memory.runtime.device_count) |device| {
-            var count: usize = 0;
-            for (plan.steps) |step| {
-                if (!step.copies() or step.segment.device != device) continue;
-                segments[count] = step.segment;
-                count += 1;
-            }
-            if (count == 0) continue;
-            try plan.checkCancelled();
-            const scope = try runtime.Scope.enter(self.memory.runtime, @intCast(device), &plan.failure);
-            defer scope.leave();
-            const observer: transfer.Observer = .{ .bytes_done = &plan.bytes_done, .cancelled = &plan.cancelled, .unsettled = &plan.unsettled };
-            try transfer.run(self.memory.runtime, @intCast(device), segments[0..count], direction, observer, &plan.failure);
+    /// A backup that is not made anew has to be what it was. One in a checkpoint has no checksum before its first sleep: it is
+    /// compared with what is in device memory.
+    fn verifyClean(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        for (each.steps) |step| {
+            if (step.action != .offload or !step.segment.clean) continue;
+            try plan.interrupt().check();
+            const segment = step.segment;
+            const found = try checksumOf(segment, each, failure);
+            const expected = segment.checksum orelse try self.checksumOnDevice(segment, each, failure);
+            if (found != expected) return corrupt(segment, failure);
+            self.memory.registry.set(segment, .checksum, found);
         }
+    }
+
+    /// Before anything is mapped, so that a corrupt backup is never mapped as good.
+    fn compareChecksums(_: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
+        for (each.steps) |step| {
+            const expected = step.segment.checksum orelse continue;
+            if (!step.copies()) continue;
+            try plan.interrupt().check();
+            if (try checksumOf(step.segment, each, failure) != expected) return corrupt(step.segment, failure);
+        }
+    }
+
+    fn corrupt(segment: *const Segment, failure: *Failure) status.Error {
+        const reason = if (segment.backup.isCheckpoint())
+            "the content of the checkpoint is not what is in device memory, or what it was"
+        else
+            "the checksum of the backup is not the one taken when it was made";
+        failure.describe("", 0, segment.address, segment.size_bytes, reason);
+        return if (segment.backup.isCheckpoint()) error.FileChanged else error.BackupCorrupt;
+    }
+
+    fn checksumOf(segment: *const Segment, each: *const Group, failure: *Failure) status.Error!u64 {
+        var hash: std.hash.XxHash3 = .init(0);
+        var pieces = segment.backup.pieces(segment.size_bytes);
+        while (pieces.next()) |piece| switch (piece.place) {
+            .memory => |memory| hash.update(memory[0..piece.size_bytes]),
+            .file_offset_bytes => |file_offset| {
+                const buffer = stagingBuffer(each);
+                var done: u64 = 0;
+                while (done < piece.size_bytes) {
+                    const part = buffer[0..@min(buffer.len, piece.size_bytes - done)];
+                    try segment.backup.file.file.read(part.ptr, part.len, file_offset + done, failure);
+                    hash.update(part);
+                    done += part.len;
+                }
+            },
+        };
+        return hash.final();
+    }
+
+    /// Of the parts of a segment that its checkpoint holds, as they are in device memory.
+    fn checksumOnDevice(self: *Executor, segment: *const Segment, each: *const Group, failure: *Failure) status.Error!u64 {
+        var hash: std.hash.XxHash3 = .init(0);
+        const buffer = stagingBuffer(each);
+        var pieces = segment.backup.pieces(segment.size_bytes);
+        while (pieces.next()) |piece| {
+            var done: u64 = 0;
+            while (done < piece.size_bytes) {
+                const part = buffer[0..@min(buffer.len, piece.size_bytes - done)];
+                const address = segment.address + piece.segment_offset_bytes + done;
+                const code = self.memory.runtime.library.api.aclrtMemcpy(part.ptr, part.len, @ptrFromInt(address), part.len, acl.MemcpyKind.device_to_host);
+                try self.memory.runtime.check("aclrtMemcpy", code, address, part.len, failure);
+                hash.update(part);
+                done += part.len;
+            }
+        }
+        return hash.final();
+    }
+
+    fn stagingBuffer(each: *const Group) []u8 {
+        const extent = each.staging[0][0];
+        return extent.memory()[0..extent.sizeBytes()];
     }
 };

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const backup = @import("backup.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 
@@ -13,7 +14,7 @@ pub const Content = enum {
     /// In the physical memory that the segment holds. That is unmapped where a failed sleep could not be undone: then the
     /// segment counts as asleep, and a wake only maps it.
     live,
-    /// In `backup`.
+    /// In `backup` only.
     backed_up,
     /// Nowhere.
     discarded,
@@ -33,9 +34,12 @@ pub const Segment = struct {
     handle: acl.DrvMemHandle = null,
     mapped: bool = false,
     reserved: bool = false,
-    /// Page-locked host memory of `size_bytes`.
-    backup: ?*anyopaque = null,
-    /// Of a backup that is to be verified when it is restored.
+    backup: backup.Backup = .none,
+    /// Content in device memory that is the same as the backup: to sleep, it need not be copied.
+    clean: bool = false,
+    /// Writes through this shim are refused.
+    sealed: bool = false,
+    /// Of a backup that is to be verified before it is relied on.
     checksum: ?u64 = null,
     /// Owned by a plan or by a release in progress: nobody else touches it.
     moving: bool = false,
@@ -76,6 +80,17 @@ pub const Registry = struct {
         std.debug.assert(self.segments.count() == 0 and self.doomed == 0);
         self.segments.deinit(allocator);
         self.tags.deinit();
+    }
+
+    /// Takes the backup away from a segment, with what is known of it. The caller drops it.
+    pub fn takeBackup(self: *Registry, segment: *Segment) backup.Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const taken = segment.backup;
+        segment.backup = .none;
+        segment.clean = false;
+        segment.checksum = null;
+        return taken;
     }
 
     pub fn set(self: *Registry, segment: *Segment, comptime field: std.meta.FieldEnum(Segment), value: @FieldType(Segment, @tagName(field))) void {
@@ -148,8 +163,10 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    pub const Access = enum { reading, writing };
+
     /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it meanwhile.
-    pub fn pin(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+    pub fn pin(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64, access: Access) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = try self.find(address, id);
@@ -157,6 +174,7 @@ pub const Registry = struct {
         if (segment.moving) return error.Moving;
         if (!segment.isAwake()) return error.Asleep;
         if (offset_bytes > segment.requested_bytes or size_bytes > segment.requested_bytes - offset_bytes) return error.OutOfBounds;
+        if (access == .writing and segment.sealed) return error.Immutable;
         segment.pins += 1;
         return segment;
     }
@@ -168,7 +186,7 @@ pub const Registry = struct {
         const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
-        if (segment.content != .backed_up or segment.backup == null) return error.NoBackup;
+        if (segment.content != .backed_up or segment.backup == .none) return error.NoBackup;
         if (offset_bytes > segment.size_bytes or size_bytes > segment.size_bytes - offset_bytes) return error.OutOfBounds;
         segment.pins += 1;
         return segment;
@@ -241,6 +259,35 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         segment.moving = false;
         self.changed.broadcast();
+    }
+
+    /// Declares the content of every awake segment of a tag final, or ends that: then what was a backup of it is only memory,
+    /// which the caller drops. Refused, with nothing changed, while any of the tag sleeps or moves.
+    pub fn seal(self: *Registry, tag: u32, sealed: bool, dropped: *std.ArrayList(backup.Backup)) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (tag >= self.tags.names.items.len) return error.UnknownTag;
+        var count: usize = 0;
+        var iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| {
+            const segment = entry.*;
+            if (segment.tag != tag or segment.doomed) continue;
+            if (segment.moving) return error.Moving;
+            if (!sealed and !segment.isAwake()) return error.Asleep;
+            count += 1;
+        }
+        dropped.ensureUnusedCapacity(allocator, count) catch return error.OutOfHostMemory;
+        iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| {
+            const segment = entry.*;
+            if (segment.tag != tag or segment.doomed) continue;
+            segment.sealed = sealed and segment.content != .discarded;
+            if (sealed) continue;
+            dropped.appendAssumeCapacity(segment.backup);
+            segment.backup = .none;
+            segment.clean = false;
+            segment.checksum = null;
+        }
     }
 
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
@@ -331,16 +378,16 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
         table.destroy(segment);
         table.deinit();
     }
-    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1));
-    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, std.math.maxInt(u64), 2));
-    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1));
-    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1));
-    table.unpin(try table.pin(segment.address, segment.id, 3999, 1));
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1, .reading));
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, std.math.maxInt(u64), 2, .reading));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1, .reading));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1, .reading));
+    table.unpin(try table.pin(segment.address, segment.id, 3999, 1, .reading));
     table.set(segment, .content, .backed_up);
-    try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1));
+    try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1, .reading));
     table.set(segment, .moving, true);
-    try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1));
+    try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1, .reading));
     table.set(segment, .doomed, true);
     table.doomed = 1;
-    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1, .reading));
 }

@@ -275,6 +275,14 @@ pub const Scope = struct {
     }
 };
 
+/// A call that succeeds without a result would be followed into a null.
+pub fn expectResult(call: []const u8, pointer: ?*anyopaque, address: u64, size_bytes: u64, failure: *Failure) status.Error!*anyopaque {
+    return pointer orelse {
+        failure.describe(call, acl.code.success, address, size_bytes, "AscendCL reports success and returns nothing");
+        return error.AclCallFailed;
+    };
+}
+
 /// What every segment's physical memory is asked for as: 2 MiB pages of high-bandwidth memory.
 pub fn physicalMemory(device: u32) acl.PhysicalMemProp {
     return .{

@@ -2,7 +2,10 @@
 //! torn down by the last `detach`. Calls in progress hold it open.
 
 const std = @import("std");
+const backup = @import("backup.zig");
 const executor = @import("executor.zig");
+const files = @import("files.zig");
+const host = @import("host.zig");
 const loader = @import("loader.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
@@ -16,6 +19,7 @@ pub const Allocation = struct { address: u64, segment_id: u64 };
 pub const Session = struct {
     runtime: runtime.Runtime,
     registry: registry.Registry,
+    pool: host.Pool,
     executor: executor.Executor,
     memory: vmm.Memory,
 
@@ -41,6 +45,8 @@ pub const Session = struct {
     }
 
     fn acquire(self: *Session, segment: *registry.Segment, failure: *Failure) status.Error!void {
+        const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
+        defer scope.leave();
         try self.memory.reserve(segment, failure);
         try self.memory.back(segment, failure);
     }
@@ -55,6 +61,37 @@ pub const Session = struct {
         }
     }
 
+    /// Makes a checkpoint the backup of a segment that is awake.
+    pub fn useCheckpoint(self: *Session, address: u64, id: u64, file: *files.File, extents: []const files.Extent) status.Error!void {
+        const own = registry.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
+        errdefer registry.allocator.free(own);
+        const segment = try self.registry.pin(address, id, 0, 0, .reading);
+        defer self.registry.unpin(segment);
+        var end: u64 = 0;
+        for (own) |extent| {
+            const fits = extent.segment_offset_bytes >= end and extent.segment_offset_bytes <= segment.size_bytes and
+                extent.size_bytes > 0 and extent.size_bytes <= segment.size_bytes - extent.segment_offset_bytes;
+            if (!fits) return error.OutOfBounds;
+            end = extent.segment_offset_bytes + extent.size_bytes;
+        }
+        self.memory.dropBackup(segment);
+        file.reference();
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        segment.backup = .{ .file = .{ .file = file, .extents = own } };
+        segment.clean = true;
+        segment.sealed = true;
+    }
+
+    pub fn seal(self: *Session, tag: u32, sealed: bool) status.Error!void {
+        var dropped: std.ArrayList(backup.Backup) = .empty;
+        defer dropped.deinit(registry.allocator);
+        try self.registry.seal(tag, sealed, &dropped);
+        if (dropped.items.len == 0) return;
+        for (dropped.items) |each| each.drop(&self.pool);
+        self.executor.requestSweep(); // which gives back what nothing retains
+    }
+
     /// Releases a segment: now, or when the plan that moves it has ended.
     pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
         const segment = try self.registry.doom(address, id) orelse return;
@@ -63,6 +100,8 @@ pub const Session = struct {
             return err;
         };
         self.registry.destroy(segment);
+        var ignored: Failure = .{};
+        self.pool.trim(&ignored) catch return; // what is not given back serves the next sleep
     }
 };
 
@@ -175,9 +214,10 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     };
     session.runtime = try runtime.Runtime.init(library, failure);
     errdefer session.runtime.abandon();
+    session.pool = .{ .runtime = &session.runtime };
     session.registry = .{};
     errdefer session.registry.deinit();
-    session.memory = .{ .runtime = &session.runtime, .registry = &session.registry };
+    session.memory = .{ .runtime = &session.runtime, .registry = &session.registry, .pool = &session.pool };
     session.executor = .{ .memory = session.memory };
     _ = try session.registry.tags.intern("default");
     gate.thread = std.Thread.spawn(.{}, executorThread, .{}) catch return error.OutOfHostMemory;
@@ -253,9 +293,12 @@ fn finishClose(state: State, err: ?status.Error, failure: *const Failure) void {
 /// Returns everything that can be returned. Nobody else is inside any more.
 fn tearDown(failure: *Failure) status.Error!void {
     session.registry.doomAll();
+    session.pool.expect(0);
+    session.pool.retain(0);
     try session.executor.releaseAllDoomed(null, failure);
     try session.runtime.closeDevices(failure);
     try session.runtime.finalize(failure);
     session.executor.deinit();
     session.registry.deinit();
+    session.pool.deinit();
 }

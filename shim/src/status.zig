@@ -33,6 +33,12 @@ pub const Status = enum(i32) {
     backup_corrupt,
     /// There is no backup to read.
     no_backup,
+    /// A write to memory that was declared immutable.
+    immutable,
+    /// A system call on a file failed.
+    file_failed,
+    /// A checkpoint is not what was loaded.
+    file_changed,
 };
 
 pub const Error = error{
@@ -58,6 +64,9 @@ pub const Error = error{
     Aborted,
     BackupCorrupt,
     NoBackup,
+    Immutable,
+    FileFailed,
+    FileChanged,
 };
 
 pub fn fromError(err: Error) Status {
@@ -84,6 +93,9 @@ pub fn fromError(err: Error) Status {
         error.Aborted => .aborted,
         error.BackupCorrupt => .backup_corrupt,
         error.NoBackup => .no_backup,
+        error.Immutable => .immutable,
+        error.FileFailed => .file_failed,
+        error.FileChanged => .file_changed,
     };
 }
 

@@ -27,6 +27,16 @@ pub const Condition = struct {
     }
 };
 
+/// What makes a piece of a plan end early: its user, or another piece that failed.
+pub const Interrupt = struct {
+    cancelled: *const std.atomic.Value(bool),
+    failed: *const std.atomic.Value(bool),
+
+    pub fn check(self: Interrupt) error{Aborted}!void {
+        if (self.cancelled.load(.acquire) or self.failed.load(.acquire)) return error.Aborted;
+    }
+};
+
 /// Nanoseconds of the monotonic clock.
 pub fn now() u64 {
     var time: std.c.timespec = undefined;

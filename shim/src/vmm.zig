@@ -1,9 +1,10 @@
 //! Reserves, backs, unmaps and releases the memory of one segment. Each step records what it acquired or gave up in the
 //! segment only once AscendCL has confirmed it, so that a failed step can be made again and nothing is lost track of.
-//! Every call is made inside a `Scope` of the segment's device: not all of them need a context, but none minds one.
+//! All are called inside a `Scope` of the segment's device, except `release`: not every call needs a context, but none minds one.
 
 const std = @import("std");
 const acl = @import("acl");
+const host = @import("host.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -17,15 +18,14 @@ const highest_address: u64 = 1 << 53;
 pub const Memory = struct {
     runtime: *runtime.Runtime,
     registry: *registry.Registry,
+    pool: *host.Pool,
 
     /// Reserves an address range for `segment`.
     pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
         const api = &self.runtime.library.api;
         var pointer: ?*anyopaque = null;
         try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
-        segment.address = @intFromPtr(try expectResult("aclrtReserveMemAddress", pointer, segment, failure));
+        segment.address = @intFromPtr(try runtime.expectResult("aclrtReserveMemAddress", pointer, 0, segment.size_bytes, failure));
         segment.reserved = true;
         if (segment.address + segment.size_bytes > highest_address) {
             failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "the address is not exact as a JavaScript number");
@@ -35,14 +35,12 @@ pub const Memory = struct {
 
     /// Puts fresh physical memory behind `segment`, or maps what it still holds. Does only the steps that are missing.
     pub fn back(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
         const api = &self.runtime.library.api;
         if (segment.handle == null) {
             const prop = runtime.physicalMemory(segment.device);
             var handle: acl.DrvMemHandle = null;
             try self.check("aclrtMallocPhysical", api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
-            self.registry.set(segment, .handle, try expectResult("aclrtMallocPhysical", handle, segment, failure));
+            self.registry.set(segment, .handle, try runtime.expectResult("aclrtMallocPhysical", handle, segment.address, segment.size_bytes, failure));
         }
         if (!segment.mapped) {
             try self.check("aclrtMapMem", api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0), segment, failure);
@@ -52,81 +50,51 @@ pub const Memory = struct {
 
     pub fn unmap(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         if (!segment.mapped) return;
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
         try self.check("aclrtUnmapMem", self.runtime.library.api.aclrtUnmapMem(segment.pointer()), segment, failure);
         self.registry.set(segment, .mapped, false);
     }
 
     pub fn freePhysical(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const handle = segment.handle orelse return;
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
         try self.check("aclrtFreePhysical", self.runtime.library.api.aclrtFreePhysical(handle), segment, failure);
         self.registry.set(segment, .handle, null);
     }
 
-    /// Page-locked host memory for the whole of `segment`.
-    pub fn allocateBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        if (segment.backup != null) return;
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
-        var pointer: ?*anyopaque = null;
-        const code = self.runtime.library.api.aclrtMallocHost(&pointer, segment.size_bytes);
-        self.check("aclrtMallocHost", code, segment, failure) catch |err| {
-            return if (err == error.OutOfDeviceMemory) error.OutOfHostMemory else err;
-        };
-        self.registry.set(segment, .backup, try expectResult("aclrtMallocHost", pointer, segment, failure));
+    pub fn dropBackup(self: Memory, segment: *Segment) void {
+        self.registry.takeBackup(segment).drop(self.pool);
     }
 
-    pub fn freeBackup(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        const backup = segment.backup orelse return;
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
-        try self.check("aclrtFreeHost", self.runtime.library.api.aclrtFreeHost(backup), segment, failure);
-        self.registry.set(segment, .backup, null);
-    }
-
-    /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where the memory may be in use, and gives up
-    /// soon after `interrupted` becomes true. What was not given back stays recorded: the same call can be made again.
+    /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where
+    /// the memory may be in use, and gives up soon after `interrupted` becomes true. What was not given back stays recorded:
+    /// the same call can be made again. Called outside of any `Scope`.
     pub fn release(self: Memory, segment: *Segment, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
-        if (self.runtime.isGone(segment.device)) return self.forget(segment, failure);
+        if (self.runtime.isGone(segment.device)) return self.forget(segment);
+        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        defer scope.leave();
         if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupted, failure);
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
-        try self.freeBackup(segment, failure);
+        self.dropBackup(segment);
         try self.releaseAddress(segment, failure);
     }
 
     fn releaseAddress(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         if (!segment.reserved) return;
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
         const was_listed = self.registry.unlist(segment);
         errdefer if (was_listed) self.registry.relist(segment);
         try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
         self.registry.set(segment, .reserved, false);
     }
 
-    /// For a device that somebody else has closed, and all its memory with it. Only host memory and, on some drivers, the
+    /// For a device that somebody else has closed, and all its memory with it. Only the backup and, on some drivers, the
     /// address range are left to give back; whether the driver still knows the range is not documented, so a no is no failure.
-    fn forget(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        const api = &self.runtime.library.api;
-        if (segment.backup) |backup| try self.check("aclrtFreeHost", api.aclrtFreeHost(backup), segment, failure);
-        self.registry.set(segment, .backup, null);
+    fn forget(self: Memory, segment: *Segment) void {
+        self.dropBackup(segment);
         _ = self.registry.unlist(segment);
-        if (segment.reserved) _ = api.aclrtReleaseMemAddress(segment.pointer());
+        if (segment.reserved) _ = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
         self.registry.set(segment, .mapped, false);
         self.registry.set(segment, .handle, null);
         self.registry.set(segment, .reserved, false);
-    }
-
-    /// A call that succeeds without a result would be followed into a null.
-    fn expectResult(call: []const u8, pointer: ?*anyopaque, segment: *const Segment, failure: *Failure) status.Error!*anyopaque {
-        return pointer orelse {
-            failure.describe(call, acl.code.success, segment.address, segment.size_bytes, "AscendCL reports success and returns nothing");
-            return error.AclCallFailed;
-        };
     }
 
     fn check(self: Memory, call: []const u8, code: acl.Error, segment: *const Segment, failure: *Failure) status.Error!void {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import { longestTagBytes } from "../tags.ts";
-import { type Decoded, decode, encode } from "./struct.ts";
+import { type Decoded, decode } from "./struct.ts";
 import * as abi from "./symbols.gen.ts";
 
 export type SegmentSnapshot = Decoded<typeof abi.SegmentInfo>;
@@ -12,7 +12,9 @@ export type PlanProgress = Decoded<typeof abi.PlanProgress>;
 export type RuntimeInfo = Decoded<typeof abi.RuntimeInfo>;
 export type MemoryInfo = Decoded<typeof abi.MemoryInfo>;
 export type Failure = Decoded<typeof abi.Failure>;
-export { Action, Phase, SegmentState, Status } from "./symbols.gen.ts";
+export type HostInfo = Decoded<typeof abi.HostInfo>;
+export type TagUsage = Decoded<typeof abi.TagUsage>;
+export { Action, Phase, SegmentState, Status, StepFlag } from "./symbols.gen.ts";
 
 /** Names a segment for good: an address may be given out again, an id never. */
 export interface SegmentName {
@@ -23,6 +25,7 @@ export interface SegmentName {
 /** One step of a plan, for one segment. */
 export interface PlanStep extends SegmentName {
   readonly action: number;
+  readonly flags: number;
 }
 
 type StatusName = keyof typeof abi.Status;
@@ -103,6 +106,9 @@ const codes: Record<Exclude<StatusName, "ok" | "busy" | "stale">, CamemErrorCode
   aborted: "ABORTED",
   backup_corrupt: "BACKUP_CORRUPT",
   no_backup: "NO_BACKUP",
+  immutable: "BUFFER_IMMUTABLE",
+  file_failed: "FILE_FAILED",
+  file_changed: "FILE_CHANGED",
 };
 
 const mends: Partial<Record<CamemErrorCode, string>> = {
@@ -114,6 +120,8 @@ const mends: Partial<Record<CamemErrorCode, string>> = {
   OUT_OF_DEVICE_MEMORY: "the device has too little free memory; free some or let something sleep",
   OUT_OF_HOST_MEMORY: "the host has too little memory that can be page-locked; free some or discard more",
   NO_BACKUP: "only memory that is offloaded has a backup",
+  BUFFER_IMMUTABLE: "its tag is immutable; call markDirty(tag) before writing to it",
+  FILE_CHANGED: "the checkpoint has to stay as it was loaded",
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 
@@ -294,18 +302,29 @@ export function segmentInfo({ address, segmentId }: SegmentName): SegmentSnapsho
 /** The whole table of segments in the order of their allocation. */
 export function snapshot(): SegmentSnapshot[] {
   const size = abi.SegmentInfo.sizeBytes;
+  const bytes = table(size, (buffer, capacity) => exports().camem_snapshot(buffer, capacity, wordBytes));
+  const segments: SegmentSnapshot[] = [];
+  for (let start = 0; start < bytes.length; start += size)
+    segments.push(decode(abi.SegmentInfo, bytes, start));
+  return segments.sort((a, b) => a.segmentId - b.segmentId);
+}
+
+/** Sums of the table, by tag; tags without a segment are among them. */
+export function usage(): TagUsage[] {
+  const size = abi.TagUsage.sizeBytes;
+  const bytes = table(size, (buffer, capacity) => exports().camem_usage(buffer, capacity, wordBytes));
+  return Array.from({ length: bytes.length / size }, (_, index) => decode(abi.TagUsage, bytes, index * size));
+}
+
+/** What an export wrote that fills a buffer of as many entries as there are, with their number in `wordBytes`. */
+function table(entryBytes: number, fill: (buffer: Uint8Array, capacity: number) => number): Uint8Array {
   let capacity = 64;
   while (true) {
-    const bytes = new Uint8Array(capacity * size);
-    check("read the table of segments", () => exports().camem_snapshot(bytes, capacity, wordBytes));
+    const bytes = new Uint8Array(capacity * entryBytes);
+    check("read the table of segments", () => fill(bytes, capacity));
     const count = takeWord();
-    if (count <= capacity) {
-      const segments = Array.from({ length: count }, (_, index) =>
-        decode(abi.SegmentInfo, bytes, index * size),
-      );
-      return segments.sort((a, b) => a.segmentId - b.segmentId);
-    }
-    capacity = count + count / 4;
+    if (count <= capacity) return bytes.subarray(0, count * entryBytes);
+    capacity = count + Math.ceil(count / 4);
   }
 }
 
@@ -346,7 +365,7 @@ export function readBackup(
   target: Uint8Array,
 ): void {
   check(`read the backup of ${hex(address)}`, () =>
-    exports().camem_backup_read(address, segmentId, offsetBytes, target, target.length),
+    exports().camem_backup_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
   );
 }
 
@@ -355,16 +374,89 @@ export type Refusal = "busy" | "stale";
 
 /** The ticket of the plan, or why it was refused. */
 export function submitPlan(steps: readonly PlanStep[], verify: boolean): number | Refusal {
-  const bytes = new Uint8Array(steps.length * abi.PlanStep.sizeBytes);
+  const size = abi.PlanStep.sizeBytes;
+  const bytes = new Uint8Array(steps.length * size);
   const view = new DataView(bytes.buffer);
-  for (const [index, step] of steps.entries())
-    encode(abi.PlanStep, view, index * abi.PlanStep.sizeBytes, step);
-  const status = exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes);
+  const { address, segmentId, action, flags } = abi.PlanStep.fields;
+  for (const [index, step] of steps.entries()) {
+    const start = index * size;
+    view.setBigUint64(start + address.offset, BigInt(step.address), true);
+    view.setBigUint64(start + segmentId.offset, BigInt(step.segmentId), true);
+    view.setUint32(start + action.offset, step.action, true);
+    view.setUint32(start + flags.offset, step.flags, true);
+  }
+  return ticketOf(exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes));
+}
+
+/** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
+export function submitPreparation(device: number, freeBytes: number): number | Refusal {
+  return ticketOf(exports().camem_host_prepare(device, freeBytes, wordBytes));
+}
+
+function ticketOf(status: number): number | Refusal {
   if (status === abi.Status.busy) return "busy";
   if (status === abi.Status.stale) return "stale";
   failureBytes.fill(0);
   if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "start a plan" });
   return takeWord();
+}
+
+/** The page-locked host memory there is. */
+export function hostInfo(): HostInfo {
+  const bytes = new Uint8Array(abi.HostInfo.sizeBytes);
+  check("read the state of host memory", () => exports().camem_host_info(bytes));
+  return decode(abi.HostInfo, bytes);
+}
+
+/** Sets how much page-locked memory is kept while nothing needs it. */
+export function retainHost(sizeBytes: number): void {
+  check("set how much host memory is kept", () => exports().camem_host_retain(sizeBytes));
+}
+
+/** Sets where spill files are made. */
+export function setSpillFolder(path: string): void {
+  const bytes = Buffer.from(path);
+  check(`spill to ${path}`, () => exports().camem_spill_folder(bytes, bytes.length));
+}
+
+/** Declares the content of a tag's segments final, or ends that. */
+export function sealTag(tag: number, name: string, sealed: boolean): void {
+  const attempt = sealed ? `make "${name}" immutable` : `mark "${name}" as dirty`;
+  check(attempt, () => exports().camem_tag_seal(tag, Number(sealed)));
+}
+
+/** Where a piece of a segment's content lies in a checkpoint. */
+export interface CheckpointExtent {
+  readonly segmentOffsetBytes: number;
+  readonly fileOffsetBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** Takes hold of a checkpoint by the descriptor it is open with; dispose of it when its extents were given to segments. */
+export function openCheckpoint(descriptor: number): Disposable & { readonly handle: number } {
+  check("use the checkpoint as a backup", () =>
+    exports().camem_checkpoint_open(descriptor, wordBytes, failureBytes),
+  );
+  const handle = takeWord();
+  return { handle, [Symbol.dispose]: () => void exports().camem_checkpoint_close(handle) };
+}
+
+/** Makes a checkpoint the backup of a segment. */
+export function useCheckpoint(
+  { address, segmentId }: SegmentName,
+  handle: number,
+  extents: readonly CheckpointExtent[],
+): void {
+  const words = new BigUint64Array(
+    extents.flatMap((extent) => [
+      BigInt(extent.segmentOffsetBytes),
+      BigInt(extent.fileOffsetBytes),
+      BigInt(extent.sizeBytes),
+    ]),
+  );
+  check("use the checkpoint as a backup", () =>
+    exports().camem_segment_use_checkpoint(address, segmentId, handle, words, extents.length, failureBytes),
+  );
 }
 
 const progressBytes = new Uint8Array(abi.PlanProgress.sizeBytes);

@@ -16,10 +16,19 @@ export const symbols = {
   camem_segment_free: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_segment_info: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_snapshot: { args: ["ptr", "u64", "ptr"], returns: "i32" },
+  camem_usage: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_write: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_fill: { args: ["u64", "u64", "u64", "u64", "i32", "ptr"], returns: "i32" },
-  camem_backup_read: { args: ["u64", "u64", "u64", "ptr", "u64"], returns: "i32" },
+  camem_backup_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_checkpoint_open: { args: ["i32", "ptr", "ptr"], returns: "i32" },
+  camem_checkpoint_close: { args: ["u64"], returns: "i32" },
+  camem_segment_use_checkpoint: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_tag_seal: { args: ["u32", "u32"], returns: "i32" },
+  camem_host_info: { args: ["ptr"], returns: "i32" },
+  camem_host_retain: { args: ["u64"], returns: "i32" },
+  camem_spill_folder: { args: ["ptr", "u64"], returns: "i32" },
+  camem_host_prepare: { args: ["u32", "u64", "ptr"], returns: "i32" },
   camem_plan_submit: { args: ["ptr", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
@@ -31,7 +40,6 @@ export const Action = {
   restore: 3,
   remap: 4,
   release: 5,
-  drop_backup: 6,
 } as const;
 
 export const Failure = {
@@ -42,6 +50,15 @@ export const Failure = {
     address: { kind: "u64", offset: 56, length: 8 },
     sizeBytes: { kind: "u64", offset: 64, length: 8 },
     message: { kind: "text", offset: 72, length: 512 },
+  },
+} as const;
+
+export const FileExtent = {
+  sizeBytes: 24,
+  fields: {
+    segmentOffsetBytes: { kind: "u64", offset: 0, length: 8 },
+    fileOffsetBytes: { kind: "u64", offset: 8, length: 8 },
+    sizeBytes: { kind: "u64", offset: 16, length: 8 },
   },
 } as const;
 
@@ -82,7 +99,13 @@ export const PlanStep = {
     address: { kind: "u64", offset: 0, length: 8 },
     segmentId: { kind: "u64", offset: 8, length: 8 },
     action: { kind: "u32", offset: 16, length: 4 },
+    flags: { kind: "u32", offset: 20, length: 4 },
   },
+} as const;
+
+export const StepFlag = {
+  immutable: 1,
+  spill: 2,
 } as const;
 
 export const Status = {
@@ -109,6 +132,9 @@ export const Status = {
   aborted: 20,
   backup_corrupt: 21,
   no_backup: 22,
+  immutable: 23,
+  file_failed: 24,
+  file_changed: 25,
 } as const;
 
 export const SegmentState = {
@@ -118,7 +144,7 @@ export const SegmentState = {
 } as const;
 
 export const SegmentInfo = {
-  sizeBytes: 72,
+  sizeBytes: 104,
   fields: {
     address: { kind: "u64", offset: 0, length: 8 },
     segmentId: { kind: "u64", offset: 8, length: 8 },
@@ -126,12 +152,16 @@ export const SegmentInfo = {
     committedBytes: { kind: "u64", offset: 24, length: 8 },
     hostBytes: { kind: "u64", offset: 32, length: 8 },
     hostAddress: { kind: "u64", offset: 40, length: 8 },
-    device: { kind: "u32", offset: 48, length: 4 },
-    tag: { kind: "u32", offset: 52, length: 4 },
-    state: { kind: "u32", offset: 56, length: 4 },
-    moving: { kind: "u32", offset: 60, length: 4 },
-    doomed: { kind: "u32", offset: 64, length: 4 },
-    unreleased: { kind: "u32", offset: 68, length: 4 },
+    spilledBytes: { kind: "u64", offset: 48, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 56, length: 8 },
+    device: { kind: "u32", offset: 64, length: 4 },
+    tag: { kind: "u32", offset: 68, length: 4 },
+    state: { kind: "u32", offset: 72, length: 4 },
+    moving: { kind: "u32", offset: 76, length: 4 },
+    doomed: { kind: "u32", offset: 80, length: 4 },
+    unreleased: { kind: "u32", offset: 84, length: 4 },
+    clean: { kind: "u32", offset: 88, length: 4 },
+    sealed: { kind: "u32", offset: 92, length: 4 },
   },
 } as const;
 
@@ -146,6 +176,31 @@ export const RuntimeInfo = {
     aclPatch: { kind: "i32", offset: 1224, length: 4 },
     deviceCount: { kind: "u32", offset: 1228, length: 4 },
     guest: { kind: "u32", offset: 1232, length: 4 },
+  },
+} as const;
+
+export const TagUsage = {
+  sizeBytes: 72,
+  fields: {
+    tag: { kind: "u64", offset: 0, length: 8 },
+    segments: { kind: "u64", offset: 8, length: 8 },
+    awakeSegments: { kind: "u64", offset: 16, length: 8 },
+    sizeBytes: { kind: "u64", offset: 24, length: 8 },
+    mappedBytes: { kind: "u64", offset: 32, length: 8 },
+    discardedBytes: { kind: "u64", offset: 40, length: 8 },
+    hostBytes: { kind: "u64", offset: 48, length: 8 },
+    spilledBytes: { kind: "u64", offset: 56, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 64, length: 8 },
+  },
+} as const;
+
+export const HostInfo = {
+  sizeBytes: 32,
+  fields: {
+    heldBytes: { kind: "u64", offset: 0, length: 8 },
+    freeBytes: { kind: "u64", offset: 8, length: 8 },
+    reservedBytes: { kind: "u64", offset: 16, length: 8 },
+    stagingBytes: { kind: "u64", offset: 24, length: 8 },
   },
 } as const;
 

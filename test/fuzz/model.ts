@@ -226,6 +226,7 @@ export class Model {
     return {
       level: request.offloadTags ? null : (request.level ?? 1),
       offloadedBytes: sum(offloaded),
+      copiedBytes: sum(offloaded),
       discardedBytes: sum(discarded),
       keptBytes: sum(after),
       freedBytes: sum(moving.filter((segment) => segment.place === "device")),
@@ -257,6 +258,7 @@ export class Model {
       })),
       devices: [],
       host: { neededBytes: sum(offloaded), freeBytes: Number.isFinite(left) ? left : null },
+      spill: null,
       fits: this.sleepRefusal(request) === undefined,
     };
   }
@@ -273,6 +275,7 @@ export class Model {
       })),
       devices: this.wakeNeeds(request),
       host: { neededBytes: 0, freeBytes: Number.isFinite(left) ? left : null },
+      spill: null,
       fits: this.wakeRefusal(request) === undefined,
     };
   }
@@ -309,6 +312,8 @@ export class Model {
       return {
         mappedBytes: at("device"),
         hostBytes: at("host"),
+        spilledBytes: 0,
+        checkpointBytes: 0,
         discardedBytes: at("nowhere"),
         segments: own.length,
         state: awake === own.length ? "awake" : awake === 0 ? "asleep" : "partial",
@@ -319,7 +324,6 @@ export class Model {
   /** What the device and the host have committed. */
   committed() {
     const mapped = this.segments.filter((segment) => segment.place === "device");
-    const backups = this.segments.filter((segment) => segment.place === "host");
     return {
       physicalHandles: mapped.length,
       physicalBytes: sum(mapped),
@@ -329,8 +333,6 @@ export class Model {
       mappedBytes: sum(mapped),
       deviceAllocations: 0,
       deviceAllocationBytes: 0,
-      hostAllocations: backups.length,
-      hostAllocationBytes: sum(backups),
       hostRegistrations: 0,
       queuedTasks: 0,
     };

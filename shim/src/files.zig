@@ -1,0 +1,144 @@
+//! Files that hold content of segments: a checkpoint, which is only read, or a spill file, which takes what the host budget
+//! does not allow into page-locked memory. A segment's content is in extents of one file.
+
+const std = @import("std");
+const linux = std.os.linux;
+const registry = @import("registry.zig");
+const status = @import("status.zig");
+const Failure = status.Failure;
+
+/// Where a piece of a segment's content lies. Crosses the C ABI.
+pub const Extent = extern struct { segment_offset_bytes: u64, file_offset_bytes: u64, size_bytes: u64 };
+
+/// What tells that somebody wrote to a checkpoint.
+const Identity = struct { size_bytes: u64, modified_seconds: i64, modified_nanoseconds: u32 };
+
+pub const File = struct {
+    descriptor: i32,
+    /// Of a checkpoint; null for a spill file, which nobody else can open.
+    identity: ?Identity,
+    /// Segments that have content in it, and the caller that opened it.
+    references: std.atomic.Value(u32) = .init(1),
+
+    /// A checkpoint that somebody has opened for reading; its descriptor stays theirs.
+    pub fn adopt(descriptor: i32, failure: *Failure) status.Error!*File {
+        const own: i32 = @intCast(try system("fcntl", linux.fcntl(descriptor, linux.F.DUPFD_CLOEXEC, 0), 0, failure));
+        errdefer _ = linux.close(own);
+        const file = registry.allocator.create(File) catch return error.OutOfHostMemory;
+        errdefer registry.allocator.destroy(file);
+        file.* = .{ .descriptor = own, .identity = try identify(own, failure) };
+        return file;
+    }
+
+    /// A spill file of `size_bytes` in `folder`: nobody else can open it, its space is allocated, and it is gone with its
+    /// descriptor, however the process ends.
+    pub fn createSpill(folder: [*:0]const u8, size_bytes: u64, failure: *Failure) status.Error!*File {
+        const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .TMPFILE = true, .DIRECTORY = true };
+        const opened = linux.open(folder, flags, 0o600);
+        const descriptor: i32 = switch (linux.errno(opened)) {
+            .SUCCESS => @intCast(opened),
+            // A file system without nameless files.
+            .OPNOTSUPP, .ISDIR, .NOENT, .INVAL => try createAndUnlink(folder, failure),
+            else => |code| return fail("open", code, size_bytes, failure),
+        };
+        errdefer _ = linux.close(descriptor);
+        _ = try system("fallocate", linux.fallocate(descriptor, 0, 0, @intCast(size_bytes)), size_bytes, failure);
+        const file = registry.allocator.create(File) catch return error.OutOfHostMemory;
+        file.* = .{ .descriptor = descriptor, .identity = null };
+        return file;
+    }
+
+    fn createAndUnlink(folder: [*:0]const u8, failure: *Failure) status.Error!i32 {
+        var buffer: [4096]u8 = undefined;
+        const path = std.fmt.bufPrintZ(&buffer, "{s}/camem-{d}-{x}.spill", .{ folder, linux.getpid(), @intFromPtr(&buffer) }) catch return error.InvalidArgument;
+        const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .CREAT = true, .EXCL = true };
+        const descriptor: i32 = @intCast(try system("open", linux.open(path, flags, 0o600), 0, failure));
+        _ = linux.unlink(path);
+        return descriptor;
+    }
+
+    pub fn reference(self: *File) void {
+        _ = self.references.fetchAdd(1, .monotonic);
+    }
+
+    pub fn release(self: *File) void {
+        if (self.references.fetchSub(1, .acq_rel) > 1) return;
+        _ = linux.close(self.descriptor);
+        registry.allocator.destroy(self);
+    }
+
+    pub fn isSpill(self: *const File) bool {
+        return self.identity == null;
+    }
+
+    /// Fails when somebody has written to a checkpoint since it was adopted.
+    pub fn checkUnchanged(self: *const File, failure: *Failure) status.Error!void {
+        const expected = self.identity orelse return;
+        const found = try identify(self.descriptor, failure);
+        if (std.meta.eql(expected, found)) return;
+        failure.describe("", 0, 0, 0, if (expected.size_bytes != found.size_bytes)
+            "the size of the checkpoint is not what it was when it was loaded"
+        else
+            "the checkpoint was modified after it was loaded");
+        return error.FileChanged;
+    }
+
+    fn identify(descriptor: i32, failure: *Failure) status.Error!Identity {
+        var found: linux.Statx = undefined;
+        const code = linux.statx(descriptor, "", linux.AT.EMPTY_PATH, .{ .SIZE = true, .MTIME = true }, &found);
+        _ = try system("statx", code, 0, failure);
+        return .{ .size_bytes = found.size, .modified_seconds = found.mtime.sec, .modified_nanoseconds = found.mtime.nsec };
+    }
+
+    pub fn read(self: *const File, target: [*]u8, size_bytes: u64, offset_bytes: u64, failure: *Failure) status.Error!void {
+        var done: u64 = 0;
+        while (done < size_bytes) {
+            const code = linux.pread(self.descriptor, target + done, size_bytes - done, @intCast(offset_bytes + done));
+            if (linux.errno(code) == .INTR) continue;
+            const count = try system("pread", code, size_bytes, failure);
+            if (count == 0) {
+                failure.describe("pread", 0, 0, size_bytes, "the file ends before the content does");
+                return error.FileChanged;
+            }
+            done += count;
+        }
+    }
+
+    pub fn write(self: *const File, source: [*]const u8, size_bytes: u64, offset_bytes: u64, failure: *Failure) status.Error!void {
+        var done: u64 = 0;
+        while (done < size_bytes) {
+            const code = linux.pwrite(self.descriptor, source + done, size_bytes - done, @intCast(offset_bytes + done));
+            if (linux.errno(code) == .INTR) continue;
+            done += try system("pwrite", code, size_bytes, failure);
+        }
+    }
+
+    /// Makes sure that what was written is on the disk: a write that fails later would be told to nobody.
+    pub fn flush(self: *const File, failure: *Failure) status.Error!void {
+        _ = try system("fdatasync", linux.fdatasync(self.descriptor), 0, failure);
+    }
+
+    /// Gives the disk space of `extents` back.
+    pub fn punch(self: *const File, extents: []const Extent) void {
+        const mode = linux.FALLOC.FL_PUNCH_HOLE | linux.FALLOC.FL_KEEP_SIZE;
+        for (extents) |extent| _ = linux.fallocate(self.descriptor, mode, @intCast(extent.file_offset_bytes), @intCast(extent.size_bytes));
+    }
+};
+
+fn system(call: []const u8, code: usize, size_bytes: u64, failure: *Failure) status.Error!usize {
+    return switch (linux.errno(code)) {
+        .SUCCESS => code,
+        else => |errno| fail(call, errno, size_bytes, failure),
+    };
+}
+
+fn fail(call: []const u8, errno: linux.E, size_bytes: u64, failure: *Failure) status.Error {
+    failure.describe(call, 0, 0, size_bytes, switch (errno) {
+        .NOSPC, .DQUOT => "the disk is full",
+        .IO => "the disk reports an error",
+        .ACCES, .PERM, .ROFS => "this process may not do that there",
+        .NOENT, .NOTDIR => "there is no such folder",
+        else => std.enums.tagName(linux.E, errno) orelse "an unknown error",
+    });
+    return error.FileFailed;
+}

@@ -1,0 +1,221 @@
+//! Page-locked host memory for backups and staging. It comes from AscendCL in slabs and is handed out in blocks of one size,
+//! so that any backup fits into whatever blocks are free: nothing fragments, and no cycle of sleeps takes more than the one
+//! before it. How much is kept while nothing needs it is policy, which TypeScript sets.
+
+const std = @import("std");
+const registry = @import("registry.zig");
+const runtime = @import("runtime.zig");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const Failure = status.Failure;
+
+/// The granularity of device memory, so that a backup wastes nothing.
+pub const block_bytes: u64 = 2 << 20;
+
+/// The blocks of a slab are the bits of one word. A slab is also what a cancelled preparation may take at most beyond the
+/// cancellation, and what one block that is in use can keep from being given back.
+const blocks_at_most = 32;
+const slab_bytes_at_most = blocks_at_most * block_bytes;
+
+const Slab = struct {
+    memory: [*]u8,
+    block_count: u6,
+    /// A bit for each block that is free.
+    free: u32,
+    node: std.DoublyLinkedList.Node = .{},
+
+    fn sizeBytes(self: *const Slab) u64 {
+        return self.block_count * block_bytes;
+    }
+
+    fn all(self: *const Slab) u32 {
+        return @truncate((@as(u64, 1) << self.block_count) - 1);
+    }
+};
+
+/// Blocks of one slab that lie next to each other.
+pub const Extent = struct {
+    slab: *Slab,
+    first: u5,
+    count: u6,
+
+    pub fn memory(self: Extent) [*]u8 {
+        return self.slab.memory + self.first * block_bytes;
+    }
+
+    pub fn sizeBytes(self: Extent) u64 {
+        return self.count * block_bytes;
+    }
+
+    fn bits(self: Extent) u32 {
+        return @truncate(((@as(u64, 1) << self.count) - 1) << self.first);
+    }
+};
+
+pub const Pool = struct {
+    runtime: *runtime.Runtime,
+    mutex: sync.Mutex = .{},
+    /// Slabs with free blocks and others in use; slabs that are free altogether; slabs in use altogether.
+    shared: std.DoublyLinkedList = .{},
+    empty: std.DoublyLinkedList = .{},
+    full: std.DoublyLinkedList = .{},
+    held_bytes: u64 = 0,
+    free_bytes: u64 = 0,
+    /// Free memory that `trim` leaves because a sleep is expected to need it.
+    reserved_bytes: u64 = 0,
+    /// Free memory that `trim` leaves in any case.
+    retained_bytes: u64 = 0,
+
+    pub fn deinit(self: *Pool) void {
+        std.debug.assert(self.held_bytes == 0);
+    }
+
+    pub fn blockSize(size_bytes: u64) u64 {
+        return std.mem.alignForward(u64, size_bytes, block_bytes);
+    }
+
+    /// Page-locks memory until `wanted_bytes`, a multiple of the block size, are free, and keeps them from being trimmed until
+    /// they are taken. Called inside a `Scope`. After a failure what was page-locked by then stays free.
+    pub fn reserve(self: *Pool, wanted_bytes: u64, interrupt: sync.Interrupt, failure: *Failure) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const before = self.reserved_bytes;
+        self.reserved_bytes = @max(before, wanted_bytes);
+        errdefer self.reserved_bytes = before;
+        while (self.free_bytes < wanted_bytes) {
+            try interrupt.check();
+            const missing_bytes = wanted_bytes - self.free_bytes;
+            self.mutex.unlock();
+            const created = self.createSlab(@min(missing_bytes, slab_bytes_at_most), failure);
+            self.mutex.lock();
+            const slab = try created;
+            self.empty.append(&slab.node);
+            self.held_bytes += slab.sizeBytes();
+            self.free_bytes += slab.sizeBytes();
+        }
+    }
+
+    fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!*Slab {
+        const slab = registry.allocator.create(Slab) catch return error.OutOfHostMemory;
+        errdefer registry.allocator.destroy(slab);
+        var pointer: ?*anyopaque = null;
+        const code = self.runtime.library.api.aclrtMallocHost(&pointer, size_bytes);
+        self.runtime.check("aclrtMallocHost", code, 0, size_bytes, failure) catch |err| {
+            return if (err == error.OutOfDeviceMemory) error.OutOfHostMemory else err;
+        };
+        slab.* = .{ .memory = undefined, .block_count = @intCast(size_bytes / block_bytes), .free = 0 };
+        slab.free = slab.all();
+        slab.memory = @ptrCast(try runtime.expectResult("aclrtMallocHost", pointer, 0, size_bytes, failure));
+        return slab;
+    }
+
+    /// Takes `size_bytes`, a multiple of the block size, of what was reserved; out of slabs in use first, so that others can
+    /// be given back. The caller owns the list and `give`s it back.
+    pub fn take(self: *Pool, size_bytes: u64) status.Error![]Extent {
+        var list: std.ArrayList(Extent) = .empty;
+        errdefer list.deinit(registry.allocator);
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        errdefer for (list.items) |extent| self.mark(extent, .free);
+        var missing: u64 = size_bytes / block_bytes;
+        while (missing > 0) {
+            const node = self.shared.first orelse self.empty.first orelse return error.OutOfHostMemory;
+            const slab: *Slab = @fieldParentPtr("node", node);
+            const first: u5 = @intCast(@ctz(slab.free));
+            const run: u6 = @intCast(@ctz(~(@as(u64, slab.free) >> first)));
+            const extent: Extent = .{ .slab = slab, .first = first, .count = @intCast(@min(missing, run)) };
+            list.append(registry.allocator, extent) catch return error.OutOfHostMemory;
+            self.mark(extent, .used);
+            missing -= extent.count;
+        }
+        const extents = list.toOwnedSlice(registry.allocator) catch return error.OutOfHostMemory;
+        self.reserved_bytes -|= size_bytes;
+        return extents;
+    }
+
+    pub fn give(self: *Pool, extents: []Extent) void {
+        self.mutex.lock();
+        for (extents) |extent| self.mark(extent, .free);
+        self.mutex.unlock();
+        registry.allocator.free(extents);
+    }
+
+    fn mark(self: *Pool, extent: Extent, becomes: enum { free, used }) void {
+        const slab = extent.slab;
+        self.listOf(slab).remove(&slab.node);
+        switch (becomes) {
+            .free => {
+                slab.free |= extent.bits();
+                self.free_bytes += extent.sizeBytes();
+            },
+            .used => {
+                slab.free &= ~extent.bits();
+                self.free_bytes -= extent.sizeBytes();
+            },
+        }
+        self.listOf(slab).prepend(&slab.node);
+    }
+
+    fn listOf(self: *Pool, slab: *const Slab) *std.DoublyLinkedList {
+        if (slab.free == 0) return &self.full;
+        return if (slab.free == slab.all()) &self.empty else &self.shared;
+    }
+
+    pub const Counts = struct { held_bytes: u64, free_bytes: u64, reserved_bytes: u64 };
+
+    pub fn counts(self: *Pool) Counts {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return .{ .held_bytes = self.held_bytes, .free_bytes = self.free_bytes, .reserved_bytes = self.reserved_bytes };
+    }
+
+    /// Sets how much free memory `trim` leaves for a sleep that is expected.
+    pub fn expect(self: *Pool, reserved_bytes: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.reserved_bytes = reserved_bytes;
+    }
+
+    /// Sets how much free memory `trim` leaves in any case.
+    pub fn retain(self: *Pool, retained_bytes: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.retained_bytes = retained_bytes;
+    }
+
+    /// Gives free slabs back to the system until no more than what is to be kept is free (aclrtFreeHost, which needs no
+    /// context). A slab that AscendCL refuses stays, and is tried again the next time; the first refusal is reported.
+    pub fn trim(self: *Pool, failure: *Failure) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var refused: std.DoublyLinkedList = .{};
+        defer self.empty.concatByMoving(&refused);
+        var spare: Failure = .{};
+        var first: ?status.Error = null;
+        while (self.nextToFree()) |slab| {
+            self.empty.remove(&slab.node);
+            self.mutex.unlock();
+            const code = self.runtime.library.api.aclrtFreeHost(slab.memory);
+            const outcome = self.runtime.check("aclrtFreeHost", code, 0, slab.sizeBytes(), if (first == null) failure else &spare);
+            self.mutex.lock();
+            if (outcome) {
+                self.held_bytes -= slab.sizeBytes();
+                registry.allocator.destroy(slab);
+            } else |err| {
+                self.free_bytes += slab.sizeBytes();
+                refused.append(&slab.node);
+                if (first == null) first = err;
+            }
+        }
+        if (first) |err| return err;
+    }
+
+    /// A slab that nothing keeps, which counts as free no more; null when there is none.
+    fn nextToFree(self: *Pool) ?*Slab {
+        if (self.free_bytes <= self.retained_bytes) return null;
+        const slab: *Slab = @fieldParentPtr("node", self.empty.first orelse return null);
+        if (self.free_bytes - slab.sizeBytes() < self.reserved_bytes) return null;
+        self.free_bytes -= slab.sizeBytes();
+        return slab;
+    }
+};
