@@ -2,7 +2,9 @@
 //!
 //!     CAMEM_EMULATOR_DEVICES      how many devices there are, 1 to 16; default 1
 //!     CAMEM_EMULATOR_HBM          memory of each device: "64GiB" (default), "512MiB", or plain bytes
+//!     CAMEM_EMULATOR_POOL         how much of it is touched once and kept when freed, see backing.zig; default 2GiB, or "0"
 //!     CAMEM_EMULATOR_FAULTS       see faults.zig
+//!     CAMEM_EMULATOR_TIMING       see timing.zig
 //!     ASCEND_RT_VISIBLE_DEVICES   as on a real machine: the devices that are visible, renumbered from 0
 //!
 //! A value that cannot be understood leaves no device to open: aclInit and aclrtGetDeviceCount return 500000 and say why.
@@ -12,6 +14,7 @@ const acl = @import("acl");
 const sync = @import("sync.zig");
 const faults = @import("faults.zig");
 const errors = @import("errors.zig");
+const timing = @import("timing.zig");
 
 pub const max_devices = 16;
 
@@ -20,6 +23,8 @@ pub const Config = struct {
     visible: [max_devices]u8 = undefined,
     visible_count: u8 = 0,
     hbm_bytes: u64 = 64 << 30,
+    pool_bytes: u64 = 2 << 30,
+    timing: timing.Model = .{},
     problem: ?[]const u8 = null,
     visible_list_invalid: bool = false,
 };
@@ -36,6 +41,8 @@ pub fn get() *const Config {
         config = load(.{
             .devices = environment("CAMEM_EMULATOR_DEVICES"),
             .hbm = environment("CAMEM_EMULATOR_HBM"),
+            .pool = environment("CAMEM_EMULATOR_POOL"),
+            .timing = environment("CAMEM_EMULATOR_TIMING"),
             .visible = environment("ASCEND_RT_VISIBLE_DEVICES"),
         });
         loadFaults();
@@ -67,7 +74,13 @@ fn loadFaults() void {
     faults.replace(rules);
 }
 
-const Texts = struct { devices: ?[]const u8 = null, hbm: ?[]const u8 = null, visible: ?[]const u8 = null };
+const Texts = struct {
+    devices: ?[]const u8 = null,
+    hbm: ?[]const u8 = null,
+    pool: ?[]const u8 = null,
+    timing: ?[]const u8 = null,
+    visible: ?[]const u8 = null,
+};
 
 fn load(texts: Texts) Config {
     var result: Config = .{};
@@ -79,6 +92,20 @@ fn load(texts: Texts) Config {
         result.problem = "CAMEM_EMULATOR_HBM is not a size such as 64GiB, 512MiB or a number of bytes";
         return result;
     };
+    if (texts.pool) |text| {
+        result.pool_bytes = if (std.mem.eql(u8, text, "0")) 0 else parseSize(text) catch {
+            result.problem = "CAMEM_EMULATOR_POOL is not 0 or a size such as 4GiB, 512MiB or a number of bytes";
+            return result;
+        };
+    }
+    if (texts.timing) |text| {
+        result.timing = timing.parse(text) catch {
+            result.problem = "CAMEM_EMULATOR_TIMING is not a list of h2d=24GiB/s, aclrtMapMem=120us, content=off and the like";
+            return result;
+        };
+        // Memory without content is never touched, so there is nothing to keep.
+        if (!result.timing.has_content) result.pool_bytes = 0;
+    }
     if (texts.visible) |list| return applyVisible(result, list, count);
     for (0..count) |index| result.visible[index] = @intCast(index);
     result.visible_count = count;
@@ -142,6 +169,11 @@ test "a value that cannot be understood leaves no device" {
     try std.testing.expect(load(.{ .devices = "0" }).problem != null);
     try std.testing.expect(load(.{ .devices = "17" }).problem != null);
     try std.testing.expect(load(.{ .hbm = "lots" }).problem != null);
+    try std.testing.expect(load(.{ .pool = "" }).problem != null);
+    try std.testing.expect(load(.{ .timing = "fast" }).problem != null);
+    try std.testing.expectEqual(0, load(.{ .timing = "content=off" }).pool_bytes);
+    try std.testing.expectEqual(0, load(.{ .pool = "0" }).pool_bytes);
+    try std.testing.expectEqual(512 << 20, load(.{ .pool = "512MiB" }).pool_bytes);
     try std.testing.expectEqual(16, load(.{ .devices = "16" }).visible_count);
     try std.testing.expectEqual(1, load(.{}).visible_count);
 }

@@ -12,12 +12,14 @@ const address_space = @import("address_space.zig");
 const physical = @import("physical.zig");
 const streams = @import("stream.zig");
 const system = @import("system.zig");
+const timing = @import("timing.zig");
 const vmm = @import("vmm.zig");
 
 pub const Device = struct {
     user_id: u8,
     driver_id: u8,
     pool: backing.Pool,
+    engines: timing.Engines = .initFill(0),
     set_references: u64 = 0,
     explicit_contexts: u64 = 0,
     primary: ?*Context = null,
@@ -81,6 +83,7 @@ fn newContext(device: *Device, primary: bool) error{OutOfMemory}!*Context {
     errdefer state.allocator.destroy(context);
     context.* = .{ .device = device, .primary = primary };
     context.handle = try contexts.add(context);
+    device.pool.keep(config.get().pool_bytes);
     ever_opened = true;
     current_handle = context.handle;
     return context;
@@ -154,13 +157,13 @@ fn destroy(context: *Context, force: bool) void {
     vmm.dropDevice(device.user_id);
     dropAllocations(device.user_id);
     physical.dropDevice(device.user_id);
+    device.pool.keep(0);
 }
 
 fn dropAllocations(id: u8) void {
-    var index = address_space.device_blocks.entries.items.len;
-    while (index > 0) {
-        index -= 1;
-        const block = address_space.device_blocks.entries.items[index].value;
+    var address: u64 = 0;
+    while (address_space.device_blocks.from(address)) |entry| : (address = entry.end) {
+        const block = entry.value;
         if (block.device == id and block.kind != .mapping) address_space.removeBlock(block);
     }
 }
@@ -232,6 +235,17 @@ pub fn getBareTgid(pid: ?*i32) acl.Error {
     const out = pid orelse return errors.fail(acl.code.invalid_param, "pid is NULL");
     out.* = std.os.linux.getpid();
     return acl.code.success;
+}
+
+/// Gives back what the devices keep for the next allocation.
+pub fn shrinkPools() void {
+    for (all()) |*device| device.pool.shrink(0);
+}
+
+pub fn keptBytes() u64 {
+    var sum: u64 = 0;
+    for (all()) |device| sum += device.pool.kept.bytes;
+    return sum;
 }
 
 /// What is open right now, for the accounting.

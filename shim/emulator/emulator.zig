@@ -14,7 +14,7 @@
 //! Where this differs from a device, for a reason:
 //! - Mapped device memory can be read and written by the CPU, so that tests can look at it and host functions can stand in
 //!   for kernels. Anything reserved but not mapped faults, as on a device.
-//! - Fresh physical memory is zero, not undefined.
+//! - New memory has a scribble in every 64 KiB where it is resident (backing.zig) and is zero elsewhere, not just anything.
 //! - The budget is per process, and one pool serves pages of every size.
 //! - Freeing ordinary device or host memory that queued work still uses is safe: the memory goes when the work is done.
 //! - Peer access needs no enabling.
@@ -34,17 +34,22 @@ const memory = @import("memory.zig");
 const sharing = @import("sharing.zig");
 const stream = @import("stream.zig");
 const system = @import("system.zig");
+const timing = @import("timing.zig");
 const transfer = @import("transfer.zig");
 const versions = @import("versions.zig");
 const vmm = @import("vmm.zig");
 const HostFunction = @import("task.zig").HostFunction;
 
 fn call(comptime site: std.builtin.SourceLocation, comptime function: anytype, arguments: anytype) acl.Error {
-    _ = config.get();
+    const settings = config.get();
     errors.begin();
     if (faults.intercept(comptime faults.indexOf(site.fn_name))) |code|
         return errors.finish(site.fn_name, errors.fail(code, "injected fault"));
-    return errors.finish(site.fn_name, @call(.auto, function, arguments));
+    const begun = timing.begin(&settings.timing);
+    const code = @call(.auto, function, arguments);
+    const bytes: u64 = if (comptime timing.isSized(site.fn_name)) arguments[1] else 0;
+    timing.finish(&settings.timing, comptime faults.indexOf(site.fn_name), bytes, begun);
+    return errors.finish(site.fn_name, code);
 }
 
 // Initialisation, versions, errors.
@@ -608,7 +613,7 @@ pub export fn camem_emulator_call_count(name: ?[*:0]const u8) u64 {
     return accounting.callCount(name);
 }
 
-/// Fills 17 uint64_t (see accounting.zig for their order). -1 for NULL.
+/// Fills 18 uint64_t (see accounting.zig for their order). -1 for NULL.
 pub export fn camem_emulator_accounting(out: ?*accounting.Accounting) c_int {
     return accounting.read(out);
 }
@@ -624,12 +629,14 @@ test {
     _ = faults;
     _ = @import("files.zig");
     _ = @import("handles.zig");
+    _ = @import("kept.zig");
     _ = memory;
     _ = @import("ranges.zig");
     _ = sharing;
     _ = stream;
     _ = @import("sync.zig");
     _ = system;
+    _ = timing;
     _ = transfer;
     _ = versions;
     _ = vmm;

@@ -20,7 +20,7 @@ pub const task_names = [_][]const u8{
     "aclrtLaunchHostFunc.task",
 };
 
-const call_names = blk: {
+pub const call_names = blk: {
     @setEvalBranchQuota(100_000);
     var found: []const []const u8 = &.{};
     for (@typeInfo(exports).@"struct".decls) |declaration| {
@@ -112,7 +112,16 @@ fn parseRule(entry: []const u8) error{Unparsable}!Rule {
 
 fn find(name: []const u8) ?usize {
     if (std.mem.eql(u8, name, "*")) return any;
-    for (names, 0..) |candidate, index| {
+    return position(names, name);
+}
+
+/// The index of an AscendCL function among `call_names`.
+pub fn findCall(name: []const u8) ?usize {
+    return position(call_names, name);
+}
+
+fn position(candidates: []const []const u8, name: []const u8) ?usize {
+    for (candidates, 0..) |candidate, index| {
         if (std.mem.eql(u8, candidate, name)) return index;
     }
     return null;

@@ -79,19 +79,12 @@ fn takePages(on: *device.Device, bytes: u64, policy: c_int) error{OutOfMemory}!u
 fn place(on: *device.Device, bytes: u64, page: u64) error{OutOfMemory}!u64 {
     const size = std.mem.alignForward(u64, bytes, page);
     const memory = try backing.Backing.create(&on.pool, size, .allocation);
-    errdefer memory.release();
-    const start = address_space.take(size, @max(page, huge_page)) orelse return error.OutOfMemory;
-    errdefer address_space.giveBack(start, size);
-    if (!address_space.map(start, size, memory, true)) return error.OutOfMemory;
-    _ = try address_space.addBlock(.{
+    return address_space.place(.{
         .kind = .allocation,
-        .start = start,
         .size = size,
         .page_bytes = @intCast(page),
         .device = on.user_id,
-        .backing = memory,
-    });
-    return start;
+    }, memory, @max(page, huge_page));
 }
 
 pub fn free(pointer: ?*anyopaque) acl.Error {
@@ -119,7 +112,10 @@ pub fn mallocHost(pointer: ?*?*anyopaque, size: usize) acl.Error {
     _ = device.current() orelse return device.noContext();
     if (size > address_space.window_start) return outOfMemory();
     const length = std.mem.alignForward(u64, size, std.heap.pageSize());
-    const start = address_space.mapHost(length) orelse return outOfMemory();
+    state.leave();
+    const mapped = address_space.mapHost(length);
+    state.enter();
+    const start = mapped orelse return outOfMemory();
     _ = address_space.addBlock(.{ .kind = .host_allocation, .start = start, .size = length }) catch {
         _ = std.os.linux.munmap(@ptrFromInt(start), length);
         return outOfMemory();
@@ -342,6 +338,18 @@ test "host memory and registration" {
     try expectCode(0, hostUnregister(&page));
     try expectCode(507911, hostUnregister(&page));
     try expectCode(100000, hostUnregister(null));
+}
+
+test "page-locked memory is there as a whole, and not kept" {
+    defer testing.cleanUp();
+    const size = 6 << 20;
+    var pointer: ?*anyopaque = null;
+    try expectCode(0, device.set(0));
+    try expectCode(0, mallocHost(&pointer, size));
+    try std.testing.expectEqual(size / std.heap.pageSize(), try testing.presentPages(pointer, size));
+    try std.testing.expectEqual(size, testing.held().host_allocation_bytes);
+    try expectCode(0, freeHost(pointer));
+    try std.testing.expectEqual(0, testing.held().kept_bytes);
 }
 
 test "addresses are told apart" {

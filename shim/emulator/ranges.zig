@@ -1,5 +1,5 @@
-//! A table of disjoint address ranges, sorted by start. An array rather than a tree: lookups are what is frequent, and a
-//! few thousand entries move in less time than one page fault takes.
+//! A table of disjoint address ranges in order of their starts. A balanced tree rather than a sorted array: with tens of
+//! thousands of segments, moving the tail of an array at every insertion would cost more than the map call it accounts for.
 
 const std = @import("std");
 const allocator = @import("state.zig").allocator;
@@ -7,29 +7,40 @@ const allocator = @import("state.zig").allocator;
 pub fn RangeTable(comptime Value: type) type {
     return struct {
         const Self = @This();
+        const Tree = std.Treap(u64, std.math.order);
         pub const Entry = struct { start: u64, end: u64, value: Value };
+        const Item = struct { node: Tree.Node = undefined, entry: Entry };
 
-        entries: std.ArrayList(Entry) = .empty,
+        tree: Tree = .{},
+        count: u64 = 0,
 
-        /// Index of the first entry that ends after `address`.
-        fn position(self: *const Self, address: u64) usize {
-            var low: usize = 0;
-            var high = self.entries.items.len;
-            while (low < high) {
-                const middle = low + (high - low) / 2;
-                if (self.entries.items[middle].end > address) high = middle else low = middle + 1;
+        fn fromNode(node: ?*Tree.Node) ?*Item {
+            return @alignCast(@fieldParentPtr("node", node orelse return null));
+        }
+
+        /// The first range that ends after `address`. From the end of each to the next, the table may change meanwhile.
+        pub fn from(self: *const Self, address: u64) ?Entry {
+            var node = self.tree.root;
+            var found: ?Entry = null;
+            while (fromNode(node)) |item| {
+                const is_after = item.entry.end > address;
+                if (is_after) found = item.entry;
+                node = item.node.children[@intFromBool(!is_after)];
             }
-            return low;
+            return found;
         }
 
         /// The caller has made sure that the range overlaps none.
         pub fn insert(self: *Self, start: u64, end: u64, value: Value) error{OutOfMemory}!void {
-            try self.entries.insert(allocator, self.position(start), .{ .start = start, .end = end, .value = value });
+            const item = try allocator.create(Item);
+            item.* = .{ .entry = .{ .start = start, .end = end, .value = value } };
+            var place = self.tree.getEntryFor(start);
+            place.set(&item.node);
+            self.count += 1;
         }
 
         pub fn containing(self: *const Self, address: u64) ?Entry {
-            const entry = self.firstOverlap(address, address +| 1) orelse return null;
-            return entry;
+            return self.firstOverlap(address, address +| 1);
         }
 
         pub fn at(self: *const Self, start: u64) ?Entry {
@@ -38,35 +49,36 @@ pub fn RangeTable(comptime Value: type) type {
         }
 
         pub fn firstOverlap(self: *const Self, start: u64, end: u64) ?Entry {
-            const index = self.position(start);
-            if (index == self.entries.items.len) return null;
-            const entry = self.entries.items[index];
+            const entry = self.from(start) orelse return null;
             return if (entry.start < end) entry else null;
         }
 
-        /// The entries that together cover [start, end) without a gap, or null.
-        pub fn covering(self: *const Self, start: u64, end: u64) ?[]const Entry {
-            const first = self.position(start);
+        /// How many ranges together cover [start, end) without a gap, the first of them containing `start`; or null.
+        pub fn countCovering(self: *const Self, start: u64, end: u64) ?usize {
             var reached = start;
-            for (self.entries.items[first..], first..) |entry, index| {
+            var count: usize = 0;
+            while (self.from(reached)) |entry| {
                 if (entry.start > reached) return null;
+                count += 1;
                 reached = entry.end;
-                if (reached >= end) return self.entries.items[first .. index + 1];
+                if (reached >= end) return count;
             }
             return null;
         }
 
         pub fn remove(self: *Self, start: u64) void {
-            const index = self.position(start);
-            if (index == self.entries.items.len or self.entries.items[index].start != start) return;
-            _ = self.entries.orderedRemove(index);
+            var place = self.tree.getEntryFor(start);
+            const item = fromNode(place.node) orelse return;
+            place.set(null);
+            self.count -= 1;
+            allocator.destroy(item);
         }
     };
 }
 
 test "lookups find by containment, overlap and gapless cover" {
     var table: RangeTable(u8) = .{};
-    defer table.entries.deinit(allocator);
+    defer while (table.from(0)) |entry| table.remove(entry.start);
     try table.insert(300, 400, 3);
     try table.insert(100, 200, 1);
     try table.insert(200, 300, 2);
@@ -77,9 +89,27 @@ test "lookups find by containment, overlap and gapless cover" {
     try std.testing.expectEqual(null, table.containing(400));
     try std.testing.expectEqual(null, table.firstOverlap(400, 500));
     try std.testing.expectEqual(5, table.firstOverlap(400, 501).?.value);
-    try std.testing.expectEqual(3, table.covering(150, 400).?.len);
-    try std.testing.expectEqual(null, table.covering(150, 401));
+    try std.testing.expectEqual(3, table.countCovering(150, 400));
+    try std.testing.expectEqual(null, table.countCovering(150, 401));
     table.remove(200);
     table.remove(201);
-    try std.testing.expectEqual(null, table.covering(150, 400));
+    try std.testing.expectEqual(null, table.countCovering(150, 400));
+    try std.testing.expectEqual(3, table.count);
+}
+
+/// How deep the tree under a node is.
+fn depth(node: anytype) usize {
+    const root = node orelse return 0;
+    return 1 + @max(depth(root.children[0]), depth(root.children[1]));
+}
+
+test "ranges added and removed in order stay within a few steps of each other" {
+    var table: RangeTable(void) = .{};
+    defer while (table.from(0)) |entry| table.remove(entry.start);
+    for (0..16384) |index| try table.insert(index * 10, index * 10 + 10, {});
+    try std.testing.expect(depth(table.tree.root) < 64);
+    for (0..8192) |index| table.remove(index * 20);
+    try std.testing.expect(depth(table.tree.root) < 64);
+    try std.testing.expectEqual(10, table.from(0).?.start);
+    try std.testing.expectEqual(8192, table.count);
 }

@@ -56,6 +56,8 @@ pub fn create(backing: *Backing, device: u8, mem_attr: c_int, any_pid: bool) err
     }
     const share = state.allocator.create(Share) catch return error.Unavailable;
     errdefer state.allocator.destroy(share);
+    // From now on another process may have written to it.
+    backing.is_undefined = false;
     share.* = .{
         .id = 0,
         .device = device,

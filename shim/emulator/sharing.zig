@@ -246,20 +246,18 @@ pub fn importKey(out: ?*?*anyopaque, key: ?[*:0]const u8, flags: u64) acl.Error 
 }
 
 fn placeImport(storage: *backing.Backing, on: u8, id: u32) error{OutOfMemory}!u64 {
-    errdefer storage.release();
-    try key_imports.ensureUnusedCapacity(state.allocator, 1);
-    const start = address_space.take(storage.size, backing.granule) orelse return error.OutOfMemory;
-    errdefer address_space.giveBack(start, storage.size);
-    if (!address_space.map(start, storage.size, storage, true)) return error.OutOfMemory;
-    _ = try address_space.addBlock(.{
-        .kind = .ipc_import,
-        .start = start,
-        .size = storage.size,
-        .device = on,
-        .backing = storage,
-    });
-    key_imports.appendAssumeCapacity(.{ .id = id, .start = start });
+    const template: address_space.Block = .{ .kind = .ipc_import, .size = storage.size, .device = on };
+    const start = try address_space.place(template, storage, backing.granule);
+    key_imports.append(state.allocator, .{ .id = id, .start = start }) catch |failure| {
+        closeImport(start);
+        return failure;
+    };
     return start;
+}
+
+fn closeImport(start: u64) void {
+    const found = address_space.device_blocks.at(start) orelse return;
+    if (found.value.kind == .ipc_import) address_space.removeBlock(found.value);
 }
 
 /// The importer's close unmaps, the exporter's ends the sharing.
@@ -271,8 +269,7 @@ pub fn closeKey(key: ?[*:0]const u8) acl.Error {
     for (key_imports.items, 0..) |entry, index| {
         if (entry.id != id) continue;
         _ = key_imports.swapRemove(index);
-        const found = address_space.device_blocks.at(entry.start) orelse return acl.code.success;
-        if (found.value.kind == .ipc_import) address_space.removeBlock(found.value);
+        closeImport(entry.start);
         return acl.code.success;
     }
     if (share.isOwn(id) and share.close(id)) return acl.code.success;

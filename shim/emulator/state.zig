@@ -3,7 +3,6 @@
 
 const std = @import("std");
 const sync = @import("sync.zig");
-const Backing = @import("backing.zig").Backing;
 
 pub const allocator = std.heap.c_allocator;
 
@@ -11,8 +10,10 @@ var mutex: sync.Mutex = .{};
 /// Broadcast whenever something that a thread may wait for has happened: a task ended, a pin was dropped.
 var progress: sync.Condition = .{};
 var started = false;
-/// Memory that nobody refers to any more, to be given back to the host once the lock is free.
-var discarded: ?*Backing = null;
+/// What goes back to the host once the lock is free.
+var discarded: ?*Discarded = null;
+
+pub const Discarded = struct { giveBack: *const fn (*Discarded) void, next: ?*Discarded = null };
 
 pub fn enter() void {
     mutex.lock();
@@ -23,18 +24,18 @@ pub fn enter() void {
 }
 
 pub fn leave() void {
-    var backing = discarded;
+    var dead = discarded;
     discarded = null;
     mutex.unlock();
-    while (backing) |dead| {
-        backing = dead.next_discarded;
-        dead.giveBack();
+    while (dead) |memory| {
+        dead = memory.next;
+        memory.giveBack(memory);
     }
 }
 
-pub fn discard(backing: *Backing) void {
-    backing.next_discarded = discarded;
-    discarded = backing;
+pub fn discard(memory: *Discarded) void {
+    memory.next = discarded;
+    discarded = memory;
 }
 
 pub fn wait() void {

@@ -8,7 +8,9 @@ const state = @import("state.zig");
 const errors = @import("errors.zig");
 const handles = @import("handles.zig");
 const device_module = @import("device.zig");
+const config = @import("config.zig");
 const threads = @import("threads.zig");
+const timing = @import("timing.zig");
 const task_module = @import("task.zig");
 const Task = task_module.Task;
 const Work = task_module.Work;
@@ -21,6 +23,8 @@ const known_flags: u32 = 0x3f;
 /// wait for a thread to be scheduled, so short work gets this long to finish before it is dropped.
 const forced_grace_milliseconds = 100;
 
+const nobody_waits = std.math.maxInt(u64);
+
 pub const Stream = struct {
     handle: u64 = 0,
     context: u64,
@@ -31,6 +35,10 @@ pub const Stream = struct {
     work_arrived: sync.Condition = .{},
     submitted: u64 = 0,
     completed: u64 = 0,
+    /// The lowest count of completed tasks that a thread waits for: waking it for every task would cost more than the task.
+    awaited: u64 = nobody_waits,
+    /// When its last copy ends by the timing model.
+    modelled_end: u64 = 0,
     has_thread: bool = false,
     /// The thread ends once the queue is empty.
     closing: bool = false,
@@ -61,7 +69,7 @@ pub const Stream = struct {
             stream.has_thread = true;
             stream.references += 1;
         }
-        task.* = .{ .work = work };
+        task.* = .{ .work = work, .submitted_at = timing.begin(&config.get().timing) };
         if (stream.tail) |tail| tail.next = task else stream.head = task;
         stream.tail = task;
         stream.submitted += 1;
@@ -80,6 +88,8 @@ pub const Stream = struct {
         task.work.release();
         state.allocator.destroy(task);
         stream.completed += 1;
+        if (stream.completed < stream.awaited) return;
+        stream.awaited = nobody_waits;
         state.announce();
     }
 
@@ -89,6 +99,7 @@ pub const Stream = struct {
         stream.references += 1;
         defer stream.release();
         while (stream.completed < target) {
+            stream.awaited = @min(stream.awaited, target);
             const limit = deadline orelse {
                 state.wait();
                 continue;
@@ -117,7 +128,9 @@ fn runStream(argument: ?*anyopaque) callconv(.c) ?*anyopaque {
             state.waitOn(&stream.work_arrived);
             continue;
         };
-        const code = task.work.run(stream);
+        const code = task.work.run(stream, task.submitted_at);
+        // A copy ends when the model says, everything else when it does.
+        if (task.work != .copy) stream.modelled_end = timing.begin(&config.get().timing);
         if (code != acl.code.success and stream.failure == acl.code.success) stream.failure = code;
         stream.finish(task);
     }

@@ -79,6 +79,24 @@ pub fn sleepMilliseconds(milliseconds: u32) void {
     _ = linux.nanosleep(&time, null);
 }
 
+/// Ends up to `sleep_slack` late, which does not matter to a thread whose work is scheduled in advance.
+pub fn sleepUntil(deadline: u64) void {
+    while (true) {
+        const left = deadline -| now();
+        if (left == 0) return;
+        const time: linux.timespec = .{ .sec = @intCast(left / std.time.ns_per_s), .nsec = @intCast(left % std.time.ns_per_s) };
+        _ = linux.nanosleep(&time, null);
+    }
+}
+
+const sleep_slack = 200 * std.time.ns_per_us;
+
+/// Ends on time: the last stretch is spent awake, as a call into a driver would spend it.
+pub fn waitUntil(deadline: u64) void {
+    sleepUntil(deadline -| sleep_slack);
+    while (now() < deadline) std.atomic.spinLoopHint();
+}
+
 test "a timed wait ends at its deadline" {
     var mutex: Mutex = .{};
     var condition: Condition = .{};

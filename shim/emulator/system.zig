@@ -6,8 +6,10 @@ const state = @import("state.zig");
 const errors = @import("errors.zig");
 const files = @import("files.zig");
 const config = @import("config.zig");
+const device = @import("device.zig");
 
 const soc_name = "Ascend910B-emulated";
+const soc_name_modelled = soc_name ++ " (timing model)";
 const max_nesting = 10;
 
 var references: u64 = 0;
@@ -101,6 +103,7 @@ fn finish() void {
     references = 0;
     finalized = true;
     default_device = null;
+    device.shrinkPools();
 }
 
 pub fn finalizeReference(out: ?*u64) acl.Error {
@@ -129,7 +132,7 @@ pub fn getRunMode(mode: ?*c_int) acl.Error {
 }
 
 pub fn getSocName() [*:0]const u8 {
-    return soc_name;
+    return if (config.get().timing.is_on) soc_name_modelled else soc_name;
 }
 
 pub fn toHalf(value: f32) u16 {

@@ -1,6 +1,7 @@
 //! What the unit tests share. State is global per process, so each test ends by undoing everything.
 
 const std = @import("std");
+const linux = std.os.linux;
 const acl = @import("acl");
 const sync = @import("sync.zig");
 const state = @import("state.zig");
@@ -29,6 +30,24 @@ pub fn cleanUp() void {
     const deadline = sync.afterMilliseconds(2000);
     while (!std.meta.eql(held(), .{}) and sync.now() < deadline) sync.sleepMilliseconds(1);
     if (!std.meta.eql(held(), .{})) std.debug.panic("left behind: {any}", .{held()});
+}
+
+/// How many pages of the range the process reaches without a fault.
+pub fn presentPages(pointer: ?*anyopaque, size: usize) !usize {
+    const opened = linux.open("/proc/self/pagemap", .{ .CLOEXEC = true }, 0);
+    if (linux.errno(opened) != .SUCCESS) return error.TestUnexpectedResult;
+    const fd: i32 = @intCast(opened);
+    defer _ = linux.close(fd);
+    const page = std.heap.pageSize();
+    var count: usize = 0;
+    for (0..size / page) |index| {
+        var entry: packed struct(u64) { rest: u63, present: bool } = undefined;
+        const at = (@intFromPtr(pointer) / page + index) * @sizeOf(u64);
+        if (linux.pread(fd, std.mem.asBytes(&entry), @sizeOf(u64), @intCast(at)) != @sizeOf(u64))
+            return error.TestUnexpectedResult;
+        if (entry.present) count += 1;
+    }
+    return count;
 }
 
 /// A host function that holds its stream until the test lets it go.

@@ -8,7 +8,10 @@ const faults = @import("faults.zig");
 const device = @import("device.zig");
 const address_space = @import("address_space.zig");
 const streams = @import("stream.zig");
+const sync = @import("sync.zig");
 const task = @import("task.zig");
+const timing = @import("timing.zig");
+const config = @import("config.zig");
 const View = address_space.View;
 
 const invalid = acl.code.invalid_param;
@@ -36,8 +39,10 @@ fn pinBoth(copy: *task.Copy) acl.Error {
 
 /// The lock is held on entry and on return, but not while bytes move.
 fn runUnlocked(copy: *task.Copy) void {
+    const end = copy.schedule(timing.begin(&config.get().timing));
     state.leave();
     copy.run();
+    sync.waitUntil(end);
     state.enter();
     copy.unpin();
 }

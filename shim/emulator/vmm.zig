@@ -306,13 +306,14 @@ fn addMapping(start: u64, size: u64, physical: *Physical, reservation: *Reservat
     }) catch return errors.fail(acl.code.rt_memory_allocation, failed);
     // The block's own reference, which it drops when it goes away.
     physical.backing.retain();
-    if (!address_space.map(start, size, physical.backing, accessible)) {
-        _ = address_space.unmap(start, size);
-        address_space.removeBlock(block);
-        return errors.fail(acl.code.rt_memory_allocation, failed);
-    }
     physical.mappings += 1;
     reservation.mappings += 1;
+    block.pins += 1;
+    defer address_space.unpinBlock(block);
+    if (!address_space.establish(block)) {
+        _ = removeMapping(block);
+        return errors.fail(acl.code.rt_memory_allocation, failed);
+    }
     reservation.side = .{ .device = physical.device };
     return acl.code.success;
 }
@@ -344,19 +345,20 @@ fn removeMapping(block: *Block) bool {
 
 /// The device is being closed: its mappings go, the bare reservations stay until they are released.
 pub fn dropDevice(id: u8) void {
-    while (firstMappingOf(id)) |block| {
-        // Copies that are running end by themselves.
-        if (block.pins > 0) {
-            state.wait();
-        } else if (!removeMapping(block)) return;
+    var address: u64 = 0;
+    while (address_space.device_blocks.from(address)) |entry| {
+        const block = entry.value;
+        if (block.kind == .mapping and block.device == id) {
+            // Copies that are running end by themselves.
+            if (block.pins > 0) {
+                block.awaited = true;
+                state.wait();
+                continue;
+            }
+            if (!removeMapping(block)) return;
+        }
+        address = entry.end;
     }
-}
-
-fn firstMappingOf(id: u8) ?*Block {
-    for (address_space.device_blocks.entries.items) |entry| {
-        if (entry.value.kind == .mapping and entry.value.device == id) return entry.value;
-    }
-    return null;
 }
 
 /// What the driver reads: 20 bytes per element, where AscendCL's own struct has 24. Only the first one lines up.
@@ -415,9 +417,10 @@ fn isOwner(block: *const Block, location: acl.MemLocation) bool {
 fn grant(block: *Block, location: acl.MemLocation) acl.Error {
     if (isOwner(block, location)) {
         if (block.accessible) return acl.code.success;
-        if (!address_space.allowAccess(block.start, block.size)) return errors.fail(misuse, "the host refused access");
         block.accessible = true;
-        return acl.code.success;
+        block.pins += 1;
+        defer address_space.unpinBlock(block);
+        return if (address_space.establish(block)) acl.code.success else errors.fail(misuse, "the host refused access");
     }
     if (block.device == null) return errors.fail(unsupported, "devices cannot reach host memory");
     if (location.type == acl.MemLocationType.host) {
@@ -481,6 +484,7 @@ pub fn getProperties(handle: acl.DrvMemHandle, prop: ?*acl.PhysicalMemProp) acl.
 }
 
 const streams = @import("stream.zig");
+const system = @import("system.zig");
 const transfer = @import("transfer.zig");
 const testing = @import("testing.zig");
 const expectCode = testing.expectCode;
@@ -636,6 +640,71 @@ test "mapping rules" {
     try expectCode(0, unmap(offsetBy(start, 2 * granule)));
     try expectCode(107017, freePhysical(handle));
     try std.testing.expectEqual(0, testing.held().physical_bytes);
+    try expectCode(0, releaseAddress(start));
+}
+
+test "freed memory comes back mapped as a whole, with a scribble over what it held" {
+    defer testing.cleanUp();
+    const size = 2 * granule;
+    const pages = size / std.heap.pageSize();
+    try expectCode(0, device.set(0));
+    const start = try expectReserve(2 * size);
+    const bytes: [*]u8 = @ptrCast(start);
+    for (0..2) |round| {
+        const handle = try expectPhysical(size);
+        try std.testing.expectEqual(0, testing.held().kept_bytes);
+        try expectCode(0, map(start, size, 0, handle, 0));
+        try std.testing.expectEqual(pages, try testing.presentPages(start, size));
+        var offset: usize = 0;
+        while (offset < size) : (offset += address_space.scribble_stride)
+            try std.testing.expect(std.mem.allEqual(u8, bytes[offset..][0..address_space.scribble_bytes], 0xff));
+        @memset(bytes[0..size], 7);
+        // The same memory at another address, and again at the first, is what it was.
+        try expectCode(0, map(offsetBy(start, size), size, 0, handle, 0));
+        try std.testing.expectEqual(pages, try testing.presentPages(offsetBy(start, size), size));
+        try expectCode(0, unmap(start));
+        try expectCode(0, map(start, size, 0, handle, 0));
+        try std.testing.expect(std.mem.allEqual(u8, bytes[0..size], 7));
+        try expectCode(0, unmap(offsetBy(start, size)));
+        // On the second round it is the device that takes everything away.
+        if (round == 1) break;
+        try expectCode(0, unmap(start));
+        try expectCode(0, freePhysical(handle));
+        try std.testing.expectEqual(size, testing.held().kept_bytes);
+    }
+    try expectCode(0, device.resetForce(0));
+    try std.testing.expectEqual(0, testing.held().kept_bytes);
+    try expectCode(0, releaseAddress(start));
+}
+
+test "memory without access is not touched before access is granted" {
+    defer testing.cleanUp();
+    try expectCode(0, device.set(0));
+    const start = try expectReserve(granule);
+    const handle = try expectPhysical(granule);
+    try expectCode(0, mapNoAccess(start, granule, 0, handle, 0));
+    try std.testing.expectEqual(0, try testing.presentPages(start, granule));
+    const owner: acl.MemLocation = .{ .id = 0, .type = acl.MemLocationType.device };
+    const descriptor: acl.MemAccessDesc = .{ .flags = acl.MemAccess.read_write, .location = owner };
+    try expectCode(0, setAccess(start, granule, &descriptor, 1));
+    try std.testing.expectEqual(granule / std.heap.pageSize(), try testing.presentPages(start, granule));
+    try expectCode(0, unmap(start));
+    try expectCode(0, freePhysical(handle));
+    try expectCode(0, releaseAddress(start));
+}
+
+test "finalizing gives kept memory back" {
+    defer testing.cleanUp();
+    try expectCode(0, system.init(null));
+    try expectCode(0, device.set(0));
+    const start = try expectReserve(granule);
+    const handle = try expectPhysical(granule);
+    try expectCode(0, map(start, granule, 0, handle, 0));
+    try expectCode(0, unmap(start));
+    try expectCode(0, freePhysical(handle));
+    try std.testing.expectEqual(granule, testing.held().kept_bytes);
+    try expectCode(0, system.finalize());
+    try std.testing.expectEqual(0, testing.held().kept_bytes);
     try expectCode(0, releaseAddress(start));
 }
 

@@ -131,6 +131,7 @@ const accountingNames = [
   "hostAllocationBytes",
   "hostRegistrations",
   "queuedTasks",
+  "keptBytes",
 ] as const;
 
 export type Accounting = Record<(typeof accountingNames)[number], number>;
