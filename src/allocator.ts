@@ -832,14 +832,11 @@ export class CaMemAllocator {
   #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {
     const usage = this.#usageByTag();
     const treatment = treatmentOf(options, this.#policies);
-    const offloaded = steps.filter((step) => step.action === "offload");
+    const copied = steps.filter((step) => !step.segment.clean);
     return {
       level: options.offloadTags === undefined ? (options.level ?? 1) : null,
-      offloadedBytes: bytesOf(offloaded, "offload"),
-      copiedBytes: bytesOf(
-        offloaded.filter((step) => !step.segment.clean),
-        "offload",
-      ),
+      offloadedBytes: bytesOf(steps, "offload"),
+      copiedBytes: bytesOf(copied, "offload"),
       discardedBytes: bytesOf(steps, "discard"),
       keptBytes: usage.reduce((sum, tag) => sum + tag.mappedBytes, 0),
       freedBytes: steps.reduce((sum, step) => sum + step.segment.committedBytes, 0),

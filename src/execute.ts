@@ -36,8 +36,8 @@ export interface TransitionControl {
   readonly onProgress?: ((progress: TransitionProgress) => void) | undefined;
 }
 
-/** How often to look at first, without a timer: short plans end within this. */
-const eagerMs = 3;
+/** For how long to look without a timer, which may be a millisecond late: plans that copy nothing end within the longer time. */
+const eagerMs = { copying: 3, mapping: 30 };
 const pollMs = 1;
 
 const phaseNames = Object.keys(native.Phase) as (keyof typeof native.Phase)[];
@@ -80,15 +80,18 @@ async function poll(ticket: number, onProgress: TransitionControl["onProgress"])
   };
   const report = reporter(onProgress, giveUp);
   while (true) {
-    const polled = native.pollPlan(ticket);
-    if (polled === undefined)
+    const progress = native.pollPlan(ticket);
+    if (progress === undefined)
       throw new CamemError(
         "ABORTED",
         "this Worker was blocked while others did hundreds of transitions; its own has ended, see usage() for how",
       );
-    if (reportFailure === undefined) report(polled.progress);
-    if (polled.progress.phase === native.Phase.done) return { ...polled, reportFailure };
-    if (performance.now() - startedMs < eagerMs) await new Promise(setImmediate);
+    // Before anything else is called, which would overwrite it.
+    const failure = progress.phase === native.Phase.done ? native.planFailure() : undefined;
+    if (reportFailure === undefined) report(progress);
+    if (failure) return { progress, failure, reportFailure };
+    const eager = progress.copyBytesTotal > 0 ? eagerMs.copying : eagerMs.mapping;
+    if (performance.now() - startedMs < eager) await new Promise(setImmediate);
     else await Bun.sleep(pollMs);
   }
 }

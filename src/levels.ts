@@ -96,8 +96,13 @@ export function treatmentOf(
     if (offloadTags !== undefined) return offloadTags.includes(tag) ? "offload" : "discard";
     return policy[level];
   };
+  const known = new Map<string, TagTreatment>();
   return (tag) => {
+    const existing = known.get(tag);
+    if (existing) return existing;
     const policy = policies.get(tag) ?? discardPolicy;
-    return { action: actionOf(tag, policy), immutable: policy.immutable ?? false };
+    const treatment = { action: actionOf(tag, policy), immutable: policy.immutable ?? false };
+    known.set(tag, treatment);
+    return treatment;
   };
 }

@@ -62,11 +62,13 @@ function sleepStep(segment: Segment, wanted: TagAction): StepAction | undefined 
 
 /** The steps that put memory to sleep; `treatmentOf` says what is to become of each tag. */
 export function planSleep(segments: readonly Segment[], treatmentOf: (tag: string) => TagTreatment): Step[] {
-  return segments.flatMap((segment) => {
+  const steps: Step[] = [];
+  for (const segment of segments) {
     const { action: wanted, immutable } = treatmentOf(segment.tag);
     const action = sleepStep(segment, wanted);
-    return action === undefined ? [] : [{ segment, action, immutable, spill: false }];
-  });
+    if (action !== undefined) steps.push({ segment, action, immutable, spill: false });
+  }
+  return steps;
 }
 
 /** The steps that wake the named tags, or without names everything. */
@@ -86,9 +88,9 @@ export function planWake(
   }));
 }
 
-/** The bytes of the steps with one of the given actions. */
-export function bytesOf(steps: readonly Step[], ...actions: readonly StepAction[]): number {
-  return steps.reduce((sum, step) => sum + (actions.includes(step.action) ? step.segment.sizeBytes : 0), 0);
+/** The bytes of the steps with the given action. */
+export function bytesOf(steps: readonly Step[], wanted: StepAction): number {
+  return steps.reduce((sum, { action, segment }) => sum + (action === wanted ? segment.sizeBytes : 0), 0);
 }
 
 /** Bytes of the new backup that a step makes; 0 where it makes none. */

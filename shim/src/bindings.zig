@@ -21,7 +21,10 @@ fn write(out: *std.Io.Writer) !void {
         const value = @field(abi, declaration.name);
         if (@TypeOf(value) != type) continue;
         switch (@typeInfo(value)) {
-            .@"struct" => try writeLayout(out, declaration.name, value),
+            .@"struct" => {
+                try writeLayout(out, declaration.name, value);
+                if (value == abi.SegmentInfo or value == abi.PlanProgress) try writeReader(out, declaration.name, value);
+            },
             .@"enum" => try writeEnum(out, declaration.name, value),
             else => {},
         }
@@ -66,6 +69,22 @@ fn writeLayout(out: *std.Io.Writer, comptime name: []const u8, comptime T: type)
         try out.print(": {{ kind: \"{s}\", offset: {d}, length: {d} }},\n", .{ kind, @offsetOf(T, field.name), length });
     }
     try out.writeAll("  },\n} as const;\n");
+}
+
+/// For a struct that is read by the thousand: several times as fast as going by the layout.
+fn writeReader(out: *std.Io.Writer, comptime name: []const u8, comptime T: type) !void {
+    try out.print("\n/** The {s} at index `at` of `words`, fields of 64 bits being below 2^53. */\n", .{name});
+    try out.print("export const read{s} = (words: Uint32Array, at: number) => ({{\n", .{name});
+    inline for (@typeInfo(T).@"struct".fields) |field| {
+        if (comptime std.mem.eql(u8, field.name, "reserved")) continue;
+        const index = @offsetOf(T, field.name) / @sizeOf(u32);
+        try out.writeAll("  ");
+        try writeCamelCase(out, field.name);
+        try out.print(": (words[at + {d}] as number){s}", .{ index, if (field.type == i32) " | 0" else "" });
+        if (field.type == u64) try out.print(" + (words[at + {d}] as number) * 2 ** 32", .{index + 1});
+        try out.writeAll(",\n");
+    }
+    try out.writeAll("});\n");
 }
 
 fn writeEnum(out: *std.Io.Writer, comptime name: []const u8, comptime T: type) !void {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import { longestTagBytes } from "../tags.ts";
-import { type Decoded, decode } from "./struct.ts";
+import { type Decoded, decode, writeU64 } from "./struct.ts";
 import * as abi from "./symbols.gen.ts";
 
 export type SegmentSnapshot = Decoded<typeof abi.SegmentInfo>;
@@ -303,9 +303,10 @@ export function segmentInfo({ address, segmentId }: SegmentName): SegmentSnapsho
 export function snapshot(): SegmentSnapshot[] {
   const size = abi.SegmentInfo.sizeBytes;
   const bytes = table(size, (buffer, capacity) => exports().camem_snapshot(buffer, capacity, wordBytes));
+  const words = new Uint32Array(bytes.buffer, 0, bytes.length / Uint32Array.BYTES_PER_ELEMENT);
   const segments: SegmentSnapshot[] = [];
-  for (let start = 0; start < bytes.length; start += size)
-    segments.push(decode(abi.SegmentInfo, bytes, start));
+  for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
+    segments.push(abi.readSegmentInfo(words, at));
   return segments.sort((a, b) => a.segmentId - b.segmentId);
 }
 
@@ -378,12 +379,13 @@ export function submitPlan(steps: readonly PlanStep[], verify: boolean): number 
   const bytes = new Uint8Array(steps.length * size);
   const view = new DataView(bytes.buffer);
   const { address, segmentId, action, flags } = abi.PlanStep.fields;
-  for (const [index, step] of steps.entries()) {
-    const start = index * size;
-    view.setBigUint64(start + address.offset, BigInt(step.address), true);
-    view.setBigUint64(start + segmentId.offset, BigInt(step.segmentId), true);
+  let start = 0;
+  for (const step of steps) {
+    writeU64(view, start + address.offset, step.address);
+    writeU64(view, start + segmentId.offset, step.segmentId);
     view.setUint32(start + action.offset, step.action, true);
     view.setUint32(start + flags.offset, step.flags, true);
+    start += size;
   }
   return ticketOf(exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes));
 }
@@ -459,15 +461,20 @@ export function useCheckpoint(
   );
 }
 
-const progressBytes = new Uint8Array(abi.PlanProgress.sizeBytes);
+const progressWords = new Uint32Array(abi.PlanProgress.sizeBytes / Uint32Array.BYTES_PER_ELEMENT);
 
-/** How far a plan is, with the failure once it is done and has failed; undefined when it ended so long ago that it is forgotten. */
-export function pollPlan(ticket: number): { progress: PlanProgress; failure: Failure } | undefined {
+/** How far a plan is; undefined when it ended so long ago that it is forgotten. Its failure is there once it is done. */
+export function pollPlan(ticket: number): PlanProgress | undefined {
   failureBytes.fill(0);
-  const status = exports().camem_plan_poll(ticket, progressBytes, failureBytes);
+  const status = exports().camem_plan_poll(ticket, progressWords, failureBytes);
   if (status === abi.Status.stale) return undefined;
   if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "follow a plan" });
-  return { progress: decode(abi.PlanProgress, progressBytes), failure: takeFailure() };
+  return abi.readPlanProgress(progressWords, 0);
+}
+
+/** The failure of the plan that was polled last, and is done. */
+export function planFailure(): Failure {
+  return takeFailure();
 }
 
 /** Asks a plan to stop; one that has ended stays as it is. */

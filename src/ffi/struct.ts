@@ -1,4 +1,4 @@
-/** Reads the C structs whose layouts `symbols.gen.ts` lists. */
+/** Reads and writes the C structs whose layouts `symbols.gen.ts` lists. */
 
 interface Field {
   readonly kind: "text" | "i32" | "u32" | "u64";
@@ -27,7 +27,6 @@ function decodeField(field: Field, bytes: Uint8Array, view: DataView, start: num
     case "u32":
       return view.getUint32(offset, littleEndian);
     case "u64":
-      // Two words are several times as fast as a bigint, and tables have thousands of entries.
       return view.getUint32(offset, littleEndian) + view.getUint32(offset + 4, littleEndian) * 2 ** 32;
     case "text": {
       const slot = bytes.subarray(offset, offset + field.length);
@@ -37,21 +36,17 @@ function decodeField(field: Field, bytes: Uint8Array, view: DataView, start: num
   }
 }
 
-/** Fields of each layout, listed once. */
-const listed = new WeakMap<Layout, [string, Field][]>();
-
-function fieldsOf(layout: Layout): [string, Field][] {
-  const known = listed.get(layout);
-  if (known) return known;
-  const fields = Object.entries(layout.fields);
-  listed.set(layout, fields);
-  return fields;
-}
-
 /** The struct that begins at byte `start` of `bytes`. */
 export function decode<L extends Layout>(layout: L, bytes: Uint8Array, start = 0): Decoded<L> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const values: Record<string, string | number> = {};
-  for (const [name, field] of fieldsOf(layout)) values[name] = decodeField(field, bytes, view, start);
+  for (const [name, field] of Object.entries(layout.fields))
+    values[name] = decodeField(field, bytes, view, start);
   return values as Decoded<L>;
+}
+
+/** Writes a whole number below 2^53 as a `u64`. */
+export function writeU64(view: DataView, offset: number, value: number): void {
+  view.setUint32(offset, value, littleEndian);
+  view.setUint32(offset + 4, value / 2 ** 32, littleEndian);
 }

@@ -93,6 +93,23 @@ export const PlanProgress = {
   },
 } as const;
 
+/** The PlanProgress at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readPlanProgress = (words: Uint32Array, at: number) => ({
+  phase: (words[at + 0] as number),
+  status: (words[at + 1] as number) | 0,
+  complete: (words[at + 2] as number),
+  undoFailed: (words[at + 3] as number),
+  copiedBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
+  copyBytesTotal: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
+  waitingNs: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  preparingNs: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  mappingNs: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  copyingNs: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  verifyingNs: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  releasingNs: (words[at + 18] as number) + (words[at + 19] as number) * 2 ** 32,
+  totalNs: (words[at + 20] as number) + (words[at + 21] as number) * 2 ** 32,
+});
+
 export const PlanStep = {
   sizeBytes: 24,
   fields: {
@@ -164,6 +181,26 @@ export const SegmentInfo = {
     sealed: { kind: "u32", offset: 92, length: 4 },
   },
 } as const;
+
+/** The SegmentInfo at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readSegmentInfo = (words: Uint32Array, at: number) => ({
+  address: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
+  segmentId: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
+  sizeBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
+  committedBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
+  hostBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  hostAddress: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  spilledBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  device: (words[at + 16] as number),
+  tag: (words[at + 17] as number),
+  state: (words[at + 18] as number),
+  moving: (words[at + 19] as number),
+  doomed: (words[at + 20] as number),
+  unreleased: (words[at + 21] as number),
+  clean: (words[at + 22] as number),
+  sealed: (words[at + 23] as number),
+});
 
 export const RuntimeInfo = {
   sizeBytes: 1240,
