@@ -161,8 +161,8 @@ pub fn establish(block: *const Block) bool {
 /// with small pages.
 fn takeHugePages(start: u64, size: u64) void {
     var at = start;
-    // Where no page is present yet there is nothing to collapse.
-    while (at < start + size) : (at += backing_module.granule) @as(*volatile u8, @ptrFromInt(at)).* = 0;
+    // Where no page is present there is nothing to collapse. Reading brings one, and leaves what another process wrote.
+    while (at < start + size) : (at += backing_module.granule) _ = @as(*const volatile u8, @ptrFromInt(at)).*;
     _ = linux.madvise(@ptrFromInt(start), size, madv_collapse);
 }
 

@@ -6,6 +6,10 @@
 //! the driver build for Atlas A2 and A3, copies with AscendCL's rules, and sharing between processes of one machine. No
 //! kernels: aclrtLaunchHostFunc is how a test puts work of its own on a stream.
 //!
+//! What is meant to be measured on: device memory is there before it is used (backing.zig), a mapping is complete when the
+//! call returns, every table is a tree or a hash, and no lock is held while bytes move. What that leaves is the caller's
+//! code and the copy. Or the time is that of a model (timing.zig).
+//!
 //! The fault model (faults.zig): any call that returns aclError can fail with any code, by count, and then has done
 //! nothing; queued copies, fills and host functions can fail when they execute, which the next synchronize of their stream
 //! reports once. A failed task does not stop the ones behind it. Faults that are not modelled: a call that fails and has
@@ -14,7 +18,7 @@
 //! Where this differs from a device, for a reason:
 //! - Mapped device memory can be read and written by the CPU, so that tests can look at it and host functions can stand in
 //!   for kernels. Anything reserved but not mapped faults, as on a device.
-//! - New memory has a scribble in every 64 KiB where it is resident (backing.zig) and is zero elsewhere, not just anything.
+//! - New memory has a scribble in every 64 KiB where it is resident (backing.zig) and is zero elsewhere, not anything.
 //! - The budget is per process, and one pool serves pages of every size.
 //! - Freeing ordinary device or host memory that queued work still uses is safe: the memory goes when the work is done.
 //! - Peer access needs no enabling.

@@ -455,3 +455,37 @@ test "keys and fabric handles without a list" {
     try expectCode(0, vmm.freePhysical(handle));
     try expectCode(0, memory.free(pointer));
 }
+
+fn writeImported(peer: Peer) !void {
+    var handle: acl.DrvMemHandle = null;
+    var start: ?*anyopaque = null;
+    const value: u64 = 55;
+    const shareable = try peer.receive(u64);
+    try expectCode(0, importHandle(shareable, 0, &handle));
+    try expectCode(0, vmm.reserve(&start, shared_bytes, 0, null, 0));
+    try expectCode(0, vmm.map(start, shared_bytes, 0, handle, 0));
+    try expectCode(0, transfer.copySync(start, 8, &value, 8, acl.MemcpyKind.host_to_device));
+    try peer.send(u8, 1);
+}
+
+test "what another process wrote before the first mapping of one's own is there" {
+    defer testing.cleanUp();
+    var handle: acl.DrvMemHandle = null;
+    var start: ?*anyopaque = null;
+    var shareable: u64 = 0;
+    var value: u64 = 0;
+    try expectCode(0, device.set(0));
+    const peer = try Peer.start(writeImported);
+    try expectCode(0, vmm.mallocPhysical(&handle, shared_bytes, &device_prop, 0));
+    try expectCode(0, exportHandle(handle, 0, 1, &shareable));
+    try peer.send(u64, shareable);
+    _ = try peer.receive(u8);
+    try peer.expectSuccess();
+    try expectCode(0, vmm.reserve(&start, shared_bytes, 0, null, 0));
+    try expectCode(0, vmm.map(start, shared_bytes, 0, handle, 0));
+    try expectCode(0, transfer.copySync(&value, 8, start, 8, acl.MemcpyKind.device_to_host));
+    try std.testing.expectEqual(55, value);
+    try expectCode(0, vmm.unmap(start));
+    try expectCode(0, vmm.freePhysical(handle));
+    try expectCode(0, vmm.releaseAddress(start));
+}

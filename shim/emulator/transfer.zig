@@ -440,6 +440,35 @@ test "asynchronous copies run in stream order and report their failure once" {
     try expectCode(0, streams.synchronize(stream));
 }
 
+test "by the timing model, a copy begins when what is queued before it has ended" {
+    defer testing.cleanUp();
+    const model = &@constCast(config.get()).timing;
+    defer model.* = .{};
+    model.* = try timing.parse("h2d=1GiB/s");
+    const size = 2 << 20;
+    const copy_nanoseconds = std.time.ns_per_s / 512;
+    var gate: testing.Gate = .{};
+    var there: ?*anyopaque = null;
+    var host: ?*anyopaque = null;
+    var stream: acl.Stream = null;
+    try expectCode(0, device.set(0));
+    try expectCode(0, memory.mallocAlign32(&there, size, 0));
+    try expectCode(0, memory.mallocHost(&host, size));
+    try expectCode(0, streams.create(&stream));
+    try expectCode(0, streams.launchHostFunction(stream, testing.Gate.pass, &gate));
+    for (0..3) |_| try expectCode(0, copyAsync(there, size, host, size, Kind.host_to_device, stream));
+    sync.sleepMilliseconds(4);
+    const opened_at = sync.now();
+    gate.open();
+    try expectCode(0, streams.synchronize(stream));
+    const queued_until = sync.now();
+    try std.testing.expect(queued_until - opened_at >= 3 * copy_nanoseconds);
+    try expectCode(0, copySync(there, size, host, size, Kind.host_to_device));
+    try std.testing.expect(sync.now() - queued_until >= copy_nanoseconds);
+    try expectCode(0, memory.free(there));
+    try expectCode(0, memory.freeHost(host));
+}
+
 test "batches" {
     defer testing.cleanUp();
     var there: ?*anyopaque = null;
