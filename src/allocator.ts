@@ -223,7 +223,6 @@ export class CaMemAllocator {
     this.#config = config;
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     this.#deviceCount = native.runtimeInfo().deviceCount;
-    this.#retain();
     if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
   }
 
@@ -778,13 +777,18 @@ export class CaMemAllocator {
     operation: Operation,
     submit: () => number | native.Refusal | "nothing",
     control: TransitionControl & Control,
+    retainBytes = this.#config.retainBytes,
   ): Promise<TransitionDurations> {
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
+      // Of several Workers, the one that moves memory has its say.
+      native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
       const ticket = submit();
       if (ticket === "nothing") return noDurations;
       if (typeof ticket === "number")
-        return follow(operation, ticket, control).finally(() => this.#startIdleTime());
+        return follow(operation, ticket, control).finally(() => {
+          if (retainBytes > 0) this.#startIdleTime();
+        });
       await Bun.sleep(1);
     }
   }
