@@ -1,4 +1,5 @@
 import { type FileHandle, open } from "node:fs/promises";
+import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import type { CaMemAllocator } from "./allocator.ts";
@@ -296,6 +297,8 @@ async function copyData(
     const chunk = staging.subarray(0, Math.min(staging.length, header.dataSizeBytes - chunkBegin));
     await readExactly(handle, chunk, header.dataOffsetBytes + chunkBegin, path);
     writeChunk(chunk, chunkBegin, header.entries, tensors);
+    // Waiting for a read is not enough: Bun goes on with one that has ended meanwhile before it turns to anything else.
+    await setImmediate();
   }
   throwIfAborted(signal, path);
 }
