@@ -25,14 +25,14 @@ pub const Direction = enum {
     }
 };
 
-/// Bytes given to a stream before it is waited for. Small enough to follow progress, to cancel and to leave no stream idle at
-/// the end, large enough that the wait does not count (docs/performance.md has the measurement).
-const batch_bytes = 16 << 20;
+/// Bytes given to a stream before it is waited for: what was measured fastest, of 2 to 64 MiB and of 1 to 3 streams
+/// (docs/performance.md). Often enough to follow progress and to cancel.
+const batch_bytes = 64 << 20;
 
-/// Page-locked memory for content that goes to a file or comes from one: `batch_bytes` for each stream, or none.
+/// Page-locked memory for content that goes to a file or comes from one, for each stream, or none.
 pub const Staging = [runtime.streams_per_device][]host.Extent;
 pub const no_staging: Staging = @splat(&.{});
-pub const staging_bytes_per_stream = batch_bytes;
+pub const staging_bytes_per_stream = 16 << 20;
 
 pub const Observer = struct {
     bytes_done: *std.atomic.Value(u64),
