@@ -649,15 +649,23 @@ pub const Executor = struct {
 
     fn copyToBackups(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_host, &each.staging, plan.observer(), failure);
+        defer copier.deinit();
         errdefer copier.abandon();
-        var spill: ?*const files.File = null;
         for (each.steps) |step| {
-            if (!step.copies()) continue;
-            try copier.copy(step.segment);
-            if (step.segment.backup == .file) spill = step.segment.backup.file.file;
+            if (step.copies()) try copier.copy(step.segment);
         }
         try copier.finish();
-        if (spill) |file| try file.flush(failure);
+        try flushSpills(each, failure);
+    }
+
+    fn flushSpills(each: *const Group, failure: *Failure) status.Error!void {
+        var last: ?*const files.File = null;
+        for (each.steps) |step| {
+            if (!step.copies() or step.segment.backup != .file) continue;
+            const file = step.segment.backup.file.file;
+            if (file != last) try file.flush(failure);
+            last = file;
+        }
     }
 
     fn unmapAll(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
@@ -742,6 +750,7 @@ pub const Executor = struct {
         // What an earlier wake-up could not undo may still be the target of its copies.
         if (holdsMappings(each)) try waitForDevice(self, plan, each, failure);
         var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_device, &each.staging, plan.observer(), failure);
+        defer copier.deinit();
         errdefer copier.abandon();
         const interrupt = plan.interrupt();
         var mapping_ns: u64 = 0;

@@ -68,7 +68,7 @@ const Lane = struct {
 };
 
 /// The copies of one plan on one device. Used by one thread inside a `Scope` of the device; ends with `finish`, or after any
-/// failure with `abandon`.
+/// failure with `abandon`, and then with `deinit`.
 pub const Copier = struct {
     runtime: *runtime.Runtime,
     direction: Direction,
@@ -177,7 +177,6 @@ pub const Copier = struct {
     /// Waits until everything has arrived.
     pub fn finish(self: *Copier) status.Error!void {
         for (0..self.lanes.len) |step| try self.wait(&self.lanes[(self.current + 1 + step) % self.lanes.len]);
-        self.deinit();
     }
 
     /// After a failure: waits for what is still queued, whose outcome no longer matters.
@@ -187,10 +186,9 @@ pub const Copier = struct {
             if (hasEnded(api.aclrtSynchronizeStream(lane.stream))) continue;
             if (!hasEnded(api.aclrtSynchronizeDevice())) self.observer.unsettled.store(true, .release);
         }
-        self.deinit();
     }
 
-    fn deinit(self: *Copier) void {
+    pub fn deinit(self: *Copier) void {
         for (&self.lanes) |*lane| lane.writes.deinit(registry.allocator);
     }
 
