@@ -96,6 +96,8 @@ describe("on a stricter AscendCL", () => {
     ["allocations of another thread meanwhile", "threads"],
     ["notices of a synchronise call are no failures", "notices"],
     ["copies that cannot be waited for keep their memory", "waitingFails"],
+    ["content in files goes through staging that is used again and again", "files"],
+    ["copies to and from files that cannot be waited for keep their memory", "waitingFailsWithFiles"],
     ["a sleep whose undoing failed is completed by the next", "undoingFails"],
     ["an engine resets the device under camem", "hostResetsAll"],
     ["a failed question for the current context", "contextQueryFails"],

@@ -393,7 +393,7 @@ pub export fn camem_segment_use_checkpoint(address: u64, segment_id: u64, checkp
     defer session.leave();
     const file: *files.File = @ptrFromInt(checkpoint);
     file.checkUnchanged(failure) catch |err| return result(err);
-    return result(open.useCheckpoint(address, segment_id, file, extents[0..count]));
+    return result(open.useCheckpoint(address, segment_id, file, extents[0..count], failure));
 }
 
 /// With `sealed` 1 the content of every segment of a tag that has any is final: writes are refused, and a plan's step may

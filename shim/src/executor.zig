@@ -239,6 +239,8 @@ pub const Executor = struct {
     spill_folder: [1024]u8 = @splat(0),
     /// Makes a sweep that waits for a device give way.
     interrupted: std.atomic.Value(bool) = .init(false),
+    /// Staging of each device that copies of an earlier plan may still use, until the device has been waited for.
+    unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
 
     pub fn deinit(self: *Executor) void {
         for (&self.plans) |*plan| std.debug.assert(plan.steps.len == 0);
@@ -444,7 +446,7 @@ pub const Executor = struct {
             plan.enter(.undoing);
             self.undo(plan);
         };
-        for (plan.groups) |*each| self.giveStaging(each);
+        for (plan.groups) |*each| self.letGoOfStaging(plan, each);
         self.stopMoving(plan);
         plan.enter(.releasing);
         self.finish(plan);
@@ -591,7 +593,8 @@ pub const Executor = struct {
     }
 
     fn waitForDevice(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
-        return self.memory.runtime.synchronizeDevice(each.device, &plan.cancelled, failure);
+        try self.memory.runtime.synchronizeDevice(each.device, &plan.cancelled, failure);
+        self.giveStaging(&self.unsettled_staging[each.device]);
     }
 
     /// Host memory and disk space for everything that is to be copied, before anything is.
@@ -635,15 +638,33 @@ pub const Executor = struct {
 
     fn takeStaging(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         if (!each.usesFiles(plan.verify)) return;
+        if (self.unsettled_staging[each.device][0].len > 0) try self.waitForDevice(plan, each, failure);
         const share_bytes = transfer.staging_bytes_per_stream;
         try self.memory.pool.reserve(share_bytes * each.staging.len, plan.interrupt(), failure);
         for (&each.staging) |*share| share.* = try self.memory.pool.take(share_bytes);
     }
 
-    fn giveStaging(self: *Executor, each: *Group) void {
-        for (&each.staging) |*share| {
+    fn letGoOfStaging(self: *Executor, plan: *Plan, each: *Group) void {
+        if (each.staging[0].len == 0) return;
+        if (!plan.unsettled.load(.acquire)) return self.giveStaging(&each.staging);
+        self.unsettled_staging[each.device] = each.staging;
+        each.staging = transfer.no_staging;
+    }
+
+    fn giveStaging(self: *Executor, staging: *transfer.Staging) void {
+        for (staging) |*share| {
             if (share.len > 0) self.memory.pool.give(share.*);
             share.* = &.{};
+        }
+    }
+
+    /// Waits, where that is needed, until no copy uses staging any more, and gives it back.
+    pub fn settleStaging(self: *Executor, failure: *Failure) status.Error!void {
+        for (&self.unsettled_staging, 0..) |*staging, index| {
+            if (staging[0].len == 0) continue;
+            const device: u32 = @intCast(index);
+            if (!self.memory.runtime.isGone(device)) try self.memory.runtime.synchronizeDevice(device, null, failure);
+            self.giveStaging(staging);
         }
     }
 

@@ -282,7 +282,8 @@ pub const Registry = struct {
             const segment = entry.*;
             if (segment.tag != tag or segment.doomed) continue;
             segment.sealed = sealed and segment.content != .discarded;
-            if (sealed) continue;
+            // A backup that is not clean is what a failed sleep left: its copies may be running still.
+            if (sealed or !segment.clean) continue;
             dropped.appendAssumeCapacity(segment.backup);
             segment.backup = .none;
             segment.clean = false;

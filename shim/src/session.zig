@@ -62,7 +62,7 @@ pub const Session = struct {
     }
 
     /// Makes a checkpoint the backup of a segment that is awake.
-    pub fn useCheckpoint(self: *Session, address: u64, id: u64, file: *files.File, extents: []const files.Extent) status.Error!void {
+    pub fn useCheckpoint(self: *Session, address: u64, id: u64, file: *files.File, extents: []const files.Extent, failure: *Failure) status.Error!void {
         const own = registry.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
         errdefer registry.allocator.free(own);
         const segment = try self.registry.pin(address, id, 0, 0, .reading);
@@ -74,6 +74,8 @@ pub const Session = struct {
             if (!fits) return error.OutOfBounds;
             end = extent.segment_offset_bytes + extent.size_bytes;
         }
+        // A backup that is not clean is what a failed sleep left: its copies may be running still.
+        if (segment.backup != .none and !segment.clean) try self.runtime.synchronizeDevice(segment.device, null, failure);
         self.memory.dropBackup(segment);
         file.reference();
         self.registry.mutex.lock();
@@ -295,6 +297,7 @@ fn tearDown(failure: *Failure) status.Error!void {
     session.registry.doomAll();
     session.pool.expect(0);
     session.pool.retain(0);
+    try session.executor.settleStaging(failure);
     try session.executor.releaseAllDoomed(null, failure);
     try session.runtime.closeDevices(failure);
     try session.runtime.finalize(failure);

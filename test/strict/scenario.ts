@@ -5,9 +5,11 @@
 
 import { dlopen } from "bun:ffi";
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isMainThread } from "node:worker_threads";
-import { CaMemAllocator, CamemError, type CamemErrorCode, type DeviceBuffer } from "camem";
+import { CaMemAllocator, CamemError, type CamemErrorCode, type DeviceBuffer, loadSafetensors } from "camem";
 import {
   assertNoMisuse,
   assertNothingAlive,
@@ -690,6 +692,74 @@ async function waitingFails(): Promise<void> {
   await allocator.close();
 }
 
+/** A checkpoint of one tensor, in a folder of its own, and its content. */
+function writeCheckpoint(sizeBytes: number): { path: string; bytes: Uint8Array; folder: string } {
+  const folder = mkdtempSync(join(tmpdir(), "camem-strict-checkpoint-"));
+  const bytes = pattern(sizeBytes, ++seeds);
+  const tensor = { dtype: "U8", shape: [sizeBytes], data_offsets: [0, sizeBytes] };
+  const text = JSON.stringify({ tensor });
+  const header = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const path = join(folder, "model.safetensors");
+  writeFileSync(path, Buffer.concat([length, header, bytes]));
+  return { path, bytes, folder };
+}
+
+/** Several times what staging holds, so that every part of it is used again; queued copies run as late as the rules allow. */
+async function files(): Promise<void> {
+  const checkpoint = writeCheckpoint(90 * mebibyte + 5);
+  const allocator = CaMemAllocator.getInstance({ hostBudget: 0, spillDir: checkpoint.folder, verify: true });
+  const tensors = await loadSafetensors(checkpoint.path, { allocator, tag: "weights", backing: "file" });
+  const buffer = tensors.get("tensor")?.buffer;
+  assert(buffer);
+  const loaded = { buffer, bytes: checkpoint.bytes, ptr: buffer.ptr };
+  const spilled = [70 * mebibyte + 1, 5000].map((size) => fill(allocator.malloc(size, { tag: "buffers" })));
+  allocator.defineTag("buffers", { immutable: true });
+  for (const round of ["once", "twice"]) {
+    await allocator.sleep();
+    assert.equal(memory().physicalBytes, 0);
+    await allocator.wakeUp();
+    for (const entry of [loaded, ...spilled]) assertContent(entry, `after sleeping ${round}`);
+    assertNoMisuse(`after sleeping ${round}`);
+  }
+  await allocator.close();
+  rmSync(checkpoint.folder, { recursive: true });
+}
+
+/** Neither the streams nor the device can be waited for while copies go on: what they use stays until they have ended. */
+async function waitingFailsWithFiles(): Promise<void> {
+  const checkpoint = writeCheckpoint(5 * mebibyte);
+  const { path, folder } = checkpoint;
+  for (const then of ["again", "deeper", "free", "markDirty", "close"] as const) {
+    const allocator = CaMemAllocator.getInstance({ hostBudget: 2 * mebibyte, spillDir: folder });
+    const tensors = await loadSafetensors(path, { allocator, tag: "weights", backing: "file" });
+    const buffer = tensors.get("tensor")?.buffer;
+    assert(buffer);
+    const loaded = { buffer, bytes: checkpoint.bytes, ptr: buffer.ptr };
+    const others = [3 * mebibyte, 5000].map((size) => fill(allocator.malloc(size, { tag: "buffers" })));
+    for (const transition of ["sleep", "wakeUp"] as const) {
+      setFaults("aclrtSynchronizeStream:1+=207020,aclrtSynchronizeDevice:1+=207020");
+      await rejection(allocator[transition]());
+      setFaults();
+      const when = `after a ${transition} whose copies could not be waited for, then ${then}`;
+      assertNoMisuse(when);
+      if (then === "close") break;
+      if (then === "free") for (const each of [loaded, ...others]) each.buffer.free();
+      if (then === "markDirty" && transition === "sleep") allocator.markDirty("buffers");
+      if (then === "deeper") await allocator.sleep({ level: 2, tags: ["weights"] });
+      if (then === "free" || then === "deeper") break;
+      await allocator[transition]();
+      assertNoMisuse(when);
+    }
+    if (then === "again" || then === "markDirty")
+      for (const entry of [loaded, ...others]) assertContent(entry, "after waiting failed");
+    await allocator.close();
+    assertNothingLeft();
+  }
+  rmSync(folder, { recursive: true });
+}
+
 /** Where undoing a sleep fails too, the next sleep still ends, and gives all device memory back. */
 async function undoingFails(): Promise<void> {
   for (const tag of ["weights", "kv_cache"]) {
@@ -978,7 +1048,9 @@ const scenarios: Record<string, () => Promise<void>> = {
   hostComesLater,
   threads,
   notices,
+  files,
   waitingFails,
+  waitingFailsWithFiles,
   undoingFails,
   hostResetsAll,
   contextQueryFails,
