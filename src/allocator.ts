@@ -8,7 +8,6 @@ import {
   aborted,
   follow,
   type Operation,
-  submitSteps,
   type TransitionControl,
   type TransitionDurations,
 } from "./execute.ts";
@@ -759,7 +758,7 @@ export class CaMemAllocator {
       if (steps.length === 0) return this.#giveBackHost();
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.segment.moving)) return "busy";
-      const ticket = submitSteps(steps, this.#config.verify);
+      const ticket = native.submitPlan(steps, this.#config.verify);
       if (ticket === "stale") {
         const refusal = JSON.stringify(steps);
         stale = { plan: refusal, count: refusal === stale.plan ? stale.count + 1 : 1 };

@@ -1,6 +1,5 @@
 import { CamemError } from "./errors.ts";
 import * as native from "./ffi/native.ts";
-import type { Step } from "./plan.ts";
 
 /** What a running sleep or wake-up reports. */
 export interface TransitionProgress {
@@ -156,20 +155,6 @@ const mends = new Map([
   [`sleep ${native.Status.backup_corrupt}`, backUpAnew],
   [`sleep ${native.Status.file_changed}`, backUpAnew],
 ]);
-
-/**
- * Starts a plan on the shim's thread. Refused, with nothing changed, when the table of segments has changed since the snapshot
- * or another Worker's plan runs: plan anew.
- */
-export function submitSteps(steps: readonly Step[], verify: boolean): number | native.Refusal {
-  const packed = steps.map(({ segment, action, immutable, spill }) => ({
-    address: segment.address,
-    segmentId: segment.segmentId,
-    action: native.Action[action],
-    flags: (immutable ? native.StepFlag.immutable : 0) + (spill ? native.StepFlag.spill : 0),
-  }));
-  return native.submitPlan(packed, verify);
-}
 
 /**
  * Follows a plan until it has ended.

@@ -1,7 +1,7 @@
 /** What a transition needs against what there is, known before anything is touched. */
 
 import { CamemError } from "./errors.ts";
-import { backupBytesNeeded, bytesOf, deviceBytesNeeded, type Segment, type Step } from "./plan.ts";
+import { backupBytesNeeded, deviceBytesNeeded, type Segment, type Step } from "./plan.ts";
 import { formatSize } from "./sizes.ts";
 
 /** Bytes of one tag, by what becomes of them. */
@@ -44,13 +44,27 @@ export interface Resources {
   freeDeviceBytes(device: number): number;
 }
 
-function tagPlan(steps: readonly Step[]): TagPlan {
-  return {
-    offloadBytes: bytesOf(steps, "offload"),
-    discardBytes: bytesOf(steps, "discard"),
-    restoreBytes: bytesOf(steps, "restore"),
-    remapBytes: bytesOf(steps, "remap"),
-  };
+/** What each action adds to; `release` gives memory back that counts as asleep already. */
+const sumOf = {
+  offload: "offloadBytes",
+  discard: "discardBytes",
+  restore: "restoreBytes",
+  remap: "remapBytes",
+  release: undefined,
+} as const;
+
+function tagPlans(steps: readonly Step[]): Record<string, TagPlan> {
+  const plans = new Map<string, { -readonly [Name in keyof TagPlan]: number }>();
+  for (const { action, segment } of steps) {
+    let plan = plans.get(segment.tag);
+    if (plan === undefined) {
+      plan = { offloadBytes: 0, discardBytes: 0, restoreBytes: 0, remapBytes: 0 };
+      plans.set(segment.tag, plan);
+    }
+    const sum = sumOf[action];
+    if (sum !== undefined) plan[sum] += segment.sizeBytes;
+  }
+  return Object.fromEntries(plans);
 }
 
 /** What the host budget leaves for new backups. */
@@ -78,10 +92,8 @@ export function assess(
   };
   const freeSpillBytes = resources.freeSpillBytes();
   const spill = freeSpillBytes === undefined ? null : { neededBytes: spillBytes, freeBytes: freeSpillBytes };
-  const byTag = Map.groupBy(steps, (step) => step.segment.tag);
-  const tags = [...byTag].map(([tag, own]) => [tag, tagPlan(own)]);
   return {
-    tags: Object.fromEntries(tags),
+    tags: tagPlans(steps),
     devices,
     host,
     spill,

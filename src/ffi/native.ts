@@ -14,7 +14,7 @@ export type MemoryInfo = Decoded<typeof abi.MemoryInfo>;
 export type Failure = Decoded<typeof abi.Failure>;
 export type HostInfo = Decoded<typeof abi.HostInfo>;
 export type TagUsage = Decoded<typeof abi.TagUsage>;
-export { Action, Phase, SegmentState, Status, StepFlag } from "./symbols.gen.ts";
+export { Phase, SegmentState, Status } from "./symbols.gen.ts";
 
 /** Names a segment for good: an address may be given out again, an id never. */
 export interface SegmentName {
@@ -23,9 +23,11 @@ export interface SegmentName {
 }
 
 /** One step of a plan, for one segment. */
-export interface PlanStep extends SegmentName {
-  readonly action: number;
-  readonly flags: number;
+export interface PlanStep {
+  readonly segment: SegmentName;
+  readonly action: keyof typeof abi.Action;
+  readonly immutable: boolean;
+  readonly spill: boolean;
 }
 
 type StatusName = keyof typeof abi.Status;
@@ -373,7 +375,10 @@ export function readBackup(
 /** Why a plan was not started: another one runs, or the table has changed since it was made. */
 export type Refusal = "busy" | "stale";
 
-/** The ticket of the plan, or why it was refused. */
+/**
+ * Starts a plan on the shim's thread and returns its ticket. Refused, with nothing changed, when the table of segments has
+ * changed since the snapshot or another Worker's plan runs: plan anew.
+ */
 export function submitPlan(steps: readonly PlanStep[], verify: boolean): number | Refusal {
   const size = abi.PlanStep.sizeBytes;
   const bytes = new Uint8Array(steps.length * size);
@@ -381,13 +386,17 @@ export function submitPlan(steps: readonly PlanStep[], verify: boolean): number 
   const { address, segmentId, action, flags } = abi.PlanStep.fields;
   let start = 0;
   for (const step of steps) {
-    writeU64(view, start + address.offset, step.address);
-    writeU64(view, start + segmentId.offset, step.segmentId);
-    view.setUint32(start + action.offset, step.action, true);
-    view.setUint32(start + flags.offset, step.flags, true);
+    writeU64(view, start + address.offset, step.segment.address);
+    writeU64(view, start + segmentId.offset, step.segment.segmentId);
+    view.setUint32(start + action.offset, abi.Action[step.action], true);
+    view.setUint32(start + flags.offset, flagsOf(step), true);
     start += size;
   }
   return ticketOf(exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes));
+}
+
+function flagsOf({ immutable, spill }: PlanStep): number {
+  return (immutable ? abi.StepFlag.immutable : 0) + (spill ? abi.StepFlag.spill : 0);
 }
 
 /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
