@@ -623,11 +623,12 @@ export class CaMemAllocator {
     return this.#readTable();
   }
 
+  /** Read before every transition, so that its cost counts: one pass. */
   #readTable(): Segment[] {
-    return native
-      .snapshot()
-      .filter((segment) => segment.doomed === 0)
-      .map((segment) => ({
+    const segments: Segment[] = [];
+    for (const segment of native.snapshot()) {
+      if (segment.doomed === 1) continue;
+      segments.push({
         address: segment.address,
         segmentId: segment.segmentId,
         sizeBytes: segment.sizeBytes,
@@ -641,7 +642,9 @@ export class CaMemAllocator {
         moving: segment.moving === 1,
         unreleased: segment.unreleased === 1,
         clean: segment.clean === 1,
-      }));
+      });
+    }
+    return segments;
   }
 
   #stateOf(segment: native.SegmentName): BufferState {
@@ -731,9 +734,8 @@ export class CaMemAllocator {
 
   #planSleep(treatment: (tag: string) => TagTreatment, known?: ReadonlySet<number>): Planned {
     const segments = this.#readTable();
-    const steps = planSleep(segments, treatment).filter(
-      (step) => known === undefined || known.has(step.segment.segmentId),
-    );
+    const all = planSleep(segments, treatment);
+    const steps = known === undefined ? all : all.filter((step) => known.has(step.segment.segmentId));
     if (this.#config.spillDir === null) return { segments, steps };
     return { segments, steps: spillBeyond(steps, hostBytesLeft(segments, this.#config.hostBudgetBytes)) };
   }

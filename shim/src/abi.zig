@@ -252,8 +252,8 @@ pub export fn camem_segment_info(address: u64, segment_id: u64, info: *SegmentIn
     return result({});
 }
 
-/// Copies the table of segments, in no particular order, into `buffer`, which has room for `capacity` entries, and writes how
-/// many there are to `count`. Where that is more than `capacity`, nothing is copied.
+/// Copies the table of segments, in the order of their ids, into `buffer`, which has room for `capacity` entries, and writes
+/// how many there are to `count`. Where that is more than `capacity`, nothing is copied.
 pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
@@ -261,9 +261,9 @@ pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64)
     defer open.registry.mutex.unlock();
     count.* = open.registry.segments.count();
     if (count.* > capacity) return result({});
-    var index: usize = 0;
-    var iterator = open.registry.segments.valueIterator();
-    while (iterator.next()) |segment| : (index += 1) buffer[index] = describe(segment.*);
+    const segments = open.registry.inOrder() catch |err| return result(err);
+    defer registry.allocator.free(segments);
+    for (segments, 0..) |segment, index| buffer[index] = describe(segment);
     return result({});
 }
 
@@ -452,6 +452,13 @@ pub export fn camem_plan_poll(ticket: u64, progress: *PlanProgress, failure: *Fa
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
     return result(open.executor.poll(ticket, progress, failure));
+}
+
+/// Returns when a plan is done, or after `timeout_ns` at the latest.
+pub export fn camem_plan_wait(ticket: u64, timeout_ns: u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    return result(open.executor.wait(ticket, timeout_ns));
 }
 
 /// Asks a plan to stop and undo itself. It completes all the same where it is past its point of no return.

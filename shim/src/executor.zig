@@ -194,6 +194,7 @@ const Plan = struct {
         self.spent_ns[self.phase.load(.monotonic)] += now - self.phase_started_ns;
         self.phase_started_ns = now;
         self.phase.store(@intFromEnum(phase), .release);
+        if (phase == .done) sync.wakeAll(&self.phase);
     }
 
     fn isDone(self: *const Plan) bool {
@@ -413,6 +414,22 @@ pub const Executor = struct {
         defer self.mutex.unlock();
         const plan = try self.find(ticket);
         plan.cancelled.store(true, .release);
+    }
+
+    /// Waits until a plan is done, for at most `timeout_ns`.
+    pub fn wait(self: *Executor, ticket: u64, timeout_ns: u64) status.Error!void {
+        const plan = blk: {
+            self.mutex.lock();
+            defer self.mutex.unlock();
+            break :blk try self.find(ticket);
+        };
+        const deadline_ns = sync.now() + timeout_ns;
+        while (true) {
+            const phase = plan.phase.load(.acquire);
+            const now_ns = sync.now();
+            if (phase == @intFromEnum(Phase.done) or now_ns >= deadline_ns) return;
+            sync.waitWhile(&plan.phase, phase, deadline_ns - now_ns);
+        }
     }
 
     /// How far a plan is; `failure` is written once it is done and failed.

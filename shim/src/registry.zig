@@ -163,6 +163,19 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// Every segment in the table, by id. With the mutex held; the caller frees the list.
+    pub fn inOrder(self: *const Registry) status.Error![]*const Segment {
+        const list = allocator.alloc(*const Segment, self.segments.count()) catch return error.OutOfHostMemory;
+        var iterator = self.segments.valueIterator();
+        for (list) |*slot| slot.* = iterator.next().?.*;
+        std.mem.sortUnstable(*const Segment, list, {}, isOlder);
+        return list;
+    }
+
+    fn isOlder(_: void, a: *const Segment, b: *const Segment) bool {
+        return a.id < b.id;
+    }
+
     pub const Access = enum { reading, writing };
 
     /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it meanwhile.

@@ -1,6 +1,7 @@
 //! A mutex and a condition variable that any native thread may use: foreign threads have no Zig runtime state.
 
 const std = @import("std");
+const linux = std.os.linux;
 
 pub const Mutex = struct {
     inner: std.c.pthread_mutex_t = .{},
@@ -36,6 +37,17 @@ pub const Interrupt = struct {
         if (self.cancelled.load(.acquire) or self.failed.load(.acquire)) return error.Aborted;
     }
 };
+
+/// Waits while `word` is `value`, for at most `timeout_ns`; may return early for no reason.
+pub fn waitWhile(word: *const std.atomic.Value(u32), value: u32, timeout_ns: u64) void {
+    const timeout: linux.timespec = .{ .sec = @intCast(timeout_ns / std.time.ns_per_s), .nsec = @intCast(timeout_ns % std.time.ns_per_s) };
+    _ = linux.futex_4arg(&word.raw, .{ .cmd = .WAIT, .private = true }, value, &timeout);
+}
+
+/// Wakes every thread in `waitWhile` on `word`.
+pub fn wakeAll(word: *const std.atomic.Value(u32)) void {
+    _ = linux.futex_3arg(&word.raw, .{ .cmd = .WAKE, .private = true }, std.math.maxInt(i32));
+}
 
 /// Nanoseconds of the monotonic clock.
 pub fn now() u64 {

@@ -309,7 +309,7 @@ export function snapshot(): SegmentSnapshot[] {
   const segments: SegmentSnapshot[] = [];
   for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
     segments.push(abi.readSegmentInfo(words, at));
-  return segments.sort((a, b) => a.segmentId - b.segmentId);
+  return segments;
 }
 
 /** Sums of the table, by tag; tags without a segment are among them. */
@@ -319,15 +319,18 @@ export function usage(): TagUsage[] {
   return Array.from({ length: bytes.length / size }, (_, index) => decode(abi.TagUsage, bytes, index * size));
 }
 
+/** Room for a few more entries than there were the last time. */
+let tableCapacity = 64;
+
 /** What an export wrote that fills a buffer of as many entries as there are, with their number in `wordBytes`. */
 function table(entryBytes: number, fill: (buffer: Uint8Array, capacity: number) => number): Uint8Array {
-  let capacity = 64;
   while (true) {
+    const capacity = tableCapacity;
     const bytes = new Uint8Array(capacity * entryBytes);
     check("read the table of segments", () => fill(bytes, capacity));
     const count = takeWord();
     if (count <= capacity) return bytes.subarray(0, count * entryBytes);
-    capacity = count + Math.ceil(count / 4);
+    tableCapacity = count + Math.ceil(count / 4);
   }
 }
 
@@ -479,6 +482,14 @@ export function pollPlan(ticket: number): PlanProgress | undefined {
   if (status === abi.Status.stale) return undefined;
   if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "follow a plan" });
   return abi.readPlanProgress(progressWords, 0);
+}
+
+/** Returns when a plan is done, or soon: this blocks the event loop for `microseconds` at most. */
+export function awaitPlan(ticket: number, microseconds: number): void {
+  const status = exports().camem_plan_wait(ticket, microseconds * 1000);
+  if (status === abi.Status.ok || status === abi.Status.stale) return;
+  failureBytes.fill(0);
+  throw statusError(status, takeFailure(), { attempt: "follow a plan" });
 }
 
 /** The failure of the plan that was polled last, and is done. */

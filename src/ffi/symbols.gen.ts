@@ -31,6 +31,7 @@ export const symbols = {
   camem_host_prepare: { args: ["u32", "u64", "ptr"], returns: "i32" },
   camem_plan_submit: { args: ["ptr", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
+  camem_plan_wait: { args: ["u64", "u64"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
 } as const;
 
