@@ -793,6 +793,7 @@ export class CaMemAllocator {
       await Bun.sleep(1);
     }
   }
+
   #assess({ steps, segments }: Planned): TransitionPlan {
     return assess(steps, segments, {
       hostBudgetBytes: this.#config.hostBudgetBytes,
@@ -812,26 +813,12 @@ export class CaMemAllocator {
   #startIdleTime(): void {
     clearTimeout(this.#idleTimer);
     if (!Number.isFinite(this.#config.retainIdleMs) || this.#state !== "open") return;
-    const giveBack = async (signal: AbortSignal) => {
-      native.retainHost(0);
-      try {
-        const reservedBytes = () => native.hostInfo().reservedBytes;
-        const submit = () => native.submitPreparation(this.#config.device, reservedBytes());
-        await this.#submit("preparation", submit, { signal });
-      } finally {
-        this.#retain();
-        clearTimeout(this.#idleTimer);
-      }
-    };
+    const submit = () => native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
+    const giveBack = (signal: AbortSignal) => this.#submit("preparation", submit, { signal }, 0);
     this.#idleTimer = setTimeout(() => {
-      // What fails stays retained, and is tried again after the next transition.
+      // What fails is tried again by the next transition.
       this.#inTurn(undefined, giveBack).catch(() => undefined);
     }, this.#config.retainIdleMs).unref();
-  }
-
-  #retain(): void {
-    if (this.#state === "open")
-      native.retainHost(Math.min(this.#config.retainBytes, Number.MAX_SAFE_INTEGER));
   }
 
   #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {

@@ -572,7 +572,9 @@ pub const Executor = struct {
         plan.enter(.preparing);
         const scope = try runtime.Scope.enter(self.memory.runtime, plan.host_device, failure);
         defer scope.leave();
-        self.memory.pool.expect(0); // what an earlier preparation expected is out of date
+        const reserved_before = self.memory.pool.counts().reserved_bytes;
+        errdefer self.memory.pool.expect(reserved_before);
+        self.memory.pool.expect(plan.host_bytes); // what an earlier preparation expected is out of date
         try self.memory.pool.reserve(plan.host_bytes, plan.interrupt(), failure);
         plan.complete = true;
     }
@@ -769,7 +771,10 @@ pub const Executor = struct {
 
     fn runWake(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.verifying);
-        try self.checkFiles(plan, failure);
+        try checkFiles(plan, failure);
+        // Staging is given back as it was found: what is prepared is for a sleep.
+        const reserved_before = self.memory.pool.counts().reserved_bytes;
+        defer self.memory.pool.expect(reserved_before);
         for (plan.groups) |*each| try self.onDevice(plan, each, takeStagingOf, failure);
         try self.onEachDevice(plan, compareChecksums, failure);
         plan.enter(if (plan.bytes_total > 0) .copying else .mapping);

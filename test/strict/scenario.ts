@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isMainThread } from "node:worker_threads";
 import { CaMemAllocator, CamemError, type CamemErrorCode, type DeviceBuffer, loadSafetensors } from "camem";
+import { checkpointOf } from "../support/checkpoint.ts";
 import {
   assertNoMisuse,
   assertNothingAlive,
@@ -696,13 +697,8 @@ async function waitingFails(): Promise<void> {
 function writeCheckpoint(sizeBytes: number): { path: string; bytes: Uint8Array; folder: string } {
   const folder = mkdtempSync(join(tmpdir(), "camem-strict-checkpoint-"));
   const bytes = pattern(sizeBytes, ++seeds);
-  const tensor = { dtype: "U8", shape: [sizeBytes], data_offsets: [0, sizeBytes] };
-  const text = JSON.stringify({ tensor });
-  const header = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(header.length));
   const path = join(folder, "model.safetensors");
-  writeFileSync(path, Buffer.concat([length, header, bytes]));
+  writeFileSync(path, checkpointOf({ tensor: bytes }));
   return { path, bytes, folder };
 }
 
