@@ -581,7 +581,7 @@ pub const Executor = struct {
 
     fn runSleep(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.waiting);
-        try self.checkFiles(plan, failure);
+        try checkFiles(plan, failure);
         try self.onEachDevice(plan, waitForDevice, failure);
         plan.enter(.preparing);
         const reserved_before = self.memory.pool.counts().reserved_bytes;
@@ -599,8 +599,7 @@ pub const Executor = struct {
     }
 
     /// A checkpoint that somebody wrote to is no backup any more.
-    fn checkFiles(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
-        _ = self;
+    fn checkFiles(plan: *Plan, failure: *Failure) status.Error!void {
         var last: ?*const files.File = null;
         for (plan.steps) |step| {
             if (step.segment.backup != .file or step.action == .discard) continue;
