@@ -92,7 +92,11 @@ async function poll(ticket: number, onProgress: TransitionControl["onProgress"])
     // Before anything else is called, which would overwrite it.
     const failure = progress.phase === native.Phase.done ? native.planFailure() : undefined;
     if (reportFailure === undefined) report(progress);
-    if (failure) return { progress, failure, reportFailure };
+    if (failure) {
+      // What the last report rejects with, it does after this turn.
+      if (onProgress) await new Promise(setImmediate);
+      return { progress, failure, reportFailure };
+    }
     if (performance.now() - startedMs < eagerMs) {
       native.awaitPlan(ticket, sliceUs);
       await new Promise(setImmediate);
