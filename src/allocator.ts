@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { statfsSync } from "node:fs";
+import { existsSync, statfsSync } from "node:fs";
 import Type from "typebox";
 import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
@@ -173,8 +173,10 @@ interface Control {
   readonly signal: AbortSignal;
 }
 
+/** Nothing where the folder is gone: what does not spill needs none. */
 function freeDiskBytes(folder: string | null): number | undefined {
   if (folder === null) return undefined;
+  if (!existsSync(folder)) return 0;
   const { bavail, bsize } = statfsSync(folder);
   return bavail * bsize;
 }

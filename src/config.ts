@@ -134,6 +134,9 @@ function retentionOf(retain: AllocatorOptions["retain"] = "none"): {
   };
 }
 
+/** What the shim has room for. */
+const longestFolderBytes = 1023;
+
 /** @throws CamemError `INVALID_CONFIG` for anything but a folder that can be written */
 function spillFolder(path: string | undefined): string | null {
   if (path === undefined) return null;
@@ -141,6 +144,8 @@ function spillFolder(path: string | undefined): string | null {
   try {
     if (!statSync(absolute).isDirectory()) throw new TypeError("it is not a folder");
     accessSync(absolute, constants.W_OK);
+    if (Buffer.byteLength(absolute) > longestFolderBytes)
+      throw new TypeError(`its path is longer than ${longestFolderBytes} bytes`);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new CamemError(

@@ -42,10 +42,23 @@ pub const File = struct {
             else => |code| return fail("open", code, size_bytes, failure),
         };
         errdefer _ = linux.close(descriptor);
-        _ = try system("fallocate", linux.fallocate(descriptor, 0, 0, @intCast(size_bytes)), size_bytes, failure);
+        try allocate(descriptor, size_bytes, failure);
         const file = registry.allocator.create(File) catch return error.OutOfHostMemory;
         file.* = .{ .descriptor = descriptor, .identity = null };
         return file;
+    }
+
+    fn allocate(descriptor: i32, size_bytes: u64, failure: *Failure) status.Error!void {
+        // Beyond this limit the kernel would end the process with a signal.
+        var limit: linux.rlimit = undefined;
+        _ = try system("getrlimit", linux.prlimit(0, .FSIZE, null, &limit), 0, failure);
+        if (size_bytes > limit.cur) return fail("fallocate", .FBIG, size_bytes, failure);
+        while (true) {
+            const code = linux.fallocate(descriptor, 0, 0, @intCast(size_bytes));
+            if (linux.errno(code) == .INTR) continue;
+            _ = try system("fallocate", code, size_bytes, failure);
+            return;
+        }
     }
 
     fn createAndUnlink(folder: [*:0]const u8, failure: *Failure) status.Error!i32 {
@@ -53,7 +66,8 @@ pub const File = struct {
         const path = std.fmt.bufPrintZ(&buffer, "{s}/camem-{d}-{x}.spill", .{ folder, linux.getpid(), @intFromPtr(&buffer) }) catch return error.InvalidArgument;
         const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .CREAT = true, .EXCL = true };
         const descriptor: i32 = @intCast(try system("open", linux.open(path, flags, 0o600), 0, failure));
-        _ = linux.unlink(path);
+        errdefer _ = linux.close(descriptor);
+        _ = try system("unlink", linux.unlink(path), 0, failure);
         return descriptor;
     }
 
@@ -135,6 +149,8 @@ fn system(call: []const u8, code: usize, size_bytes: u64, failure: *Failure) sta
 fn fail(call: []const u8, errno: linux.E, size_bytes: u64, failure: *Failure) status.Error {
     failure.describe(call, 0, 0, size_bytes, switch (errno) {
         .NOSPC, .DQUOT => "the disk is full",
+        .FBIG => "the file would be larger than this process may write (ulimit -f)",
+        .OPNOTSUPP => "the file system there cannot do that",
         .IO => "the disk reports an error",
         .ACCES, .PERM, .ROFS => "this process may not do that there",
         .NOENT, .NOTDIR => "there is no such folder",

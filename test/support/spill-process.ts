@@ -1,5 +1,6 @@
 /** A process whose disk fails in the way that its argument names; started by spill.test.ts. */
 
+import { dlopen } from "bun:ffi";
 import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,6 +22,13 @@ const buffers = ["weights", "buffers"].map((tag, index) => {
 function assertAwakeWithContent(): void {
   assert.equal(allocator.isSleeping, false);
   for (const { buffer, content } of buffers) assert.equal(Buffer.compare(buffer.read(), content), 0);
+}
+
+function limitFileSize(sizeBytes: number): void {
+  const { setrlimit } = dlopen("libc.so.6", { setrlimit: { args: ["i32", "ptr"], returns: "i32" } }).symbols;
+  const fileSize = 1;
+  const unlimited = 2n ** 64n - 1n;
+  assert.equal(setrlimit(fileSize, new BigUint64Array([BigInt(sizeBytes), unlimited])), 0);
 }
 
 /** The descriptors of spill files, lowest first. */
@@ -64,6 +72,17 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     await allocator.wakeUp();
     assert.equal(small.read(MiB - 1)[0], 7);
   },
+  "larger than files may be": async () => {
+    limitFileSize(3 * MiB);
+    const error = await failureOf(() => allocator.sleep());
+    assert.equal(error.code, "FILE_FAILED");
+    assert.match(error.message, /ulimit -f.*nothing has changed/);
+    assertAwakeWithContent();
+    limitFileSize(4 * MiB);
+    await allocator.sleep();
+    await allocator.wakeUp();
+    assertAwakeWithContent();
+  },
   "disk full while writing": () =>
     assertSleepRejected({ call: "pwrite64", errno: errno.noSpace }, /the disk is full/),
   "flush fails": () => assertSleepRejected({ call: "fdatasync", errno: errno.io }, /reports an error/),
@@ -74,6 +93,12 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     assert(first !== undefined && second !== undefined);
     await allocator.wakeUp();
     await assertSleepRejected({ call: "fdatasync", errno: errno.io, where: [0, first] }, /reports an error/);
+  },
+  killed: async () => {
+    await allocator.sleep();
+    process.stdout.write(`${folder}\n`);
+    process.kill(process.pid, "SIGKILL");
+    await Bun.sleep(60_000);
   },
   "reading fails": async () => {
     await allocator.sleep();
