@@ -1,0 +1,193 @@
+/** The C loops of `bench/native`: the limits that camem is measured against, and the peers' algorithm. */
+
+import { dlopen, type Pointer } from "bun:ffi";
+import { join } from "node:path";
+import { zigPath } from "../scripts/native.ts";
+import type { DeviceBuffer } from "../src/buffer.ts";
+
+const sources = join(import.meta.dir, "native");
+
+/** Compiles the loops into `folder`; the path of the library. */
+export async function compileLoops(folder: string): Promise<string> {
+  const library = join(folder, "libloops.so");
+  const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
+  const options = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined"];
+  const files = [...new Bun.Glob("*.c").scanSync(sources)].sort().map((name) => join(sources, name));
+  const linking = ["-shared", "-fPIC", "-fvisibility=hidden", "-lpthread", "-ldl", "-o", library];
+  const command = [zigPath(), "cc", "-target", target, ...options, ...files, ...linking];
+  const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
+  const [exitCode, output] = await Promise.all([child.exited, new Response(child.stderr).text()]);
+  if (exitCode !== 0) throw new Error(`the C loops do not compile:\n${output}`);
+  return library;
+}
+
+function openLibrary(path: string) {
+  return dlopen(path, {
+    loops_open: { args: ["ptr", "i32"], returns: "i32" },
+    loops_close: { args: [], returns: "i32" },
+    loops_set_create: { args: ["u64", "u64"], returns: "ptr" },
+    loops_set_destroy: { args: ["ptr"], returns: "i32" },
+    loops_set_unmap: { args: ["ptr", "ptr"], returns: "i32" },
+    loops_set_map: { args: ["ptr", "ptr"], returns: "i32" },
+    loops_peers_sleep: { args: ["ptr", "ptr"], returns: "i32" },
+    loops_peers_wake: { args: ["ptr", "ptr"], returns: "i32" },
+    loops_latency: { args: ["u64", "u64", "ptr", "ptr"], returns: "i32" },
+    loops_host_create: { args: ["u64"], returns: "ptr" },
+    loops_host_destroy: { args: ["ptr"], returns: "i32" },
+    loops_copy: { args: ["ptr", "u64", "ptr", "u64", "i32", "i32", "u64", "ptr"], returns: "i32" },
+    loops_copy_begin: { args: ["ptr", "u64", "ptr", "u64", "i32", "u64"], returns: "i32" },
+    loops_copy_poll: { args: [], returns: "i32" },
+    loops_copy_file: { args: ["i32", "ptr", "u64", "ptr", "u64", "u64", "ptr"], returns: "i32" },
+  }).symbols;
+}
+
+type Symbols = ReturnType<typeof openLibrary>;
+
+/** By whom the bytes of a limit are copied. */
+export const CopyBy = { threads: 0, streams: 1 } as const;
+export type CopyBy = (typeof CopyBy)[keyof typeof CopyBy];
+
+/** As many as camem has streams on a device (`shim/src/runtime.zig`), each of which the emulator gives a thread. */
+const lanes = 2;
+
+const elapsed = new BigUint64Array(2);
+const elapsedMs = (index = 0) => Number(elapsed[index]) / 1e6;
+
+function succeed(code: number, what: string): void {
+  if (code !== 0) throw new Error(`${what} failed in the C loops with ${code}`);
+}
+
+function created(pointer: Pointer | bigint | null, what: string): Pointer {
+  if (typeof pointer !== "number") throw new Error(`the C loops got no ${what}`);
+  return pointer;
+}
+
+export class Loops implements Disposable {
+  readonly #symbols: Symbols;
+  readonly #copyBy: CopyBy;
+
+  /** AscendCL has to be initialised. Device memory and the calling thread's context stay as they are. */
+  constructor(path: string, aclLibrary: string, device: number, copyBy: CopyBy) {
+    this.#symbols = openLibrary(path);
+    this.#copyBy = copyBy;
+    succeed(this.#symbols.loops_open(Buffer.from(`${aclLibrary}\0`), device), "opening AscendCL");
+  }
+
+  [Symbol.dispose](): void {
+    succeed(this.#symbols.loops_close(), "closing the device");
+  }
+
+  /** Mapped segments beside camem's. */
+  segments(count: number, sizeBytes: number): SegmentSet {
+    const pointer = this.#symbols.loops_set_create(count, sizeBytes);
+    return new SegmentSet(this.#symbols, created(pointer, "device memory"));
+  }
+
+  /** Page-locked memory for copies that are compared with. */
+  host(sizeBytes: number): HostMemory {
+    const pointer = created(this.#symbols.loops_host_create(sizeBytes), "host memory");
+    return new HostMemory(this.#symbols, pointer, sizeBytes, this.#copyBy);
+  }
+
+  /** Milliseconds of mapping and of unmapping one segment, on average. */
+  latency(sizeBytes: number, repetitions: number): { readonly mapMs: number; readonly unmapMs: number } {
+    const unmap = elapsed.subarray(1);
+    succeed(this.#symbols.loops_latency(sizeBytes, repetitions, elapsed, unmap), "mapping one segment");
+    return { mapMs: elapsedMs(0) / repetitions, unmapMs: elapsedMs(1) / repetitions };
+  }
+}
+
+/** Segments of one size that the C loops map and unmap; times in milliseconds. */
+export class SegmentSet implements Disposable {
+  readonly #symbols: Symbols;
+  readonly #pointer: Pointer;
+
+  constructor(symbols: Symbols, pointer: Pointer) {
+    this.#symbols = symbols;
+    this.#pointer = pointer;
+  }
+
+  unmap(): number {
+    succeed(this.#symbols.loops_set_unmap(this.#pointer, elapsed), "unmapping");
+    return elapsedMs();
+  }
+
+  map(): number {
+    succeed(this.#symbols.loops_set_map(this.#pointer, elapsed), "mapping");
+    return elapsedMs();
+  }
+
+  peersSleep(): number {
+    succeed(this.#symbols.loops_peers_sleep(this.#pointer, elapsed), "the peers' sleep");
+    return elapsedMs();
+  }
+
+  peersWake(): number {
+    succeed(this.#symbols.loops_peers_wake(this.#pointer, elapsed), "the peers' wake-up");
+    return elapsedMs();
+  }
+
+  /** They have to be mapped. */
+  [Symbol.dispose](): void {
+    succeed(this.#symbols.loops_set_destroy(this.#pointer), "freeing");
+  }
+}
+
+/** Device memory as the C loops take it: pairs of address and size. */
+export function rangesOf(buffers: readonly DeviceBuffer[]): BigUint64Array {
+  return new BigUint64Array(buffers.flatMap(({ ptr, sizeBytes }) => [BigInt(ptr), BigInt(sizeBytes)]));
+}
+
+/** Page-locked memory that the C loops copy to and from; times in milliseconds. */
+export class HostMemory implements Disposable {
+  readonly #symbols: Symbols;
+  readonly #pointer: Pointer;
+  readonly #sizeBytes: number;
+  readonly #copyBy: CopyBy;
+
+  constructor(symbols: Symbols, pointer: Pointer, sizeBytes: number, copyBy: CopyBy) {
+    this.#symbols = symbols;
+    this.#pointer = pointer;
+    this.#sizeBytes = sizeBytes;
+    this.#copyBy = copyBy;
+  }
+
+  copyToHost(ranges: BigUint64Array): number {
+    return this.#copy(ranges, 1);
+  }
+
+  copyToDevice(ranges: BigUint64Array): number {
+    return this.#copy(ranges, 0);
+  }
+
+  #copy(ranges: BigUint64Array, toHost: 0 | 1): number {
+    const [memory, size] = [this.#pointer, this.#sizeBytes];
+    const count = ranges.length / 2;
+    const code = this.#symbols.loops_copy(ranges, count, memory, size, toHost, this.#copyBy, lanes, elapsed);
+    succeed(code, "copying");
+    return elapsedMs();
+  }
+
+  /** Copies without blocking the event loop. */
+  async copyBeside(ranges: BigUint64Array, direction: "toHost" | "toDevice"): Promise<void> {
+    const [memory, size] = [this.#pointer, this.#sizeBytes];
+    const toHost = direction === "toHost" ? 1 : 0;
+    const code = this.#symbols.loops_copy_begin(ranges, ranges.length / 2, memory, size, toHost, lanes);
+    succeed(code, "starting to copy");
+    while (this.#symbols.loops_copy_poll() === 0) await Bun.sleep(1);
+  }
+
+  copyFromFile(descriptor: number, ranges: BigUint64Array): number {
+    const count = ranges.length / 2;
+    const [memory, size] = [this.#pointer, this.#sizeBytes];
+    succeed(
+      this.#symbols.loops_copy_file(descriptor, ranges, count, memory, size, lanes, elapsed),
+      "copying a file",
+    );
+    return elapsedMs();
+  }
+
+  [Symbol.dispose](): void {
+    succeed(this.#symbols.loops_host_destroy(this.#pointer), "freeing host memory");
+  }
+}

@@ -1,0 +1,151 @@
+/**
+ * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and beside the peers' algorithm, on a real NPU
+ * where one is found and on the emulator otherwise. Prints tables, and writes `latest.json`, `latest.md` and charts.
+ */
+
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { cpus, release, tmpdir, totalmem } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { CaMemAllocator } from "camem";
+import { Value } from "typebox/value";
+import { type BackendChoice, selectBackend } from "../scripts/backend.ts";
+import { environmentNames } from "../src/config.ts";
+import { runtimeInfo } from "../src/ffi/native.ts";
+import { drawCharts } from "./charts.ts";
+import { compileLoops } from "./loops.ts";
+import { reachTable } from "./reach.ts";
+import { describeDevice, describeMachine, markdown, summary, tables } from "./report.ts";
+import { type Scenario, scenarios } from "./scenarios/index.ts";
+import { type Device, Findings, type Machine, Results } from "./schema.ts";
+import { type Context, hasTimingModel } from "./session.ts";
+
+interface Options {
+  readonly quick: boolean;
+  readonly out: string;
+}
+
+const usage = "bun run bench [--quick] [--out <folder>]";
+
+function parseOptions(): Options {
+  try {
+    const { values } = parseArgs({
+      options: {
+        quick: { type: "boolean", default: false },
+        out: { type: "string", default: join(import.meta.dir, "results") },
+      },
+    });
+    if (values.out === "") throw new TypeError("--out is empty; it must be a folder");
+    return { quick: values.quick, out: resolve(values.out) };
+  } catch (error) {
+    console.error(`${error instanceof Error ? error.message : error}\nusage: ${usage}`);
+    process.exit(2);
+  }
+}
+
+async function findDevice({ backend, reason }: BackendChoice): Promise<Device> {
+  await using allocator = CaMemAllocator.getInstance();
+  const soc = runtimeInfo().socName;
+  return {
+    backend,
+    reason,
+    library: allocator.backend.library,
+    soc: soc === "" ? "a device that does not say its name" : soc,
+    timingModel: hasTimingModel(soc),
+  };
+}
+
+function findMachine(): Machine {
+  const all = cpus();
+  return {
+    cpu: all[0]?.model.trim() ?? process.arch,
+    cores: all.length,
+    memoryBytes: totalmem(),
+    kernel: release(),
+    bun: Bun.version,
+  };
+}
+
+/** What the allocators of a scenario are like is the scenario's to say: only where the device is comes from outside. */
+const deviceVariables: readonly string[] = [
+  environmentNames.backend,
+  environmentNames.aclLibrary,
+  environmentNames.device,
+];
+
+function environmentOf({ residentBytes }: Scenario): Record<string, string | undefined> {
+  const others = Object.values(environmentNames).filter((name) => !deviceVariables.includes(name));
+  const cleared = Object.fromEntries([...others, "CAMEM_EMULATOR_FAULTS"].map((name) => [name, undefined]));
+  return { ...process.env, ...cleared, CAMEM_EMULATOR_POOL: String(residentBytes) };
+}
+
+/** Each scenario has a process of its own: the emulator reads its environment once, and peaks of memory are a process's. */
+async function run(name: string, scenario: Scenario, context: Context): Promise<Findings> {
+  const output = join(context.folder, "findings.json");
+  const command = [
+    process.execPath,
+    join(import.meta.dir, "child.ts"),
+    name,
+    JSON.stringify(context),
+    output,
+  ];
+  const child = Bun.spawn(command, {
+    env: environmentOf(scenario),
+    stdout: "inherit",
+    stderr: "inherit",
+  });
+  const exitCode = await child.exited;
+  if (exitCode !== 0) throw new Error(`the scenario "${name}" ended with ${child.signalCode ?? exitCode}`);
+  return Value.Parse(Findings, await Bun.file(output).json());
+}
+
+async function runAll(context: Context): Promise<Findings[]> {
+  const found: Findings[] = [];
+  for (const [name, scenario] of Object.entries(scenarios)) {
+    const startedMs = performance.now();
+    found.push(await run(name, scenario, context));
+    console.error(`${name}: ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
+  }
+  return found;
+}
+
+async function measureInFolder(quick: boolean): Promise<Findings[]> {
+  const folder = mkdtempSync(join(tmpdir(), "camem-bench-"));
+  try {
+    return await runAll({ quick, folder, loopsPath: await compileLoops(folder) });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+async function measure(quick: boolean): Promise<Results> {
+  const startedMs = performance.now();
+  const device = await findDevice(await selectBackend());
+  const machine = findMachine();
+  console.log(`${describeDevice(device)}\n${describeMachine(machine)}`);
+  const found = await measureInFolder(quick);
+  return Value.Parse(Results, {
+    version: 1,
+    date: new Date().toISOString(),
+    quick,
+    durationSeconds: (performance.now() - startedMs) / 1000,
+    device,
+    machine,
+    reach: reachTable(found.flatMap(({ reached }) => reached)),
+    figures: found.flatMap(({ figures }) => figures),
+    notes: found.flatMap(({ notes }) => notes),
+  });
+}
+
+async function write(results: Results, folder: string): Promise<void> {
+  mkdirSync(folder, { recursive: true });
+  const charts = await drawCharts(results, folder);
+  await Bun.write(join(folder, "latest.json"), `${JSON.stringify(results, null, 1)}\n`);
+  await Bun.write(join(folder, "latest.md"), markdown(results, charts));
+}
+
+const { quick, out } = parseOptions();
+const results = await measure(quick);
+console.log(`\n${summary(results)}\n\n${tables(results)}`);
+await write(results, out);
+console.log(`\nwritten to ${out}`);

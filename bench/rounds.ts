@@ -1,0 +1,69 @@
+/** Measures things that are to be compared in turns, so that what else the machine does hits all of them. */
+
+import { Bench } from "tinybench";
+import { median } from "./statistics.ts";
+
+/** What one repetition took, by name. */
+export type Durations = Readonly<Record<string, number>>;
+export type Part = () => Promise<Durations> | Durations;
+
+/** One value for each round and name: the median of the round's repetitions. */
+export class Rounds<Name extends string> {
+  readonly #values = new Map<string, number[]>();
+
+  add(part: Name, repetitions: readonly Durations[]): void {
+    for (const name of Object.keys(repetitions[0] ?? {})) {
+      const key = `${part} ${name}`;
+      const values = this.#values.get(key) ?? [];
+      values.push(median(repetitions.map((durations) => durations[name] ?? Number.NaN)));
+      this.#values.set(key, values);
+    }
+  }
+
+  of(part: Name, name: string): number[] {
+    const values = this.#values.get(`${part} ${name}`);
+    if (values === undefined) throw new TypeError(`${part} measured no ${name}`);
+    return values;
+  }
+
+  /** What a part measured under names with this prefix, which is cut off: medians over the rounds. */
+  medians(part: Name, prefix: string): Record<string, number> {
+    const start = `${part} ${prefix}`;
+    const own = [...this.#values].filter(([key]) => key.startsWith(start));
+    return Object.fromEntries(own.map(([key, values]) => [key.slice(start.length), median(values)]));
+  }
+}
+
+/** Runs the parts one after the other, forwards and backwards in turns, after one repetition of each to warm up. */
+export async function alternate<Name extends string>(
+  parts: Readonly<Record<Name, Part>>,
+  { rounds, repetitions = 1 }: { readonly rounds: number; readonly repetitions?: number },
+): Promise<Rounds<Name>> {
+  const result = new Rounds<Name>();
+  const names = Object.keys(parts) as Name[];
+  for (let round = 0; round < rounds; round++) {
+    const bench = new Bench({
+      time: 0,
+      iterations: repetitions,
+      warmup: round === 0,
+      warmupTime: 0,
+      warmupIterations: 1,
+      throws: true,
+    });
+    const measured = new Map(names.map((name) => [name, [] as Durations[]]));
+    for (const name of round % 2 === 0 ? names : names.toReversed())
+      addTask(bench, name, parts[name], measured.get(name) ?? []);
+    await bench.run();
+    for (const [name, repeated] of measured) result.add(name, repeated);
+  }
+  return result;
+}
+
+function addTask(bench: Bench, name: string, part: Part, measured: Durations[]): void {
+  const task = async () => {
+    measured.push(await part());
+  };
+  // What was measured to warm up does not count.
+  const beforeAll = () => void measured.splice(0);
+  bench.add(name, task, { async: true, beforeAll });
+}

@@ -1,0 +1,85 @@
+/** How long the event loop is held up while memory sleeps and wakes. */
+
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { rangesOf } from "../loops.ts";
+import { alternate } from "../rounds.ts";
+import type { Findings } from "../schema.ts";
+import {
+  type Context,
+  describeLayout,
+  GiB,
+  Memory,
+  MiB,
+  Session,
+  segmentsOf,
+  smallSegmentBytes,
+} from "../session.ts";
+import { compare, statistic } from "../statistics.ts";
+import { limitHostBytes } from "./resident.ts";
+
+type Histogram = ReturnType<typeof monitorEventLoopDelay>;
+
+const blockMs = 50;
+/** Before and after, so that delays at the edges are seen. */
+const edgeMs = 5;
+
+/** The longest delay of the event loop, in milliseconds, while `run` does its work. */
+async function longestDelay(histogram: Histogram, run: () => Promise<unknown> | unknown) {
+  histogram.reset();
+  histogram.enable();
+  await Bun.sleep(edgeMs);
+  await run();
+  await Bun.sleep(edgeMs);
+  histogram.disable();
+  return histogram.max / 1e6;
+}
+
+/** @throws when the histogram does not see a loop that is blocked on purpose */
+async function assertSeesBlock(histogram: Histogram): Promise<void> {
+  const seenMs = await longestDelay(histogram, () => Bun.sleepSync(blockMs));
+  if (seenMs < blockMs * 0.9)
+    throw new Error(`monitorEventLoopDelay saw ${seenMs} ms where the loop was blocked for ${blockMs} ms`);
+}
+
+export async function eventLoop(context: Context): Promise<Findings> {
+  await using session = new Session(context, { retain: "all" });
+  const { allocator, loops } = session;
+  const sizeBytes = context.quick ? 256 * MiB : 2 * GiB;
+  const layout = { sizeBytes, segmentBytes: smallSegmentBytes };
+  using memory = new Memory(allocator, "weights", layout);
+  using host = loops.host(Math.min(limitHostBytes, sizeBytes));
+  const ranges = rangesOf(memory.buffers);
+  const histogram = monitorEventLoopDelay({ resolution: 1 });
+  await assertSeesBlock(histogram);
+  await allocator.prepare({ level: 1 });
+  const cycle = async () => {
+    await allocator.sleep();
+    await allocator.wakeUp();
+  };
+  const copyBeside = async () => {
+    await host.copyBeside(ranges, "toHost");
+    await host.copyBeside(ranges, "toDevice");
+  };
+  const parts = {
+    camem: async () => ({ delay: await longestDelay(histogram, cycle) }),
+    copy: async () => ({ delay: await longestDelay(histogram, copyBeside) }),
+  };
+  const measured = await alternate(parts, { rounds: context.quick ? 7 : 15 });
+  const delays = measured.of("camem", "delay");
+  return {
+    figures: [
+      {
+        scenario: "event loop",
+        case: "prepared",
+        operation: "longest delay",
+        sizeBytes,
+        segments: segmentsOf(layout),
+        unit: "ms",
+        value: statistic(delays),
+        limit: compare("while C threads copy the same bytes", delays, measured.of("copy", "delay")),
+      },
+    ],
+    reached: [{ id: "delay", measured: describeLayout(layout), value: statistic(delays) }],
+    notes: [`the longest event-loop delay of all rounds was ${Math.max(...delays).toFixed(1)} ms`],
+  };
+}

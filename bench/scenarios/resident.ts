@@ -1,0 +1,189 @@
+/** Sleeps and wake-ups that find their host memory ready, or need none: prepared, clean and level 2, by size. */
+
+import type { CaMemAllocator } from "camem";
+import { type Operation, together, transitionFigure } from "../figures.ts";
+import { type HostMemory, rangesOf } from "../loops.ts";
+import { alternate, type Durations, type Rounds } from "../rounds.ts";
+import type { Findings } from "../schema.ts";
+import {
+  type Context,
+  describeLayout,
+  GiB,
+  type Layout,
+  Memory,
+  MiB,
+  pooled,
+  Session,
+  segmentsOf,
+  sizesThatFit,
+  smallSegmentBytes,
+  timeTransition,
+} from "../session.ts";
+import { compare, ratios, statistic, sums } from "../statistics.ts";
+
+/** The limit's host memory is used again from its start beyond this. */
+export const limitHostBytes = GiB;
+
+const scenario = "transitions";
+const copyLimit = "a C copy loop with as many threads";
+const unmapLimit = "a C loop that only unmaps and frees";
+const mapLimit = "a C loop that only allocates and maps";
+
+interface Case {
+  readonly session: Session;
+  readonly host: HostMemory;
+  readonly layout: Layout;
+  readonly rounds: number;
+}
+
+const sleep = (allocator: CaMemAllocator, tag: string, level: 1 | 2 = 1) =>
+  timeTransition("sleep", () => allocator.sleep({ level, tags: [tag] }));
+const wake = (allocator: CaMemAllocator, tag: string) =>
+  timeTransition("wake", () => allocator.wakeUp({ tags: [tag] }));
+
+/** Copies both ways by the C loops. */
+export function copies(host: HostMemory, ranges: BigUint64Array): Durations {
+  return { sleep: host.copyToHost(ranges), wake: host.copyToDevice(ranges) };
+}
+
+async function prepared({ session, host, layout, rounds }: Case): Promise<Findings> {
+  const { allocator } = session;
+  using memory = new Memory(allocator, "weights", layout);
+  const ranges = rangesOf(memory.buffers);
+  await allocator.prepare({ level: 1 });
+  const parts = {
+    camem: async () => together(await sleep(allocator, "weights"), await wake(allocator, "weights")),
+    copy: () => copies(host, ranges),
+  };
+  const measured = await alternate(parts, { rounds });
+  const limit = (operation: Operation) => ({
+    limit: compare(copyLimit, measured.of("camem", operation), measured.of("copy", operation)),
+  });
+  const about = { scenario, case: "prepared", layout };
+  const both = (part: "camem" | "copy") => sums(measured.of(part, "sleep"), measured.of(part, "wake"));
+  return {
+    figures: [
+      transitionFigure(measured, "camem", "sleep", about, limit("sleep")),
+      transitionFigure(measured, "camem", "wake", about, limit("wake")),
+    ],
+    reached: [
+      {
+        id: "throughput",
+        measured: describeLayout(layout),
+        value: statistic(ratios(both("copy"), both("camem"))),
+      },
+    ],
+    notes: [],
+  };
+}
+
+/** Asleep between the rounds, as the C loop's segments are unmapped: the device holds one of the two at a time. */
+async function clean({ session, host, layout, rounds }: Case): Promise<Findings> {
+  const { allocator, loops } = session;
+  allocator.defineTag("clean", { 1: "offload", 2: "discard", immutable: true });
+  using memory = new Memory(allocator, "clean", layout);
+  const ranges = rangesOf(memory.buffers);
+  await allocator.sleep({ level: 1, tags: ["clean"] });
+  using segments = loops.segments(segmentsOf(layout), layout.segmentBytes);
+  segments.unmap();
+  const parts = {
+    camem: async () => {
+      const woken = await wake(allocator, "clean");
+      const copy = host.copyToDevice(ranges);
+      return together(woken, { copy }, await sleep(allocator, "clean"));
+    },
+    calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
+  };
+  const measured = await alternate(parts, { rounds });
+  await allocator.wakeUp({ tags: ["clean"] });
+  segments.map();
+  const slept = measured.of("camem", "sleep");
+  const woken = measured.of("camem", "wake");
+  const about = { scenario, case: "clean", layout };
+  return {
+    figures: [
+      transitionFigure(measured, "camem", "sleep", about, {
+        limit: compare(unmapLimit, slept, measured.of("calls", "sleep")),
+      }),
+      transitionFigure(measured, "camem", "wake", about, {
+        limit: compare(copyLimit, woken, measured.of("camem", "copy")),
+      }),
+    ],
+    reached: [
+      {
+        id: "clean",
+        measured: describeLayout(layout),
+        value: statistic(ratios(slept, measured.of("calls", "sleep"))),
+      },
+    ],
+    notes: [],
+  };
+}
+
+async function level2({ session, layout, rounds }: Case): Promise<Findings> {
+  const { allocator, loops } = session;
+  using _memory = new Memory(allocator, "weights", layout);
+  await allocator.sleep({ level: 2, tags: ["weights"] });
+  using segments = loops.segments(segmentsOf(layout), layout.segmentBytes);
+  segments.unmap();
+  const parts = {
+    camem: async () => together(await wake(allocator, "weights"), await sleep(allocator, "weights", 2)),
+    calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
+  };
+  const measured = await alternate(parts, { rounds });
+  await allocator.wakeUp({ tags: ["weights"] });
+  segments.map();
+  return { figures: callFigures(measured, "level 2", layout), reached: [], notes: [] };
+}
+
+function callFigures(measured: Rounds<"camem" | "calls">, name: string, layout: Layout) {
+  const about = { scenario, case: name, layout };
+  const limit = (operation: Operation, what: string) => ({
+    limit: compare(what, measured.of("camem", operation), measured.of("calls", operation)),
+  });
+  return [
+    transitionFigure(measured, "camem", "sleep", about, limit("sleep", unmapLimit)),
+    transitionFigure(measured, "camem", "wake", about, limit("wake", mapLimit)),
+  ];
+}
+
+export function sizesOf(quick: boolean): number[] {
+  return quick
+    ? [2 * MiB, 32 * MiB, 256 * MiB]
+    : [2 * MiB, 16 * MiB, 128 * MiB, 512 * MiB, GiB, 2 * GiB, 4 * GiB];
+}
+
+/** Small transitions are noisier, and cost nothing. */
+export function roundsOf(sizeBytes: number, quick: boolean): number {
+  const most = quick ? 11 : 25;
+  return Math.max(quick ? 5 : 7, Math.min(most, Math.floor((4 * GiB) / sizeBytes)));
+}
+
+export async function resident(context: Context): Promise<Findings> {
+  await using session = new Session(context, { retain: "all" });
+  const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
+  const largest = Math.max(...sizes);
+  using host = session.loops.host(Math.min(limitHostBytes, largest));
+  const found: Findings = { figures: [], reached: [], notes };
+  const run = async (
+    layout: Layout,
+    reach: string | undefined,
+    measure: (own: Case) => Promise<Findings>,
+  ) => {
+    const rounds = roundsOf(layout.sizeBytes, context.quick);
+    const { figures, reached } = await measure({ session, host, layout, rounds });
+    found.figures.push(...figures);
+    found.reached.push(...reached.filter(({ id }) => id === reach));
+  };
+  const reachBytes = context.quick ? largest : Math.min(largest, 2 * GiB);
+  for (const size of sizes) {
+    const layout = pooled(size);
+    await run(layout, size === reachBytes ? "throughput" : undefined, prepared);
+    await run(layout, undefined, clean);
+    await run(layout, undefined, level2);
+  }
+  const small = { sizeBytes: Math.min(GiB, largest), segmentBytes: smallSegmentBytes };
+  await run(small, undefined, prepared);
+  await run(small, "clean", clean);
+  return found;
+}

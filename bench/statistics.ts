@@ -1,0 +1,41 @@
+import type { Comparison, Statistic } from "./schema.ts";
+
+/** By linear interpolation between the two nearest values. */
+function quantile(sorted: readonly number[], fraction: number): number {
+  const place = (sorted.length - 1) * fraction;
+  const low = sorted[Math.floor(place)];
+  const high = sorted[Math.ceil(place)];
+  if (low === undefined || high === undefined) throw new TypeError("a statistic of nothing");
+  return low + (high - low) * (place - Math.floor(place));
+}
+
+export function statistic(values: readonly number[]): Statistic {
+  const sorted = values.toSorted((a, b) => a - b);
+  return {
+    median: quantile(sorted, 0.5),
+    p25: quantile(sorted, 0.25),
+    p75: quantile(sorted, 0.75),
+    rounds: values.length,
+  };
+}
+
+export function median(values: readonly number[]): number {
+  return statistic(values).median;
+}
+
+/** `values` over `others`, round by round: noise that lasts longer than a round falls out. */
+export function ratios(values: readonly number[], others: readonly number[]): number[] {
+  if (values.length !== others.length) throw new TypeError("the two were not measured in the same rounds");
+  return values.map((value, round) => value / (others[round] ?? Number.NaN));
+}
+
+export function compare(what: string, values: readonly number[], others: readonly number[]): Comparison {
+  return { what, value: statistic(others), ratio: statistic(ratios(values, others)) };
+}
+
+/** The sums of several series, round by round. */
+export function sums(first: readonly number[], ...others: readonly (readonly number[])[]): number[] {
+  return first.map((value, round) =>
+    others.reduce((sum, series) => sum + (series[round] ?? Number.NaN), value),
+  );
+}
