@@ -258,6 +258,11 @@ export class CaMemAllocator {
     return { kind: this.#config.backend, library: native.runtimeInfo().libraryPath };
   }
 
+  /** The device of calls that name none. */
+  get device(): number {
+    return this.#config.device;
+  }
+
   /** True from the moment anything sleeps until everything that slept is awake. */
   get isSleeping(): boolean {
     this.#assertOpen();

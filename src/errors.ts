@@ -30,6 +30,11 @@ export const errorCodes = [
   "CALLED_FROM_HOOK",
   "CLOSED",
   "SAFETENSORS_INVALID",
+  "STATE_CONFLICT",
+  "ENGINE_UNAVAILABLE",
+  "QUEUE_FULL",
+  "TIMED_OUT",
+  "UNKNOWN_MODEL",
 ] as const;
 
 /** One code of the closed set. */
@@ -47,6 +52,8 @@ export interface CamemErrorDetails {
   readonly sizeBytes?: number;
   /** True when a sleep or wake-up has taken place all the same, and only something after it failed. */
   readonly transitionComplete?: boolean;
+  /** When a request that was refused may be tried again. */
+  readonly retryAfterSeconds?: number;
   readonly cause?: unknown;
 }
 
@@ -60,6 +67,8 @@ export class CamemError extends Error {
   readonly sizeBytes: number | undefined;
   /** True when a sleep or wake-up has taken place all the same, and only giving memory back or a callback failed. */
   readonly transitionComplete: boolean;
+  /** When a request that was refused may be tried again; undefined for any other failure. */
+  readonly retryAfterSeconds: number | undefined;
 
   constructor(code: CamemErrorCode, message: string, details: CamemErrorDetails = {}) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
@@ -69,5 +78,6 @@ export class CamemError extends Error {
     this.address = details.address;
     this.sizeBytes = details.sizeBytes;
     this.transitionComplete = details.transitionComplete ?? false;
+    this.retryAfterSeconds = details.retryAfterSeconds;
   }
 }

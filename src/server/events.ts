@@ -1,5 +1,5 @@
 import type { SleepReport, WakeReport } from "../allocator.ts";
-import type { CamemErrorCode } from "../errors.ts";
+import { CamemError, type CamemErrorCode } from "../errors.ts";
 import type { TransitionProgress } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 
@@ -159,4 +159,10 @@ export class EventSource {
       }
     }
   }
+}
+
+/** @internal */
+export function summaryOf(error: unknown): FailureSummary {
+  if (error instanceof CamemError) return { code: error.code, message: error.message };
+  return { code: "UNKNOWN", message: error instanceof Error ? error.message : String(error) };
 }

@@ -1,0 +1,38 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
+/** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
+
+export type { Clock } from "./clock.ts";
+export {
+  type DeviceMemory,
+  type EngineSleepResult,
+  type EngineWakeResult,
+  SleepController,
+} from "./controller.ts";
+export type {
+  AdmitOptions,
+  ControllerOptions,
+  EngineSleepOptions,
+  EngineWakeOptions,
+  PauseOptions,
+  ReloadContext,
+  WhenAsleep,
+} from "./controller-options.ts";
+export type { ControlledAllocator } from "./engine-memory.ts";
+export type {
+  EngineEvent,
+  EngineListener,
+  EngineState,
+  EngineStatus,
+  FailureSummary,
+  InFlightMode,
+  RequestCounts,
+  RequestsEvent,
+  SleepReason,
+  StateEvent,
+  TransitionEndedEvent,
+  TransitionIdentity,
+  TransitionProgressEvent,
+  TransitionStartedEvent,
+} from "./events.ts";
+export type { CheckpointResult, Lease } from "./gate.ts";
