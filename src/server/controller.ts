@@ -210,7 +210,7 @@ export class SleepController {
   async sleep(options: EngineSleepOptions = {}): Promise<EngineSleepResult> {
     checkCall("sleep", options, options.signal);
     this.#assertCanMove();
-    this.plan("sleep", { tags: options.tags });
+    this.#assertKnown(options.tags);
     const { level = 1, tags, reason = "operator" } = options;
     return this.#turns.take(options.signal, (signal) =>
       this.#transition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
@@ -230,7 +230,7 @@ export class SleepController {
   async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     checkCall("wakeUp", options, options.signal);
     this.#assertCanMove();
-    this.plan("wake", { tags: memoryNames(options.tags) });
+    this.#assertKnown(memoryNames(options.tags));
     return this.#wake(options);
   }
 
@@ -266,7 +266,7 @@ export class SleepController {
     this.#assertCanMove();
     await this.#turns.take(undefined, async () => {
       this.#paused = false;
-      this.#memory.endLevelZero();
+      if (this.#memory.sleeping?.level === 0) this.#memory.endEmptySleep();
       this.#settle();
     });
   }
@@ -333,6 +333,17 @@ export class SleepController {
     this.#assertOutside();
   }
 
+  /** Bad input is refused before its turn comes, and without events. */
+  #assertKnown(tags: readonly string[] | undefined): void {
+    try {
+      this.plan("sleep", { tags });
+    } catch (error) {
+      this.#noteFailure(error);
+      this.#settle();
+      throw error;
+    }
+  }
+
   async #sleepNow(
     identity: TransitionIdentity,
     options: EngineSleepOptions,
@@ -371,7 +382,7 @@ export class SleepController {
   ): Promise<Pick<EngineWakeResult, "alreadyAwake" | "report">> {
     const { reload } = this.#config;
     const before = this.#memory.snapshot();
-    if (this.#memory.endLevelZero()) return { alreadyAwake: false, report: null };
+    if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
     if (this.#memory.sleepingTags.length > 0) this.#move("waking");
     const report = await this.#memory.wake(memoryNames(tags), this.#control(identity, signal));
     const loads = reload !== undefined && this.#memory.canLoad;

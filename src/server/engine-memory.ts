@@ -116,9 +116,9 @@ export class EngineMemory {
     }
   }
 
-  /** Ends a sleep of level 0. Returns false where there is none. */
-  endLevelZero(): boolean {
-    if (this.#sleep?.level !== 0) return false;
+  /** Ends a sleep that moved no memory, as one of level 0. Returns false where there is none. */
+  endEmptySleep(): boolean {
+    if (this.#sleep === undefined || this.#levels.size > 0) return false;
     this.#sleep = undefined;
     return true;
   }
