@@ -2,6 +2,7 @@
 
 /** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
 
+export type { AccessOptions, ServerInfo } from "./access.ts";
 export type { Clock } from "./clock.ts";
 export {
   type DeviceMemory,
@@ -18,6 +19,7 @@ export type {
   ReloadContext,
   WhenAsleep,
 } from "./controller-options.ts";
+export type { EngineGroup } from "./engine-group.ts";
 export type { ControlledAllocator } from "./engine-memory.ts";
 export type {
   EngineEvent,
@@ -36,3 +38,5 @@ export type {
   TransitionStartedEvent,
 } from "./events.ts";
 export type { CheckpointResult, Lease } from "./gate.ts";
+export { type AdminHandler, createHandler, type HandlerOptions } from "./http.ts";
+export { type AdmitRequestOptions, admitRequest, leasedStream } from "./inference.ts";

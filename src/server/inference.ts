@@ -1,0 +1,67 @@
+/** Requests to a model: held or refused, as its controller is configured, and never let in while it sleeps. */
+
+import type { ServerInfo } from "./access.ts";
+import type { SleepController } from "./controller.ts";
+import type { AdmitOptions } from "./controller-options.ts";
+import { type EngineGroup, engineOf, groupOf } from "./engine-group.ts";
+import type { Lease } from "./gate.ts";
+import { errorResponse } from "./replies.ts";
+
+export interface AdmitRequestOptions extends AdmitOptions {
+  /** The name of the engine; may be left out where there is but one. */
+  readonly model?: string | undefined;
+  /** The server of `Bun.serve`, whose idle timeout is lifted for this request: it may be held, and its answer may pause. */
+  readonly server?: ServerInfo | undefined;
+}
+
+/**
+ * A lease for a request to a model, which `request.signal` ends, or the answer that refuses it: 503 with `Retry-After`, or 404 for
+ * a model that there is not. Release the lease when the engine's work for the request is done.
+ */
+export async function admitRequest(
+  engine: SleepController | EngineGroup,
+  request: Request,
+  { model, server, deadlineMs }: AdmitRequestOptions = {},
+): Promise<Lease | Response> {
+  try {
+    const group = groupOf(engine);
+    const { name } = engineOf(group, model);
+    server?.timeout?.(request, 0);
+    return await group.admit(name, request.signal, { deadlineMs });
+  } catch (error) {
+    return errorResponse(error);
+  }
+}
+
+const encoder = new TextEncoder();
+
+/**
+ * A response's body from what an engine writes piece by piece. Releases the lease when `source` has ended, has thrown, or has
+ * returned after the client went away, whichever comes first, also if it never was started.
+ */
+export function leasedStream(
+  lease: Lease,
+  source: AsyncIterable<string | Uint8Array>,
+): ReadableStream<Uint8Array> {
+  const pieces = source[Symbol.asyncIterator]();
+  return new ReadableStream<Uint8Array>({
+    async pull(output) {
+      try {
+        const { done, value } = await pieces.next();
+        if (!done) return output.enqueue(typeof value === "string" ? encoder.encode(value) : value);
+      } catch (error) {
+        lease.release();
+        throw error;
+      }
+      lease.release();
+      output.close();
+    },
+    async cancel() {
+      try {
+        await pieces.return?.();
+      } finally {
+        lease.release();
+      }
+    },
+  });
+}

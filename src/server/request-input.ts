@@ -1,0 +1,104 @@
+/** What a request asks for, from its query and its JSON body, within bounds. */
+
+import type Type from "typebox";
+import type { TObject } from "typebox";
+import { Value } from "typebox/value";
+import { show } from "../validate.ts";
+import { RequestError } from "./replies.ts";
+
+export interface BodyLimits {
+  readonly sizeBytes: number;
+  readonly timeoutMs: number;
+}
+
+const closing = { connection: "close" };
+
+async function readBody(
+  body: ReadableStream<Uint8Array>,
+  { sizeBytes, timeoutMs }: BodyLimits,
+): Promise<string> {
+  const reader = body.getReader();
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(new RequestError(408, `the body did not arrive within ${timeoutMs} ms`, null, closing)),
+    timeoutMs,
+  );
+  const decoder = new TextDecoder();
+  let text = "";
+  let readBytes = 0;
+  try {
+    while (true) {
+      const { done, value } = await Promise.race([reader.read(), late.promise]);
+      if (done) return text + decoder.decode();
+      readBytes += value.length;
+      if (readBytes > sizeBytes) throw tooLarge(sizeBytes);
+      text += decoder.decode(value, { stream: true });
+    }
+  } finally {
+    clearTimeout(timer);
+    // What is left of the body is of no interest, nor whether its sender still sends.
+    reader.cancel().catch(() => undefined);
+  }
+}
+
+const tooLarge = (sizeBytes: number) =>
+  new RequestError(413, `the body is larger than ${sizeBytes} bytes`, null, closing);
+
+async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
+  if (Number(request.headers.get("content-length") ?? 0) > limits.sizeBytes) throw tooLarge(limits.sizeBytes);
+  const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
+  if (text === "") return {};
+  const value = parseJson(text);
+  if (typeof value === "object" && value !== null && !Array.isArray(value))
+    return value as Record<string, unknown>;
+  throw new RequestError(400, `the body is ${show(value)}; it must be a JSON object`);
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new RequestError(400, "the body is not JSON");
+  }
+}
+
+/** A query's text as what a schema may ask for; what is no such thing is left for the schema to refuse. */
+function fromText(text: string): unknown {
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  return text === "true" || text === "false" ? text === "true" : text;
+}
+
+function fromQuery(query: URLSearchParams, name: string): unknown {
+  const values = query.getAll(name);
+  if (name === "tags") return values.length > 0 ? values : undefined;
+  if (values.length > 1) throw new RequestError(400, `${name} is given ${values.length} times`, name);
+  const [value] = values;
+  if (value === undefined) return undefined;
+  return name === "model" ? value : fromText(value);
+}
+
+/**
+ * The properties that `schema` knows, all of them optional, from the query and, where the query lacks them, from the body. Others
+ * are ignored, as vLLM does.
+ *
+ * @throws RequestError 400, 408 or 413
+ */
+export async function readInput<T extends TObject>(
+  schema: T,
+  request: Request,
+  limits: BodyLimits,
+): Promise<Partial<Type.Static<T>>> {
+  const body = await readJson(request, limits);
+  const query = new URL(request.url).searchParams;
+  const input: Record<string, unknown> = {};
+  for (const [name, property] of Object.entries(schema.properties)) {
+    const value = fromQuery(query, name) ?? body[name] ?? undefined;
+    if (value === undefined) continue;
+    if (!Value.Check(property, value)) {
+      const { description } = property as { readonly description?: string };
+      throw new RequestError(400, `${name} is ${show(value)}; it must be ${description}`, name);
+    }
+    input[name] = value;
+  }
+  return input as Partial<Type.Static<T>>;
+}
