@@ -19,6 +19,7 @@ export type {
   ReloadContext,
   WhenAsleep,
 } from "./controller-options.ts";
+export type { Duration } from "./durations.ts";
 export type { EngineGroup } from "./engine-group.ts";
 export type { ControlledAllocator } from "./engine-memory.ts";
 export type {
@@ -39,4 +40,5 @@ export type {
 } from "./events.ts";
 export type { CheckpointResult, Lease } from "./gate.ts";
 export { type AdminHandler, createHandler, type HandlerOptions } from "./http.ts";
+export { type IdleOptions, type IdleRung, IdleSleep } from "./idle.ts";
 export { type AdmitRequestOptions, admitRequest, leasedStream } from "./inference.ts";
