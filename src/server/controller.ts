@@ -167,7 +167,7 @@ export class SleepController {
       tags,
     }: { readonly level?: SleepLevel | undefined; readonly tags?: readonly string[] | undefined } = {},
   ): TransitionPlan {
-    const own = this.#tags.tagsOf(tags);
+    const own = this.#tags.tagsOf(memoryNames(tags));
     return this.#tags.named(
       operation === "sleep"
         ? this.#allocator.plan("sleep", { level, tags: own })
@@ -230,7 +230,7 @@ export class SleepController {
   async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     checkCall("wakeUp", options, options.signal);
     this.#assertCanMove();
-    this.#assertKnown(memoryNames(options.tags));
+    this.#assertKnown(options.tags);
     return this.#wake(options);
   }
 
@@ -426,9 +426,10 @@ export class SleepController {
   }
 
   #noteFailure(error: unknown): void {
+    if (!(error instanceof CamemError) || this.#closing) return;
     const lastsForGood =
-      error instanceof CamemError && (error.code === "DEVICE_LOST" || error.code === "CLOSED");
-    if (lastsForGood && !this.#closing) this.#failure = summaryOf(error);
+      error.code === "DEVICE_LOST" || (error.code === "CLOSED" && !this.#memory.isReachable);
+    if (lastsForGood) this.#failure = summaryOf(error);
   }
 
   #move(state: "falling-asleep" | "waking" | "awaiting-weights"): void {

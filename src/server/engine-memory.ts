@@ -49,6 +49,17 @@ export class EngineMemory {
       );
   }
 
+  /** False once the allocator is closed. */
+  get isReachable(): boolean {
+    try {
+      this.#tags.usage();
+      return true;
+    } catch (error) {
+      if (error instanceof CamemError && error.code === "CLOSED") return false;
+      throw error;
+    }
+  }
+
   /** The sleep that lasts, of any level; undefined when everything is awake. */
   get sleeping(): Sleep | undefined {
     return this.#sleep;

@@ -42,3 +42,4 @@ export type { CheckpointResult, Lease } from "./gate.ts";
 export { type AdminHandler, createHandler, type HandlerOptions } from "./http.ts";
 export { type IdleOptions, type IdleRung, IdleSleep } from "./idle.ts";
 export { type AdmitRequestOptions, admitRequest, leasedStream } from "./inference.ts";
+export { ModelPool, type PoolOptions } from "./model-pool.ts";

@@ -41,7 +41,7 @@ export class Wait<T = void> {
     return this.#settled;
   }
 
-  resolve(value: T): void {
+  resolve(value: T | PromiseLike<T>): void {
     this.#letGo();
     this.#settle.resolve(value);
   }
@@ -88,7 +88,12 @@ export class Turns {
     either.addEventListener("abort", abort, { once: true });
     const start = async () => {
       either.removeEventListener("abort", abort);
-      if (!either.aborted) await run(either).then(resolve, reject);
+      if (either.aborted) return;
+      try {
+        resolve(await run(either));
+      } catch (error) {
+        reject(error);
+      }
     };
     this.#last = this.#last.then(start, start);
     return promise;

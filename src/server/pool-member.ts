@@ -1,0 +1,70 @@
+import type { CamemError } from "../errors.ts";
+import type { SleepController } from "./controller.ts";
+import type { Lease } from "./gate.ts";
+import type { Wait } from "./wait.ts";
+
+/** A request that waits for its engine. */
+export interface QueueEntry {
+  readonly wait: Wait<Lease>;
+  /** Its place among all that wait in the pool. */
+  readonly arrival: number;
+  readonly untilMs: number;
+}
+
+/** An engine in a pool: who waits for it, and when it was of use. */
+export class PoolMember {
+  readonly engine: SleepController;
+  readonly queue = new Set<QueueEntry>();
+  lastUsedMs: number;
+  residentSinceMs: number;
+  /** True while it makes room: requests for it wait. */
+  yielding = false;
+
+  constructor(engine: SleepController, nowMs: number) {
+    this.engine = engine;
+    this.lastUsedMs = nowMs;
+    this.residentSinceMs = nowMs;
+  }
+
+  /** The place of who waits longest for it; undefined where nobody does. */
+  get waitsSince(): number | undefined {
+    for (const { wait, arrival } of this.queue) if (!wait.settled) return arrival;
+    return undefined;
+  }
+
+  /** Orders idle members before busy ones, and by their last use. */
+  static compareUse(a: PoolMember, b: PoolMember): number {
+    return Number(a.#isBusy()) - Number(b.#isBusy()) || a.lastUsedMs - b.lastUsedMs;
+  }
+
+  #isBusy(): boolean {
+    return this.engine.status.requests.running > 0;
+  }
+
+  /** Hands everybody that waits to the engine's own controller, which admits, holds or refuses them. */
+  serve(nowMs: number): void {
+    for (const entry of this.queue) {
+      this.queue.delete(entry);
+      if (entry.wait.settled) continue;
+      const deadlineMs = Math.max(0, entry.untilMs - nowMs);
+      entry.wait.resolve(this.engine.admit(entry.wait.signal, { deadlineMs }));
+    }
+  }
+
+  refuse(error: CamemError): void {
+    for (const { wait } of this.queue) wait.reject(error);
+    this.queue.clear();
+  }
+
+  /** Bytes of device memory that waking it lacks. */
+  shortBytes(tags: readonly string[] | undefined): number {
+    const { devices } = this.engine.plan("wake", { tags });
+    return devices.reduce((sum, { neededBytes, freeBytes }) => sum + Math.max(0, neededBytes - freeBytes), 0);
+  }
+
+  /** Bytes of device memory that its sleep gives back. */
+  sleepableBytes(level: 1 | 2): number {
+    const tags = Object.values(this.engine.plan("sleep", { level }).tags);
+    return tags.reduce((sum, { offloadBytes, discardBytes }) => sum + offloadBytes + discardBytes, 0);
+  }
+}
