@@ -74,15 +74,36 @@ test("it imports and sleeps on the emulator", async () => {
   expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
 });
 
+test("camem/server imports by itself and does nothing, and puts an engine to sleep", async () => {
+  await Bun.write(
+    join(project, "server.ts"),
+    `import { createHandler, SleepController } from "camem/server";
+    const { CaMemAllocator } = await import("camem");
+    await using allocator = CaMemAllocator.getInstance({ backend: "emulator" });
+    allocator.malloc(3_000_000, { tag: "weights" });
+    await using controller = new SleepController(allocator);
+    const handler = createHandler({ engine: controller, token: "secret" });
+    const headers = { authorization: "Bearer secret" };
+    const response = await handler(new Request("http://localhost/sleep", { method: "POST", headers }));
+    console.log(await response?.text(), controller.status.state);`,
+  );
+  expect(run(project, process.execPath, "server.ts")).toBe('{"status":"sleeping","level":1} asleep\n');
+});
+
 test("its types hold in a strict project that has neither Bun's nor Node's types", async () => {
   await Bun.write(
     join(project, "types.ts"),
     `import { CaMemAllocator, CamemError, type SleepReport, loadSafetensors } from "camem";
+    import { type AdminHandler, admitRequest, createHandler, IdleSleep, type Lease, ModelPool, SleepController } from "camem/server";
     const allocator = CaMemAllocator.getInstance({ backend: "emulator" });
     export const report: SleepReport = await allocator.sleep({ level: 1 });
     export const load = () => loadSafetensors("x", { allocator, tag: "weights" });
     export const address: number = allocator.malloc(1).ptr;
-    export const isOurs = (error: unknown): error is CamemError => error instanceof CamemError;`,
+    export const isOurs = (error: unknown): error is CamemError => error instanceof CamemError;
+    const engine = new SleepController(allocator, { whenAsleep: "wake" });
+    export const handler: AdminHandler = createHandler({ engine: new ModelPool([engine]), loopbackOnly: true });
+    export const idle = new IdleSleep(engine, { ladder: [{ after: "5m", level: 1 }] });
+    export const lease: Lease | Response = await admitRequest(engine, new Request("http://localhost/"));`,
   );
   const options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022"];
   const tsc = [process.execPath, join(root, "node_modules/typescript/lib/tsc.js"), ...options, "types.ts"];
@@ -102,7 +123,12 @@ test("the README's code works as it stands, on the backend that its comment name
 });
 
 test("importing it does nothing", async () => {
-  await Bun.write(join(project, "import.ts"), 'await import("camem"); console.log("imported");');
+  await Bun.write(
+    join(project, "import.ts"),
+    `await import("camem"); await import("camem/server");
+    const loaded = await Bun.file("/proc/self/maps").text();
+    console.log(loaded.includes("libcamem") ? "loaded a library" : "imported");`,
+  );
   expect(run(project, process.execPath, "import.ts")).toBe("imported\n");
 });
 

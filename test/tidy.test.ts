@@ -18,6 +18,13 @@ function sources(...patterns: string[]): { path: string; text: string }[] {
 /** Higher layers may import lower ones, never the other way round. */
 const layers = [
   ["index.ts", "cli.ts"],
+  ["http.ts", "inference.ts", "idle.ts", "model-pool.ts"],
+  ["engine-group.ts", "pool-member.ts"],
+  ["controller.ts"],
+  ["engine-memory.ts"],
+  ["engine-tags.ts", "controller-options.ts", "gate.ts", "event-stream.ts", "request-input.ts", "access.ts"],
+  ["events.ts", "wait.ts", "durations.ts", "replies.ts"],
+  ["clock.ts"],
   ["safetensors.ts"],
   ["safetensors-header.ts"],
   ["allocator.ts"],
@@ -41,6 +48,11 @@ test("imports in src point one way", () => {
     for (const [, imported = ""] of text.matchAll(/from "(\.[^"]+\.ts)"/g))
       expect(layerOf(path) <= layerOf(imported), `${path} imports ${imported}`).toBe(true);
   }
+});
+
+test("the main entry point knows nothing of the server", () => {
+  for (const { path, text } of sources("src/*.ts", "src/ffi/*.ts"))
+    expect(text, path).not.toMatch(/from "[^"]*server/);
 });
 
 test("only src/ffi knows bun:ffi", () => {

@@ -15,8 +15,8 @@ import {
   resolveController,
   type WhenAsleep,
 } from "./controller-options.ts";
-import { type ControlledAllocator, EngineMemory } from "./engine-memory.ts";
-import { EngineTags } from "./engine-tags.ts";
+import { EngineMemory } from "./engine-memory.ts";
+import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import {
   type EngineEvent,
   type EngineListener,

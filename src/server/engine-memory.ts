@@ -1,18 +1,12 @@
-import type { CaMemAllocator, SleepReport, TagUsage, WakeReport } from "../allocator.ts";
+import type { SleepReport, TagUsage, WakeReport } from "../allocator.ts";
 import { CamemError } from "../errors.ts";
 import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import { assertFits } from "../preflight.ts";
 import type { ReloadContext } from "./controller-options.ts";
-import type { EngineTags } from "./engine-tags.ts";
+import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { SleepReason } from "./events.ts";
 import { abortedError, unlessAborted } from "./wait.ts";
-
-/** What a controller needs of the allocator. */
-export type ControlledAllocator = Pick<
-  CaMemAllocator,
-  "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
->;
 
 /** A sleep that lasts until everything is awake. */
 export interface Sleep {

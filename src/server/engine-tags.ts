@@ -1,9 +1,14 @@
-import type { TagUsage } from "../allocator.ts";
+import type { CaMemAllocator, TagUsage } from "../allocator.ts";
 import { CamemError } from "../errors.ts";
 import type { TransitionPlan } from "../preflight.ts";
 import { persistentTag, presetPolicies } from "../tags.ts";
 import { show } from "../validate.ts";
-import type { ControlledAllocator } from "./engine-memory.ts";
+
+/** What a controller needs of the allocator. */
+export type ControlledAllocator = Pick<
+  CaMemAllocator,
+  "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
+>;
 
 /** The engine's own names of its tags, and the allocator's tags behind them. */
 export class EngineTags {

@@ -21,7 +21,7 @@ export type {
 } from "./controller-options.ts";
 export type { Duration } from "./durations.ts";
 export type { EngineGroup } from "./engine-group.ts";
-export type { ControlledAllocator } from "./engine-memory.ts";
+export type { ControlledAllocator } from "./engine-tags.ts";
 export type {
   EngineEvent,
   EngineListener,

@@ -51,7 +51,8 @@ export function leasedStream(
         if (!done) return output.enqueue(typeof value === "string" ? encoder.encode(value) : value);
       } catch (error) {
         lease.release();
-        throw error;
+        // Bun prints what a body fails with. That a request was ended early is no news; its client sees the connection cut.
+        return output.error(lease.signal.aborted ? undefined : error);
       }
       lease.release();
       output.close();

@@ -86,7 +86,12 @@ async function complete(
   if (query.get("stream") !== null)
     return new Response(leasedStream(lease, toy.generate(lease, prompt, length)));
   using _released = lease;
-  return new Response(await toy.complete(lease, prompt, length));
+  try {
+    return new Response(await toy.complete(lease, prompt, length));
+  } catch (error) {
+    if (!lease.signal.aborted) throw error;
+    return new Response(String(error), { status: 503 });
+  }
 }
 
 /** Sends text as it stands, and returns what comes back before the connection ends. */
