@@ -332,6 +332,28 @@ describe("requests", () => {
     expect(controller.status.state).toBe("asleep");
   });
 
+  test("one wakes no engine whose weights nobody would load", async () => {
+    await controller.close();
+    control({ whenAsleep: "wake" });
+    await controller.sleep({ level: 2, reason: "idle" });
+    expect(await codeOf(() => controller.admit())).toBe("ENGINE_UNAVAILABLE");
+    expect(states).toEqual(["falling-asleep", "asleep"]);
+  });
+
+  test("one whose client goes away in the moment of waking leaves no lease behind", async () => {
+    await controller.close();
+    control({ whenAsleep: "hold" });
+    await controller.sleep();
+    const client = new AbortController();
+    const held = codeOf(() => controller.admit(client.signal));
+    controller.subscribe((event) => {
+      if (event.type === "state" && event.status.state === "awake") client.abort();
+    });
+    await controller.wakeUp();
+    expect(await held).toBe("ABORTED");
+    expect(controller.status.requests).toMatchObject({ running: 0, waiting: 0, admittedTotal: 0 });
+  });
+
   test("an operator's sleep stays one when idleness deepens it, and becomes one when he repeats it", async () => {
     await controller.sleep({ reason: "idle" });
     expect(controller.status.reason).toBe("idle");
@@ -672,7 +694,7 @@ describe("events", () => {
     process.on("warning", note);
     const woken = Promise.withResolvers<unknown>();
     const unsubscribe = controller.subscribe((event) => {
-      if (event.type === "transition-ended" && event.operation === "sleep")
+      if (event.type === "state" && event.status.state === "falling-asleep")
         woken.resolve(controller.wakeUp());
       throw new RangeError("display");
     });

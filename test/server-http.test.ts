@@ -2,7 +2,13 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
-import { type ControllerOptions, createHandler, type HandlerOptions, SleepController } from "camem/server";
+import {
+  type ControllerOptions,
+  createHandler,
+  type HandlerOptions,
+  leasedStream,
+  SleepController,
+} from "camem/server";
 import { codeOf, holdDevice, MiB, onEmulator, setFaults } from "./support/device.ts";
 import { eventsOf, raw, Serving } from "./support/serving.ts";
 import { ToyEngine, until } from "./support/toy-engine.ts";
@@ -472,13 +478,19 @@ describe("requests to the model", () => {
     expect(await server.postJson("/sleep?mode=wait")).toMatchObject([200, { status: "sleeping" }]);
   });
 
+  test("a stream that is cancelled before anybody read it gives its lease back", async () => {
+    const lease = await controller.admit();
+    await leasedStream(lease, engine.generate(lease, "once", 8)).cancel();
+    expect(controller.status.requests.running).toBe(0);
+  });
+
   test("an answer is streamed across a sleep in mode keep", async () => {
-    const response = server.fetch("/complete?stream&length=200");
+    const response = server.fetch("/complete?stream&length=5000");
     await until(() => controller.status.requests.running === 1);
     expect(await server.postJson("/sleep?mode=keep")).toMatchObject([200, { status: "sleeping" }]);
     expect(controller.status.requests.parked).toBe(1);
     await server.post("/wake_up");
-    expect(await (await response).text()).toBe(engine.expected("once", 200));
+    expect(await (await response).text()).toBe(engine.expected("once", 5000));
   });
 
   test("a sleep in mode abort ends a stream, and health checks are answered meanwhile", async () => {
