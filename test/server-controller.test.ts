@@ -112,6 +112,8 @@ describe("sleep and wake", () => {
     await controller.sleep();
     await controller.wakeUp({ tags: ["kv_cache"] });
     expect(controller.status).toMatchObject({ state: "asleep", level: 1, sleepingTags: ["weights"] });
+    expect(await controller.wakeUp({ tags: ["kv_cache"] })).toMatchObject({ alreadyAwake: true });
+    expect(states).toEqual(["falling-asleep", "asleep", "waking", "asleep"]);
     expect(await controller.sleep()).toMatchObject({ alreadySleeping: false });
     await controller.wakeUp();
     expect(await complete()).toBe(expected());
@@ -649,6 +651,7 @@ describe("failures", () => {
       [() => controller.sleep({ deadlineMs: -1 }), "INVALID_ARGUMENT"],
       [() => controller.wakeUp({ tags: ["kv_cash"] }), "UNKNOWN_TAG"],
       [() => controller.wakeUp({ level: 1 } as never), "INVALID_ARGUMENT"],
+      [() => controller.wakeUp({ reason: "request" as "pool" }), "INVALID_ARGUMENT"],
       [() => controller.pause({ mode: "later" as "wait" }), "INVALID_ARGUMENT"],
       [() => controller.admit({} as AbortSignal), "INVALID_ARGUMENT"],
       [() => controller.admit(undefined, { deadlineMs: Number.NaN }), "INVALID_ARGUMENT"],

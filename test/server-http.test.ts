@@ -207,6 +207,21 @@ describe("camem's own routes", () => {
     ]);
   });
 
+  test.if(onEmulator)("usage tells of an engine whose device is lost", async () => {
+    await controller.sleep();
+    setFaults("*:1+=507010");
+    expect(await errorOf(server.postJson("/wake_up"))).toEqual([500, null]);
+    const usage = await server.json("/camem/usage");
+    setFaults("");
+    expect(usage).toMatchObject([
+      200,
+      {
+        engines: { default: { status: { state: "failed", failure: { code: "DEVICE_LOST" } } } },
+        devices: [],
+      },
+    ]);
+  });
+
   test("a plan, without touching anything", async () => {
     expect(await server.json("/camem/plan?op=sleep&level=2")).toMatchObject([
       200,

@@ -135,7 +135,7 @@ export interface EngineWakeOptions {
   readonly tags?: readonly string[] | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Who asks, for events; by default `operator`. */
-  readonly reason?: SleepReason | "request" | undefined;
+  readonly reason?: SleepReason | undefined;
 }
 
 export interface AdmitOptions {
@@ -147,7 +147,9 @@ const Mode = Type.Union([Type.Literal("abort"), Type.Literal("wait"), Type.Liter
   description: '"abort", "wait" or "keep"',
 });
 const Level = Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2)], { description: "0, 1 or 2" });
-const Operator = [Type.Literal("operator"), Type.Literal("idle"), Type.Literal("pool")] as const;
+const Reason = Type.Union([Type.Literal("operator"), Type.Literal("idle"), Type.Literal("pool")], {
+  description: '"operator", "idle" or "pool"',
+});
 const pauseProperties = {
   mode: Type.Optional(Mode),
   deadlineMs: Type.Optional(Milliseconds),
@@ -161,7 +163,7 @@ const schemas = {
       ...pauseProperties,
       level: Type.Optional(Level),
       tags: Type.Optional(Names),
-      reason: Type.Optional(Type.Union([...Operator], { description: '"operator", "idle" or "pool"' })),
+      reason: Type.Optional(Reason),
     },
     { additionalProperties: false },
   ),
@@ -169,11 +171,7 @@ const schemas = {
     {
       tags: Type.Optional(Names),
       signal: Type.Optional(Given),
-      reason: Type.Optional(
-        Type.Union([...Operator, Type.Literal("request")], {
-          description: '"operator", "idle", "pool" or "request"',
-        }),
-      ),
+      reason: Type.Optional(Reason),
     },
     { additionalProperties: false },
   ),

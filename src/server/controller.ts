@@ -231,7 +231,7 @@ export class SleepController {
     checkCall("wakeUp", options, options.signal);
     this.#assertCanMove();
     this.#assertKnown(options.tags);
-    return this.#wake(options);
+    return this.#wake(options, options.reason ?? "operator");
   }
 
   /**
@@ -359,8 +359,11 @@ export class SleepController {
     return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
   }
 
-  #wake(options: EngineWakeOptions): Promise<EngineWakeResult> {
-    const { tags, reason = "operator" } = options;
+  #wake(
+    options: Omit<EngineWakeOptions, "reason">,
+    reason: TransitionIdentity["reason"],
+  ): Promise<EngineWakeResult> {
+    const { tags } = options;
     return this.#turns.take(options.signal, async (signal) => {
       const result = { tags: tags ?? null, alreadyAwake: true, report: null };
       // Meanwhile an operator may have put it to sleep, or the client may have gone.
@@ -383,8 +386,9 @@ export class SleepController {
     const { reload } = this.#config;
     const before = this.#memory.snapshot();
     if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
-    if (this.#memory.sleepingTags.length > 0) this.#move("waking");
-    const report = await this.#memory.wake(memoryNames(tags), this.#control(identity, signal));
+    const names = memoryNames(tags);
+    if (this.#memory.asleepAmong(names).length > 0) this.#move("waking");
+    const report = await this.#memory.wake(names, this.#control(identity, signal));
     const loads = reload !== undefined && this.#memory.canLoad;
     if (loads) {
       this.#move("awaiting-weights");
@@ -497,7 +501,7 @@ export class SleepController {
   #wakeOnDemand(): void {
     if (this.#wakingOnDemand) return;
     this.#wakingOnDemand = true;
-    this.#wake({ reason: "request" })
+    this.#wake({}, "request")
       .catch((cause) => this.#gate.refuseHeld(this.#unavailable(" and could not be woken", cause)))
       .finally(() => {
         this.#wakingOnDemand = false;

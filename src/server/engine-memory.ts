@@ -63,6 +63,11 @@ export class EngineMemory {
     return [...this.#levels.keys()];
   }
 
+  /** Those tags of `names`, or of all, of which memory is asleep. */
+  asleepAmong(names: Names): string[] {
+    return this.sleepingTags.filter((name) => names === undefined || names.includes(name));
+  }
+
   /** Weights that are awake or asleep without their content. */
   get awaitingTags(): readonly string[] {
     return [...this.#awaiting];
@@ -134,7 +139,7 @@ export class EngineMemory {
    * @throws CamemError as the allocator's `wakeUp`
    */
   async wake(names: Names, control: TransitionControl): Promise<WakeReport | null> {
-    const concerned = this.sleepingTags.filter((name) => names === undefined || names.includes(name));
+    const concerned = this.asleepAmong(names);
     if (concerned.length === 0) return null;
     const tags = this.#tags.tagsOf(concerned);
     const planned = this.#tags.named(this.#allocator.plan("wake", { tags })).tags;

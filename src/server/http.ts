@@ -4,7 +4,7 @@ import Type from "typebox";
 import { CamemError } from "../errors.ts";
 import { show, validate } from "../validate.ts";
 import { type AccessOptions, createAccess, type ServerInfo } from "./access.ts";
-import type { SleepController } from "./controller.ts";
+import type { DeviceMemory, SleepController } from "./controller.ts";
 import { type EngineGroup, engineOf, groupOf } from "./engine-group.ts";
 import { EventStream } from "./event-stream.ts";
 import type { EngineListener } from "./events.ts";
@@ -162,12 +162,20 @@ function sglangRoutes({ group, limits }: Admin): Record<string, Methods> {
   };
 }
 
+/** A device that does not answer is left out: the engines' statuses, which tell of it, are wanted all the more. */
+function deviceMemoryOf(engine: SleepController): DeviceMemory[] {
+  try {
+    return engine.deviceMemory();
+  } catch (error) {
+    if (error instanceof CamemError) return [];
+    throw error;
+  }
+}
+
 /** Everything there is to know: each engine's status and tags, and what is free on the devices. */
 function usageOf({ engines }: EngineGroup) {
   const controllers = [...engines.values()];
-  const devices = new Map(
-    controllers.flatMap((engine) => engine.deviceMemory()).map((memory) => [memory.device, memory]),
-  );
+  const devices = new Map(controllers.flatMap(deviceMemoryOf).map((memory) => [memory.device, memory]));
   return {
     engines: Object.fromEntries(
       controllers.map((engine) => [engine.name, { status: engine.status, tags: engine.usage() }]),
