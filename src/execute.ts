@@ -40,7 +40,7 @@ export interface TransitionControl {
  * turns every `sliceUs`; to look without pause would take the processor from the plan, and slow down its unmapping threefold.
  */
 const eagerMs = 5;
-const sliceUs = 250;
+const sliceUs = 500;
 const pollMs = 1;
 
 const phaseNames = Object.keys(native.Phase) as (keyof typeof native.Phase)[];
