@@ -206,6 +206,8 @@ export class CaMemAllocator {
   readonly #tagNames = new Map<number, string>();
   readonly #regionTag = new AsyncLocalStorage<string>();
   readonly #pools = new Map<string, MemoryPool>();
+  /** Loads of checkpoints that are under way, by tag, and whether one that overlapped with them has failed. */
+  readonly #loads = new Map<string, { count: number; failed: boolean }>();
   /** Aborted when closing begins, which ends every transition. */
   readonly #ending = new AbortController();
   readonly #hooks = new Hooks(this.#ending.signal);
@@ -462,11 +464,33 @@ export class CaMemAllocator {
     native.sealTag(this.#tagId(tag), tag, false);
   }
 
-  /** @internal Called when a checkpoint has been loaded under `tag`. */
-  noteLoaded(tag: string): void {
-    if (this.#policies.get(tag)?.immutable) native.sealTag(this.#tagId(tag), tag, true);
-    // A preparation that fails has changed nothing: the next sleep does it for itself, and reports what is wrong.
-    if (this.#config.prepareOnLoad) void this.prepare().catch(() => undefined);
+  /**
+   * @internal Called when the loading of a checkpoint under `tags` begins; what it returns is called when it has ended. Content is
+   * final once no load writes under its tag any more, unless one of those that overlapped has failed: then it is loaded again.
+   */
+  noteLoading(tags: ReadonlySet<string>): (succeeded: boolean) => void {
+    for (const tag of tags) {
+      const loads = this.#loads.get(tag) ?? { count: 0, failed: false };
+      loads.count++;
+      this.#loads.set(tag, loads);
+    }
+    return (succeeded) => {
+      for (const tag of tags) this.#noteLoaded(tag, succeeded);
+      // A preparation that fails has changed nothing: the next sleep does it for itself, and reports what is wrong.
+      if (succeeded && this.#loads.size === 0 && this.#config.prepareOnLoad)
+        void this.prepare().catch(() => undefined);
+    };
+  }
+
+  #noteLoaded(tag: string, succeeded: boolean): void {
+    const loads = this.#loads.get(tag);
+    if (loads === undefined) return;
+    loads.count--;
+    loads.failed ||= !succeeded;
+    if (loads.count > 0) return;
+    this.#loads.delete(tag);
+    if (loads.failed || this.#state !== "open" || !this.#policies.get(tag)?.immutable) return;
+    native.sealTag(this.#tagId(tag), tag, true);
   }
 
   /**
@@ -496,8 +520,8 @@ export class CaMemAllocator {
    * Says what each sleep level does to a tag, and whether its content is final once loaded. What is left out stays as it is,
    * which for a new tag is `discard` and not immutable.
    *
-   * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`; with
-   * `immutable`, `BUFFER_MOVING`, and `BUFFER_ASLEEP` where memory that is immutable would no longer be and sleeps
+   * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`;
+   * `BUFFER_ASLEEP` or `BUFFER_MOVING` where memory that is immutable would no longer be
    */
   defineTag(
     name: string,

@@ -99,20 +99,25 @@ export async function loadSafetensors(
     using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
     const header = await readHeader(handle, fileName);
     const tensors = options.into ?? allocateTensors(header, options);
+    const ended = options.allocator.noteLoading(tagsOf(tensors));
     try {
       if (options.into !== undefined) checkMatch(header.entries, options.into, fileName);
       await copyData(handle, header, tensors, fileName, options.signal);
       if (checkpoint !== undefined) backByFile(checkpoint.handle, header, tensors);
     } catch (error) {
+      ended(false);
       if (options.into === undefined) freeAll(tensors, error);
       throw error;
     }
-    for (const tag of new Set([...tensors.values()].map(({ buffer }) => buffer.tag)))
-      options.allocator.noteLoaded(tag);
+    ended(true);
     return tensors;
   } finally {
     await handle.close();
   }
+}
+
+function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
+  return new Set([...tensors.values()].map(({ buffer }) => buffer.tag));
 }
 
 function checkBacking({ backing = "host", into }: LoadSafetensorsOptions): void {

@@ -134,6 +134,14 @@ const Step = struct {
         return self.copies() and self.segment.backup == .none;
     }
 
+    /// Puts to sleep what an earlier plan has backed up.
+    fn keepsBackup(self: Step) bool {
+        return switch (self.action) {
+            .offload, .release => self.segment.clean,
+            .discard, .restore, .remap => false,
+        };
+    }
+
     fn before(_: void, a: Step, b: Step) bool {
         if (a.segment.device != b.segment.device) return a.segment.device < b.segment.device;
         // Blocks of one tag side by side, so that a slab serves one tag and goes back when that wakes.
@@ -149,10 +157,12 @@ const Group = struct {
     /// Page-locked memory for content in files.
     staging: transfer.Staging = transfer.no_staging,
 
-    fn usesFiles(self: Group, verify: bool) bool {
+    fn needsStaging(self: Group, verify: bool) bool {
         for (self.steps) |step| {
             if (step.spill and step.needsBackup()) return true;
             if (step.segment.backup == .file and (verify or step.copies())) return true;
+            // What a backup without a checksum is compared with is in device memory.
+            if (verify and step.keepsBackup() and step.segment.checksum == null) return true;
         }
         return false;
     }
@@ -655,7 +665,7 @@ pub const Executor = struct {
     }
 
     fn takeStaging(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
-        if (!each.usesFiles(plan.verify)) return;
+        if (!each.needsStaging(plan.verify)) return;
         if (self.unsettled_staging[each.device][0].len > 0) try self.waitForDevice(plan, each, failure);
         const share_bytes = transfer.staging_bytes_per_stream;
         try self.memory.pool.reserve(share_bytes * each.staging.len, plan.interrupt(), failure);
@@ -820,13 +830,13 @@ pub const Executor = struct {
             const segment = step.segment;
             // A failed sleep may have left content in physical memory, and a backup that it had not finished.
             const intact = segment.content == .backed_up or segment.clean;
-            const keeps = intact and (step.immutable or segment.backup.isCheckpoint());
+            const keeps = intact and (step.immutable or segment.sealed or segment.backup.isCheckpoint());
             if (!keeps) self.memory.dropBackup(segment);
             const table = self.memory.registry;
             table.mutex.lock();
             defer table.mutex.unlock();
             segment.clean = keeps;
-            segment.sealed = keeps;
+            segment.sealed = segment.sealed or keeps;
             segment.content = .live;
         }
     }
@@ -866,10 +876,11 @@ pub const Executor = struct {
     /// compared with what is in device memory.
     fn verifyClean(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         for (each.steps) |step| {
-            if (step.action != .offload or !step.segment.clean) continue;
+            if (!step.keepsBackup()) continue;
             try plan.interrupt().check();
             const segment = step.segment;
             const found = try checksumOf(segment, each, failure);
+            try self.memory.back(segment, failure); // which a sleep whose undoing failed has left unmapped
             const expected = segment.checksum orelse try self.checksumOnDevice(segment, each, failure);
             if (found != expected) return corrupt(segment, failure);
             self.memory.registry.set(segment, .checksum, found);

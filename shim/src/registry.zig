@@ -274,8 +274,8 @@ pub const Registry = struct {
         self.changed.broadcast();
     }
 
-    /// Declares the content of every awake segment of a tag final, or ends that: then what was a backup of it is only memory,
-    /// which the caller drops. Refused, with nothing changed, while any of the tag sleeps or moves.
+    /// Declares the content of every segment of a tag final, or ends that: then what was a backup of it is only memory, which
+    /// the caller drops. Ending it is refused, with nothing changed, while any of the tag sleeps or moves.
     pub fn seal(self: *Registry, tag: u32, sealed: bool, dropped: *std.ArrayList(backup.Backup)) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -285,8 +285,9 @@ pub const Registry = struct {
         while (iterator.next()) |entry| {
             const segment = entry.*;
             if (segment.tag != tag or segment.doomed) continue;
+            if (sealed) continue;
             if (segment.moving) return error.Moving;
-            if (!sealed and !segment.isAwake()) return error.Asleep;
+            if (!segment.isAwake()) return error.Asleep;
             count += 1;
         }
         dropped.ensureUnusedCapacity(allocator, count) catch return error.OutOfHostMemory;
