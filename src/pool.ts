@@ -99,7 +99,8 @@ export class MemoryPool {
 
   /**
    * Buffers for all of `sizesBytes`, next to each other in new segments of just the size they need together: less than 2 MiB
-   * in a GiB is wasted. For the tensors of a model, whose sizes are known beforehand. All or nothing.
+   * in a GiB is wasted. For the tensors of a model, whose sizes are known beforehand. As long as none of them is freed, their
+   * segments hold nothing else. All or nothing.
    *
    * @throws CamemError as {@link malloc}
    */
@@ -108,10 +109,11 @@ export class MemoryPool {
     try {
       for (const group of groupsOf(sizesBytes)) {
         let rest: Block<Segment> | undefined = this.#grow(group.totalBytes);
-        for (const sizeBytes of group.sizesBytes) {
+        for (const [index, sizeBytes] of group.sizesBytes.entries()) {
           if (rest === undefined)
             throw new TypeError("a group of buffers is larger than its segment: a bug of camem's");
-          const block: Block<Segment> = this.#take(rest, alignedSize(sizeBytes));
+          const isLast = index === group.sizesBytes.length - 1;
+          const block: Block<Segment> = this.#take(rest, isLast ? rest.sizeBytes : alignedSize(sizeBytes));
           buffers.push(this.#bufferOf(block, sizeBytes));
           rest = block.after;
         }

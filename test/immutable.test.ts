@@ -265,7 +265,9 @@ describe("loading", () => {
     const loads = parts.map((name) => loadSafetensors(pathOf(name), { allocator }));
     for (const [index, load] of loads.entries()) {
       const buffer = (await load).get(parts[index] ?? "")?.buffer;
-      expect(Buffer.compare(buffer?.read() ?? new Uint8Array(0), pattern(20 * MiB * (index + 1), index))).toBe(0);
+      expect(
+        Buffer.compare(buffer?.read() ?? new Uint8Array(0), pattern(20 * MiB * (index + 1), index)),
+      ).toBe(0);
     }
     for (const load of loads)
       for (const { buffer } of (await load).values()) expect(buffer.immutable).toBe(true);
