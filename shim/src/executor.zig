@@ -142,6 +142,11 @@ const Step = struct {
         };
     }
 
+    /// The content will be, or is, in a backup alone.
+    fn reliesOnBackup(self: Step) bool {
+        return self.keepsBackup() or (self.action == .restore and self.segment.content == .backed_up);
+    }
+
     fn before(_: void, a: Step, b: Step) bool {
         if (a.segment.device != b.segment.device) return a.segment.device < b.segment.device;
         // Blocks of one tag side by side, so that a slab serves one tag and goes back when that wakes.
@@ -319,14 +324,12 @@ pub const Executor = struct {
         errdefer registry.allocator.free(resolved);
         const groups = registry.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
         errdefer registry.allocator.free(groups);
-        try self.resolve(steps, resolved);
+        const bytes_total = try self.resolve(steps, resolved);
         const plan = self.start();
         plan.steps = resolved;
         plan.groups = group(resolved, groups);
         plan.verify = verify;
-        for (resolved) |step| {
-            if (step.copies()) plan.bytes_total += contentBytes(step.segment);
-        }
+        plan.bytes_total = bytes_total;
         self.launch(plan);
         return plan.ticket;
     }
@@ -363,11 +366,12 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
-    /// Finds every step's segment and takes it, or takes none.
-    fn resolve(self: *Executor, steps: []const PlanStep, resolved: []Step) status.Error!void {
+    /// Finds every step's segment and takes it, or takes none. Returns how many bytes there are to copy.
+    fn resolve(self: *Executor, steps: []const PlanStep, resolved: []Step) status.Error!u64 {
         const table = self.memory.registry;
         table.mutex.lock();
         defer table.mutex.unlock();
+        var bytes_total: u64 = 0;
         var taken: usize = 0;
         errdefer for (resolved[0..taken]) |step| {
             step.segment.moving = false;
@@ -385,7 +389,9 @@ pub const Executor = struct {
             };
             segment.moving = true;
             taken += 1;
+            if (slot.copies()) bytes_total += contentBytes(segment);
         }
+        return bytes_total;
     }
 
     fn group(steps: []Step, groups: []Group) []Group {
@@ -603,6 +609,7 @@ pub const Executor = struct {
         try self.onEachDevice(plan, copyToBackups, failure);
         plan.enter(.verifying);
         try self.onEachDevice(plan, takeChecksums, failure);
+        try checkFiles(plan, failure); // again: the copies took their time
         plan.enter(.releasing);
         try self.onEachDevice(plan, unmapAll, failure);
         self.commitSleep(plan);
@@ -612,7 +619,7 @@ pub const Executor = struct {
     fn checkFiles(plan: *Plan, failure: *Failure) status.Error!void {
         var last: ?*const files.File = null;
         for (plan.steps) |step| {
-            if (step.segment.backup != .file or step.action == .discard) continue;
+            if (step.segment.backup != .file or !step.reliesOnBackup()) continue;
             const file = step.segment.backup.file.file;
             if (file == last) continue;
             last = file;
@@ -788,6 +795,7 @@ pub const Executor = struct {
         try self.onEachDevice(plan, compareChecksums, failure);
         plan.enter(if (plan.bytes_total > 0) .copying else .mapping);
         try self.onEachDevice(plan, mapAndCopy, failure);
+        try checkFiles(plan, failure); // again: it may have been written to while it was read
         try plan.interrupt().check();
         plan.complete = true;
         self.markAwake(plan);

@@ -189,7 +189,11 @@ pub const Pool = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         var refused: std.DoublyLinkedList = .{};
-        defer self.empty.concatByMoving(&refused);
+        var refused_bytes: u64 = 0;
+        defer {
+            self.empty.concatByMoving(&refused);
+            self.free_bytes += refused_bytes; // not before: `take` has to find what is free
+        }
         var spare: Failure = .{};
         var first: ?status.Error = null;
         while (self.nextToFree()) |slab| {
@@ -202,7 +206,7 @@ pub const Pool = struct {
                 self.held_bytes -= slab.sizeBytes();
                 registry.allocator.destroy(slab);
             } else |err| {
-                self.free_bytes += slab.sizeBytes();
+                refused_bytes += slab.sizeBytes();
                 refused.append(&slab.node);
                 if (first == null) first = err;
             }
