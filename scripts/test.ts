@@ -9,6 +9,7 @@ const steps: readonly { name: string; command: readonly string[]; folder?: strin
   { name: "format and lint", command: [...toolCommand("biome"), "check", "--error-on-warnings", "."] },
   { name: "format of the Zig sources", command: [zigPath(), "fmt", "--check", "shim"] },
   { name: "types", command: [...toolCommand("tsc"), "--noEmit"] },
+  { name: "types of the page", command: [...toolCommand("tsc"), "--project", "tsconfig.page.json"] },
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },
   { name: "bun test", command: [process.execPath, "test", ...process.argv.slice(2)] },
 ];

@@ -90,6 +90,22 @@ test("camem/server imports by itself and does nothing, and puts an engine to sle
   expect(run(project, process.execPath, "server.ts")).toBe('{"status":"sleeping","level":1} asleep\n');
 });
 
+test("the page comes with the package", async () => {
+  await Bun.write(
+    join(project, "page.ts"),
+    `import { createHandler, SleepController } from "camem/server";
+    const { CaMemAllocator } = await import("camem");
+    await using allocator = CaMemAllocator.getInstance({ backend: "emulator" });
+    await using controller = new SleepController(allocator);
+    const handler = createHandler({ engine: controller, token: "secret" });
+    for (const path of ["/camem", "/camem/page.css", "/camem/page.js"]) {
+      const response = await handler(new Request("http://localhost" + path));
+      console.log(response?.status, (await response?.text())?.length !== 0);
+    }`,
+  );
+  expect(run(project, process.execPath, "page.ts")).toBe("200 true\n".repeat(3));
+});
+
 test("its types hold in a strict project that has neither Bun's nor Node's types", async () => {
   await Bun.write(
     join(project, "types.ts"),

@@ -19,9 +19,11 @@ function sources(...patterns: string[]): { path: string; text: string }[] {
 const layers = [
   ["index.ts", "cli.ts"],
   ["http.ts", "inference.ts", "idle.ts", "model-pool.ts"],
+  ["history.ts"],
   ["engine-group.ts", "pool-member.ts"],
   ["controller.ts"],
   ["engine-memory.ts"],
+  ["page.ts"],
   ["engine-tags.ts", "controller-options.ts", "gate.ts", "event-stream.ts", "request-input.ts", "access.ts"],
   ["events.ts", "wait.ts", "durations.ts", "replies.ts"],
   ["clock.ts"],

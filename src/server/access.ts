@@ -18,11 +18,12 @@ export interface AccessOptions {
   readonly loopbackOnly?: boolean | undefined;
 }
 
-type Check = (request: Request, server: ServerInfo | undefined) => void;
+/** Throws for whoever may not in. */
+export type AccessCheck = (request: Request, server: ServerInfo | undefined) => void;
 
 const digest = (text: string) => createHash("sha256").update(text).digest();
 
-function tokenCheck(token: unknown): Check {
+function tokenCheck(token: unknown): AccessCheck {
   if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token))
     throw new CamemError(
       "INVALID_CONFIG",
@@ -43,7 +44,7 @@ const isLoopbackAddress = (address: string) => /^(::ffff:)?127\.\d+\.\d+\.\d+$|^
 
 const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(host);
 
-const checkLoopback: Check = (request, server) => {
+const checkLoopback: AccessCheck = (request, server) => {
   const { headers } = request;
   const forbidden = (why: string) =>
     new RequestError(403, `only this machine may use this route, and ${why}`);
@@ -64,7 +65,7 @@ const checkLoopback: Check = (request, server) => {
  *
  * @throws CamemError `INVALID_CONFIG` with neither: nothing is open unless somebody has said to whom
  */
-export function createAccess({ token, loopbackOnly }: AccessOptions): Check {
+export function createAccess({ token, loopbackOnly }: AccessOptions): AccessCheck {
   if (loopbackOnly !== undefined && typeof loopbackOnly !== "boolean")
     throw new CamemError("INVALID_CONFIG", `loopbackOnly is ${show(loopbackOnly)}; it must be true or false`);
   const checks = [

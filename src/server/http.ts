@@ -3,11 +3,13 @@
 import Type from "typebox";
 import { CamemError } from "../errors.ts";
 import { show, validate } from "../validate.ts";
-import { type AccessOptions, createAccess, type ServerInfo } from "./access.ts";
+import { type AccessCheck, type AccessOptions, createAccess, type ServerInfo } from "./access.ts";
 import type { DeviceMemory, SleepController } from "./controller.ts";
 import { type EngineGroup, engineOf, groupOf } from "./engine-group.ts";
 import { EventStream } from "./event-stream.ts";
 import type { EngineListener } from "./events.ts";
+import { TransitionHistory } from "./history.ts";
+import { pageRoutes } from "./page.ts";
 import { errorResponse, RequestError } from "./replies.ts";
 import { type BodyLimits, readInput } from "./request-input.ts";
 
@@ -75,7 +77,10 @@ const PlanInput = Type.Object({
 });
 
 type Answer = (request: Request) => Promise<Response>;
-type Methods = Partial<Record<"GET" | "POST", Answer>>;
+type Methods = Partial<Record<"GET" | "POST", Answer>> & {
+  /** Who may in, where that is not who may use the other routes. */
+  readonly check?: AccessCheck;
+};
 
 /** What the routes need. */
 interface Admin {
@@ -83,6 +88,7 @@ interface Admin {
   readonly limits: BodyLimits;
   readonly heartbeatMs: number;
   readonly streams: Set<EventStream>;
+  readonly history: TransitionHistory;
   isClosed: boolean;
 }
 
@@ -191,7 +197,7 @@ function openStream({ group, heartbeatMs, streams, isClosed }: Admin, signal: Ab
 }
 
 function camemRoutes(admin: Admin): Record<string, Methods> {
-  const { group, limits } = admin;
+  const { group, limits, history } = admin;
   return {
     "/camem/usage": { GET: async () => Response.json(usageOf(group)) },
     "/camem/plan": {
@@ -210,6 +216,7 @@ function camemRoutes(admin: Admin): Record<string, Methods> {
         return Response.json({ status: engine.isSleeping ? "sleeping" : "awake" });
       },
     },
+    "/camem/transitions": { GET: async () => Response.json(history.transitions) },
     "/camem/events": { GET: async (request) => openStream(admin, request.signal) },
   };
 }
@@ -228,22 +235,30 @@ export function createHandler(options: HandlerOptions): AdminHandler {
   validate(OptionsSchema, options, "the options of createHandler", "INVALID_CONFIG");
   const { bodyLimitBytes = 16_384, bodyTimeoutMs = 5_000, heartbeatMs = 15_000, health = false } = options;
   const authorise = createAccess(options);
+  const group = groupOf(options.engine);
   const admin: Admin = {
-    group: groupOf(options.engine),
+    group,
     limits: { sizeBytes: bodyLimitBytes, timeoutMs: bodyTimeoutMs },
     heartbeatMs,
     streams: new Set(),
+    history: new TransitionHistory(group),
     isClosed: false,
   };
   const table = new Map(
-    Object.entries({ ...sleepRoutes(admin), ...sglangRoutes(admin), ...camemRoutes(admin) }),
+    Object.entries<Methods>({
+      ...sleepRoutes(admin),
+      ...sglangRoutes(admin),
+      ...camemRoutes(admin),
+      ...pageRoutes(options),
+    }),
   );
 
   const answer = async (methods: Methods, request: Request, server?: ServerInfo): Promise<Response> => {
     try {
-      authorise(request, server);
-      const route = methods[request.method as keyof Methods];
-      if (route === undefined) throw methodNotAllowed(request.method, Object.keys(methods));
+      const { check = authorise, ...routes } = methods;
+      check(request, server);
+      const route = routes[request.method as keyof typeof routes];
+      if (route === undefined) throw methodNotAllowed(request.method, Object.keys(routes));
       // A sleep may wait for requests in flight, and an event stream is quiet for long.
       server?.timeout?.(request, 0);
       return await route(request);
@@ -267,6 +282,7 @@ export function createHandler(options: HandlerOptions): AdminHandler {
     routes: { ...Object.fromEntries(paths), ...healthRoute },
     close: () => {
       admin.isClosed = true;
+      admin.history.close();
       for (const stream of [...admin.streams]) stream.end();
     },
   });
