@@ -148,6 +148,17 @@ test("importing it does nothing", async () => {
   expect(run(project, process.execPath, "import.ts")).toBe("imported\n");
 });
 
+test("camem/metrics loads without prom-client, and says what it lacks when it is used", async () => {
+  await Bun.write(
+    join(project, "metrics.ts"),
+    `import { registerMetrics } from "camem/metrics";
+    const engine = [];
+    const failure = await registerMetrics({}, { engine, allocator: {} }).catch((error) => error);
+    console.log(failure.code, failure.message);`,
+  );
+  expect(run(project, process.execPath, "metrics.ts")).toMatch(/^LIBRARY_NOT_FOUND .*bun add prom-client\n$/);
+});
+
 test("the camem command works from the package", () => {
   const output = run(
     project,

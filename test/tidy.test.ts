@@ -18,6 +18,9 @@ function sources(...patterns: string[]): { path: string; text: string }[] {
 /** Higher layers may import lower ones, never the other way round. */
 const layers = [
   ["index.ts", "cli.ts"],
+  ["register.ts"],
+  ["gauges.ts", "operations.ts"],
+  ["snapshot.ts", "prom-client.ts"],
   ["http.ts", "inference.ts", "idle.ts", "model-pool.ts"],
   ["history.ts"],
   ["engine-group.ts", "pool-member.ts"],
@@ -52,9 +55,14 @@ test("imports in src point one way", () => {
   }
 });
 
-test("the main entry point knows nothing of the server", () => {
+test("the main entry point knows nothing of the server and of metrics", () => {
   for (const { path, text } of sources("src/*.ts", "src/ffi/*.ts"))
-    expect(text, path).not.toMatch(/from "[^"]*server/);
+    expect(text, path).not.toMatch(/from "[^"]*(server|metrics)/);
+});
+
+test("camem/server needs no prom-client", () => {
+  for (const { path, text } of sources("src/*.ts", "src/ffi/*.ts", "src/server/*.ts"))
+    expect(text, path).not.toMatch(/"prom-client"|\/metrics\//);
 });
 
 test("only src/ffi knows bun:ffi", () => {
