@@ -5,13 +5,19 @@ import { toolCommand, zigPath } from "./native.ts";
 
 const root = join(import.meta.dir, "..");
 
+/** For what hangs: on a busy machine, first touches of memory alone can take seconds. A preload can set it for one file only. */
+const timeoutMs = 60_000;
+
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [
   { name: "format and lint", command: [...toolCommand("biome"), "check", "--error-on-warnings", "."] },
   { name: "format of the Zig sources", command: [zigPath(), "fmt", "--check", "shim"] },
   { name: "types", command: [...toolCommand("tsc"), "--noEmit"] },
   { name: "types of the page", command: [...toolCommand("tsc"), "--project", "tsconfig.page.json"] },
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },
-  { name: "bun test", command: [process.execPath, "test", ...process.argv.slice(2)] },
+  {
+    name: "bun test",
+    command: [process.execPath, "test", "--timeout", `${timeoutMs}`, ...process.argv.slice(2)],
+  },
 ];
 
 for (const { name, command, folder = "." } of steps) {
