@@ -124,7 +124,7 @@ test("its types hold in a strict project that has neither Bun's nor Node's types
   const options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022"];
   const tsc = [process.execPath, join(root, "node_modules/typescript/lib/tsc.js"), ...options, "types.ts"];
   expect(run(project, ...tsc)).toBe("");
-});
+}, 60_000);
 
 test("the README's code works as it stands, on the backend that its comment names", async () => {
   const readme = readFileSync(join(root, "README.md"), "utf8");
