@@ -306,7 +306,7 @@ describe("bad requests", () => {
     ["an empty level", () => server.postJson("/sleep?level="), [400, "level"]],
     ["a negative level", () => server.postJson("/sleep?level=-1"), [400, "level"]],
     ["two levels", () => server.postJson("/sleep?level=1&level=2"), [400, "level"]],
-    ["a level as text in JSON", () => server.postJson("/sleep", { level: "1" }), [400, "level"]],
+    ["a level as other text in JSON", () => server.postJson("/sleep", { level: "one" }), [400, "level"]],
     ["an unknown mode", () => server.postJson("/sleep?mode=kill"), [400, "mode"]],
     ["an unknown tag", () => server.postJson("/wake_up?tags=kv_cash"), [400, "tags"]],
     ["an empty tag", () => server.postJson("/sleep?tags="), [400, "tags"]],

@@ -81,6 +81,12 @@ function fromQuery(query: URLSearchParams, name: string): unknown {
   return name === "model" ? value : fromText(value);
 }
 
+/** kvcached sends `{"level": "1"}`: JSON's text too may be a number. */
+function fromBody(body: Readonly<Record<string, unknown>>, name: string): unknown {
+  const value = body[name] ?? undefined;
+  return typeof value === "string" && name !== "model" ? fromText(value) : value;
+}
+
 /**
  * The properties that `schema` knows, all of them optional, from the query and, where the query lacks them, from the body. Others
  * are ignored, as vLLM does.
@@ -96,7 +102,7 @@ export async function readInput<T extends TObject>(
   const query = new URL(request.url).searchParams;
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
-    const value = fromQuery(query, name) ?? body[name] ?? undefined;
+    const value = fromQuery(query, name) ?? fromBody(body, name);
     if (value === undefined) continue;
     if (!Value.Check(property, value)) {
       const { description } = property as { readonly description?: string };
