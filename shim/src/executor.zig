@@ -293,7 +293,7 @@ pub const Executor = struct {
 
     fn sweep(self: *Executor) void {
         var ignored: Failure = .{};
-        self.releaseAllDoomed(&self.interrupted, &ignored) catch return;
+        self.releaseAllDoomed(.{ .cancelled = &self.interrupted }, &ignored) catch return;
     }
 
     /// Cancels what runs and makes the thread's body return.
@@ -489,7 +489,7 @@ pub const Executor = struct {
     /// Releases what was freed while it moved, whose failures are no concern of the plan, and the host memory that is left.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
-        const unreleased = self.releaseSegments(&plan.cancelled, &failure);
+        const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
         self.memory.pool.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
     }
@@ -559,22 +559,22 @@ pub const Executor = struct {
 
     /// Releases every doomed segment that it can, and the host memory that nothing keeps; reports the first failure. What
     /// fails is left for the next time.
-    pub fn releaseAllDoomed(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+    pub fn releaseAllDoomed(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var spare: Failure = .{};
-        const released = self.releaseSegments(interrupted, failure);
+        const released = self.releaseSegments(interrupt, failure);
         const trimmed = self.memory.pool.trim(if (released) |_| failure else |_| &spare);
         try released;
         return trimmed;
     }
 
-    fn releaseSegments(self: *Executor, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+    fn releaseSegments(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var list: std.ArrayList(*Segment) = .empty;
         defer list.deinit(registry.allocator);
         self.memory.registry.takeDoomed(&list);
         var first: ?status.Error = null;
         var spare: Failure = .{};
         for (list.items) |segment| {
-            if (self.memory.release(segment, interrupted, if (first == null) failure else &spare)) {
+            if (self.memory.release(segment, interrupt, if (first == null) failure else &spare)) {
                 self.memory.registry.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
@@ -628,7 +628,7 @@ pub const Executor = struct {
     }
 
     fn waitForDevice(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
-        try self.memory.runtime.synchronizeDevice(each.device, &plan.cancelled, failure);
+        try self.memory.runtime.synchronizeDevice(each.device, plan.interrupt(), failure);
         self.giveStaging(&self.unsettled_staging[each.device]);
     }
 

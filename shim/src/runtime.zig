@@ -154,8 +154,8 @@ pub const Runtime = struct {
         total.* = total_bytes;
     }
 
-    /// Waits until `device` has finished what any stream was given. With `cancelled`, gives up soon after it becomes true.
-    pub fn synchronizeDevice(self: *Runtime, device: u32, cancelled: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+    /// Waits until `device` has finished what any stream was given. With `interrupt`, gives up soon after that says so.
+    pub fn synchronizeDevice(self: *Runtime, device: u32, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         const scope = try Scope.enter(self, device, failure);
         defer scope.leave();
         const api = &self.library.api;
@@ -165,11 +165,11 @@ pub const Runtime = struct {
             return self.check("aclrtSynchronizeDevice", code, 0, 0, failure);
         };
         while (true) {
-            const code = withTimeout(if (cancelled == null) -1 else synchronize_slice_ms);
+            const code = withTimeout(if (interrupt == null) -1 else synchronize_slice_ms);
             if (code == acl.code.success or status.isSynchronizeNotice(code)) return;
-            if (code != acl.code.rt_stream_sync_timeout or cancelled == null)
+            if (code != acl.code.rt_stream_sync_timeout or interrupt == null)
                 return self.check("aclrtSynchronizeDeviceWithTimeout", code, 0, 0, failure);
-            if (cancelled.?.load(.acquire)) return error.Aborted;
+            try interrupt.?.check();
         }
     }
 

@@ -31,10 +31,11 @@ pub const Condition = struct {
 /// What makes a piece of a plan end early: its user, or another piece that failed.
 pub const Interrupt = struct {
     cancelled: *const std.atomic.Value(bool),
-    failed: *const std.atomic.Value(bool),
+    failed: ?*const std.atomic.Value(bool) = null,
 
     pub fn check(self: Interrupt) error{Aborted}!void {
-        if (self.cancelled.load(.acquire) or self.failed.load(.acquire)) return error.Aborted;
+        const failed = if (self.failed) |flag| flag.load(.acquire) else false;
+        if (failed or self.cancelled.load(.acquire)) return error.Aborted;
     }
 };
 

@@ -8,6 +8,7 @@ const host = @import("host.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
+const sync = @import("sync.zig");
 const Failure = status.Failure;
 const Scope = runtime.Scope;
 const Segment = registry.Segment;
@@ -65,13 +66,13 @@ pub const Memory = struct {
     }
 
     /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where
-    /// the memory may be in use, and gives up soon after `interrupted` becomes true. What was not given back stays recorded:
+    /// the memory may be in use, and gives up soon after `interrupt` says so. What was not given back stays recorded:
     /// the same call can be made again. Called outside of any `Scope`.
-    pub fn release(self: Memory, segment: *Segment, interrupted: ?*const std.atomic.Value(bool), failure: *Failure) status.Error!void {
+    pub fn release(self: Memory, segment: *Segment, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         if (self.runtime.isGone(segment.device)) return self.forget(segment);
         const scope = try Scope.enter(self.runtime, segment.device, failure);
         defer scope.leave();
-        if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupted, failure);
+        if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupt, failure);
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
         self.dropBackup(segment);
