@@ -138,6 +138,28 @@ test("the README's code works as it stands, on the backend that its comment name
   expect(run(project, process.execPath, "readme.ts")).toMatch(/^freed \d+ bytes in [\d.]+ ms/);
 });
 
+test("the README's server works as it stands", async () => {
+  const readme = readFileSync(join(root, "README.md"), "utf8");
+  const code = [...readme.matchAll(/```ts\n(.*?)```/gs)].map((match) => match[1] ?? "");
+  const server = code.find((text) => text.includes("camem/server")) ?? "";
+  await Bun.write(
+    join(project, "server.ts"),
+    `${server.replace("getInstance()", 'getInstance({ backend: "emulator" })').replace("Bun.serve({", "Bun.serve({ port: 0,")}
+    const answer = async (path: string, init?: RequestInit) => (await fetch(new URL(path, server.url), init)).text();
+    console.log(await answer("/sleep", { method: "POST" }), await answer("/is_sleeping"));
+    console.log(await answer("/wake_up", { method: "POST" }), await answer("/"));
+    await server.stop();
+    admin.close();
+    idle.close();
+    await engine.close();
+    await allocator.close();`,
+  );
+  const output = run(project, process.execPath, "server.ts");
+  expect(output).toContain('"status":"sleeping","level":1} {"is_sleeping":true}');
+  expect(output).toContain('"status":"awake"');
+  expect(output).toContain("run the model here");
+}, 60_000);
+
 test("importing it does nothing", async () => {
   await Bun.write(
     join(project, "import.ts"),
