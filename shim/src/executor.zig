@@ -480,8 +480,8 @@ pub const Executor = struct {
             self.undo(plan);
         };
         for (plan.groups) |*each| self.letGoOfStaging(plan, each);
-        self.stopMoving(plan);
         plan.enter(.releasing);
+        self.stopMoving(plan);
         self.finish(plan);
         plan.total_ns = sync.now() - plan.started_ns;
     }

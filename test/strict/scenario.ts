@@ -261,7 +261,7 @@ async function abort(): Promise<void> {
   setFaults();
   assert.deepEqual(memory(), awake);
 
-  setDelay(15);
+  setDelay(60);
   const abortInTheMiddle = (transition: "sleep" | "wakeUp") => {
     const controller = new AbortController();
     return assertRejects(
