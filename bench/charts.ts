@@ -12,11 +12,17 @@ const config: Config = {
   font: "system-ui, sans-serif",
   title: { anchor: "start", fontSize: 15, subtitleFontSize: 11, subtitleColor: "#555", offset: 12 },
   axis: { labelFontSize: 11, titleFontSize: 12, gridColor: "#e6e6e6" },
-  legend: { labelFontSize: 11, titleFontSize: 12, symbolStrokeWidth: 2.5, labelLimit: 320 },
+  legend: { labelFontSize: 11, titleFontSize: 12, labelLimit: 320, orient: "bottom" },
   header: { labelFontSize: 12, labelFontWeight: "bold" },
   line: { strokeWidth: 2.5 },
   point: { size: 45, filled: true },
 };
+
+/** The legend shows a line as it is drawn. */
+function lineConfig(columns: number): Config {
+  const symbol = { symbolType: "stroke", symbolSize: 500, symbolStrokeWidth: 2.5 } as const;
+  return { ...config, legend: { ...config.legend, ...symbol, columns } };
+}
 
 /** One line of a chart's data. */
 interface Datum {
@@ -107,7 +113,7 @@ function throughputChart(results: Results): TopLevelSpec {
         strokeDash: { field: "series", type: "nominal", title: null, scale: scales.dash },
       },
     },
-    config: { ...config, legend: { ...config.legend, orient: "bottom", columns: 3 } },
+    config: lineConfig(3),
   };
 }
 
@@ -148,7 +154,7 @@ function countChart(results: Results): TopLevelSpec {
         strokeDash: { field: "series", type: "nominal", title: null, scale: scales.dash },
       },
     },
-    config: { ...config, legend: { ...config.legend, orient: "bottom", columns: 2 } },
+    config: lineConfig(2),
   };
 }
 
@@ -219,7 +225,7 @@ function phaseChart(results: Results): TopLevelSpec {
         },
       },
     },
-    config: { ...config, legend: { ...config.legend, orient: "bottom", columns: 4 } },
+    config: { ...config, legend: { ...config.legend, columns: 4 } },
   };
 }
 

@@ -34,7 +34,7 @@ function openLibrary(path: string) {
     loops_latency: { args: ["u64", "u64", "ptr", "ptr"], returns: "i32" },
     loops_host_create: { args: ["u64"], returns: "ptr" },
     loops_host_destroy: { args: ["ptr"], returns: "i32" },
-    loops_copy: { args: ["ptr", "u64", "ptr", "u64", "i32", "i32", "u64", "ptr"], returns: "i32" },
+    loops_copy: { args: ["ptr", "u64", "ptr", "u64", "i32", "i32", "u64", "ptr", "ptr"], returns: "i32" },
     loops_copy_begin: { args: ["ptr", "u64", "ptr", "u64", "i32", "u64"], returns: "i32" },
     loops_copy_poll: { args: [], returns: "i32" },
     loops_copy_file: { args: ["i32", "ptr", "u64", "ptr", "u64", "u64", "ptr"], returns: "i32" },
@@ -51,6 +51,7 @@ export type CopyBy = (typeof CopyBy)[keyof typeof CopyBy];
 const lanes = 2;
 
 const elapsed = new BigUint64Array(2);
+const second = elapsed.subarray(1);
 const elapsedMs = (index = 0) => Number(elapsed[index]) / 1e6;
 
 function succeed(code: number, what: string): void {
@@ -91,8 +92,7 @@ export class Loops implements Disposable {
 
   /** Milliseconds of mapping and of unmapping one segment, on average. */
   latency(sizeBytes: number, repetitions: number): { readonly mapMs: number; readonly unmapMs: number } {
-    const unmap = elapsed.subarray(1);
-    succeed(this.#symbols.loops_latency(sizeBytes, repetitions, elapsed, unmap), "mapping one segment");
+    succeed(this.#symbols.loops_latency(sizeBytes, repetitions, elapsed, second), "mapping one segment");
     return { mapMs: elapsedMs(0) / repetitions, unmapMs: elapsedMs(1) / repetitions };
   }
 }
@@ -140,6 +140,8 @@ export function rangesOf(buffers: readonly DeviceBuffer[]): BigUint64Array {
 
 /** Page-locked memory that the C loops copy to and from; times in milliseconds. */
 export class HostMemory implements Disposable {
+  /** Of each copy by threads, which part of its time the threads were running: 1 on a machine that does nothing else. */
+  readonly runningShares: number[] = [];
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
   readonly #sizeBytes: number;
@@ -161,14 +163,16 @@ export class HostMemory implements Disposable {
   }
 
   #copy(ranges: BigUint64Array, toHost: 0 | 1): number {
-    const [memory, size] = [this.#pointer, this.#sizeBytes];
-    const count = ranges.length / 2;
-    const code = this.#symbols.loops_copy(ranges, count, memory, size, toHost, this.#copyBy, lanes, elapsed);
-    succeed(code, "copying");
+    const [memory, size, by, count] = [this.#pointer, this.#sizeBytes, this.#copyBy, ranges.length / 2];
+    succeed(
+      this.#symbols.loops_copy(ranges, count, memory, size, toHost, by, lanes, elapsed, second),
+      "copying",
+    );
+    if (by === CopyBy.threads) this.runningShares.push(elapsedMs(1) / (elapsedMs(0) * lanes));
     return elapsedMs();
   }
 
-  /** Copies without blocking the event loop. */
+  /** Copies without blocking the event loop, by threads: where the processor can address device memory. */
   async copyBeside(ranges: BigUint64Array, direction: "toHost" | "toDevice"): Promise<void> {
     const [memory, size] = [this.#pointer, this.#sizeBytes];
     const toHost = direction === "toHost" ? 1 : 0;

@@ -27,16 +27,21 @@ interface Options {
 
 const usage = "bun run bench [--quick] [--out <folder>]";
 
+/** A quick run leaves the results of a full one, which are committed, as they are. */
+function defaultFolder(quick: boolean): string {
+  return join(import.meta.dir, "results", quick ? "quick" : "");
+}
+
 function parseOptions(): Options {
   try {
     const { values } = parseArgs({
       options: {
         quick: { type: "boolean", default: false },
-        out: { type: "string", default: join(import.meta.dir, "results") },
+        out: { type: "string" },
       },
     });
     if (values.out === "") throw new TypeError("--out is empty; it must be a folder");
-    return { quick: values.quick, out: resolve(values.out) };
+    return { quick: values.quick, out: resolve(values.out ?? defaultFolder(values.quick)) };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : error}\nusage: ${usage}`);
     process.exit(2);
@@ -140,7 +145,7 @@ async function measure(quick: boolean): Promise<Results> {
 async function write(results: Results, folder: string): Promise<void> {
   mkdirSync(folder, { recursive: true });
   const charts = await drawCharts(results, folder);
-  await Bun.write(join(folder, "latest.json"), `${JSON.stringify(results, null, 1)}\n`);
+  await Bun.write(join(folder, "latest.json"), `${JSON.stringify(results, null, 2)}\n`);
   await Bun.write(join(folder, "latest.md"), markdown(results, charts));
 }
 

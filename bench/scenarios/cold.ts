@@ -82,7 +82,7 @@ export async function cold(context: Context): Promise<Findings> {
   const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
   const found: Findings = { figures: [], reached: [], notes };
   const run = async (layout: Layout, isReach: boolean) => {
-    const rounds = Math.min(9, roundsOf(layout.sizeBytes, context.quick));
+    const rounds = Math.min(context.quick ? 5 : 9, roundsOf(layout.sizeBytes, context.quick));
     const { figures, reached } = await measure(session, layout, layout.sizeBytes > GiB ? 5 : rounds);
     found.figures.push(...figures);
     if (isReach) found.reached.push(...reached);

@@ -41,7 +41,7 @@ async function calls({ loops }: Session, count: number): Promise<Durations> {
 
 /** The counts for which there is room on the device, with room to spare for others. */
 function countsThatFit(session: Session, quick: boolean): number[] {
-  const counts = quick ? [1, few, 256, 4096] : [1, few, 256, 4096, 16_384];
+  const counts = quick ? [1, few, 256, 1024] : [1, few, 256, 4096, 16_384];
   const most = session.allocator.memGetInfo().freeBytes / smallSegmentBytes;
   return counts.filter((count) => count <= most);
 }
@@ -55,7 +55,7 @@ export async function counts(context: Context): Promise<Findings> {
       [`calls ${count}`, () => calls(session, count)],
     ]),
   );
-  const measured = await alternate(parts, { rounds: context.quick ? 5 : 11 });
+  const measured = await alternate(parts, { rounds: context.quick ? 5 : 9 });
   const figures = all.flatMap((count) => {
     const layout = { sizeBytes: count * smallSegmentBytes, segmentBytes: smallSegmentBytes };
     return (["sleep", "wake"] as const).map((operation) => {

@@ -99,7 +99,7 @@ export async function file(context: Context): Promise<Findings> {
   const found: Findings = { figures: [], reached: [], notes };
   const path = join(context.folder, "model.safetensors");
   for (const size of sizes) {
-    const rounds = Math.min(9, roundsOf(size, context.quick));
+    const rounds = Math.min(context.quick ? 5 : 9, roundsOf(size, context.quick));
     const { figures } = await measure(session, pooled(size), path, rounds);
     found.figures.push(...figures);
     rmSync(path);

@@ -159,6 +159,16 @@ export function roundsOf(sizeBytes: number, quick: boolean): number {
   return Math.max(quick ? 5 : 7, Math.min(most, Math.floor((4 * GiB) / sizeBytes)));
 }
 
+/** How much of the machine was ours. */
+function noteOnOthers(runningShares: readonly number[]): string[] {
+  if (runningShares.length === 0) return [];
+  const { p25, median } = statistic(runningShares);
+  const percent = (share: number) => `${Math.round(share * 100)} %`;
+  return [
+    `the threads of the C copy loop were running for ${percent(median)} of their time (a quarter of the copies: ${percent(p25)} or less); the lower that is, the less the ratios of copies tell`,
+  ];
+}
+
 export async function resident(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "all" });
   const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
@@ -185,5 +195,6 @@ export async function resident(context: Context): Promise<Findings> {
   const small = { sizeBytes: Math.min(GiB, largest), segmentBytes: smallSegmentBytes };
   await run(small, undefined, prepared);
   await run(small, "clean", clean);
+  found.notes.push(...noteOnOthers(host.runningShares));
   return found;
 }

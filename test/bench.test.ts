@@ -1,0 +1,73 @@
+/** The benchmark runs, and writes what it says it writes. No time is asserted: machines differ. */
+
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Value } from "typebox/value";
+import { reaches } from "../bench/reach.ts";
+import { type Comparison, Results, type Statistic } from "../bench/schema.ts";
+
+const program = join(import.meta.dir, "../bench/main.ts");
+const folder = mkdtempSync(join(tmpdir(), "camem-bench-test-"));
+const limitMs = 300_000;
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number }> {
+  const child = Bun.spawn([process.execPath, program, ...args], { stdout: "pipe", stderr: "pipe" });
+  const [stdout, stderr, exitCode] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { stdout, stderr, exitCode };
+}
+
+const isRatio = ({ median, p25, p75 }: Statistic) =>
+  [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
+
+test(
+  "a quick run measures every figure that has a reach, and writes JSON, Markdown and charts",
+  async () => {
+    const { stdout, stderr, exitCode } = await bench("--quick", "--out", folder);
+    expect(exitCode, stderr).toBe(0);
+    expect(stdout).toMatch(/^measured on: /);
+
+    const results = Value.Parse(Results, JSON.parse(readFileSync(join(folder, "latest.json"), "utf8")));
+    expect(results.quick).toBe(true);
+    expect(results.reach.map(({ id }) => id)).toEqual(reaches.map(({ id }) => id));
+    for (const { id, value } of results.reach) expect(isRatio(value), id).toBe(true);
+    const compared = results.figures.flatMap(({ limit, peers }): Comparison[] =>
+      [limit, peers].filter((comparison) => comparison !== undefined),
+    );
+    expect(compared.length).toBeGreaterThan(40);
+    for (const { what, ratio } of compared) expect(isRatio(ratio), what).toBe(true);
+
+    const markdown = readFileSync(join(folder, "latest.md"), "utf8");
+    for (const { figure } of reaches) {
+      expect(markdown).toContain(figure);
+      expect(stdout).toContain(figure);
+    }
+    const charts = [...markdown.matchAll(/\]\(([\w-]+\.svg)\)/g)].map(([, name = ""]) => name);
+    expect(charts.length).toBeGreaterThanOrEqual(2);
+    for (const name of charts) {
+      const svg = readFileSync(join(folder, name), "utf8");
+      expect(svg, name).toStartWith("<svg");
+      expect(svg, name).not.toMatch(/NaN|undefined/);
+    }
+  },
+  limitMs,
+);
+
+test.each([
+  { args: ["--fast"], message: "--fast" },
+  { args: ["--out"], message: "--out" },
+  { args: ["--out", ""], message: "--out is empty" },
+  { args: ["everything"], message: "everything" },
+])("it refuses $args", async ({ args, message }) => {
+  const { stderr, exitCode } = await bench(...args);
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain(message);
+  expect(stderr).toContain("usage: bun run bench");
+});
