@@ -2,7 +2,13 @@
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
-import { createHandler, type HandlerOptions, ModelPool, SleepController } from "camem/server";
+import {
+  createHandler,
+  type EngineListener,
+  type HandlerOptions,
+  ModelPool,
+  SleepController,
+} from "camem/server";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 import { holdDevice, MiB, onEmulator, setFaults } from "./support/device.ts";
 import { ToyEngine } from "./support/toy-engine.ts";
@@ -159,8 +165,8 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   const press = (name: string | RegExp) => page.getByRole("button", { name }).click();
   const connected = () => shown(page.locator("#connection"), /^Connected$/);
 
-  async function open(): Promise<void> {
-    await page.goto(`${origin()}/camem`);
+  async function open(path = "/camem"): Promise<void> {
+    await page.goto(`${origin()}${path}`);
     await page.getByLabel("Token").fill(token);
     await press("Use this token");
     await connected();
@@ -284,7 +290,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("a wrong token is an error and nothing else", async () => {
     await page.goto(`${origin()}/camem`);
-    await page.getByLabel("Token").fill("a guess");
+    await page.getByLabel("Token").fill("a-guess");
     await press("Use this token");
     await shown(page.getByRole("alert"), "The server refused this token");
     expect(await page.locator("#data").isVisible()).toBe(false);
@@ -382,6 +388,75 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await page.locator("h3", { hasText: "beta" }).textContent()).toBe(beta.name);
     expect(await page.locator("img").count()).toBe(0);
     expect(await page.evaluate(() => "hacked" in window)).toBe(false);
+    expect(problems).toEqual([]);
+  });
+
+  test("progress has numbers where bytes are copied", async () => {
+    let emit: EngineListener = () => undefined;
+    const engines = new Map([[alpha.name, alpha]]);
+    const subscribe = (listener: EngineListener) => {
+      emit = listener;
+      return () => undefined;
+    };
+    await stop();
+    serve({
+      token,
+      engine: { engines, subscribe, admit: () => alpha.admit(), wakeUp: () => alpha.wakeUp() },
+    });
+    await open();
+    const base = { engine: "alpha", atMs: Date.now(), id: 7, operation: "sleep", level: 1 } as const;
+    const identity = { ...base, tags: ["weights"], reason: "idle" } as const;
+    const progressOf = (phase: "copying", bytesDone: number) =>
+      emit({
+        ...identity,
+        type: "transition-progress",
+        progress: { phase, bytesDone, bytesTotal: 4 * MiB },
+      });
+    emit({ ...identity, type: "transition-started" });
+    const running = model("alpha").locator(".running");
+    await shown(running, "sleep, level 1, only weights: begun");
+    progressOf("copying", MiB);
+    await shown(running, "copying, 1 MiB of 4 MiB copied");
+    progressOf("copying", 3 * MiB);
+    await shown(running, "copying, 3 MiB of 4 MiB copied");
+    const bar = running.getByRole("progressbar");
+    expect([await bar.getAttribute("value"), await bar.getAttribute("max")]).toEqual([
+      String(3 * MiB),
+      String(4 * MiB),
+    ]);
+    const ended = { durationMs: 1234, outcome: "done", report: null, failure: null } as const;
+    emit({ ...identity, ...ended, type: "transition-ended" });
+    await shown(
+      page.locator("#transitions li"),
+      /alpha: sleep, level 1, only weights, by idleness\s*done, 1.2 s/,
+    );
+    expect(await running.isVisible()).toBe(false);
+    expect(problems).toEqual([]);
+  });
+
+  test("it works below another path", async () => {
+    await stop();
+    handler = createHandler({ engine: pool, token });
+    server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: (request, self) => {
+        const url = request.url.replace("/admin/", "/");
+        return handler(new Request(url, request), self) ?? new Response(null, { status: 404 });
+      },
+    });
+    await open("/admin/camem");
+    await press("Sleep, level 1: alpha");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
+    expect(problems).toEqual([]);
+  });
+
+  test("a token that none can be is not sent", async () => {
+    await page.goto(`${origin()}/camem`);
+    await page.getByLabel("Token").fill("пароль");
+    await press("Use this token");
+    expect(await page.locator("#token:invalid").count()).toBe(1);
+    expect(await page.evaluate(() => sessionStorage.length)).toBe(0);
     expect(problems).toEqual([]);
   });
 

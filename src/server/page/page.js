@@ -456,6 +456,9 @@ async function ask(method, path, query = {}) {
   return response.json();
 }
 
+/** @type {AbortController | undefined} */
+let connection;
+
 let refreshing = false;
 let refreshAgain = false;
 
@@ -464,13 +467,16 @@ async function refresh() {
   refreshAgain = true;
   if (refreshing) return;
   refreshing = true;
+  const asked = connection;
   try {
     while (refreshAgain) {
       refreshAgain = false;
-      showUsage(await ask("GET", "camem/usage"));
+      const usage = await ask("GET", "camem/usage");
+      // The token may have been given up meanwhile.
+      if (connection === asked) showUsage(usage);
     }
   } catch (error) {
-    takeFailure(error, "Usage");
+    if (connection === asked) takeFailure(error, "Usage");
   } finally {
     refreshing = false;
   }
@@ -527,7 +533,7 @@ async function readEvents(body, connection) {
 async function connect(connection) {
   const response = await request("camem/events", { signal: connection.signal });
   /** @type {Transitions} */
-  const transitions = await ask("GET", "camem/transitions");
+  const transitions = await (await request("camem/transitions", { signal: connection.signal })).json();
   page.access.hidden = true;
   page.forget.hidden = sessionStorage.getItem(tokenName) === null;
   page.connection.textContent = "Connected";
@@ -536,9 +542,6 @@ async function connect(connection) {
   showTransitions(transitions.ended);
   if (response.body !== null) await readEvents(response.body, connection);
 }
-
-/** @type {AbortController | undefined} */
-let connection;
 
 /** Follows the server until it refuses us, and comes back to it whenever it has gone. */
 async function follow() {
