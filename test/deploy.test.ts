@@ -86,62 +86,43 @@ function send(port: number, lines: readonly string[], body = ""): Promise<Answer
 
 type Send = (method: string, path: string, body?: string) => Promise<Answer>;
 
+const json = "Content-Type: application/json";
+
+const client =
+  (port: number, headersOf: (method: string, body: string) => readonly string[]): Send =>
+  (method, path, body = "") =>
+    send(port, [`${method} ${path} HTTP/1.1`, `Host: 127.0.0.1:${port}`, ...headersOf(method, body)], body);
+
 /** As Python's requests does, in the router's discovery and in SGLang's and verl's adapters. */
-const requests =
-  (port: number, ...headers: string[]): Send =>
-  (method, path, body) =>
-    send(
-      port,
-      [
-        `${method} ${path} HTTP/1.1`,
-        `Host: 127.0.0.1:${port}`,
-        "User-Agent: python-requests/2.32.3",
-        "Accept-Encoding: gzip, deflate",
-        "Accept: */*",
-        "Connection: keep-alive",
-        ...headers,
-        ...(body === undefined ? [] : [`Content-Length: ${body.length}`, "Content-Type: application/json"]),
-      ],
-      body,
-    );
+const requests = (port: number, ...headers: string[]) =>
+  client(port, (_method, body) => [
+    "User-Agent: python-requests/2.32.3",
+    "Accept-Encoding: gzip, deflate",
+    "Accept: */*",
+    "Connection: keep-alive",
+    ...headers,
+    ...(body === "" ? [] : [`Content-Length: ${body.length}`, json]),
+  ]);
 
 /** As aiohttp does, in the router's proxying and in kvcached's controller. */
-const aiohttp =
-  (port: number, ...headers: string[]): Send =>
-  (method, path, body = "") =>
-    send(
-      port,
-      [
-        `${method} ${path} HTTP/1.1`,
-        `Host: 127.0.0.1:${port}`,
-        ...headers,
-        "Accept: */*",
-        "Accept-Encoding: gzip, deflate",
-        "User-Agent: Python/3.12 aiohttp/3.11.11",
-        ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
-        ...(method === "GET" ? [] : [`Content-Type: application/${body ? "json" : "octet-stream"}`]),
-      ],
-      body,
-    );
+const aiohttp = (port: number, ...headers: string[]) =>
+  client(port, (method, body) => [
+    ...headers,
+    "Accept: */*",
+    "Accept-Encoding: gzip, deflate",
+    "User-Agent: Python/3.12 aiohttp/3.11.11",
+    ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
+    ...(method === "GET" ? [] : [body === "" ? "Content-Type: application/octet-stream" : json]),
+  ]);
 
 /** As Go's net/http does, in llama-swap's wrapper and in llmsnap. */
-const go =
-  (port: number, ...headers: string[]): Send =>
-  (method, path, body = "") =>
-    send(
-      port,
-      [
-        `${method} ${path} HTTP/1.1`,
-        `Host: 127.0.0.1:${port}`,
-        "User-Agent: Go-http-client/1.1",
-        ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
-        ...headers,
-        "Accept-Encoding: gzip",
-      ],
-      body,
-    );
-
-const json = "Content-Type: application/json";
+const go = (port: number, ...headers: string[]) =>
+  client(port, (method, body) => [
+    "User-Agent: Go-http-client/1.1",
+    ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
+    ...headers,
+    "Accept-Encoding: gzip",
+  ]);
 
 async function complete(port: number, prompt: string): Promise<[number, string | undefined]> {
   const body = JSON.stringify({ model: "qwen", prompt });

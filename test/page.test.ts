@@ -15,7 +15,9 @@ import { ToyEngine } from "./support/toy-engine.ts";
 
 const executablePath = Bun.which("chromium");
 if (executablePath === null)
-  console.log("SKIPPED: the page is not tested, as there is no chromium (apt-get install chromium)");
+  console.log(
+    "SKIPPED: the page is not tested in a browser, as there is no chromium (apt-get install chromium)",
+  );
 
 const token = "a-secret";
 const markup = `<img src=x onerror="window.hacked = true">`;
