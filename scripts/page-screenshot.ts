@@ -52,7 +52,7 @@ const browser = await chromium.launch({
   executablePath: Bun.which("chromium") ?? "",
   args: ["--no-sandbox"],
 });
-const page = await browser.newPage({ viewport: { width: 960, height: 600 } });
+const page = await browser.newPage({ viewport: { width: 860, height: 600 } });
 await page.goto(`${server.url}camem`);
 await page.locator("#transitions li").nth(4).waitFor();
 await page.emulateMedia({ reducedMotion: "reduce" });
