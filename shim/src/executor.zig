@@ -155,12 +155,25 @@ const Step = struct {
     }
 };
 
+/// Bytes that a copy of the segment's content moves.
+fn contentBytes(segment: *const Segment) u64 {
+    return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
+}
+
 /// The steps of one device, which run on one thread.
 const Group = struct {
     device: u32,
     steps: []Step,
     /// Page-locked memory for content in files.
     staging: transfer.Staging = transfer.no_staging,
+
+    fn bytesToCopy(self: Group) u64 {
+        var sum: u64 = 0;
+        for (self.steps) |step| {
+            if (step.copies()) sum += contentBytes(step.segment);
+        }
+        return sum;
+    }
 
     fn needsStaging(self: Group, verify: bool) bool {
         for (self.steps) |step| {
@@ -405,11 +418,6 @@ pub const Executor = struct {
             first = end;
         }
         return groups[0..count];
-    }
-
-    /// Bytes that a copy of the segment's content moves.
-    fn contentBytes(segment: *const Segment) u64 {
-        return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
     }
 
     pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
@@ -704,14 +712,24 @@ pub const Executor = struct {
     }
 
     fn copyToBackups(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
-        var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_host, &each.staging, plan.observer(), failure);
-        defer copier.deinit();
-        errdefer copier.abandon();
+        var copier = self.copierOf(plan, each, .to_host);
+        try copier.start(each.steps.len, each.bytesToCopy(), failure);
         for (each.steps) |step| {
-            if (step.copies()) try copier.copy(step.segment);
+            if (step.copies()) copier.add(step.segment);
         }
-        try copier.finish();
+        try copier.finish(failure);
         try flushSpills(each, failure);
+    }
+
+    fn copierOf(self: *Executor, plan: *Plan, each: *Group, direction: transfer.Direction) transfer.Copier {
+        return .{
+            .runtime = self.memory.runtime,
+            .device = each.device,
+            .direction = direction,
+            .streams = undefined, // until it starts
+            .staging = &each.staging,
+            .observer = plan.observer(),
+        };
     }
 
     fn flushSpills(each: *const Group, failure: *Failure) status.Error!void {
@@ -809,23 +827,29 @@ pub const Executor = struct {
     fn mapAndCopy(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         // What an earlier wake-up could not undo may still be the target of its copies.
         if (holdsMappings(each)) try waitForDevice(self, plan, each, failure);
-        var copier = try transfer.Copier.init(self.memory.runtime, each.device, .to_device, &each.staging, plan.observer(), failure);
-        defer copier.deinit();
-        errdefer copier.abandon();
-        const interrupt = plan.interrupt();
-        var mapping_ns: u64 = 0;
-        for (each.steps) |step| {
-            try interrupt.check();
-            const started = sync.now();
-            try self.memory.back(step.segment, failure);
-            mapping_ns += sync.now() - started;
-            if (step.copies()) try copier.copy(step.segment);
-        }
-        try copier.finish();
+        var copier = self.copierOf(plan, each, .to_device);
+        try copier.start(each.steps.len, each.bytesToCopy(), failure);
+        const mapping_ns = self.mapAll(plan, each, &copier, failure) catch |err| {
+            copier.abandon();
+            return err;
+        };
+        try copier.finish(failure);
         if (plan.bytes_total == 0) return;
         plan.mutex.lock();
         defer plan.mutex.unlock();
         plan.mapping_ns = @max(plan.mapping_ns, mapping_ns);
+    }
+
+    /// Returns how long it took.
+    fn mapAll(self: *Executor, plan: *Plan, each: *Group, copier: *transfer.Copier, failure: *Failure) status.Error!u64 {
+        const interrupt = plan.interrupt();
+        const started_ns = sync.now();
+        for (each.steps) |step| {
+            try interrupt.check();
+            try self.memory.back(step.segment, failure);
+            if (step.copies()) copier.add(step.segment);
+        }
+        return sync.now() - started_ns;
     }
 
     fn holdsMappings(each: *const Group) bool {

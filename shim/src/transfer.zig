@@ -25,14 +25,18 @@ pub const Direction = enum {
     }
 };
 
-/// Bytes given to a stream before it is waited for: what was measured fastest, of 2 to 64 MiB and of 1 to 3 streams
-/// (docs/performance.md). Often enough to follow progress and to cancel.
-const batch_bytes = 64 << 20;
+/// Bytes given to a stream before it is waited for: less towards the end, so that the streams end together. Chosen by
+/// measurement (docs/performance.md); often enough to follow progress and to cancel.
+const largest_batch_bytes = 32 << 20;
+const smallest_batch_bytes = 4 << 20;
 
 /// Page-locked memory for content that goes to a file or comes from one, for each stream, or none.
 pub const Staging = [runtime.streams_per_device][]host.Extent;
 pub const no_staging: Staging = @splat(&.{});
 pub const staging_bytes_per_stream = 16 << 20;
+
+/// Of a file, what is read or copied at a time: while one piece is copied the next is read, and it is in the cache still.
+const file_piece_bytes = 1 << 20;
 
 pub const Observer = struct {
     bytes_done: *std.atomic.Value(u64),
@@ -45,16 +49,214 @@ pub const Observer = struct {
 /// Content that has been copied to staging and is to be written to its file once it is there.
 const Write = struct { file: *const files.File, memory: [*]u8, file_offset_bytes: u64, size_bytes: u64 };
 
+/// A part of a segment's content, and where its backup is.
+const Part = struct {
+    address: u64,
+    size_bytes: u64,
+    place: union(enum) { memory: [*]u8, file: struct { file: *const files.File, offset_bytes: u64 } },
+};
+
+/// The copies of one plan on one device. Each stream has a thread that gives it the next part as soon as it has copied the
+/// last, so that none waits for another; a small plan has one. The caller `start`s it inside a `Scope` of the device, `add`s
+/// segments as they are ready, and ends with `finish`, or after a failure of its own with `abandon`.
+pub const Copier = struct {
+    runtime: *runtime.Runtime,
+    device: u32,
+    direction: Direction,
+    streams: *const [runtime.streams_per_device]acl.Stream,
+    staging: *const Staging,
+    observer: Observer,
+    mutex: sync.Mutex = .{},
+    /// Signalled when a segment is added, and at the end.
+    changed: sync.Condition = .{},
+    segments: std.ArrayList(*const Segment) = .empty,
+    /// Nothing is added any more.
+    closed: bool = false,
+    /// A stream's thread, or the caller, has failed: the others end as well.
+    failed: bool = false,
+    /// Where the next part begins.
+    next_segment: usize = 0,
+    pieces: ?backup.Pieces = null,
+    piece: ?backup.Piece = null,
+    /// Bytes that nobody has taken yet, also of segments that are still to be added.
+    remaining_bytes: u64 = 0,
+    threads: [runtime.streams_per_device - 1]?std.Thread = @splat(null),
+    outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
+
+    const Outcome = struct { err: ?status.Error = null, failure: Failure = .{} };
+
+    /// Room for `most_segments` of `total_bytes`. There has to be `staging` where content is in a file.
+    pub fn start(self: *Copier, most_segments: usize, total_bytes: u64, failure: *Failure) status.Error!void {
+        self.segments.ensureTotalCapacityPrecise(registry.allocator, most_segments) catch return error.OutOfHostMemory;
+        errdefer self.segments.deinit(registry.allocator);
+        self.streams = try self.runtime.streamsOf(self.device, failure);
+        self.remaining_bytes = total_bytes;
+        if (total_bytes <= smallest_batch_bytes) return;
+        // Without its thread a stream has nothing to do, and the others have more.
+        for (&self.threads, 1..) |*thread, lane| thread.* = std.Thread.spawn(.{}, runLane, .{ self, lane }) catch null;
+    }
+
+    /// The content of a segment may be copied from now on.
+    pub fn add(self: *Copier, segment: *const Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.segments.appendAssumeCapacity(segment);
+        self.changed.broadcast();
+    }
+
+    /// Returns when everything has arrived, or with the first failure, when no copy runs any more, unless the observer is told
+    /// that this could not be made sure.
+    pub fn finish(self: *Copier, failure: *Failure) status.Error!void {
+        self.end(.closed);
+        self.runLaneHere(0);
+        self.join();
+        var first: ?*const Outcome = null;
+        for (&self.outcomes) |*outcome| {
+            if (outcome.err == null) continue;
+            // One that ended because another failed says nothing.
+            if (first == null or first.?.err.? == error.Aborted) first = outcome;
+        }
+        const outcome = first orelse return;
+        failure.* = outcome.failure;
+        return outcome.err.?;
+    }
+
+    /// After a failure of the caller's: returns when no copy runs any more, as `finish` does.
+    pub fn abandon(self: *Copier) void {
+        self.end(.failed);
+        self.join();
+    }
+
+    fn end(self: *Copier, how: enum { closed, failed }) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        switch (how) {
+            .closed => self.closed = true,
+            .failed => self.failed = true,
+        }
+        self.changed.broadcast();
+    }
+
+    fn join(self: *Copier) void {
+        for (&self.threads) |*thread| {
+            if (thread.*) |running| running.join();
+            thread.* = null;
+        }
+        self.segments.deinit(registry.allocator);
+    }
+
+    fn runLane(self: *Copier, index: usize) void {
+        const outcome = &self.outcomes[index];
+        const scope = runtime.Scope.enter(self.runtime, self.device, &outcome.failure) catch |err| {
+            outcome.err = err;
+            return self.end(.failed);
+        };
+        defer scope.leave();
+        self.runLaneHere(index);
+    }
+
+    /// Copies parts over one stream until there are no more.
+    fn runLaneHere(self: *Copier, index: usize) void {
+        const outcome = &self.outcomes[index];
+        var lane: Lane = .{ .copier = self, .stream = self.streams[index], .staging = self.staging[index], .failure = &outcome.failure };
+        defer lane.writes.deinit(registry.allocator);
+        lane.run() catch |err| {
+            outcome.err = err;
+            self.end(.failed);
+            lane.settle();
+        };
+    }
+
+    fn batchBytes(self: *Copier) u64 {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const share = self.remaining_bytes / (2 * runtime.streams_per_device);
+        return std.math.clamp(share, smallest_batch_bytes, largest_batch_bytes);
+    }
+
+    /// The next part, of at most `memory_bytes` where its backup is in memory and `file_bytes` where it is in a file. Null when
+    /// that is 0, at the end, and, unless `waits`, when none is ready.
+    fn take(self: *Copier, memory_bytes: u64, file_bytes: u64, waits: bool) status.Error!?Part {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (true) {
+            if (self.failed) return error.Aborted;
+            const piece = self.nextPiece() orelse {
+                if (self.closed or !waits) return null;
+                self.changed.wait(&self.mutex);
+                continue;
+            };
+            const most = if (piece.place == .memory) memory_bytes else file_bytes;
+            if (most > 0) return self.cut(piece, @min(piece.size_bytes, most));
+            // A stream that has nothing to wait for would end here, and the content with it.
+            return if (waits) error.OutOfHostMemory else null;
+        }
+    }
+
+    fn nextPiece(self: *Copier) ?backup.Piece {
+        while (self.piece == null) {
+            if (self.pieces) |*pieces| self.piece = pieces.next();
+            if (self.piece != null) break;
+            if (self.next_segment == self.segments.items.len) return null;
+            const segment = self.segments.items[self.next_segment];
+            self.pieces = segment.backup.pieces(segment.size_bytes);
+            self.next_segment += 1;
+        }
+        return self.piece;
+    }
+
+    fn cut(self: *Copier, piece: backup.Piece, size_bytes: u64) Part {
+        const segment = self.segments.items[self.next_segment - 1];
+        self.remaining_bytes -|= size_bytes;
+        self.piece = if (size_bytes == piece.size_bytes) null else .{
+            .segment_offset_bytes = piece.segment_offset_bytes + size_bytes,
+            .size_bytes = piece.size_bytes - size_bytes,
+            .place = switch (piece.place) {
+                .memory => |memory| .{ .memory = memory + size_bytes },
+                .file_offset_bytes => |offset| .{ .file_offset_bytes = offset + size_bytes },
+            },
+        };
+        return .{
+            .address = segment.address + piece.segment_offset_bytes,
+            .size_bytes = size_bytes,
+            .place = switch (piece.place) {
+                .memory => |memory| .{ .memory = memory },
+                .file_offset_bytes => |offset| .{ .file = .{ .file = segment.backup.file.file, .offset_bytes = offset } },
+            },
+        };
+    }
+};
+
+/// One stream, its staging and the thread that feeds it.
 const Lane = struct {
+    copier: *Copier,
     stream: acl.Stream,
+    staging: []const host.Extent,
+    failure: *Failure,
     queued_bytes: u64 = 0,
-    staging: []const host.Extent = &.{},
     /// The next free byte of `staging`: an extent and an offset in it.
     extent: usize = 0,
     extent_offset: u64 = 0,
     writes: std.ArrayList(Write) = .empty,
 
-    /// Free staging memory in one piece; empty when all is in use until the lane has been waited for.
+    fn run(self: *Lane) status.Error!void {
+        while (true) {
+            const batch_bytes = self.copier.batchBytes();
+            while (self.queued_bytes < batch_bytes) {
+                try self.copier.observer.interrupt.check();
+                const free = self.room();
+                const part = try self.copier.take(batch_bytes - self.queued_bytes, @min(free.len, file_piece_bytes), self.queued_bytes == 0) orelse break;
+                switch (part.place) {
+                    .memory => |memory| try self.enqueue(part, memory),
+                    .file => |file| try self.copyThrough(free, part, file.file, file.offset_bytes),
+                }
+            }
+            if (self.queued_bytes == 0) return;
+            try self.wait();
+        }
+    }
+
+    /// Free staging memory in one piece; empty when all is in use until the stream has been waited for.
     fn room(self: *Lane) []u8 {
         while (self.extent < self.staging.len) {
             const extent = self.staging[self.extent];
@@ -65,79 +267,32 @@ const Lane = struct {
         }
         return &.{};
     }
-};
 
-/// The copies of one plan on one device. Used by one thread inside a `Scope` of the device; ends with `finish`, or after any
-/// failure with `abandon`, and then with `deinit`.
-pub const Copier = struct {
-    runtime: *runtime.Runtime,
-    direction: Direction,
-    lanes: [runtime.streams_per_device]Lane,
-    current: usize = 0,
-    observer: Observer,
-    failure: *Failure,
-
-    /// There has to be `staging` where content is in a file.
-    pub fn init(rt: *runtime.Runtime, device: u32, direction: Direction, staging: *const Staging, observer: Observer, failure: *Failure) status.Error!Copier {
-        const streams = try rt.streamsOf(device, failure);
-        var copier: Copier = .{ .runtime = rt, .direction = direction, .lanes = undefined, .observer = observer, .failure = failure };
-        for (&copier.lanes, streams, staging) |*lane, stream, share| lane.* = .{ .stream = stream, .staging = share };
-        return copier;
+    fn copyThrough(self: *Lane, free: []u8, part: Part, file: *const files.File, offset_bytes: u64) status.Error!void {
+        const memory = free.ptr;
+        if (self.copier.direction == .to_device) try file.read(memory, part.size_bytes, offset_bytes, self.failure);
+        try self.enqueue(part, memory);
+        if (self.copier.direction == .to_host)
+            try self.rememberWrite(.{ .file = file, .memory = memory, .file_offset_bytes = offset_bytes, .size_bytes = part.size_bytes });
+        self.extent_offset += part.size_bytes;
     }
 
-    /// Queues the copies of one segment's content. The event that they have arrived is `finish`.
-    pub fn copy(self: *Copier, segment: *const Segment) status.Error!void {
-        var pieces = segment.backup.pieces(segment.size_bytes);
-        while (pieces.next()) |piece| {
-            switch (piece.place) {
-                .memory => |memory| try self.copyDirectly(segment, piece, memory),
-                .file_offset_bytes => |offset| try self.copyThroughStaging(segment, piece, offset),
-            }
-        }
-    }
-
-    fn copyDirectly(self: *Copier, segment: *const Segment, piece: backup.Piece, memory: [*]u8) status.Error!void {
-        var done: u64 = 0;
-        while (done < piece.size_bytes) {
-            const lane = try self.laneWithRoom(.direct);
-            const length = @min(piece.size_bytes - done, batch_bytes - lane.queued_bytes);
-            try self.enqueue(lane, segment.address + piece.segment_offset_bytes + done, memory + done, length);
-            done += length;
-        }
-    }
-
-    fn copyThroughStaging(self: *Copier, segment: *const Segment, piece: backup.Piece, file_offset_bytes: u64) status.Error!void {
-        const file = segment.backup.file.file;
-        var done: u64 = 0;
-        while (done < piece.size_bytes) {
-            const lane = try self.laneWithRoom(.staged);
-            const room = lane.room();
-            const length = @min(piece.size_bytes - done, room.len);
-            const file_offset = file_offset_bytes + done;
-            if (self.direction == .to_device) try file.read(room.ptr, length, file_offset, self.failure);
-            try self.enqueue(lane, segment.address + piece.segment_offset_bytes + done, room.ptr, length);
-            if (self.direction == .to_host)
-                try rememberWrite(lane, .{ .file = file, .memory = room.ptr, .file_offset_bytes = file_offset, .size_bytes = length });
-            lane.extent_offset += length;
-            done += length;
-        }
-    }
-
-    fn enqueue(self: *Copier, lane: *Lane, address: u64, memory: [*]u8, length: u64) status.Error!void {
-        const device: *anyopaque = @ptrFromInt(address);
-        const target: *anyopaque, const origin: *anyopaque = switch (self.direction) {
+    fn enqueue(self: *Lane, part: Part, memory: [*]u8) status.Error!void {
+        const device: *anyopaque = @ptrFromInt(part.address);
+        const target: *anyopaque, const origin: *anyopaque = switch (self.copier.direction) {
             .to_host => .{ memory, device },
             .to_device => .{ device, memory },
         };
-        const code = self.runtime.library.api.aclrtMemcpyAsync(target, length, origin, length, self.direction.kind(), lane.stream);
-        try self.runtime.check("aclrtMemcpyAsync", code, address, length, self.failure);
-        lane.queued_bytes += length;
+        const rt = self.copier.runtime;
+        const code = rt.library.api.aclrtMemcpyAsync(target, part.size_bytes, origin, part.size_bytes, self.copier.direction.kind(), self.stream);
+        try rt.check("aclrtMemcpyAsync", code, part.address, part.size_bytes, self.failure);
+        self.queued_bytes += part.size_bytes;
     }
 
     /// Joined with the one before where both sides go on, so that writes are as large as staging allows.
-    fn rememberWrite(lane: *Lane, write: Write) status.Error!void {
-        if (lane.writes.items.len > 0) {
-            const last = &lane.writes.items[lane.writes.items.len - 1];
+    fn rememberWrite(self: *Lane, write: Write) status.Error!void {
+        if (self.writes.items.len > 0) {
+            const last = &self.writes.items[self.writes.items.len - 1];
             const goes_on = last.file == write.file and last.memory + last.size_bytes == write.memory and
                 last.file_offset_bytes + last.size_bytes == write.file_offset_bytes;
             if (goes_on) {
@@ -145,51 +300,29 @@ pub const Copier = struct {
                 return;
             }
         }
-        lane.writes.append(registry.allocator, write) catch return error.OutOfHostMemory;
+        self.writes.append(registry.allocator, write) catch return error.OutOfHostMemory;
     }
 
-    /// The lane being filled, or the next one once that is full and the next one's copies have arrived.
-    fn laneWithRoom(self: *Copier, way: enum { direct, staged }) status.Error!*Lane {
-        const lane = &self.lanes[self.current];
-        if (lane.queued_bytes < batch_bytes and (way == .direct or lane.room().len > 0)) return lane;
-        self.current = (self.current + 1) % self.lanes.len;
-        try self.observer.interrupt.check();
-        const next = &self.lanes[self.current];
-        try self.wait(next);
-        return next;
-    }
-
-    fn wait(self: *Copier, lane: *Lane) status.Error!void {
-        if (lane.queued_bytes > 0) {
-            const code = self.runtime.library.api.aclrtSynchronizeStream(lane.stream);
-            if (!status.isSynchronizeNotice(code))
-                try self.runtime.check("aclrtSynchronizeStream", code, 0, lane.queued_bytes, self.failure);
-            for (lane.writes.items) |write|
-                try write.file.write(write.memory, write.size_bytes, write.file_offset_bytes, self.failure);
-        }
-        _ = self.observer.bytes_done.fetchAdd(lane.queued_bytes, .monotonic);
-        lane.writes.clearRetainingCapacity();
-        lane.queued_bytes = 0;
-        lane.extent = 0;
-        lane.extent_offset = 0;
-    }
-
-    /// Waits until everything has arrived.
-    pub fn finish(self: *Copier) status.Error!void {
-        for (0..self.lanes.len) |step| try self.wait(&self.lanes[(self.current + 1 + step) % self.lanes.len]);
+    /// Waits until everything queued has arrived.
+    fn wait(self: *Lane) status.Error!void {
+        const rt = self.copier.runtime;
+        const code = rt.library.api.aclrtSynchronizeStream(self.stream);
+        if (!status.isSynchronizeNotice(code))
+            try rt.check("aclrtSynchronizeStream", code, 0, self.queued_bytes, self.failure);
+        for (self.writes.items) |write|
+            try write.file.write(write.memory, write.size_bytes, write.file_offset_bytes, self.failure);
+        _ = self.copier.observer.bytes_done.fetchAdd(self.queued_bytes, .monotonic);
+        self.writes.clearRetainingCapacity();
+        self.queued_bytes = 0;
+        self.extent = 0;
+        self.extent_offset = 0;
     }
 
     /// After a failure: waits for what is still queued, whose outcome no longer matters.
-    pub fn abandon(self: *Copier) void {
-        const api = &self.runtime.library.api;
-        for (self.lanes) |lane| {
-            if (hasEnded(api.aclrtSynchronizeStream(lane.stream))) continue;
-            if (!hasEnded(api.aclrtSynchronizeDevice())) self.observer.unsettled.store(true, .release);
-        }
-    }
-
-    pub fn deinit(self: *Copier) void {
-        for (&self.lanes) |*lane| lane.writes.deinit(registry.allocator);
+    fn settle(self: *Lane) void {
+        const api = &self.copier.runtime.library.api;
+        if (hasEnded(api.aclrtSynchronizeStream(self.stream))) return;
+        if (!hasEnded(api.aclrtSynchronizeDevice())) self.copier.observer.unsettled.store(true, .release);
     }
 
     fn hasEnded(code: acl.Error) bool {
