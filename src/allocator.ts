@@ -788,7 +788,7 @@ export class CaMemAllocator {
     const submit = () => {
       const planned = plan();
       steps = planned.steps;
-      if (steps.length === 0) return this.#giveBackHost();
+      if (steps.length === 0) return this.#giveBackHost(planned.segments);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.segment.moving)) return "busy";
       const ticket = native.submitPlan(steps, this.#config.verify);
@@ -833,10 +833,13 @@ export class CaMemAllocator {
     });
   }
 
-  /** Host memory that an earlier plan could not give back is tried again, though there is nothing else to do. */
-  #giveBackHost(): number | native.Refusal | "nothing" {
+  /** What an earlier plan could not give back of the host is tried again, though there is nothing else to do. */
+  #giveBackHost(segments: readonly Segment[]): number | native.Refusal | "nothing" {
     const { freeBytes, reservedBytes } = native.hostInfo();
-    if (freeBytes <= Math.max(reservedBytes, this.#config.retainBytes)) return "nothing";
+    const isLeft = segments.some(
+      (segment) => segment.state === "mapped" && !segment.clean && hasBackup(segment),
+    );
+    if (!isLeft && freeBytes <= Math.max(reservedBytes, this.#config.retainBytes)) return "nothing";
     return native.submitPreparation(this.#config.device, reservedBytes);
   }
 

@@ -418,6 +418,21 @@ describe.skipIf(!onEmulator)("one fault", () => {
     expect(callCount("aclrtMemcpyAsync")).toBe(0);
   });
 
+  test("in waiting for copies keeps the memory that they use, until the device can be waited for", async () => {
+    setFaults(`aclrtSynchronizeStream:1+=${internalError},aclrtSynchronizeDevice:1+=${internalError}`);
+    await failureOf(() => allocator.sleep());
+    setFaults("");
+    expectContents({ all: true });
+    expect(allocator.usage()["weights"]).toMatchObject({ state: "awake", hostBytes: 6 * MiB });
+    expectExactAccounting();
+    expect(await allocator.wakeUp()).toMatchObject({ alreadyAwake: true });
+    expect(allocator.hostUsage().pageLockedBytes).toBe(0);
+    expect(allocator.usage()["weights"]?.hostBytes).toBe(0);
+    await allocator.sleep();
+    await allocator.wakeUp();
+    expectContents({ all: false });
+  });
+
   test("in dropping a backup is mended by the next sleep", async () => {
     await allocator.sleep({ level: 1 });
     setFaults(`aclrtFreeHost:1=${internalError}`);

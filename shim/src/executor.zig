@@ -117,8 +117,6 @@ const Step = struct {
     action: Action,
     immutable: bool,
     spill: bool,
-    /// The backup was taken by this plan, so undoing drops it.
-    made_backup: bool = false,
 
     fn copies(self: Step) bool {
         return switch (self.action) {
@@ -268,7 +266,9 @@ pub const Executor = struct {
     spill_folder: [1024]u8 = @splat(0),
     /// Makes a sweep that waits for a device give way.
     interrupted: std.atomic.Value(bool) = .init(false),
-    /// Staging of each device that copies of an earlier plan may still use, until the device has been waited for.
+    /// Devices on which copies of an earlier plan may still run, and the staging that they use. It and backups of memory that
+    /// is awake are kept until the device has been waited for.
+    unsettled: [runtime.max_devices]bool = @splat(false),
     unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
 
     pub fn deinit(self: *Executor) void {
@@ -596,6 +596,7 @@ pub const Executor = struct {
         plan.enter(.preparing);
         const scope = try runtime.Scope.enter(self.memory.runtime, plan.host_device, failure);
         defer scope.leave();
+        try self.settleAll(plan.interrupt(), failure);
         const reserved_before = self.memory.pool.counts().reserved_bytes;
         errdefer self.memory.pool.expect(reserved_before);
         self.memory.pool.expect(plan.host_bytes); // what an earlier preparation expected is out of date
@@ -637,7 +638,7 @@ pub const Executor = struct {
 
     fn waitForDevice(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         try self.memory.runtime.synchronizeDevice(each.device, plan.interrupt(), failure);
-        self.giveStaging(&self.unsettled_staging[each.device]);
+        self.settle(each.device);
     }
 
     /// Host memory and disk space for everything that is to be copied, before anything is.
@@ -653,7 +654,7 @@ pub const Executor = struct {
         }
     }
 
-    fn takeBackupsOfTag(self: *Executor, plan: *Plan, steps: []Step, failure: *Failure) status.Error!void {
+    fn takeBackupsOfTag(self: *Executor, plan: *Plan, steps: []const Step, failure: *Failure) status.Error!void {
         var host_bytes: u64 = 0;
         var spill_bytes: u64 = 0;
         for (steps) |step| {
@@ -665,7 +666,7 @@ pub const Executor = struct {
         const file = if (spill_bytes > 0) try files.File.createSpill(@ptrCast(&plan.spill_folder), spill_bytes, failure) else null;
         defer if (file) |created| created.release();
         var file_offset: u64 = 0;
-        for (steps) |*step| {
+        for (steps) |step| {
             if (!step.needsBackup()) continue;
             const size_bytes = step.segment.size_bytes;
             const taken: backup.Backup = if (step.spill) blk: {
@@ -675,21 +676,21 @@ pub const Executor = struct {
                 break :blk .{ .file = .{ .file = file.?, .extents = extents } };
             } else .{ .host = try self.memory.pool.take(host.Pool.blockSize(size_bytes)) };
             self.memory.registry.set(step.segment, .backup, taken);
-            step.made_backup = true;
         }
     }
 
     fn takeStaging(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         if (!each.needsStaging(plan.verify)) return;
-        if (self.unsettled_staging[each.device][0].len > 0) try self.waitForDevice(plan, each, failure);
+        if (self.unsettled[each.device]) try self.waitForDevice(plan, each, failure);
         const share_bytes = transfer.staging_bytes_per_stream;
         try self.memory.pool.reserve(share_bytes * each.staging.len, plan.interrupt(), failure);
         for (&each.staging) |*share| share.* = try self.memory.pool.take(share_bytes);
     }
 
     fn letGoOfStaging(self: *Executor, plan: *Plan, each: *Group) void {
-        if (each.staging[0].len == 0) return;
         if (!plan.unsettled.load(.acquire)) return self.giveStaging(&each.staging);
+        self.unsettled[each.device] = true;
+        if (each.staging[0].len == 0) return;
         self.unsettled_staging[each.device] = each.staging;
         each.staging = transfer.no_staging;
     }
@@ -701,13 +702,24 @@ pub const Executor = struct {
         }
     }
 
-    /// Waits, where that is needed, until no copy uses staging any more, and gives it back.
-    pub fn settleStaging(self: *Executor, failure: *Failure) status.Error!void {
-        for (&self.unsettled_staging, 0..) |*staging, index| {
-            if (staging[0].len == 0) continue;
+    /// Gives back what no copy of an earlier plan can touch any more, now that the device has been waited for.
+    fn settle(self: *Executor, device: u32) void {
+        if (!self.unsettled[device]) return;
+        self.giveStaging(&self.unsettled_staging[device]);
+        var left: std.ArrayList(backup.Backup) = .empty;
+        defer left.deinit(registry.allocator);
+        self.memory.registry.takeLeftBackups(device, &left) catch return; // the next wait tries again
+        for (left.items) |each| each.drop(self.memory.pool);
+        self.unsettled[device] = false;
+    }
+
+    /// Waits for the devices on which copies may still run.
+    pub fn settleAll(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
+        for (self.unsettled, 0..) |unsettled, index| {
+            if (!unsettled) continue;
             const device: u32 = @intCast(index);
-            if (!self.memory.runtime.isGone(device)) try self.memory.runtime.synchronizeDevice(device, null, failure);
-            self.giveStaging(staging);
+            if (!self.memory.runtime.isGone(device)) try self.memory.runtime.synchronizeDevice(device, interrupt, failure);
+            self.settle(device);
         }
     }
 
@@ -798,8 +810,9 @@ pub const Executor = struct {
             if (segment.content == .live and !segment.isAwake()) self.memory.back(segment, &spare) catch {
                 plan.undo_failed = true;
             };
-            // Host memory that a copy may still write to serves the next sleep.
-            if (step.made_backup and !plan.unsettled.load(.acquire)) self.memory.dropBackup(segment);
+            // What a copy may still write to is kept until the device has been waited for.
+            const is_unfinished = segment.content == .live and !segment.clean;
+            if (is_unfinished and !plan.unsettled.load(.acquire)) self.memory.dropBackup(segment);
         }
     }
 

@@ -305,6 +305,20 @@ pub const Registry = struct {
         }
     }
 
+    /// Takes the backups that sleeps which failed have left to memory that is awake. The caller drops them.
+    pub fn takeLeftBackups(self: *Registry, device: u32, list: *std.ArrayList(backup.Backup)) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        list.ensureUnusedCapacity(allocator, self.segments.count()) catch return error.OutOfHostMemory;
+        var iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| {
+            const segment = entry.*;
+            if (segment.device != device or segment.moving or segment.clean or !segment.isAwake()) continue;
+            list.appendAssumeCapacity(segment.backup);
+            segment.backup = .none;
+        }
+    }
+
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);

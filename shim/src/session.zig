@@ -297,7 +297,7 @@ fn tearDown(failure: *Failure) status.Error!void {
     session.registry.doomAll();
     session.pool.expect(0);
     session.pool.retain(0);
-    try session.executor.settleStaging(failure);
+    try session.executor.settleAll(null, failure);
     try session.executor.releaseAllDoomed(null, failure);
     try session.runtime.closeDevices(failure);
     try session.runtime.finalize(failure);
