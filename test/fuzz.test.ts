@@ -25,7 +25,13 @@ test.skipIf(!onEmulator)(
   60_000,
 );
 
-test.skipIf(!onEmulator).each(["forgets that buffers are kept at level 2", "forgets a byte"])(
+test
+  .skipIf(!onEmulator)
+  .each([
+    "forgets that buffers are kept at level 2",
+    "forgets a byte",
+    "forgets that final content has a backup",
+  ])(
   "a model that %s is found out, with the seed and how to repeat it",
   async (mistake) => {
     const { exitCode, output } = await fuzz("--seed", "1", "--events", "1000", "--mistake", mistake);

@@ -41,6 +41,8 @@ const events: readonly (readonly [string, number, Event])[] = [
   ["write", 18, memory.write],
   ["fill", 3, memory.fill],
   ["define a tag", 2, memory.defineTag],
+  ["mark a tag as dirty", 2, memory.markDirty],
+  ["prepare", 2, transitions.prepare],
   ["enter a region", 2, memory.enterRegion],
   ["leave a region", 2, memory.leaveRegion],
   ["nested regions", 2, memory.nestedRegions],

@@ -292,7 +292,10 @@ export const freeMany: Event = (world, random, log) => {
 // Content.
 
 /** The code that touching a buffer is refused with. */
-const accessRefusal = ({ model }: Live) => (model.segment.place === "device" ? undefined : "BUFFER_ASLEEP");
+function writeRefusal({ model }: Live): string | undefined {
+  if (model.segment.place !== "device") return "BUFFER_ASLEEP";
+  return model.segment.sealed ? "BUFFER_IMMUTABLE" : undefined;
+}
 
 export function randomRange(random: Random, sizeBytes: number, atMost: number) {
   const count = random.magnitude(1, Math.max(1, Math.min(sizeBytes, atMost)));
@@ -306,6 +309,8 @@ export const write: Event = async (world, random, log) => {
   log(`write ${count} at ${offset} to the ${describe(live)}`);
   const bytes = random.bytes(count);
   const { real, model } = live;
+  // An engine that writes to final content breaks its promise, and nobody can notice.
+  if (real === undefined && model.segment.sealed) return log("not: its content is final");
   if (real === undefined) {
     const done = world.copies.write(model.segment.device, model.address + offset, bytes);
     expectSame("an engine's copy", done, model.segment.place === "device");
@@ -313,7 +318,7 @@ export const write: Event = async (world, random, log) => {
     return;
   }
   const run = () => real.write(bytes, offset);
-  const refusal = accessRefusal(live);
+  const refusal = writeRefusal(live);
   let outcome =
     refusal === undefined && random.oneIn(8) ? await withFault(random, log, run) : attemptNow(run);
   if (outcome.error && refusal === undefined) outcome = attemptNow(run);
@@ -331,7 +336,7 @@ export const fill: Event = (world, random, log) => {
   const value = random.below(256);
   log(`fill ${count} at ${offset} of the ${describe(live)}`);
   const outcome = attemptNow(() => real.fill(value, offset, count));
-  expectOutcome("fill", outcome, accessRefusal(live));
+  expectOutcome("fill", outcome, writeRefusal(live));
   if (!outcome.error) world.model.write(model, new Uint8Array(count).fill(value), offset);
 };
 
@@ -343,11 +348,22 @@ export const defineTag: Event = (world, random, log) => {
   const policy = {
     ...(random.oneIn(2) ? { 1: random.pick(fates) } : {}),
     ...(random.oneIn(2) ? { 2: random.pick(fates) } : {}),
+    ...(random.oneIn(2) ? { immutable: random.oneIn(2) } : {}),
   };
   log(`defineTag(${tag}, ${JSON.stringify(policy)})`);
   const outcome = attemptNow(() => world.allocator.defineTag(tag, policy));
-  expectOutcome("defineTag", outcome, tag === "sleep_persistent" ? "INVALID_TAG" : undefined);
+  const ends = policy.immutable === false && world.model.isImmutable(tag);
+  const refusal = ends ? world.model.dirtyRefusal(tag) : undefined;
+  expectOutcome("defineTag", outcome, tag === "sleep_persistent" ? "INVALID_TAG" : refusal);
   if (!outcome.error) world.model.defineTag(tag, policy);
+};
+
+export const markDirty: Event = (world, random, log) => {
+  const tag = random.pick(world.knownTags());
+  log(`markDirty(${tag})`);
+  const outcome = attemptNow(() => world.allocator.markDirty(tag));
+  expectOutcome("markDirty", outcome, world.model.dirtyRefusal(tag));
+  if (!outcome.error) world.model.markDirty(tag);
 };
 
 /** Opens a region that stays open over several events. */

@@ -24,6 +24,10 @@ export interface ModelSegment {
   /** Whether a `MemoryPool` carves buffers out of it. */
   readonly pooled: boolean;
   place: Place;
+  /** Its content is final: writes are refused, and a wake-up keeps the backup. */
+  sealed: boolean;
+  /** There is a backup: of what is on the host, and of final content also while that is on the device. */
+  backedUp: boolean;
 }
 
 export interface Extent {
@@ -41,13 +45,18 @@ export interface ModelBuffer {
 }
 
 /** A wrong model, to show that the driver notices. */
-export type Mistake = "forgets that buffers are kept at level 2" | "forgets a byte";
+export type Mistake =
+  | "forgets that buffers are kept at level 2"
+  | "forgets a byte"
+  | "forgets that final content has a backup";
 
 export interface ModelOptions {
   readonly deviceCount: number;
   readonly deviceBytes: number;
   readonly hostBudgetBytes: number;
   readonly poolSegmentBytes: number;
+  /** Whether there is a folder for what the host budget has no room for; then backups on the disk count as on the host. */
+  readonly spills: boolean;
   readonly mistake: Mistake | undefined;
 }
 
@@ -62,7 +71,7 @@ export class Model {
   readonly options: ModelOptions;
   segments: ModelSegment[] = [];
   buffers: ModelBuffer[] = [];
-  readonly policies: Record<string, { 1: Fate; 2: Fate }>;
+  readonly policies: Record<string, { 1: Fate; 2: Fate; immutable?: boolean }>;
 
   constructor(options: ModelOptions) {
     this.options = options;
@@ -75,8 +84,32 @@ export class Model {
     };
   }
 
-  defineTag(tag: string, policy: { 1?: Fate; 2?: Fate }): void {
+  defineTag(tag: string, policy: { 1?: Fate; 2?: Fate; immutable?: boolean }): void {
+    const was = this.isImmutable(tag);
     this.policies[tag] = { 1: "discard", 2: "discard", ...this.policies[tag], ...policy };
+    if (!was && policy.immutable)
+      for (const segment of this.#tagged(tag)) segment.sealed = segment.place !== "nowhere";
+    if (was && policy.immutable === false) this.markDirty(tag);
+  }
+
+  isImmutable(tag: string): boolean {
+    return this.policies[tag]?.immutable ?? false;
+  }
+
+  /** Why content of a tag cannot cease to be final. */
+  dirtyRefusal(tag: string): "BUFFER_ASLEEP" | undefined {
+    return this.#tagged(tag).some((segment) => segment.place !== "device") ? "BUFFER_ASLEEP" : undefined;
+  }
+
+  markDirty(tag: string): void {
+    for (const segment of this.#tagged(tag)) {
+      segment.sealed = false;
+      segment.backedUp = false;
+    }
+  }
+
+  #tagged(tag: string): ModelSegment[] {
+    return this.segments.filter((segment) => segment.tag === tag);
   }
 
   // Memory.
@@ -108,7 +141,7 @@ export class Model {
   /** Whether some segment of the pool that is awake has a gap for a buffer. */
   poolHasRoom(tag: string, device: number, sizeBytes: number): boolean {
     return this.poolSegments(tag, device).some((segment) => {
-      if (segment.place !== "device") return false;
+      if (segment.place !== "device" || segment.sealed) return false;
       const inside = this.buffers
         .filter((buffer) => buffer.segment === segment)
         .sort((a, b) => a.address - b.address);
@@ -121,8 +154,8 @@ export class Model {
     });
   }
 
-  addSegment(segment: Omit<ModelSegment, "place">): ModelSegment {
-    const added = { ...segment, place: "device" as const };
+  addSegment(segment: Omit<ModelSegment, "place" | "sealed" | "backedUp">): ModelSegment {
+    const added = { ...segment, place: "device" as const, sealed: false, backedUp: false };
     this.segments.push(added);
     return added;
   }
@@ -190,7 +223,12 @@ export class Model {
   }
 
   hostBytes(): number {
-    return sum(this.segments.filter((segment) => segment.place === "host"));
+    return sum(this.segments.filter((segment) => segment.backedUp));
+  }
+
+  /** Bytes of the new backups that a sleep makes. */
+  copiedBytes(request: SleepRequest): number {
+    return sum(this.sleepMoves(request).offloaded.filter((segment) => !segment.backedUp));
   }
 
   hostBytesLeft(): number {
@@ -199,9 +237,8 @@ export class Model {
 
   /** The code that a sleep is refused with before it begins. */
   sleepRefusal(request: SleepRequest): "HOST_BUDGET_EXCEEDED" | undefined {
-    return sum(this.sleepMoves(request).offloaded) > this.hostBytesLeft()
-      ? "HOST_BUDGET_EXCEEDED"
-      : undefined;
+    if (this.options.spills) return undefined;
+    return this.copiedBytes(request) > this.hostBytesLeft() ? "HOST_BUDGET_EXCEEDED" : undefined;
   }
 
   /** What a wake-up takes of each device that it concerns. */
@@ -226,7 +263,7 @@ export class Model {
     return {
       level: request.offloadTags ? null : (request.level ?? 1),
       offloadedBytes: sum(offloaded),
-      copiedBytes: sum(offloaded),
+      copiedBytes: this.copiedBytes(request),
       discardedBytes: sum(discarded),
       keptBytes: sum(after),
       freedBytes: sum(moving.filter((segment) => segment.place === "device")),
@@ -257,7 +294,7 @@ export class Model {
         remapBytes: 0,
       })),
       devices: [],
-      host: { neededBytes: sum(offloaded), freeBytes: Number.isFinite(left) ? left : null },
+      host: { neededBytes: this.copiedBytes(request), freeBytes: Number.isFinite(left) ? left : null },
       spill: null,
       fits: this.sleepRefusal(request) === undefined,
     };
@@ -290,8 +327,19 @@ export class Model {
   }
 
   place(segment: ModelSegment, place: Place): void {
+    const before = segment.place;
     segment.place = place;
+    if (before === "device" && place === "host") {
+      segment.backedUp = true;
+      segment.sealed ||= this.isImmutable(segment.tag);
+    }
+    if (before === "host" && place === "device") {
+      segment.sealed ||= this.isImmutable(segment.tag);
+      segment.backedUp = segment.sealed && this.options.mistake !== "forgets that final content has a backup";
+    }
     if (place !== "nowhere") return;
+    segment.sealed = false;
+    segment.backedUp = false;
     for (const buffer of this.buffers) if (buffer.segment === segment) buffer.known = [];
   }
 
@@ -311,7 +359,7 @@ export class Model {
       const awake = own.filter((segment) => segment.place === "device").length;
       return {
         mappedBytes: at("device"),
-        hostBytes: at("host"),
+        hostBytes: sum(own.filter((segment) => segment.backedUp)),
         spilledBytes: 0,
         checkpointBytes: 0,
         discardedBytes: at("nowhere"),

@@ -118,8 +118,42 @@ function expectPlan(world: World, transition: Transition): void {
   const real = kind === "sleep" ? allocator.plan("sleep", request) : allocator.plan("wake", request);
   const devices = real.devices.toSorted((a, b) => a.device - b.device);
   const expected = kind === "sleep" ? model.sleepPlan(request) : model.wakePlan(request);
-  expectSame(`plan of ${text(transition)}`, { ...real, devices }, expected);
+  if (!model.options.spills) {
+    expectSame(`plan of ${text(transition)}`, { ...real, devices }, expected);
+    return;
+  }
+  const { host, spill, ...rest } = real;
+  const neededBytes = host.neededBytes + (spill?.neededBytes ?? 0);
+  expectSame(
+    `plan of ${text(transition)}`,
+    { ...rest, devices, neededBytes },
+    {
+      tags: expected.tags,
+      devices: expected.devices,
+      fits: expected.fits,
+      neededBytes: expected.host.neededBytes,
+    },
+  );
 }
+
+/** Host memory for a sleep that may come or not. */
+export const prepare: Event = async (world, random, log) => {
+  const { model, allocator } = world;
+  const level = random.pick([0, 1, 1, 2] as const);
+  const request = random.oneIn(3) ? { level, tags: random.some(world.knownTags()) } : { level };
+  const fault = random.oneIn(3) ? randomFault(random) : "";
+  log(`prepare ${JSON.stringify(request)} ${fault}`);
+  const before = allocator.hostUsage().preparedBytes;
+  setFaults(fault);
+  const outcome = await attempt(() => allocator.prepare(request));
+  setFaults("");
+  const refusal = model.sleepRefusal(request);
+  if (outcome.error?.code !== refusal) expectFaultExplains(outcome.error);
+  const { preparedBytes } = allocator.hostUsage();
+  if (outcome.error && !outcome.error.transitionComplete)
+    expectSame("what is prepared after a failure", preparedBytes, before);
+  else if (!model.options.spills) expectSame("what is prepared", preparedBytes, model.copiedBytes(request));
+};
 
 /** Takes over which of the two legal outcomes a disturbed transition had. Returns whether it has taken place. */
 function settleEither(
@@ -164,7 +198,7 @@ export const faulty: Event = async (world, random, log) => {
 function expectRestGivenBack(world: World, transition: Transition): void {
   expectSame(
     `usage() after ${text(transition)} was complete, and made again,`,
-    world.allocator.usage(),
+    world.usage(),
     world.model.usage(),
   );
 }
@@ -382,6 +416,7 @@ const poolMallocMeanwhile: OverlapCall = (world, random, overlap, log) => {
   const { segment } = live.model;
   expectAlone(world, live.model);
   if (known.has(segment)) {
+    expectThat(!segment.sealed || segment.place !== "device", "a buffer in memory whose content is final");
     const awake = segment.place === "device" || isConcerned(world, overlap, segment);
     expectThat(awake, "a buffer in memory that is asleep");
   } else takeUp(overlap, live);
@@ -425,12 +460,15 @@ const accessMeanwhile: OverlapCall = (world, random, overlap, log) => {
   log(`write ${count} at ${offset} to the ${describe(live)}: ${outcome.error?.code ?? "done"}`);
   const concerned = isConcerned(world, overlap, model.segment);
   const awakeBefore = model.segment.place === "device";
+  const { sealed } = model.segment;
   if (outcome.error) {
     const legal = concerned || !awakeBefore ? ["BUFFER_ASLEEP", "BUFFER_MOVING"] : [];
+    if (sealed) legal.push("BUFFER_IMMUTABLE");
     expectThat(legal.includes(outcome.error.code), `a write meanwhile throws ${outcome.error.code}`);
     return;
   }
   expectThat(concerned || awakeBefore, "a write to memory that is asleep succeeds");
+  expectThat(!sealed, "a write to final content succeeds");
   if (awakeBefore && overlap.transition.kind === "sleep") world.model.write(model, bytes, offset);
   else overlap.writes.push({ live, bytes, offset });
 };

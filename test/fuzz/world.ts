@@ -1,6 +1,7 @@
 /** The shipped allocator and the model side by side, and the comparison of the two. */
 
 import { dlopen, ptr as pointerOf } from "bun:ffi";
+import { tmpdir } from "node:os";
 import { type AllocatorOptions, CaMemAllocator, CamemError, type DeviceBuffer } from "camem";
 import { emulatorLibraryPath } from "../../src/ffi/native.ts";
 import { accounting, MiB, nothingHeld, setFaults } from "../support/device.ts";
@@ -109,6 +110,8 @@ export interface Region {
 export interface Setting {
   readonly poolSegmentBytes: number;
   readonly hostBudgetBytes: number;
+  readonly retain: string;
+  readonly spills: boolean;
   readonly verify: boolean;
 }
 
@@ -116,6 +119,8 @@ export function randomSetting(random: Random): Setting {
   return {
     poolSegmentBytes: random.pick([2, 2, 4]) * MiB,
     hostBudgetBytes: random.pick([Number.POSITIVE_INFINITY, 24 * MiB, 10 * MiB]),
+    retain: random.pick(["none", "all", "8MiB"]),
+    spills: random.oneIn(3),
     verify: random.oneIn(4),
   };
 }
@@ -166,14 +171,16 @@ export class World {
     this.lives = [];
     this.regions = [];
     setFaults("");
-    const { poolSegmentBytes, hostBudgetBytes, verify } = randomSetting(random);
+    const { poolSegmentBytes, hostBudgetBytes, retain, spills, verify } = randomSetting(random);
     const hostBudget = Number.isFinite(hostBudgetBytes) ? { hostBudget: hostBudgetBytes } : {};
-    const config = { poolSegment: poolSegmentBytes, verify, ...hostBudget };
+    const spill = spills ? { spillDir: tmpdir() } : {};
+    const config = { poolSegment: poolSegmentBytes, verify, retain, ...hostBudget, ...spill };
     if (random.oneIn(2)) await this.#openWithFault(config, random, log);
     const allocator = CaMemAllocator.getInstance(config);
     const free = [0, 1].map((device) => allocator.memGetInfo(device).freeBytes);
     expectSame("free memory of a new allocator", free, [deviceBytes, deviceBytes]);
-    const options = { deviceCount, deviceBytes, hostBudgetBytes, poolSegmentBytes, mistake: this.#mistake };
+    const mistake = this.#mistake;
+    const options = { deviceCount, deviceBytes, hostBudgetBytes, poolSegmentBytes, spills, mistake };
     this.#opened = { allocator, model: new Model(options) };
   }
 
@@ -264,6 +271,16 @@ export class World {
     await promise;
   }
 
+  /** As the model knows it: a backup counts as on the host, wherever it is. */
+  usage() {
+    return Object.fromEntries(
+      Object.entries(this.allocator.usage()).map(([tag, own]) => [
+        tag,
+        { ...own, hostBytes: own.hostBytes + own.spilledBytes, spilledBytes: 0 },
+      ]),
+    );
+  }
+
   compare(random: Random): void {
     this.#compareState(random);
     for (const live of sample(random, this.lives, 3)) this.#compareRange(random, live);
@@ -273,7 +290,7 @@ export class World {
   #compareState(random: Random): void {
     const { allocator, model } = this;
     this.#compareBuffers();
-    expectSame("usage()", allocator.usage(), model.usage());
+    expectSame("usage()", this.usage(), model.usage());
     expectSame("isSleeping", allocator.isSleeping, model.isSleeping());
     expectSame("getCurrentUsage()", allocator.getCurrentUsage(), model.currentUsage());
     const tag = random.pick(this.knownTags());
@@ -289,7 +306,12 @@ export class World {
     // Blocks of a slab that others use still wait for those: then there is more host memory than backups.
     const host = allocator.hostUsage();
     expectSame("page-locked bytes", host.pageLockedBytes, held.hostAllocationBytes);
-    expectSame("bytes of backups", host.pageLockedBytes - host.freeBytes, model.hostBytes());
+    const { spills, hostBudgetBytes } = model.options;
+    const spilled = Object.values(allocator.usage()).reduce((total, own) => total + own.spilledBytes, 0);
+    const backups = host.pageLockedBytes - host.freeBytes;
+    expectSame("bytes of backups", backups + spilled, model.hostBytes());
+    expectThat(backups <= hostBudgetBytes, "backups beyond the host budget");
+    expectThat(spills || spilled === 0, "something spilled without a folder");
     const pool = allocator.memoryPool(tag, { device: random.below(deviceCount) });
     const reserved = model
       .poolSegments(tag, pool.device)
@@ -309,6 +331,7 @@ export class World {
         tag: model.segment.tag,
         device: model.segment.device,
       });
+      expectSame("immutable", real.immutable, model.segment.sealed);
     }
   }
 
