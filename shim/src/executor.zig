@@ -766,6 +766,9 @@ pub const Executor = struct {
     fn commitSleep(self: *Executor, plan: *Plan) void {
         plan.complete = true;
         self.markAsleep(plan);
+        for (plan.steps) |step| {
+            if (step.segment.content == .discarded) self.memory.dropBackup(step.segment);
+        }
         var failure: Failure = .{};
         self.onEachDevice(plan, freeAll, &failure) catch |err| plan.note(err, &failure);
     }
@@ -794,7 +797,6 @@ pub const Executor = struct {
         for (each.steps) |step| {
             var own: Failure = .{};
             self.memory.freePhysical(step.segment, &own) catch |err| plan.note(err, &own);
-            if (step.segment.content == .discarded) self.memory.dropBackup(step.segment);
         }
         _ = failure;
     }
