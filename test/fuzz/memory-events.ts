@@ -348,7 +348,7 @@ export const defineTag: Event = (world, random, log) => {
   const policy = {
     ...(random.oneIn(2) ? { 1: random.pick(fates) } : {}),
     ...(random.oneIn(2) ? { 2: random.pick(fates) } : {}),
-    ...(random.oneIn(2) ? { immutable: random.oneIn(2) } : {}),
+    ...(random.oneIn(2) ? { immutable: random.below(3) > 0 } : {}),
   };
   log(`defineTag(${tag}, ${JSON.stringify(policy)})`);
   const outcome = attemptNow(() => world.allocator.defineTag(tag, policy));

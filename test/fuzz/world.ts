@@ -181,7 +181,13 @@ export class World {
     expectSame("free memory of a new allocator", free, [deviceBytes, deviceBytes]);
     const mistake = this.#mistake;
     const options = { deviceCount, deviceBytes, hostBudgetBytes, poolSegmentBytes, spills, mistake };
-    this.#opened = { allocator, model: new Model(options) };
+    const model = new Model(options);
+    this.#opened = { allocator, model };
+    for (const tag of ["weights", "buffers", "adapters"]) {
+      if (random.oneIn(2)) continue;
+      allocator.defineTag(tag, { 1: "offload", immutable: true });
+      model.defineTag(tag, { 1: "offload", immutable: true });
+    }
   }
 
   note(outcome: string): void {
