@@ -841,7 +841,7 @@ pub const Executor = struct {
     /// While the copies of one segment run, the next ones are mapped.
     fn mapAndCopy(self: *Executor, plan: *Plan, each: *Group, failure: *Failure) status.Error!void {
         // What an earlier wake-up could not undo may still be the target of its copies.
-        if (holdsMappings(each)) try waitForDevice(self, plan, each, failure);
+        if (self.unsettled[each.device] or holdsMappings(each)) try self.waitForDevice(plan, each, failure);
         var copier = self.copierOf(plan, each, .to_device);
         try copier.start(each.steps.len, each.bytesToCopy(), failure);
         const mapping_ns = self.mapAll(plan, each, &copier, failure) catch |err| {
