@@ -76,7 +76,7 @@ fn expect(call: []const u8, status: i32) !void {
 }
 
 /// One sleep or wake-up of everything that carries `tag`.
-fn transition(tag: u32, asleep: abi.Action, awake: abi.Action) !void {
+fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, flags: u32) !void {
     var table: [most_segments]abi.SegmentInfo = undefined;
     var steps: [most_segments]abi.PlanStep = undefined;
     while (true) {
@@ -87,7 +87,7 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action) !void {
             if (segment.tag != tag) continue;
             const is_awake = segment.state == @intFromEnum(abi.SegmentState.mapped);
             const action = if (is_awake) awake else asleep;
-            steps[planned] = .{ .address = segment.address, .segment_id = segment.segment_id, .action = @intFromEnum(action) };
+            steps[planned] = .{ .address = segment.address, .segment_id = segment.segment_id, .action = @intFromEnum(action), .flags = flags };
             planned += 1;
         }
         var ticket: u64 = 0;
@@ -96,6 +96,12 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action) !void {
         try expect("camem_plan_submit", status);
         return follow(ticket);
     }
+}
+
+fn prepare(size_bytes: u64) !void {
+    var ticket: u64 = 0;
+    try expect("camem_host_prepare", abi.camem_host_prepare(0, size_bytes, &ticket));
+    return follow(ticket);
 }
 
 fn follow(ticket: u64) !void {
@@ -127,10 +133,14 @@ pub fn main(init: std.process.Init) !void {
     const content = try allocateWeights(&failure);
     var threads: [thread_count]std.Thread = undefined;
     for (&threads, 1..) |*thread, seed| thread.* = try std.Thread.spawn(.{}, hammer, .{ &library.api, seed });
-    for (0..cycles) |_| {
-        try transition(content.tag, .restore, .offload);
-        try transition(content.tag, .restore, .offload);
+    for (0..cycles) |cycle| {
+        // Every other time the backup is kept, and dropped again while the threads go on.
+        const flags: u32 = if (cycle % 2 == 0) 0 else @intFromEnum(abi.StepFlag.immutable);
+        try prepare(Weights.size);
+        try transition(content.tag, .restore, .offload, flags);
+        try transition(content.tag, .restore, .offload, flags);
         try content.verify(&failure);
+        if (cycle % 4 == 3) try expect("camem_tag_seal", abi.camem_tag_seal(content.tag, 0));
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();
