@@ -55,7 +55,7 @@ export function generate(
   return bytes;
 }
 
-function indexOfHighest(values: Float32Array): number {
+export function indexOfHighest(values: Float32Array): number {
   let highest = 0;
   for (const [index, value] of values.entries()) {
     if (value > (values[highest] ?? Number.NEGATIVE_INFINITY)) highest = index;

@@ -5,22 +5,25 @@ import type { LlamaConfig } from "./config.ts";
 export type CacheKind = "keys" | "values";
 
 /**
- * The keys and values of the positions seen so far, in one buffer of device memory tagged `kv_cache`:
+ * The keys and values of the positions seen so far, in one buffer of device memory:
  *
- *     float32 [layer][keys, values][position][key-value head][element of the head]
+ *     float32 [sequence][layer][keys, values][position][key-value head][element of the head]
  *
- * This model needs 512 KiB of it. An engine takes all the memory it can get for its cache, and the demo asks for as much
- * as makes the sleep worth seeing; of such a buffer only the start is used.
+ * A sequence of this model needs 512 KiB of it. An engine takes all the memory it can get for its cache, and the demo asks for as
+ * much as makes the sleep worth seeing, though it writes one sequence only.
  */
 export class KvCache {
   readonly sizeBytes: number;
+  /** How many texts have room in it at once. */
+  readonly sequences: number;
+  readonly #layers: number;
   readonly #buffer: DeviceBuffer;
   readonly #positions: number;
   /** Elements of one position, of one kind, in one layer. */
   readonly #width: number;
   readonly #staging: Record<CacheKind, Float32Array>;
 
-  constructor(allocator: CaMemAllocator, config: LlamaConfig, sizeBytes: number) {
+  constructor(allocator: CaMemAllocator, config: LlamaConfig, sizeBytes: number, tag: string) {
     const neededBytes = KvCache.neededBytes(config);
     if (sizeBytes < neededBytes) {
       throw new RangeError(
@@ -28,13 +31,16 @@ export class KvCache {
       );
     }
     this.sizeBytes = sizeBytes;
+    this.sequences = Math.floor(sizeBytes / neededBytes);
+    this.#layers = config.num_hidden_layers;
     this.#positions = config.max_position_embeddings;
     this.#width = config.num_key_value_heads * config.head_dim;
     const elements = this.#positions * this.#width;
     this.#staging = { keys: new Float32Array(elements), values: new Float32Array(elements) };
-    this.#buffer = allocator.malloc(sizeBytes, { tag: "kv_cache" });
+    this.#buffer = allocator.malloc(sizeBytes, { tag });
   }
 
+  /** The bytes of one sequence. */
   static neededBytes(config: LlamaConfig): number {
     const width = config.num_key_value_heads * config.head_dim;
     return (
@@ -42,14 +48,14 @@ export class KvCache {
     );
   }
 
-  write(layer: number, kind: CacheKind, startPosition: number, rows: Float32Array): void {
-    this.#buffer.write(rows, this.#offsetBytes(layer, kind, startPosition));
+  write(sequence: number, layer: number, kind: CacheKind, startPosition: number, rows: Float32Array): void {
+    this.#buffer.write(rows, this.#offsetBytes(sequence, layer, kind, startPosition));
   }
 
   /** The first `positions` rows. The array is reused: it is valid until the next read of the same kind. */
-  read(layer: number, kind: CacheKind, positions: number): Float32Array {
+  read(sequence: number, layer: number, kind: CacheKind, positions: number): Float32Array {
     const rows = this.#staging[kind].subarray(0, positions * this.#width);
-    this.#buffer.readInto(rows, this.#offsetBytes(layer, kind, 0));
+    this.#buffer.readInto(rows, this.#offsetBytes(sequence, layer, kind, 0));
     return rows;
   }
 
@@ -57,8 +63,8 @@ export class KvCache {
     this.#buffer.free();
   }
 
-  #offsetBytes(layer: number, kind: CacheKind, position: number): number {
-    const block = layer * 2 + (kind === "keys" ? 0 : 1);
+  #offsetBytes(sequence: number, layer: number, kind: CacheKind, position: number): number {
+    const block = (sequence * this.#layers + layer) * 2 + (kind === "keys" ? 0 : 1);
     return (block * this.#positions + position) * this.#width * Float32Array.BYTES_PER_ELEMENT;
   }
 }

@@ -6,6 +6,15 @@ import { addTo, attend, linear, rmsNorm, rotate, swiGlu } from "./math.ts";
 import { RopeTables } from "./rope-tables.ts";
 import { Weights } from "./weights.ts";
 
+/** The tags of a model's memory. Models that share an allocator each have their own. */
+export interface ModelTags {
+  readonly weights: string;
+  readonly kv_cache: string;
+  readonly buffers: string;
+}
+
+const defaultTags: ModelTags = { weights: "weights", kv_cache: "kv_cache", buffers: "buffers" };
+
 /**
  * A Llama model whose weights, key-value cache and rotary tables are in device memory, each under its own tag, and are
  * reached only by AscendCL copies: what runs here on the emulator runs on an NPU. Only the arithmetic is on the host.
@@ -17,14 +26,21 @@ export class TinyLlama {
   readonly #parts: Parts;
   readonly #weights: Weights;
 
-  static async load(directory: string, allocator: CaMemAllocator, kvCacheBytes: number): Promise<TinyLlama> {
+  static async load(
+    directory: string,
+    allocator: CaMemAllocator,
+    kvCacheBytes: number,
+    tags: ModelTags = defaultTags,
+  ): Promise<TinyLlama> {
     const config = await readConfig(directory);
     const checkpointPath = join(directory, "model.safetensors");
     // Frees what was allocated so far if a later step fails; the model takes it over at the end.
     using owned = new DisposableStack();
-    const cache = owned.adopt(new KvCache(allocator, config, kvCacheBytes), (part) => part.free());
-    const ropeTables = owned.adopt(new RopeTables(allocator, config), (part) => part.free());
-    const tensors = await loadSafetensors(checkpointPath, { allocator, tag: "weights" });
+    const cache = owned.adopt(new KvCache(allocator, config, kvCacheBytes, tags.kv_cache), (part) =>
+      part.free(),
+    );
+    const ropeTables = owned.adopt(new RopeTables(allocator, config, tags.buffers), (part) => part.free());
+    const tensors = await loadSafetensors(checkpointPath, { allocator, tag: tags.weights });
     for (const { buffer } of tensors.values()) owned.use(buffer);
     return new TinyLlama({
       config,
@@ -44,6 +60,11 @@ export class TinyLlama {
     this.weightsBytes = parts.tensors.values().reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   }
 
+  /** How many sequences have room in the key-value cache. */
+  get sequences(): number {
+    return this.#parts.cache.sequences;
+  }
+
   /** Writes the checkpoint into the tensors again, at the addresses they have: what a level 2 sleep makes necessary. */
   async reloadWeights(): Promise<void> {
     const { checkpointPath, allocator, tensors } = this.#parts;
@@ -56,17 +77,18 @@ export class TinyLlama {
   }
 
   /**
-   * Runs `tokens`, the first of which stands at `startPosition`; the cache must hold every position before it. All tokens
-   * go through a layer together, so that each weight is read once.
+   * Runs `tokens`, the first of which stands at `startPosition`; the cache must hold every position of the
+   * sequence before it. All tokens go through a layer together, so that each weight is read once.
    *
    * @returns The logits of the token that follows the last one.
    */
-  forward(tokens: Uint8Array, startPosition: number): Float32Array {
+  forward(tokens: Uint8Array, startPosition: number, sequence = 0): Float32Array {
     const { vocab_size, hidden_size, num_hidden_layers, rms_norm_eps } = this.config;
     const hidden = this.#embed(tokens);
     const angles = this.#parts.ropeTables.read(startPosition, tokens.length);
+    const place = { sequence, startPosition };
     for (let layer = 0; layer < num_hidden_layers; layer++) {
-      addTo(hidden, this.#attention(layer, hidden, startPosition, angles));
+      addTo(hidden, this.#attention(layer, hidden, place, angles));
       addTo(hidden, this.#feedForward(layer, hidden));
     }
     const last = hidden.subarray(-hidden_size);
@@ -85,7 +107,8 @@ export class TinyLlama {
     return hidden;
   }
 
-  #attention(layer: number, hidden: Float32Array, startPosition: number, angles: Angles): Float32Array {
+  #attention(layer: number, hidden: Float32Array, place: Place, angles: Angles): Float32Array {
+    const { sequence, startPosition } = place;
     const { hidden_size, num_attention_heads, num_key_value_heads, head_dim } = this.config;
     const queryWidth = num_attention_heads * head_dim;
     const keyWidth = num_key_value_heads * head_dim;
@@ -96,18 +119,18 @@ export class TinyLlama {
     const keys = project("k_proj", keyWidth);
     rotate(queries, head_dim, angles.cosines, angles.sines);
     rotate(keys, head_dim, angles.cosines, angles.sines);
-    this.#parts.cache.write(layer, "keys", startPosition, keys);
-    this.#parts.cache.write(layer, "values", startPosition, project("v_proj", keyWidth));
-    const mixed = this.#attend(layer, queries, startPosition);
+    this.#parts.cache.write(sequence, layer, "keys", startPosition, keys);
+    this.#parts.cache.write(sequence, layer, "values", startPosition, project("v_proj", keyWidth));
+    const mixed = this.#attend(layer, queries, place);
     return this.#linear(`model.layers.${layer}.self_attn.o_proj.weight`, mixed, hidden_size, queryWidth);
   }
 
   /** Causal attention over the cache. Several query heads share one key-value head. */
-  #attend(layer: number, queries: Float32Array, startPosition: number): Float32Array {
+  #attend(layer: number, queries: Float32Array, { sequence, startPosition }: Place): Float32Array {
     const { num_attention_heads: queryHeads, num_key_value_heads: keyHeads, head_dim } = this.config;
     const tokens = queries.length / (queryHeads * head_dim);
-    const keys = this.#parts.cache.read(layer, "keys", startPosition + tokens);
-    const values = this.#parts.cache.read(layer, "values", startPosition + tokens);
+    const keys = this.#parts.cache.read(sequence, layer, "keys", startPosition + tokens);
+    const values = this.#parts.cache.read(sequence, layer, "values", startPosition + tokens);
     const layout = { heads: keyHeads, headWidth: head_dim };
     const output = new Float32Array(queries.length);
     for (let token = 0; token < tokens; token++) {
@@ -152,6 +175,12 @@ interface Parts {
   readonly ropeTables: RopeTables;
   /** Frees all of it. */
   readonly owned: DisposableStack;
+}
+
+/** Where the tokens in hand stand: in which sequence of the cache, and from which position on. */
+interface Place {
+  readonly sequence: number;
+  readonly startPosition: number;
 }
 
 /** Cosines and sines of the tokens in hand. */

@@ -2,8 +2,8 @@ import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { LlamaConfig } from "./config.ts";
 
 /**
- * The cosines and sines of the rotary positions, in device memory tagged `buffers`: small tables that a model computes
- * once and that are in no checkpoint, so no reload could bring them back. That is why a level 2 sleep preserves them.
+ * The cosines and sines of the rotary positions, in device memory: small tables that a model computes once and that are in
+ * no checkpoint, so no reload could bring them back. That is why a level 2 sleep preserves the tag `buffers`.
  */
 export class RopeTables {
   readonly #cosines: DeviceBuffer;
@@ -11,7 +11,7 @@ export class RopeTables {
   /** Elements for one position: one for each pair that is rotated. */
   readonly #width: number;
 
-  constructor(allocator: CaMemAllocator, config: LlamaConfig) {
+  constructor(allocator: CaMemAllocator, config: LlamaConfig, tag: string) {
     const { head_dim: headWidth, max_position_embeddings: positions, rope_theta: base } = config;
     this.#width = headWidth / 2;
     const angles = Float64Array.from({ length: positions * this.#width }, (_, index) => {
@@ -21,7 +21,7 @@ export class RopeTables {
     });
     const cosines = Float32Array.from(angles, Math.cos);
     const sines = Float32Array.from(angles, Math.sin);
-    [this.#cosines, this.#sines] = allocator.useMemoryPool("buffers", (pool) => [
+    [this.#cosines, this.#sines] = allocator.useMemoryPool(tag, (pool) => [
       pool.malloc(cosines.byteLength),
       pool.malloc(sines.byteLength),
     ]);
