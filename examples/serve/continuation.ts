@@ -1,0 +1,46 @@
+import type { SampledToken, Sampler } from "./sampling.ts";
+import type { Sequence } from "./sequence.ts";
+import { StopFilter } from "./stop-filter.ts";
+
+/** A token of the continuation, and where its text begins. */
+export interface PlacedToken extends SampledToken {
+  readonly textOffset: number;
+}
+
+/** A piece of the continuation. Pieces put together are the whole of it; the last one has the reason why it ends. */
+export interface Piece {
+  readonly text: string;
+  readonly tokens: readonly PlacedToken[];
+  readonly finishReason: "stop" | "length" | null;
+}
+
+export interface ContinuationOptions {
+  readonly sampler: Sampler;
+  readonly maxTokens: number;
+  readonly stops: readonly string[];
+}
+
+/** What a model writes after a prompt. A character of several bytes, and what may begin a stop text, come when they are whole. */
+export async function* continueSequence(
+  sequence: Sequence,
+  { sampler, maxTokens, stops }: ContinuationOptions,
+): AsyncGenerator<Piece, void, undefined> {
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const filter = new StopFilter(stops);
+  let tokens: PlacedToken[] = [];
+  let textOffset = 0;
+  for (let count = 0; count < maxTokens; count++) {
+    const sampled = sampler.sample(await sequence.logits());
+    sequence.append(sampled.token);
+    tokens.push({ ...sampled, textOffset });
+    const decoded = decoder.decode(Uint8Array.of(sampled.token), { stream: true });
+    textOffset += decoded.length;
+    const { text, stopped } = filter.push(decoded);
+    if (stopped) return yield { text, tokens, finishReason: "stop" };
+    if (text === "") continue;
+    yield { text, tokens, finishReason: null };
+    tokens = [];
+  }
+  const { text, stopped } = filter.push(decoder.decode());
+  yield { text: stopped ? text : text + filter.flush(), tokens, finishReason: stopped ? "stop" : "length" };
+}

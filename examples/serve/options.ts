@@ -1,0 +1,118 @@
+import { parseArgs } from "node:util";
+import type { IdleRung } from "camem/server";
+import { parseSize } from "../../src/sizes.ts";
+
+export const usage = `Usage: bun run serve [options]
+
+Serves a small language model that sleeps, with OpenAI's completions and vLLM's sleep endpoints.
+
+  --models <names>       comma-separated; each is a copy of the example model    (default: tiny-llama,tiny-llama-twin)
+  --port <number>        0 takes a free one                                      (default: 8000)
+  --host <address>       where to listen                                         (default: 127.0.0.1)
+  --admin-port <number>  the sleep endpoints on a listener of their own          (default: the same listener)
+  --idle <ladder>        sleep when idle, such as 5m:1,1h:2   ($CAMEM_IDLE)      (default: never)
+  --residency <time>     how long a model that woke stays, before others may take its place  (default: 1s)
+  --kv-cache <size>      size of each model's key-value cache                    (default: 64MiB)
+  --backend <name>       ascend or emulator              (default: the NPU if there is one, otherwise the emulator)
+  --help                 print this text
+
+The sleep endpoints are open to this machine only. With the secret CAMEM_TOKEN in the environment they are open to whoever sends it:
+Authorization: Bearer <secret>.`;
+
+export interface ServeOptions {
+  readonly models: readonly string[];
+  readonly hostname: string;
+  readonly port: number;
+  readonly adminPort: number | undefined;
+  readonly token: string | undefined;
+  readonly idle: readonly IdleRung[];
+  readonly residency: string;
+  readonly kvCacheBytes: number;
+}
+
+export interface CommandLine {
+  readonly options: ServeOptions;
+  readonly backend: "ascend" | "emulator" | undefined;
+  readonly help: boolean;
+}
+
+/** A command line that cannot be followed. The message names the argument. */
+export class UsageError extends Error {
+  override readonly name = "UsageError";
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+export function parseCommandLine(args: readonly string[], environment: Environment): CommandLine {
+  const values = parseValues(args);
+  return {
+    options: {
+      models: parseModels(values.models),
+      hostname: values.host,
+      port: parsePort("--port", values.port),
+      adminPort:
+        values["admin-port"] === undefined ? undefined : parsePort("--admin-port", values["admin-port"]),
+      token: environment["CAMEM_TOKEN"] || undefined,
+      idle: parseLadder(values.idle ?? environment["CAMEM_IDLE"] ?? ""),
+      residency: values.residency,
+      kvCacheBytes: parseBytes(values["kv-cache"]),
+    },
+    backend: parseBackend(values.backend),
+    help: values.help,
+  };
+}
+
+function parseValues(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        models: { type: "string", default: "tiny-llama,tiny-llama-twin" },
+        port: { type: "string", default: "8000" },
+        host: { type: "string", default: "127.0.0.1" },
+        "admin-port": { type: "string" },
+        idle: { type: "string" },
+        residency: { type: "string", default: "1s" },
+        "kv-cache": { type: "string", default: "64MiB" },
+        backend: { type: "string" },
+        help: { type: "boolean", default: false },
+      },
+    }).values;
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function parseModels(text: string): string[] {
+  const names = text.split(",").map((name) => name.trim());
+  if (names.every((name) => /^[\w.-]{1,60}$/.test(name)) && new Set(names).size === names.length)
+    return names;
+  throw new UsageError(`--models is "${text}": give names of letters, digits, ".", "_" and "-", each once.`);
+}
+
+function parsePort(option: string, text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= 65_535) return port;
+  throw new UsageError(`${option} is "${text}": give a number from 0 to 65535.`);
+}
+
+function parseLadder(text: string): IdleRung[] {
+  if (text.trim() === "") return [];
+  return text.split(",").map((rung) => {
+    const match = /^\s*([^:]+):([12])\s*$/.exec(rung);
+    if (match?.[1] === undefined)
+      throw new UsageError(`--idle has "${rung}": give a time and a level, 1 or 2, such as 5m:1.`);
+    return { after: match[1], level: match[2] === "1" ? 1 : 2 };
+  });
+}
+
+function parseBytes(text: string): number {
+  const sizeBytes = parseSize(text);
+  if (sizeBytes !== undefined) return sizeBytes;
+  throw new UsageError(`--kv-cache is "${text}": give a number with B, KiB, MiB or GiB, such as 64MiB.`);
+}
+
+function parseBackend(value: string | undefined): CommandLine["backend"] {
+  if (value === undefined || value === "ascend" || value === "emulator") return value;
+  throw new UsageError(`--backend is "${value}": give ascend or emulator.`);
+}

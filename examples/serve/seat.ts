@@ -1,0 +1,35 @@
+import type { CheckpointResult, Lease } from "camem/server";
+import type { Slots } from "./slots.ts";
+
+/** The right to use an engine's memory, together with a place in its key-value cache. */
+export class Seat implements Lease {
+  readonly slot: number;
+  readonly #lease: Lease;
+  readonly #slots: Slots;
+  #released = false;
+
+  constructor(lease: Lease, slots: Slots, slot: number) {
+    this.#lease = lease;
+    this.#slots = slots;
+    this.slot = slot;
+  }
+
+  get signal(): AbortSignal {
+    return this.#lease.signal;
+  }
+
+  checkpoint(): Promise<CheckpointResult> {
+    return this.#lease.checkpoint();
+  }
+
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#slots.give(this.slot);
+    this.#lease.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}

@@ -1,0 +1,188 @@
+import { CaMemAllocator, CamemError } from "camem";
+import { registerMetrics } from "camem/metrics";
+import { type AdminHandler, createHandler, IdleSleep, ModelPool } from "camem/server";
+import { Registry } from "prom-client";
+import { Completions } from "./completions.ts";
+import { LlamaEngine } from "./engine.ts";
+import { OpenAiError } from "./openai.ts";
+import type { ServeOptions } from "./options.ts";
+
+/** How long requests in flight may take to end when the server stops. */
+const graceMs = 3_000;
+
+/** No completion is longer; a context has 256 tokens. */
+const largestBodyBytes = 2 ** 20;
+
+type Server = Bun.Server<undefined>;
+
+/** Everything that runs: the models in their memory, the pool that they share the device by, and the listeners. */
+export class ExampleServer implements AsyncDisposable {
+  readonly url: URL;
+  /** Where the sleep endpoints are. */
+  readonly adminUrl: URL;
+  readonly allocator: CaMemAllocator;
+  readonly #owned: AsyncDisposableStack;
+
+  /** @throws CamemError, or what `Bun.serve` throws, with nothing left behind */
+  static async start(options: ServeOptions): Promise<ExampleServer> {
+    // What was made is unmade in reverse order, when the server stops or when the rest cannot be made.
+    await using owned = new AsyncDisposableStack();
+    const allocator = owned.use(CaMemAllocator.getInstance({ poolSegment: "2MiB" }));
+    const engines: LlamaEngine[] = [];
+    for (const name of options.models)
+      engines.push(owned.use(await loadWithRoom(name, allocator, options.kvCacheBytes, engines)));
+    const controllers = engines.map(({ controller }) => controller);
+    const pool = owned.use(
+      new ModelPool(controllers, { minimumResidency: options.residency, wakeOperatorSleep: true }),
+    );
+    const registry = new Registry();
+    owned.use(await registerMetrics(registry, { engine: pool, allocator }));
+    if (options.idle.length > 0)
+      for (const controller of controllers) owned.use(new IdleSleep(controller, { ladder: options.idle }));
+    const access = options.token === undefined ? { loopbackOnly: true } : { token: options.token };
+    const admin = createHandler({ engine: pool, health: true, ...access });
+    const routes = new Routes(engines, new Completions(engines, pool), registry);
+    const urls = listen(owned, options, admin, routes);
+    return new ExampleServer(allocator, urls, owned.move());
+  }
+
+  private constructor(allocator: CaMemAllocator, urls: readonly [URL, URL], owned: AsyncDisposableStack) {
+    this.allocator = allocator;
+    [this.url, this.adminUrl] = urls;
+    this.#owned = owned;
+  }
+
+  /** Ends what is in flight, or waits a little for it, and gives all memory back. */
+  stop(): Promise<void> {
+    return this.#owned.disposeAsync();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+}
+
+/** Where a model finds no room, those before it make some, as they will for each other later. */
+async function loadWithRoom(
+  name: string,
+  allocator: CaMemAllocator,
+  kvCacheBytes: number,
+  others: readonly LlamaEngine[],
+): Promise<LlamaEngine> {
+  while (true) {
+    try {
+      return await LlamaEngine.load(name, allocator, kvCacheBytes);
+    } catch (error) {
+      const awake = others.find(({ controller }) => !controller.isSleeping);
+      if (!(error instanceof CamemError) || error.code !== "OUT_OF_DEVICE_MEMORY" || !awake) throw error;
+      await awake.controller.sleep({ reason: "pool" });
+    }
+  }
+}
+
+/** Opens the listeners, and returns the addresses of the models and of the sleep endpoints. */
+function listen(
+  owned: AsyncDisposableStack,
+  { hostname, port, adminPort }: ServeOptions,
+  admin: AdminHandler,
+  routes: Routes,
+): [URL, URL] {
+  const open = (
+    on: number,
+    fetch: (request: Request, server: Server) => Response | Promise<Response>,
+  ): URL => {
+    const server = Bun.serve({ hostname, port: on, fetch, maxRequestBodySize: largestBodyBytes });
+    owned.defer(() => stopListening(server, admin));
+    return server.url;
+  };
+  if (adminPort === undefined) {
+    const url = open(port, (request, server) => admin(request, server) ?? routes.answer(request, server));
+    return [url, url];
+  }
+  return [
+    open(port, (request, server) =>
+      new URL(request.url).pathname === "/health"
+        ? (admin(request, server) ?? notFound(request))
+        : routes.answer(request, server),
+    ),
+    open(adminPort, (request, server) => admin(request, server) ?? notFound(request)),
+  ];
+}
+
+/** Takes no more requests, gives those in flight a while to end, and then ends them. */
+async function stopListening(server: Server, admin: AdminHandler): Promise<void> {
+  admin.close();
+  const { promise: graceIsOver, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, graceMs);
+  await Promise.race([server.stop(), graceIsOver]);
+  clearTimeout(timer);
+  await server.stop(true);
+}
+
+/** The routes beside those of camem/server. */
+class Routes {
+  readonly #engines: readonly LlamaEngine[];
+  readonly #completions: Completions;
+  readonly #registry: Registry;
+  readonly #startedSeconds = Math.floor(Date.now() / 1000);
+
+  constructor(engines: readonly LlamaEngine[], completions: Completions, registry: Registry) {
+    this.#engines = engines;
+    this.#completions = completions;
+    this.#registry = registry;
+  }
+
+  answer(request: Request, server: Server): Response | Promise<Response> {
+    const { pathname } = new URL(request.url);
+    const model = /^\/v1\/models\/(.+)$/.exec(pathname)?.[1];
+    if (model !== undefined) return only("GET", request, () => this.#model(model));
+    switch (pathname) {
+      case "/v1/completions":
+        return only("POST", request, () => this.#completions.answer(request, server));
+      case "/v1/models":
+        return only("GET", request, () =>
+          Response.json({ object: "list", data: this.#engines.map((engine) => this.#describe(engine)) }),
+        );
+      case "/metrics":
+        return only("GET", request, () => this.#metrics());
+      default:
+        return notFound(request);
+    }
+  }
+
+  /** A model is there whether it sleeps or not: a request wakes it. */
+  #describe({ name, contextLength }: LlamaEngine) {
+    return {
+      id: name,
+      object: "model",
+      created: this.#startedSeconds,
+      owned_by: "camem",
+      max_model_len: contextLength,
+    };
+  }
+
+  #model(name: string): Response {
+    const engine = this.#engines.find((one) => one.name === name);
+    if (engine) return Response.json(this.#describe(engine));
+    return new OpenAiError(404, "there is no such model", "model", "model_not_found").response;
+  }
+
+  async #metrics(): Promise<Response> {
+    return new Response(await this.#registry.metrics(), {
+      headers: { "content-type": this.#registry.contentType },
+    });
+  }
+}
+
+function only(
+  method: "GET" | "POST",
+  request: Request,
+  answer: () => Response | Promise<Response>,
+): Response | Promise<Response> {
+  if (request.method === method) return answer();
+  return new OpenAiError(405, `use ${method}`, null, null, { allow: method }).response;
+}
+
+function notFound(request: Request): Response {
+  return new OpenAiError(404, `there is nothing at ${new URL(request.url).pathname}`).response;
+}
