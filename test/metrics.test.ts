@@ -282,6 +282,32 @@ test("several engines in one registry, each by its name, and a pool just so", as
   await pool.close();
 });
 
+test("requests that wait in a pool for their engine are told as waiting, and as refused when none was woken", async () => {
+  await using own = new SleepController(allocator, { name: "pooled" });
+  await using pool = new ModelPool([own], { queueLimit: 1 });
+  const pooled = new Registry();
+  using _registered = await registerMetrics(pooled, { engine: pool, allocator });
+  const requests = async (kind: string) =>
+    (await scrape(pooled))[`camem_requests_${kind}{model_name="pooled"}`];
+  const held = holdDevice();
+  const slept = own.sleep({ reason: "pool" });
+  await until(() => own.status.state === "falling-asleep");
+  expect(await codeOf(() => pool.admit("pooled", undefined, { deadlineMs: 1 }))).toBe("ENGINE_UNAVAILABLE");
+  expect([await requests("waiting"), await requests("refused_total")]).toEqual([0, 1]);
+  const waiting = pool.admit("pooled");
+  expect(await requests("waiting")).toBe(1);
+  expect(await codeOf(() => pool.admit("pooled"))).toBe("QUEUE_FULL");
+  expect([await requests("waiting"), await requests("refused_total")]).toEqual([1, 2]);
+  held.release();
+  await slept;
+  const lease = await waiting;
+  expect([await requests("waiting"), await requests("running")]).toEqual([0, 1]);
+  lease.release();
+  await own.sleep();
+  expect(await codeOf(() => pool.admit("pooled"))).toBe("ENGINE_UNAVAILABLE");
+  expect(await requests("refused_total")).toBe(3);
+});
+
 test("labels of one's own are on every metric, and may not be those of the metrics", async () => {
   const own = new Registry();
   using _registered = await registerMetrics(own, { engine, allocator, labels: { cluster: "a" } });

@@ -36,7 +36,7 @@ function greeting({ url, adminUrl }: ExampleServer, { models, token }: ServeOpti
   curl ${authorization}-X POST '${adminUrl}sleep?level=1&model=${model}'
   curl ${authorization}${adminUrl}camem/usage
 
-A request wakes a model that sleeps. Ctrl-C ends the server.`;
+${adminUrl}camem shows what happens. A request wakes a model that sleeps. Ctrl-C ends the server.`;
 }
 
 try {

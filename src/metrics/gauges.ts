@@ -156,9 +156,9 @@ function ofRequests(
     type,
     labelNames: ["model_name"],
     samples: ({ engines }) =>
-      engines.map(({ status }) => ({
-        labels: { model_name: status.engine },
-        value: status.requests[key],
+      engines.map((engine) => ({
+        labels: { model_name: engine.status.engine },
+        value: engine.requests[key],
       })),
   };
 }

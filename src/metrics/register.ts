@@ -54,8 +54,8 @@ function checkLabels(labels: Labels): void {
   }
 }
 
-function enginesOf(engine: MetricsOptions["engine"]): readonly SleepController[] {
-  if (!Array.isArray(engine)) return [...groupOf(engine as SleepController | EngineGroup).engines.values()];
+function groupsOf(engine: MetricsOptions["engine"]): readonly EngineGroup[] {
+  if (!Array.isArray(engine)) return [groupOf(engine as SleepController | EngineGroup)];
   const engines: readonly unknown[] = engine;
   if (!engines.every((one) => one instanceof SleepController))
     throw new CamemError("INVALID_CONFIG", "engine has an element that is no SleepController");
@@ -64,7 +64,7 @@ function enginesOf(engine: MetricsOptions["engine"]): readonly SleepController[]
       "INVALID_CONFIG",
       "two engines have one name; their metrics could not be told apart",
     );
-  return engines;
+  return engines.map((one) => groupOf(one));
 }
 
 /** The metrics of one registration: creates them in a registry, and takes them out again. */
@@ -130,7 +130,7 @@ class MetricSet {
 /** Fills `metrics`, and returns the function that stops following the engines. */
 function follow(
   metrics: MetricSet,
-  engines: readonly SleepController[],
+  groups: readonly EngineGroup[],
   allocator: MetricsOptions["allocator"],
   labels: Labels,
 ): () => void {
@@ -163,7 +163,7 @@ function follow(
   );
   const unread = new Map<string, number>();
   const onFailure = (code: string) => unread.set(code, (unread.get(code) ?? 0) + 1);
-  const look = snapshotOncePerScrape({ engines, allocator, onFailure });
+  const look = snapshotOncePerScrape({ groups, allocator, onFailure });
   const scrapeFailures: ScrapedMetric = {
     name: "camem_scrape_failures_total",
     help: "What could not be read for a scrape and was left out of it, by the code of the error",
@@ -180,7 +180,7 @@ function follow(
       operations.map((operation) => ({ labels: { operation }, value: recorder.inFlight(operation) })),
   };
   for (const metric of [...scrapedMetrics, inFlight, scrapeFailures]) metrics.scraped(metric, look);
-  const ends = engines.map((engine) => engine.subscribe((event) => recorder.take(event)));
+  const ends = groups.map((group) => group.subscribe((event) => recorder.take(event)));
   return () => {
     for (const end of ends) end();
   };
@@ -202,10 +202,10 @@ export async function registerMetrics(
   validate(OptionsSchema, options, "the options of registerMetrics", "INVALID_CONFIG");
   const { engine, allocator, labels = {} } = options;
   checkLabels(labels);
-  const engines = enginesOf(engine);
+  const groups = groupsOf(engine);
   const metrics = new MetricSet(await loadPromClient(), registry, labels);
   try {
-    const end = follow(metrics, engines, allocator, labels);
+    const end = follow(metrics, groups, allocator, labels);
     const unregister = () => {
       end();
       metrics.remove();

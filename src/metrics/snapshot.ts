@@ -1,10 +1,13 @@
 import type { CaMemAllocator, HostUsage, TagUsage } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
-import type { DeviceMemory, SleepController } from "../server/controller.ts";
-import type { EngineStatus } from "../server/events.ts";
+import type { DeviceMemory } from "../server/controller.ts";
+import type { EngineGroup } from "../server/engine-group.ts";
+import type { EngineStatus, RequestCounts } from "../server/events.ts";
 
 export interface EngineSnapshot {
   readonly status: EngineStatus;
+  /** Those of the engine, and those that its pool holds or has refused. */
+  readonly requests: RequestCounts;
   /** By the engine's own names; empty once the allocator is closed. */
   readonly tags: Readonly<Record<string, TagUsage>>;
 }
@@ -17,7 +20,7 @@ export interface Snapshot {
 }
 
 export interface SnapshotSources {
-  readonly engines: readonly SleepController[];
+  readonly groups: readonly EngineGroup[];
   readonly allocator: Pick<CaMemAllocator, "hostUsage">;
   /** Is told why something could not be read. What could not be is left out, so that the rest can be scraped. */
   readonly onFailure: (code: CamemErrorCode) => unknown;
@@ -25,7 +28,16 @@ export interface SnapshotSources {
 
 const nothingHeld: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
 
-function takeSnapshot({ engines, allocator, onFailure }: SnapshotSources): Snapshot {
+function requestsOf(group: EngineGroup, { engine, requests }: EngineStatus): RequestCounts {
+  const { waiting, refusedTotal } = group.queueOf(engine);
+  return {
+    ...requests,
+    waiting: requests.waiting + waiting,
+    refusedTotal: requests.refusedTotal + refusedTotal,
+  };
+}
+
+function takeSnapshot({ groups, allocator, onFailure }: SnapshotSources): Snapshot {
   const read = <T>(run: () => T, otherwise: T): T => {
     try {
       return run();
@@ -36,9 +48,16 @@ function takeSnapshot({ engines, allocator, onFailure }: SnapshotSources): Snaps
       return otherwise;
     }
   };
-  const devices = engines.flatMap((engine) => read(() => engine.deviceMemory(), []));
+  const engines = groups.flatMap((group) =>
+    [...group.engines.values()].map((engine) => ({ engine, group, status: engine.status })),
+  );
+  const devices = engines.flatMap(({ engine }) => read(() => engine.deviceMemory(), []));
   return {
-    engines: engines.map((engine) => ({ status: engine.status, tags: read(() => engine.usage(), {}) })),
+    engines: engines.map(({ engine, group, status }) => ({
+      status,
+      requests: requestsOf(group, status),
+      tags: read(() => engine.usage(), {}),
+    })),
     devices: [...new Map(devices.map((memory) => [memory.device, memory])).values()],
     host: read(() => allocator.hostUsage(), nothingHeld),
   };

@@ -5,12 +5,21 @@ import type { AdmitOptions, EngineWakeOptions } from "./controller-options.ts";
 import type { EngineListener } from "./events.ts";
 import type { Lease } from "./gate.ts";
 
+/** Requests that have not reached their engine. */
+export interface QueueCounts {
+  readonly waiting: number;
+  /** Refused since the group was made, those whose deadline passed while they waited included. */
+  readonly refusedTotal: number;
+}
+
 /** Engines by name, as HTTP sees them: a pool, or one controller. */
 export interface EngineGroup {
   readonly engines: ReadonlyMap<string, SleepController>;
   admit(model: string, signal?: AbortSignal, options?: AdmitOptions): Promise<Lease>;
   wakeUp(model: string, options?: EngineWakeOptions): Promise<EngineWakeResult>;
   subscribe(listener: EngineListener): () => void;
+  /** What the group itself holds and refuses, beyond what the engine's own status tells. */
+  queueOf(model: string): QueueCounts;
 }
 
 /** @throws CamemError `INVALID_CONFIG` for anything else */
@@ -21,6 +30,7 @@ export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
       admit: (_model, signal, options) => engine.admit(signal, options),
       wakeUp: (_model, options) => engine.wakeUp(options),
       subscribe: (listener) => engine.subscribe(listener),
+      queueOf: () => ({ waiting: 0, refusedTotal: 0 }),
     };
   if (typeof engine === "object" && engine !== null && engine.engines instanceof Map) return engine;
   throw new CamemError(

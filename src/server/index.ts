@@ -20,7 +20,7 @@ export type {
   WhenAsleep,
 } from "./controller-options.ts";
 export type { Duration } from "./durations.ts";
-export type { EngineGroup } from "./engine-group.ts";
+export type { EngineGroup, QueueCounts } from "./engine-group.ts";
 export type { ControlledAllocator } from "./engine-tags.ts";
 export type {
   EngineEvent,

@@ -5,7 +5,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import { type EngineWakeResult, SleepController } from "./controller.ts";
 import { type AdmitOptions, checkCall, type EngineWakeOptions } from "./controller-options.ts";
 import { type Duration, millisecondsOf } from "./durations.ts";
-import { type EngineGroup, engineOf } from "./engine-group.ts";
+import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
 import type { EngineEvent, EngineListener, InFlightMode } from "./events.ts";
 import type { Lease } from "./gate.ts";
 import { PoolMember } from "./pool-member.ts";
@@ -108,12 +108,17 @@ export class ModelPool implements EngineGroup {
     const member = this.#memberOf(model);
     this.#assertOpen();
     const limit = this.#options.queueLimit ?? 1024;
-    if (!this.#serves(member) && this.#waiting() >= limit)
+    if (!this.#serves(member) && this.#waiting() >= limit) {
+      member.refusedTotal++;
       throw new CamemError("QUEUE_FULL", `${limit} requests wait for this pool already; try again later`, {
         retryAfterSeconds: this.#retryAfterSeconds,
       });
+    }
     const deadlineMs = options.deadlineMs ?? this.#options.holdDeadlineMs ?? 30_000;
-    const expired = () => this.#unavailable(member, `not awake within ${deadlineMs} ms`);
+    const expired = () => {
+      member.refusedTotal++;
+      return this.#unavailable(member, `not awake within ${deadlineMs} ms`);
+    };
     const wait = new Wait<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
     const entry = { wait, arrival: ++this.#arrivals, untilMs: this.#clock.nowMs() + deadlineMs };
     member.queue.add(entry);
@@ -143,6 +148,16 @@ export class ModelPool implements EngineGroup {
     return () => {
       for (const end of ends) end();
     };
+  }
+
+  /**
+   * The requests that wait for an engine to be woken; its own `status.requests` tells of them once it is.
+   *
+   * @throws CamemError `UNKNOWN_MODEL`
+   */
+  queueOf(model: string): QueueCounts {
+    const { waiting, refusedTotal } = this.#memberOf(model);
+    return { waiting, refusedTotal };
   }
 
   /** Refuses those that wait and calls off a switch that runs. The engines stay open, and as they are. */

@@ -17,6 +17,8 @@ export class PoolMember {
   readonly queue = new Set<QueueEntry>();
   lastUsedMs: number;
   residentSinceMs: number;
+  /** Requests that were refused before they reached the engine. */
+  refusedTotal = 0;
   /** True while it makes room: requests for it wait. */
   yielding = false;
 
@@ -30,6 +32,11 @@ export class PoolMember {
   get waitsSince(): number | undefined {
     for (const { wait, arrival } of this.queue) if (!wait.settled) return arrival;
     return undefined;
+  }
+
+  /** How many wait for it. */
+  get waiting(): number {
+    return [...this.queue].filter(({ wait }) => !wait.settled).length;
   }
 
   /** Orders idle members before busy ones, and by their last use. */
@@ -52,6 +59,7 @@ export class PoolMember {
   }
 
   refuse(error: CamemError): void {
+    this.refusedTotal += this.waiting;
     for (const { wait } of this.queue) wait.reject(error);
     this.queue.clear();
   }
