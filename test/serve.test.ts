@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { parseCommandLine, type ServeOptions } from "../examples/serve/options.ts";
 import { ExampleServer } from "../examples/serve/server.ts";
 import { StopFilter } from "../examples/serve/stop-filter.ts";
-import { MiB, onEmulator } from "./support/device.ts";
+import { accounting, MiB, nothingHeld, onEmulator } from "./support/device.ts";
 import { type Completion, ServeClient } from "./support/serve-client.ts";
 
 const root = join(import.meta.dir, "..");
@@ -382,6 +382,21 @@ describe("other ways to start it", () => {
     expect(Object.keys(server.allocator.usage())).toHaveLength(6);
     expect(await new ServeClient(server.url).text(ask)).toBe(answer);
   });
+
+  test.skipIf(!onEmulator)(
+    "stopped while a model sleeps and a request is held, it holds nothing any more",
+    async () => {
+      const server = await ExampleServer.start(defaults);
+      const client = new ServeClient(server.url);
+      await client.post(`/sleep?level=1&model=${twin}`);
+      await client.post(`/pause?model=${model}`);
+      const held = client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(ask) });
+      while ((await client.usage()).engines[model]?.status.requests.waiting !== 1) await Bun.sleep(1);
+      await server.stop();
+      await held.then((response) => expect(response.status).toBe(503)).catch(() => undefined);
+      expect(accounting()).toEqual(nothingHeld);
+    },
+  );
 
   test("the command line", () => {
     const parse = (args: string[], environment = {}) => parseCommandLine(args, environment).options;

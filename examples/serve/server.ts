@@ -42,7 +42,7 @@ export class ExampleServer implements AsyncDisposable {
     const access = options.token === undefined ? { loopbackOnly: true } : { token: options.token };
     const admin = createHandler({ engine: pool, health: true, ...access });
     const routes = new Routes(engines, new Completions(engines, pool), registry);
-    const urls = listen(owned, options, admin, routes);
+    const urls = listen(owned, options, { admin, routes, pool });
     return new ExampleServer(allocator, urls, owned.move());
   }
 
@@ -80,19 +80,28 @@ async function loadWithRoom(
   }
 }
 
+/** What the listeners need, and what has to end before they do. */
+interface Behind {
+  readonly admin: AdminHandler;
+  readonly routes: Routes;
+  readonly pool: ModelPool;
+}
+
 /** Opens the listeners, and returns the addresses of the models and of the sleep endpoints. */
 function listen(
   owned: AsyncDisposableStack,
   { hostname, port, adminPort }: ServeOptions,
-  admin: AdminHandler,
-  routes: Routes,
+  behind: Behind,
 ): [URL, URL] {
+  const { admin, routes } = behind;
+  const servers: Server[] = [];
+  owned.defer(() => stopListening(servers, behind));
   const open = (
     on: number,
     fetch: (request: Request, server: Server) => Response | Promise<Response>,
   ): URL => {
     const server = Bun.serve({ hostname, port: on, fetch, maxRequestBodySize: largestBodyBytes });
-    owned.defer(() => stopListening(server, admin));
+    servers.push(server);
     return server.url;
   };
   if (adminPort === undefined) {
@@ -109,14 +118,33 @@ function listen(
   ];
 }
 
-/** Takes no more requests, gives those in flight a while to end, and then ends them. */
-async function stopListening(server: Server, admin: AdminHandler): Promise<void> {
+/** Takes no more requests, refuses those that wait, and gives those that run a while before it ends them. */
+async function stopListening(servers: readonly Server[], { admin, pool }: Behind): Promise<void> {
   admin.close();
-  const { promise: graceIsOver, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, graceMs);
-  await Promise.race([server.stop(), graceIsOver]);
+  const stopped = Promise.all(servers.map((server) => server.stop()));
+  await pool.close();
+  await within(graceMs, noneRuns(pool));
+  for (const controller of pool.engines.values()) await controller.close();
+  await within(graceMs, stopped);
+  for (const server of servers) await server.stop(true);
+}
+
+async function noneRuns(pool: ModelPool): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const look = () => {
+    if ([...pool.engines.values()].every(({ status }) => status.requests.running === 0)) resolve();
+  };
+  const end = pool.subscribe(look);
+  look();
+  await promise;
+  end();
+}
+
+async function within(durationMs: number, ending: Promise<unknown>): Promise<void> {
+  const { promise: over, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, durationMs);
+  await Promise.race([ending, over]);
   clearTimeout(timer);
-  await server.stop(true);
 }
 
 /** The routes beside those of camem/server. */
