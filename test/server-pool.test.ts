@@ -287,6 +287,41 @@ test("an operator's wake-up makes room at once, and a wake-up of a tag only what
   expect(await codeOf(() => pool.wakeUp("d"))).toBe("UNKNOWN_MODEL");
 });
 
+test("requests that come during an operator's wake-up are seen to when it has ended", async () => {
+  await start(1);
+  const woken = pool.wakeUp("b");
+  await until(() => engines.a.status.state !== "awake");
+  const forVictim = complete("a");
+  await woken;
+  clock.advance(1000);
+  expect(await forVictim).toBe(true);
+  expect(log).toEqual(["a sleeps", "b wakes", "b sleeps", "a wakes"]);
+});
+
+test("a request that comes while an operator's wake-up loads weights waits for that", async () => {
+  const loaded = Promise.withResolvers<void>();
+  await start(1, { sleepLevel: 2 }, { reload: () => loaded.promise });
+  await engines.b.sleep({ level: 2, reason: "pool" });
+  const woken = pool.wakeUp("b");
+  await until(() => engines.b.status.state === "awaiting-weights");
+  const request = complete("b");
+  toys.b.load();
+  loaded.resolve();
+  expect(await request).toBe(true);
+  await woken;
+});
+
+test.if(onEmulator)("so are those for who made room, where an operator's wake-up fails", async () => {
+  await start(1);
+  setFaults("aclrtMallocPhysical:1=207001");
+  const woken = codeOf(() => pool.wakeUp("b"));
+  await until(() => engines.a.status.state !== "awake");
+  const forVictim = complete("a");
+  expect(await woken).toBe("OUT_OF_DEVICE_MEMORY");
+  expect(await forVictim).toBe(true);
+  expect(states()).toBe("awake asleep asleep");
+});
+
 test("over HTTP: models by name", async () => {
   await start(1);
   await using server = new Serving(pool, toys);

@@ -139,7 +139,9 @@ export class ModelPool implements EngineGroup {
   async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     const member = this.#memberOf(model);
     this.#assertOpen();
-    return this.#turns.take(options.signal, (signal) => this.#switchTo(member, { ...options, signal }));
+    return this.#turns
+      .take(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
+      .finally(() => this.#schedule());
   }
 
   /** Tells `listener` of every event of every engine. Returns a function that ends it. */
@@ -210,7 +212,7 @@ export class ModelPool implements EngineGroup {
   }
 
   #serves(member: PoolMember): boolean {
-    return member.engine.status.state === "awake" && !member.yielding;
+    return member.engine.status.state === "awake" && !member.switching;
   }
 
   #take(event: EngineEvent): void {
@@ -237,7 +239,7 @@ export class ModelPool implements EngineGroup {
 
   /** `serve`: its controller decides, as it is awake or not the pool's to wake. `wake`: the pool's to wake. */
   #dispositionOf(member: PoolMember): "serve" | "wait" | "wake" {
-    if (member === this.#switchingTo || member.yielding) return "wait";
+    if (member === this.#switchingTo || member.switching) return "wait";
     const { state, reason, paused } = member.engine.status;
     if (state === "falling-asleep" || state === "waking") return "wait";
     const isOurs = reason !== "operator" || this.#options.wakeOperatorSleep === true;
@@ -315,7 +317,7 @@ export class ModelPool implements EngineGroup {
     const victims = this.#victimsFor(member, options.tags);
     const asleep: PoolMember[] = [];
     try {
-      for (const victim of victims) victim.yielding = true;
+      for (const other of [member, ...victims]) other.switching = true;
       for (const victim of victims) {
         await this.#evict(victim, options.signal);
         asleep.push(victim);
@@ -324,7 +326,7 @@ export class ModelPool implements EngineGroup {
     } catch (error) {
       throw await this.#restore(asleep, error);
     } finally {
-      for (const victim of victims) victim.yielding = false;
+      for (const other of [member, ...victims]) other.switching = false;
     }
   }
 

@@ -19,8 +19,8 @@ export class PoolMember {
   residentSinceMs: number;
   /** Requests that were refused before they reached the engine. */
   refusedTotal = 0;
-  /** True while it makes room: requests for it wait. */
-  yielding = false;
+  /** True while it makes room, or room is made for it: requests for it wait. */
+  switching = false;
 
   constructor(engine: SleepController, nowMs: number) {
     this.engine = engine;
