@@ -424,7 +424,14 @@ describe("access", () => {
     ["another port's page", "127.0.0.1", { origin: "http://localhost:3000" }, 403],
     ["a page without an origin", "127.0.0.1", { origin: "null" }, 403],
     ["our own page", "127.0.0.1", { origin: "http://localhost:8000" }, 200],
+    ["what another site's page embeds", "127.0.0.1", { "sec-fetch-site": "cross-site" }, 403],
+    ["what another port's page embeds", "127.0.0.1", { "sec-fetch-site": "same-site" }, 403],
+    ["what our own page fetches", "127.0.0.1", { "sec-fetch-site": "same-origin" }, 200],
+    ["what is typed into a browser", "127.0.0.1", { "sec-fetch-site": "none" }, 200],
     ["a proxy", "127.0.0.1", { "x-forwarded-for": "10.0.0.7" }, 403],
+    ["a proxy that tells of the host", "127.0.0.1", { "x-forwarded-host": "api.example" }, 403],
+    ["a proxy in nginx's customary words", "127.0.0.1", { "x-real-ip": "10.0.0.7" }, 403],
+    ["a proxy by the standard", "127.0.0.1", { via: "1.1 edge" }, 403],
   ])("loopback only: %s", async (_name, address, headers, status) => {
     const handler = createHandler({ engine: controller, loopbackOnly: true });
     const request = new Request("http://localhost:8000/is_sleeping", {

@@ -14,7 +14,10 @@ export interface ServerInfo {
 export interface AccessOptions {
   /** The bearer token that every request has to bring. */
   readonly token?: string | undefined;
-  /** True: only from this machine, not from another site's page in a browser, and not through a proxy. */
+  /**
+   * True: only from this machine, not from another site's page in a browser, and not through a proxy that says so. One on this
+   * machine that adds no header, as nginx unless it is told to, passes for a local client: behind a proxy use `token`.
+   */
   readonly loopbackOnly?: boolean | undefined;
 }
 
@@ -44,6 +47,9 @@ const isLoopbackAddress = (address: string) => /^(::ffff:)?127\.\d+\.\d+\.\d+$|^
 
 const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(host);
 
+/** What proxies add to say for whom they ask. */
+const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name);
+
 const checkLoopback: AccessCheck = (request, server) => {
   const { headers } = request;
   const forbidden = (why: string) =>
@@ -51,13 +57,16 @@ const checkLoopback: AccessCheck = (request, server) => {
   const address = server?.requestIP(request)?.address;
   if (address === undefined) throw forbidden("where the request comes from is not known");
   if (!isLoopbackAddress(address)) throw forbidden("the request comes from elsewhere");
-  if (headers.has("forwarded") || headers.has("x-forwarded-for")) throw forbidden("a proxy forwarded it");
+  if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");
   // A page of another site may have its name resolve to this machine, or post to it from a browser that runs here.
   const host = headers.get("host") ?? "";
   if (!isLoopbackHost(host)) throw forbidden("it asks for another host");
   const origin = headers.get("origin");
   if (origin !== null && !["http://", "https://"].some((scheme) => origin === `${scheme}${host}`))
     throw forbidden("a page of another origin sent it");
+  // Browsers name no origin where a page merely embeds something: an <img> must not put an engine to sleep by GET.
+  if (!["same-origin", "none"].includes(headers.get("sec-fetch-site") ?? "none"))
+    throw forbidden("a page of another origin made a browser send it");
 };
 
 /**
