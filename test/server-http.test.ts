@@ -360,6 +360,31 @@ describe("bad requests", () => {
     expect(controller.status.state).toBe("awake");
   });
 
+  test.each(["a b", "%zz", "[", "x:99999"])(
+    "a malformed Host header is no failure of ours: %s",
+    async (host) => {
+      const handler = createHandler({ engine: controller, token: "secret" });
+      await using admin = Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        fetch: (request, server) => handler(request, server) ?? new Response(null, { status: 404 }),
+      });
+      const answerTo = async (path: string, header = "") =>
+        (
+          await raw(
+            Number(admin.port),
+            `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n${header}\r\n`,
+          )
+        ).slice(0, 12);
+      expect(await answerTo("/is_sleeping")).toBe("HTTP/1.1 401");
+      expect(await answerTo("/is_sleeping?model=x", "Authorization: Bearer secret\r\n")).toBe("HTTP/1.1 404");
+      expect(await answerTo("/is_sleeping?model=default", "Authorization: Bearer secret\r\n")).toBe(
+        "HTTP/1.1 200",
+      );
+      expect(await answerTo("/nothing")).toBe("HTTP/1.1 404");
+    },
+  );
+
   test("other paths are none of ours", () => {
     const handler = createHandler({ engine: controller, loopbackOnly: true });
     expect(handler(new Request("http://localhost/v1/models"))).toBeUndefined();

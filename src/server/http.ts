@@ -11,7 +11,7 @@ import type { EngineListener } from "./events.ts";
 import { TransitionHistory } from "./history.ts";
 import { pageRoutes } from "./page.ts";
 import { errorResponse, RequestError } from "./replies.ts";
-import { type BodyLimits, readInput } from "./request-input.ts";
+import { type BodyLimits, readInput, urlOf } from "./request-input.ts";
 
 export interface HandlerOptions extends AccessOptions {
   readonly engine: SleepController | EngineGroup;
@@ -267,7 +267,7 @@ export function createHandler(options: HandlerOptions): AdminHandler {
     }
   };
   const handle = (request: Request, server?: ServerInfo): Promise<Response> | undefined => {
-    const { pathname } = new URL(request.url);
+    const { pathname } = urlOf(request);
     if (health && pathname === "/health" && request.method === "GET")
       return Promise.resolve(healthOf(admin.group));
     const methods = table.get(pathname);

@@ -11,6 +11,12 @@ export interface BodyLimits {
   readonly timeoutMs: number;
 }
 
+/** The URL of a request. Its path and query hold also where a client's malformed Host header makes the whole of it no URL. */
+export function urlOf({ url }: Request): URL {
+  const nowhere = "http://host.invalid";
+  return URL.parse(url, nowhere) ?? new URL(url.replace(/^https?:\/\/[^/?#]*/, nowhere));
+}
+
 const closing = { connection: "close" };
 
 async function readBody(
@@ -99,7 +105,7 @@ export async function readInput<T extends TObject>(
   limits: BodyLimits,
 ): Promise<Partial<Type.Static<T>>> {
   const body = await readJson(request, limits);
-  const query = new URL(request.url).searchParams;
+  const query = urlOf(request).searchParams;
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
     const value = fromQuery(query, name) ?? fromBody(body, name);
