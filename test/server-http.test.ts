@@ -531,6 +531,30 @@ describe("requests to the model", () => {
     expect(controller.status.requests.running).toBe(0);
   });
 
+  test("a stream that is cancelled in the middle of a step keeps its lease until the engine has tidied up", async () => {
+    const lease = await controller.admit();
+    const begun = Promise.withResolvers<void>();
+    const step = Promise.withResolvers<void>();
+    const running: number[] = [];
+    async function* source() {
+      try {
+        begun.resolve();
+        await step.promise;
+        yield "piece";
+      } finally {
+        await Bun.sleep(5);
+        running.push(controller.status.requests.running);
+      }
+    }
+    const stream = leasedStream(lease, source());
+    await begun.promise;
+    const cancelled = stream.cancel();
+    step.resolve();
+    await cancelled;
+    expect(running).toEqual([1]);
+    expect(controller.status.requests.running).toBe(0);
+  });
+
   test("an answer is streamed across a sleep in mode keep", async () => {
     const response = server.fetch("/complete?stream&length=5000");
     await until(() => controller.status.requests.running === 1);

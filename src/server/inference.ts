@@ -37,17 +37,21 @@ const encoder = new TextEncoder();
 
 /**
  * A response's body from what an engine writes piece by piece. Releases the lease when `source` has ended, has thrown, or has
- * returned after the client went away, whichever comes first, also if it never was started.
+ * returned after the client went away, whichever comes first, also if it never was started. Not before: until then the engine
+ * may be at work.
  */
 export function leasedStream(
   lease: Lease,
   source: AsyncIterable<string | Uint8Array>,
 ): ReadableStream<Uint8Array> {
   const pieces = source[Symbol.asyncIterator]();
+  let cancelled = false;
   return new ReadableStream<Uint8Array>({
     async pull(output) {
       try {
         const { done, value } = await pieces.next();
+        // Its client went away meanwhile, and `cancel` sees to the rest.
+        if (cancelled) return;
         if (!done) return output.enqueue(typeof value === "string" ? encoder.encode(value) : value);
       } catch (error) {
         lease.release();
@@ -58,6 +62,7 @@ export function leasedStream(
       output.close();
     },
     async cancel() {
+      cancelled = true;
       try {
         await pieces.return?.();
       } finally {
