@@ -179,6 +179,18 @@ describe("SGLang's contract", () => {
     expect(controller.status.state).toBe("awake");
   });
 
+  test("an empty array of tags stands for all", async () => {
+    for (const [sleep, wake] of [
+      ["/release_memory_occupation", "/resume_memory_occupation"],
+      ["/sleep", "/wake_up"],
+    ] as const) {
+      expect((await server.post(sleep, { tags: [] })).status).toBe(200);
+      expect(controller.status.sleepingTags).toEqual(["weights", "kv_cache"]);
+      expect((await server.post(wake, { tags: [] })).status).toBe(200);
+      expect(controller.status.state).toBe("awake");
+    }
+  });
+
   test("a body that GET cannot bring is refused, not taken for everything", async () => {
     const answer = await raw(
       server.port,

@@ -109,7 +109,8 @@ export async function readInput<T extends TObject>(
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
     const value = fromQuery(query, name) ?? fromBody(body, name);
-    if (value === undefined) continue;
+    // vLLM and SGLang take no tags for all tags.
+    if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
     if (!Value.Check(property, value)) {
       const { description } = property as { readonly description?: string };
       throw new RequestError(400, `${name} is ${show(value)}; it must be ${description}`, name);
