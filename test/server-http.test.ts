@@ -117,12 +117,15 @@ describe("vLLM's contract", () => {
     expect((await server.fetch("/complete")).status).toBe(503);
     expect(await server.postJson("/resume")).toEqual([200, { status: "resumed" }]);
     expect(await server.json("/is_paused")).toEqual([200, { is_paused: false }]);
-    const lease = await controller.admit();
-    const paused = server.postJson("/pause?wait_for_inflight_requests=true");
-    await until(() => controller.isPaused);
-    expect(lease.signal.aborted).toBe(false);
-    lease.release();
-    expect(await paused).toEqual([200, { status: "paused" }]);
+    for (const yes of ["true", "True", "1"]) {
+      const lease = await controller.admit();
+      const paused = server.postJson(`/pause?wait_for_inflight_requests=${yes}&clear_cache=False`);
+      await until(() => controller.isPaused);
+      expect(lease.signal.aborted).toBe(false);
+      lease.release();
+      expect(await paused).toEqual([200, { status: "paused" }]);
+      await server.post("/resume");
+    }
   });
 
   test("level 1 while asleep at 2 is a conflict that explains", async () => {

@@ -1,7 +1,6 @@
 /** What a request asks for, from its query and its JSON body, within bounds. */
 
-import type Type from "typebox";
-import type { TObject } from "typebox";
+import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { show } from "../validate.ts";
 import { RequestError } from "./replies.ts";
@@ -73,24 +72,27 @@ function parseJson(text: string): unknown {
 }
 
 /** A query's text as what a schema may ask for; what is no such thing is left for the schema to refuse. */
-function fromText(text: string): unknown {
-  if (/^\d{1,15}$/.test(text)) return Number(text);
-  return text === "true" || text === "false" ? text === "true" : text;
+function fromText(text: string, property: TSchema): unknown {
+  // Python's callers write True, and vLLM reads the other words too.
+  if (Type.IsBoolean(property)) {
+    if (/^(true|t|yes|y|on|1)$/i.test(text)) return true;
+    return /^(false|f|no|n|off|0)$/i.test(text) ? false : text;
+  }
+  return !Type.IsString(property) && /^\d{1,15}$/.test(text) ? Number(text) : text;
 }
 
-function fromQuery(query: URLSearchParams, name: string): unknown {
+function fromQuery(query: URLSearchParams, name: string, property: TSchema): unknown {
   const values = query.getAll(name);
   if (name === "tags") return values.length > 0 ? values : undefined;
   if (values.length > 1) throw new RequestError(400, `${name} is given ${values.length} times`, name);
   const [value] = values;
-  if (value === undefined) return undefined;
-  return name === "model" ? value : fromText(value);
+  return value === undefined ? undefined : fromText(value, property);
 }
 
 /** kvcached sends `{"level": "1"}`: JSON's text too may be a number. */
-function fromBody(body: Readonly<Record<string, unknown>>, name: string): unknown {
+function fromBody(body: Readonly<Record<string, unknown>>, name: string, property: TSchema): unknown {
   const value = body[name] ?? undefined;
-  return typeof value === "string" && name !== "model" ? fromText(value) : value;
+  return typeof value === "string" ? fromText(value, property) : value;
 }
 
 /**
@@ -108,7 +110,7 @@ export async function readInput<T extends TObject>(
   const query = urlOf(request).searchParams;
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
-    const value = fromQuery(query, name) ?? fromBody(body, name);
+    const value = fromQuery(query, name, property) ?? fromBody(body, name, property);
     // vLLM and SGLang take no tags for all tags.
     if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
     if (!Value.Check(property, value)) {
