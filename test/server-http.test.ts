@@ -365,6 +365,20 @@ describe("bad requests", () => {
     expect((await server.post("/sleep", `{"level":1}${" ".repeat(53)}`)).status).toBe(200);
   });
 
+  test("a body may take as long as is configured, also where that is longer than a timer can be set for", async () => {
+    await serve({}, { bodyTimeoutMs: Number.MAX_SAFE_INTEGER });
+    const body = new ReadableStream({
+      async start(output) {
+        output.enqueue('{"level"');
+        await Bun.sleep(50);
+        output.enqueue(":2}");
+        output.close();
+      },
+    });
+    const response = await server.fetch("/sleep", { method: "POST", body });
+    expect(await response.json()).toEqual({ status: "sleeping", level: 2 });
+  });
+
   test("a body that does not come is given up", async () => {
     await serve({}, { bodyTimeoutMs: 20 });
     const answer = await raw(

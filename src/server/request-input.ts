@@ -3,6 +3,7 @@
 import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { show } from "../validate.ts";
+import { systemClock } from "./clock.ts";
 import { RequestError } from "./replies.ts";
 
 export interface BodyLimits {
@@ -24,9 +25,8 @@ async function readBody(
 ): Promise<string> {
   const reader = body.getReader();
   const late = Promise.withResolvers<never>();
-  const timer = setTimeout(
-    () => late.reject(new RequestError(408, `the body did not arrive within ${timeoutMs} ms`, null, closing)),
-    timeoutMs,
+  const cancelTimer = systemClock.after(timeoutMs, () =>
+    late.reject(new RequestError(408, `the body did not arrive within ${timeoutMs} ms`, null, closing)),
   );
   const decoder = new TextDecoder();
   let text = "";
@@ -40,7 +40,7 @@ async function readBody(
       text += decoder.decode(value, { stream: true });
     }
   } finally {
-    clearTimeout(timer);
+    cancelTimer();
     // What is left of the body is of no interest, nor whether its sender still sends.
     reader.cancel().catch(() => undefined);
   }
