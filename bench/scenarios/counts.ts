@@ -11,22 +11,24 @@ import { compare, median, ratios, statistic } from "../statistics.ts";
 
 const few = 16;
 
-/** The medians of several cycles, in which the first ones warm up. */
-async function repeat(times: number, cycle: () => Promise<Durations>): Promise<Durations> {
+/** Cycles of one repetition: for so long, but at least a few. */
+const [budgetMs, fewestCycles] = [200, 2];
+
+/** The medians of several cycles. */
+async function repeat(cycle: () => Promise<Durations>): Promise<Durations> {
   const cycles: Durations[] = [];
-  for (let index = 0; index < times; index++) cycles.push(await cycle());
+  const startedMs = performance.now();
+  while (cycles.length < fewestCycles || performance.now() - startedMs < budgetMs) cycles.push(await cycle());
   const names = Object.keys(cycles[0] ?? {});
   return Object.fromEntries(
     names.map((name) => [name, median(cycles.map((durations) => durations[name] ?? Number.NaN))]),
   );
 }
 
-const cyclesOf = (count: number) => Math.max(2, Math.min(100, Math.floor(8192 / count)));
-
 async function cycles({ allocator }: Session, count: number): Promise<Durations> {
   const layout = { sizeBytes: count * smallSegmentBytes, segmentBytes: smallSegmentBytes };
   using _memory = new Memory(allocator, "weights", layout);
-  return await repeat(cyclesOf(count), async () =>
+  return await repeat(async () =>
     together(
       await timeTransition("sleep", () => allocator.sleep({ level: 2 })),
       await timeTransition("wake", () => allocator.wakeUp()),
@@ -36,7 +38,7 @@ async function cycles({ allocator }: Session, count: number): Promise<Durations>
 
 async function calls({ loops }: Session, count: number): Promise<Durations> {
   using segments = loops.segments(count, smallSegmentBytes);
-  return await repeat(cyclesOf(count), async () => ({ sleep: segments.unmap(), wake: segments.map() }));
+  return await repeat(async () => ({ sleep: segments.unmap(), wake: segments.map() }));
 }
 
 /** The counts for which there is room on the device, with room to spare for others. */
