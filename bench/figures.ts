@@ -8,9 +8,9 @@ import { statistic } from "./statistics.ts";
 export type Operation = "sleep" | "wake";
 
 /** A sleep or a wake-up, with what its time went to. */
-export function transitionFigure<Part extends string>(
-  rounds: Rounds<Part>,
-  part: Part,
+export function transitionFigure(
+  rounds: Rounds,
+  part: string,
   operation: Operation,
   about: { readonly scenario: string; readonly case: string; readonly layout: Layout },
   comparisons: { readonly limit?: Comparison; readonly peers?: Comparison } = {},

@@ -140,7 +140,7 @@ export function rangesOf(buffers: readonly DeviceBuffer[]): BigUint64Array {
 
 /** Page-locked memory that the C loops copy to and from; times in milliseconds. */
 export class HostMemory implements Disposable {
-  /** Of each copy by threads, which part of its time the threads were running: 1 on a machine that does nothing else. */
+  /** Of each copy by threads that took a while, which part of its time the threads were running: 1 on a machine that does nothing else. */
   readonly runningShares: number[] = [];
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
@@ -168,7 +168,8 @@ export class HostMemory implements Disposable {
       this.#symbols.loops_copy(ranges, count, memory, size, toHost, by, lanes, elapsed, second),
       "copying",
     );
-    if (by === CopyBy.threads) this.runningShares.push(elapsedMs(1) / (elapsedMs(0) * lanes));
+    if (by === CopyBy.threads && elapsedMs() > 1)
+      this.runningShares.push(elapsedMs(1) / (elapsedMs(0) * lanes));
     return elapsedMs();
   }
 

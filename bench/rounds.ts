@@ -8,10 +8,10 @@ export type Durations = Readonly<Record<string, number>>;
 export type Part = () => Promise<Durations> | Durations;
 
 /** One value for each round and name: the median of the round's repetitions. */
-export class Rounds<Name extends string> {
+export class Rounds {
   readonly #values = new Map<string, number[]>();
 
-  add(part: Name, repetitions: readonly Durations[]): void {
+  add(part: string, repetitions: readonly Durations[]): void {
     for (const name of Object.keys(repetitions[0] ?? {})) {
       const key = `${part} ${name}`;
       const values = this.#values.get(key) ?? [];
@@ -20,26 +20,32 @@ export class Rounds<Name extends string> {
     }
   }
 
-  of(part: Name, name: string): number[] {
+  of(part: string, name: string): number[] {
     const values = this.#values.get(`${part} ${name}`);
     if (values === undefined) throw new TypeError(`${part} measured no ${name}`);
     return values;
   }
 
   /** What a part measured under names with this prefix, which is cut off: medians over the rounds. */
-  medians(part: Name, prefix: string): Record<string, number> {
+  medians(part: string, prefix: string): Record<string, number> {
     const start = `${part} ${prefix}`;
     const own = [...this.#values].filter(([key]) => key.startsWith(start));
     return Object.fromEntries(own.map(([key, values]) => [key.slice(start.length), median(values)]));
   }
 }
 
+export interface RoundsOptions {
+  readonly rounds: number;
+  readonly repetitions?: number;
+  /** Earlier rounds of the same parts, to which these are added. */
+  readonly into?: Rounds;
+}
+
 /** Runs the parts one after the other, forwards and backwards in turns, after one repetition of each to warm up. */
 export async function alternate<Name extends string>(
   parts: Readonly<Record<Name, Part>>,
-  { rounds, repetitions = 1 }: { readonly rounds: number; readonly repetitions?: number },
-): Promise<Rounds<Name>> {
-  const result = new Rounds<Name>();
+  { rounds, repetitions = 1, into: result = new Rounds() }: RoundsOptions,
+): Promise<Rounds> {
   const names = Object.keys(parts) as Name[];
   for (let round = 0; round < rounds; round++) {
     const bench = new Bench({
@@ -57,6 +63,17 @@ export async function alternate<Name extends string>(
     for (const [name, repeated] of measured) result.add(name, repeated);
   }
   return result;
+}
+
+/** Rounds of many measurements, by name. */
+export class RoundsByName {
+  readonly #rounds = new Map<string, Rounds>();
+
+  of(name: string): Rounds {
+    const known = this.#rounds.get(name) ?? new Rounds();
+    this.#rounds.set(name, known);
+    return known;
+  }
 }
 
 function addTask(bench: Bench, name: string, part: Part, measured: Durations[]): void {

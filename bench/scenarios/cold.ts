@@ -3,7 +3,7 @@
 import type { CaMemAllocator } from "camem";
 import { type Operation, together, transitionFigure } from "../figures.ts";
 import { rangesOf } from "../loops.ts";
-import { alternate } from "../rounds.ts";
+import { alternate, RoundsByName, type RoundsOptions } from "../rounds.ts";
 import type { Findings } from "../schema.ts";
 import {
   type Context,
@@ -19,7 +19,7 @@ import {
   timeTransition,
 } from "../session.ts";
 import { compare, ratios, statistic } from "../statistics.ts";
-import { copies, limitHostBytes, roundsOf, sizesOf } from "./resident.ts";
+import { copies, limitHostBytes, passes, sizesOf } from "./resident.ts";
 
 const scenario = "transitions";
 
@@ -31,7 +31,11 @@ async function firstCycle(allocator: CaMemAllocator, layout: Layout, isPrepared:
   return together(slept, await timeTransition("wake", () => allocator.wakeUp()));
 }
 
-async function measure({ allocator, loops }: Session, layout: Layout, rounds: number): Promise<Findings> {
+async function measure(
+  { allocator, loops }: Session,
+  layout: Layout,
+  options: RoundsOptions,
+): Promise<Findings> {
   const parts = {
     cold: () => firstCycle(allocator, layout, false),
     first: () => firstCycle(allocator, layout, true),
@@ -45,7 +49,7 @@ async function measure({ allocator, loops }: Session, layout: Layout, rounds: nu
       return copies(host, rangesOf(memory.buffers));
     },
   };
-  const measured = await alternate(parts, { rounds });
+  const measured = await alternate(parts, options);
   const figure = (part: "cold" | "first", name: string, operation: Operation) => {
     const values = measured.of(part, operation);
     return transitionFigure(
@@ -77,18 +81,22 @@ async function measure({ allocator, loops }: Session, layout: Layout, rounds: nu
   };
 }
 
+/** Rounds in each pass: page-locking gigabytes takes a while. */
+const roundsOf = (layout: Layout) => (layout.sizeBytes > GiB ? 2 : 3);
+
 export async function cold(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "none" });
   const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
-  const found: Findings = { figures: [], reached: [], notes };
-  const run = async (layout: Layout, isReach: boolean) => {
-    const rounds = Math.min(context.quick ? 5 : 9, roundsOf(layout.sizeBytes, context.quick));
-    const { figures, reached } = await measure(session, layout, layout.sizeBytes > GiB ? 5 : rounds);
-    found.figures.push(...figures);
-    if (isReach) found.reached.push(...reached);
-  };
-  for (const size of sizes) await run(pooled(size), false);
-  const reachBytes = Math.min(GiB, Math.max(...sizes));
-  await run({ sizeBytes: reachBytes, segmentBytes: smallSegmentBytes }, true);
-  return found;
+  const reach = { sizeBytes: Math.min(GiB, Math.max(...sizes)), segmentBytes: smallSegmentBytes };
+  const all = new RoundsByName();
+  const found = new Map<Layout, Findings>();
+  const layouts = [...sizes.map(pooled), reach];
+  for (let pass = 0; pass < passes; pass++) {
+    for (const layout of layouts) {
+      const into = all.of(describeLayout(layout));
+      found.set(layout, await measure(session, layout, { rounds: roundsOf(layout), into }));
+    }
+  }
+  const figures = [...found.values()].flatMap((own) => own.figures);
+  return { figures, reached: found.get(reach)?.reached ?? [], notes };
 }

@@ -11,11 +11,10 @@ import { compare, median, ratios, statistic } from "../statistics.ts";
 
 const few = 16;
 
-/** Cycles of one repetition: for so long, but at least a few. */
-const [budgetMs, fewestCycles] = [200, 2];
+const fewestCycles = 2;
 
-/** The medians of several cycles. */
-async function repeat(cycle: () => Promise<Durations>): Promise<Durations> {
+/** The medians of the cycles that there is time for, and of a few at least. */
+async function repeat(budgetMs: number, cycle: () => Promise<Durations>): Promise<Durations> {
   const cycles: Durations[] = [];
   const startedMs = performance.now();
   while (cycles.length < fewestCycles || performance.now() - startedMs < budgetMs) cycles.push(await cycle());
@@ -25,10 +24,10 @@ async function repeat(cycle: () => Promise<Durations>): Promise<Durations> {
   );
 }
 
-async function cycles({ allocator }: Session, count: number): Promise<Durations> {
+async function cycles({ allocator }: Session, count: number, budgetMs: number): Promise<Durations> {
   const layout = { sizeBytes: count * smallSegmentBytes, segmentBytes: smallSegmentBytes };
   using _memory = new Memory(allocator, "weights", layout);
-  return await repeat(async () =>
+  return await repeat(budgetMs, async () =>
     together(
       await timeTransition("sleep", () => allocator.sleep({ level: 2 })),
       await timeTransition("wake", () => allocator.wakeUp()),
@@ -36,9 +35,9 @@ async function cycles({ allocator }: Session, count: number): Promise<Durations>
   );
 }
 
-async function calls({ loops }: Session, count: number): Promise<Durations> {
+async function calls({ loops }: Session, count: number, budgetMs: number): Promise<Durations> {
   using segments = loops.segments(count, smallSegmentBytes);
-  return await repeat(async () => ({ sleep: segments.unmap(), wake: segments.map() }));
+  return await repeat(budgetMs, async () => ({ sleep: segments.unmap(), wake: segments.map() }));
 }
 
 /** The counts for which there is room on the device, with room to spare for others. */
@@ -51,10 +50,11 @@ function countsThatFit(session: Session, quick: boolean): number[] {
 export async function counts(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "none" });
   const all = countsThatFit(session, context.quick);
+  const budgetMs = context.quick ? 50 : 200;
   const parts = Object.fromEntries(
     all.flatMap((count) => [
-      [`camem ${count}`, () => cycles(session, count)],
-      [`calls ${count}`, () => calls(session, count)],
+      [`camem ${count}`, () => cycles(session, count, budgetMs)],
+      [`calls ${count}`, () => calls(session, count, budgetMs)],
     ]),
   );
   const measured = await alternate(parts, { rounds: context.quick ? 5 : 9 });

@@ -18,7 +18,7 @@ import {
   timeTransition,
 } from "../session.ts";
 import { compare } from "../statistics.ts";
-import { roundsOf, sizesOf } from "./resident.ts";
+import { sizesOf } from "./resident.ts";
 
 const scenario = "transitions";
 const chunkBytes = 16 * MiB;
@@ -99,8 +99,7 @@ export async function file(context: Context): Promise<Findings> {
   const found: Findings = { figures: [], reached: [], notes };
   const path = join(context.folder, "model.safetensors");
   for (const size of sizes) {
-    const rounds = Math.min(context.quick ? 5 : 9, roundsOf(size, context.quick));
-    const { figures } = await measure(session, pooled(size), path, rounds);
+    const { figures } = await measure(session, pooled(size), path, context.quick ? 5 : 7);
     found.figures.push(...figures);
     rmSync(path);
   }

@@ -3,7 +3,7 @@
 import type { CaMemAllocator } from "camem";
 import { type Operation, together, transitionFigure } from "../figures.ts";
 import { type HostMemory, rangesOf } from "../loops.ts";
-import { alternate, type Durations, type Rounds } from "../rounds.ts";
+import { alternate, type Durations, type Rounds, RoundsByName } from "../rounds.ts";
 import type { Findings } from "../schema.ts";
 import {
   type Context,
@@ -34,6 +34,7 @@ interface Case {
   readonly host: HostMemory;
   readonly layout: Layout;
   readonly rounds: number;
+  readonly into: Rounds;
 }
 
 const sleep = (allocator: CaMemAllocator, tag: string, level: 1 | 2 = 1) =>
@@ -46,7 +47,7 @@ export function copies(host: HostMemory, ranges: BigUint64Array): Durations {
   return { sleep: host.copyToHost(ranges), wake: host.copyToDevice(ranges) };
 }
 
-async function prepared({ session, host, layout, rounds }: Case): Promise<Findings> {
+async function prepared({ session, host, layout, rounds, into }: Case): Promise<Findings> {
   const { allocator } = session;
   using memory = new Memory(allocator, "weights", layout);
   const ranges = rangesOf(memory.buffers);
@@ -55,7 +56,7 @@ async function prepared({ session, host, layout, rounds }: Case): Promise<Findin
     camem: async () => together(await sleep(allocator, "weights"), await wake(allocator, "weights")),
     copy: () => copies(host, ranges),
   };
-  const measured = await alternate(parts, { rounds });
+  const measured = await alternate(parts, { rounds, into });
   const limit = (operation: Operation) => ({
     limit: compare(copyLimit, measured.of("camem", operation), measured.of("copy", operation)),
   });
@@ -78,7 +79,7 @@ async function prepared({ session, host, layout, rounds }: Case): Promise<Findin
 }
 
 /** Asleep between the rounds, as the C loop's segments are unmapped: the device holds one of the two at a time. */
-async function clean({ session, host, layout, rounds }: Case): Promise<Findings> {
+async function clean({ session, host, layout, rounds, into }: Case): Promise<Findings> {
   const { allocator, loops } = session;
   allocator.defineTag("clean", { 1: "offload", 2: "discard", immutable: true });
   using memory = new Memory(allocator, "clean", layout);
@@ -94,7 +95,7 @@ async function clean({ session, host, layout, rounds }: Case): Promise<Findings>
     },
     calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
   };
-  const measured = await alternate(parts, { rounds });
+  const measured = await alternate(parts, { rounds, into });
   await allocator.wakeUp({ tags: ["clean"] });
   segments.map();
   const slept = measured.of("camem", "sleep");
@@ -120,7 +121,7 @@ async function clean({ session, host, layout, rounds }: Case): Promise<Findings>
   };
 }
 
-async function level2({ session, layout, rounds }: Case): Promise<Findings> {
+async function level2({ session, layout, rounds, into }: Case): Promise<Findings> {
   const { allocator, loops } = session;
   using _memory = new Memory(allocator, "weights", layout);
   await allocator.sleep({ level: 2, tags: ["weights"] });
@@ -130,13 +131,13 @@ async function level2({ session, layout, rounds }: Case): Promise<Findings> {
     camem: async () => together(await wake(allocator, "weights"), await sleep(allocator, "weights", 2)),
     calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
   };
-  const measured = await alternate(parts, { rounds });
+  const measured = await alternate(parts, { rounds, into });
   await allocator.wakeUp({ tags: ["weights"] });
   segments.map();
   return { figures: callFigures(measured, "level 2", layout), reached: [], notes: [] };
 }
 
-function callFigures(measured: Rounds<"camem" | "calls">, name: string, layout: Layout) {
+function callFigures(measured: Rounds, name: string, layout: Layout) {
   const about = { scenario, case: name, layout };
   const limit = (operation: Operation, what: string) => ({
     limit: compare(what, measured.of("camem", operation), measured.of("calls", operation)),
@@ -153,10 +154,13 @@ export function sizesOf(quick: boolean): number[] {
     : [2 * MiB, 16 * MiB, 128 * MiB, 512 * MiB, GiB, 2 * GiB, 4 * GiB];
 }
 
-/** Small transitions are noisier, and cost nothing. */
+/** All sizes are measured one after the other so many times, because a machine is faster at some times than at others. */
+export const passes = 3;
+
+/** Rounds in each pass: small transitions are noisier, and cost nothing. */
 export function roundsOf(sizeBytes: number, quick: boolean): number {
-  const most = quick ? 11 : 25;
-  return Math.max(quick ? 5 : 7, Math.min(most, Math.floor((4 * GiB) / sizeBytes)));
+  const [fewest, most] = quick ? [2, 4] : [3, 9];
+  return Math.max(fewest, Math.min(most, Math.floor(GiB / sizeBytes)));
 }
 
 /** How much of the machine was ours. */
@@ -169,32 +173,39 @@ function noteOnOthers(runningShares: readonly number[]): string[] {
   ];
 }
 
+type Measure = (own: Case) => Promise<Findings>;
+
+/** Every case: its layout, how it is measured, and the figure of the reach that it is. */
+function casesOf(sizes: readonly number[], quick: boolean) {
+  const largest = Math.max(...sizes);
+  const reachBytes = quick ? largest : Math.min(largest, 2 * GiB);
+  const small = { sizeBytes: Math.min(GiB, largest), segmentBytes: smallSegmentBytes };
+  const bySize = sizes.flatMap((size): [Layout, Measure, string?][] => {
+    const layout = pooled(size);
+    return [
+      size === reachBytes ? [layout, prepared, "throughput"] : [layout, prepared],
+      [layout, clean],
+      [layout, level2],
+    ];
+  });
+  return [...bySize, [small, prepared], [small, clean, "clean"]] satisfies [Layout, Measure, string?][];
+}
+
 export async function resident(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "all" });
   const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
-  const largest = Math.max(...sizes);
-  using host = session.loops.host(Math.min(limitHostBytes, largest));
-  const found: Findings = { figures: [], reached: [], notes };
-  const run = async (
-    layout: Layout,
-    reach: string | undefined,
-    measure: (own: Case) => Promise<Findings>,
-  ) => {
-    const rounds = roundsOf(layout.sizeBytes, context.quick);
-    const { figures, reached } = await measure({ session, host, layout, rounds });
-    found.figures.push(...figures);
-    found.reached.push(...reached.filter(({ id }) => id === reach));
-  };
-  const reachBytes = context.quick ? largest : Math.min(largest, 2 * GiB);
-  for (const size of sizes) {
-    const layout = pooled(size);
-    await run(layout, size === reachBytes ? "throughput" : undefined, prepared);
-    await run(layout, undefined, clean);
-    await run(layout, undefined, level2);
+  using host = session.loops.host(Math.min(limitHostBytes, Math.max(...sizes)));
+  const all = new RoundsByName();
+  const found = new Map<string, Findings>();
+  for (let pass = 0; pass < passes; pass++) {
+    for (const [layout, measure, reach] of casesOf(sizes, context.quick)) {
+      const name = `${measure.name} ${describeLayout(layout)}`;
+      const rounds = roundsOf(layout.sizeBytes, context.quick);
+      const own = await measure({ session, host, layout, rounds, into: all.of(name) });
+      found.set(name, { ...own, reached: own.reached.filter(({ id }) => id === reach) });
+    }
   }
-  const small = { sizeBytes: Math.min(GiB, largest), segmentBytes: smallSegmentBytes };
-  await run(small, undefined, prepared);
-  await run(small, "clean", clean);
-  found.notes.push(...noteOnOthers(host.runningShares));
-  return found;
+  const figures = [...found.values()].flatMap((own) => own.figures);
+  const reached = [...found.values()].flatMap((own) => own.reached);
+  return { figures, reached, notes: [...notes, ...noteOnOthers(host.runningShares)] };
 }
