@@ -140,8 +140,8 @@ export function rangesOf(buffers: readonly DeviceBuffer[]): BigUint64Array {
 
 /** Page-locked memory that the C loops copy to and from; times in milliseconds. */
 export class HostMemory implements Disposable {
-  /** Of each copy by threads that took a while, which part of its time the threads were running: 1 on a machine that does nothing else. */
-  readonly runningShares: number[] = [];
+  /** Which part of its time the threads of the last copy were running: 1 where they had a core each. */
+  runningShare = 1;
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
   readonly #sizeBytes: number;
@@ -168,8 +168,7 @@ export class HostMemory implements Disposable {
       this.#symbols.loops_copy(ranges, count, memory, size, toHost, by, lanes, elapsed, second),
       "copying",
     );
-    if (by === CopyBy.threads && elapsedMs() > 1)
-      this.runningShares.push(elapsedMs(1) / (elapsedMs(0) * lanes));
+    if (by === CopyBy.threads) this.runningShare = elapsedMs(1) / (elapsedMs(0) * lanes);
     return elapsedMs();
   }
 

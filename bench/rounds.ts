@@ -20,8 +20,12 @@ export class Rounds {
     }
   }
 
+  find(part: string, name: string): number[] | undefined {
+    return this.#values.get(`${part} ${name}`);
+  }
+
   of(part: string, name: string): number[] {
-    const values = this.#values.get(`${part} ${name}`);
+    const values = this.find(part, name);
     if (values === undefined) throw new TypeError(`${part} measured no ${name}`);
     return values;
   }
@@ -68,6 +72,10 @@ export async function alternate<Name extends string>(
 /** Rounds of many measurements, by name. */
 export class RoundsByName {
   readonly #rounds = new Map<string, Rounds>();
+
+  get rounds(): Rounds[] {
+    return [...this.#rounds.values()];
+  }
 
   of(name: string): Rounds {
     const known = this.#rounds.get(name) ?? new Rounds();
