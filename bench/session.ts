@@ -111,7 +111,7 @@ export async function timeTransition(
   const known = keys.reduce((sum, key) => sum + durations[key], 0);
   return {
     [operation]: tookMs,
-    [`${prefix}starting`]: durations.totalMs - known,
+    [`${prefix}starting`]: Math.max(0, durations.totalMs - known),
     ...Object.fromEntries(keys.map((key) => [`${prefix}${phaseNames[key]}`, durations[key]])),
     [`${prefix}outside`]: tookMs - durations.totalMs,
   };
