@@ -401,9 +401,10 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       return () => undefined;
     };
     await stop();
+    const queueOf = () => ({ waiting: 0, refusedTotal: 0 });
     serve({
       token,
-      engine: { engines, subscribe, admit: () => alpha.admit(), wakeUp: () => alpha.wakeUp() },
+      engine: { engines, subscribe, queueOf, admit: () => alpha.admit(), wakeUp: () => alpha.wakeUp() },
     });
     await open();
     const base = { engine: "alpha", atMs: Date.now(), id: 7, operation: "sleep", level: 1 } as const;
