@@ -2,7 +2,13 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
-import { type ControllerOptions, type EngineEvent, type EngineState, SleepController } from "camem/server";
+import {
+  type ControllerOptions,
+  type EngineEvent,
+  type EngineState,
+  type Lease,
+  SleepController,
+} from "camem/server";
 import { codeOf, failureOf, holdDevice, MiB, onEmulator, setFaults } from "./support/device.ts";
 import { ToyEngine, until } from "./support/toy-engine.ts";
 
@@ -354,6 +360,29 @@ describe("requests", () => {
     await controller.wakeUp();
     expect(await held).toBe("ABORTED");
     expect(controller.status.requests).toMatchObject({ running: 0, waiting: 0, admittedTotal: 0 });
+  });
+
+  test("one that comes as a wake-up for another, whose client has gone, is called off wakes the engine all the same", async () => {
+    for (let turns = 0; turns < 12; turns++) {
+      await controller.close();
+      control({ whenAsleep: "wake", holdDeadlineMs: 1000 });
+      const client = new AbortController();
+      const following = Promise.withResolvers<Lease>();
+      controller.subscribe((event) => {
+        if (event.type !== "state" || event.status.state !== "asleep") return;
+        queueMicrotask(async () => {
+          client.abort();
+          for (let turn = 0; turn < turns; turn++) await null;
+          following.resolve(controller.admit());
+        });
+      });
+      const sleep = controller.sleep({ reason: "idle" });
+      while (controller.status.state !== "falling-asleep") await null;
+      const gone = codeOf(() => controller.admit(client.signal));
+      await sleep;
+      expect(await gone).toBe("ABORTED");
+      (await following.promise).release();
+    }
   });
 
   test("an operator's sleep stays one when idleness deepens it, and becomes one when he repeats it", async () => {

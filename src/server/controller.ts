@@ -505,6 +505,8 @@ export class SleepController {
       .catch((cause) => this.#gate.refuseHeld(this.#unavailable(" and could not be woken", cause)))
       .finally(() => {
         this.#wakingOnDemand = false;
+        // One that came since it was found that nobody waited has had nobody to wake the engine for it.
+        this.#settle();
       });
   }
 
