@@ -730,11 +730,16 @@ describe("events", () => {
         woken.resolve(controller.wakeUp());
       throw new RangeError("display");
     });
+    const unsubscribeLater = controller.subscribe(async () => {
+      await null;
+      throw new RangeError("asynchronous");
+    });
     await controller.sleep();
     await woken.promise;
     unsubscribe();
+    unsubscribeLater();
     expect(controller.status.state).toBe("awake");
-    await until(() => warnings.length > 0);
+    await until(() => warnings.some((warning) => warning.includes("asynchronous")));
     process.off("warning", note);
     expect(warnings[0]).toContain("display");
     await controller.sleep();

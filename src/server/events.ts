@@ -135,8 +135,16 @@ export type EngineEvent =
   | TransitionEndedEvent
   | RequestsEvent;
 
-/** Is called on the event loop, in the order of events. What it throws becomes a warning of the process. */
-export type EngineListener = (event: EngineEvent) => void;
+/**
+ * Is called on the event loop, in the order of events, and not waited for. What it throws, or rejects with, becomes a warning of
+ * the process.
+ */
+export type EngineListener = (event: EngineEvent) => unknown;
+
+/** A display that fails must not fail a sleep, and only its author can mend it. */
+function warn(error: unknown): void {
+  process.emitWarning(`a listener of camem/server threw: ${error}`);
+}
 
 /** A set of listeners. */
 export class EventSource {
@@ -152,10 +160,10 @@ export class EventSource {
   emit(event: EngineEvent): void {
     for (const { listener } of [...this.#listeners]) {
       try {
-        listener(event);
+        const result = listener(event);
+        if (result instanceof Promise) result.catch(warn);
       } catch (error) {
-        // A display that fails must not fail a sleep, and only its author can mend it.
-        process.emitWarning(`a listener of camem/server threw: ${error}`);
+        warn(error);
       }
     }
   }
