@@ -689,6 +689,13 @@ describe("failures", () => {
       [() => new SleepController(allocator, { tags: { a: "x", b: "x" } }), "INVALID_CONFIG"],
       [() => new SleepController(allocator, { tags: { a: "" } }), "INVALID_TAG"],
       [() => new SleepController(allocator, { nap: 1 } as never), "INVALID_CONFIG"],
+      [() => new SleepController(undefined as never), "INVALID_CONFIG"],
+      [
+        () => new SleepController(allocator, { tags: { weights: "x" }, weightTags: ["wights"] }),
+        "INVALID_CONFIG",
+      ],
+      [() => controller.plan("sleep", { tags: "weights" as never }), "INVALID_TAG"],
+      [() => controller.subscribe("console.log" as never), "INVALID_ARGUMENT"],
     ];
     for (const [call, code] of bad) expect([String(call), await codeOf(call)]).toEqual([String(call), code]);
     expect(events).toEqual([]);

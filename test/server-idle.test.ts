@@ -176,4 +176,8 @@ test("bad options are refused", async () => {
   ];
   for (const options of bad)
     expect(await codeOf(() => new IdleSleep(controller, options as IdleOptions))).toBe("INVALID_CONFIG");
+  const pool = {} as SleepController;
+  expect(await codeOf(() => new IdleSleep(pool, { ladder: [{ after: 5, level: 1 }] }))).toBe(
+    "INVALID_CONFIG",
+  );
 });

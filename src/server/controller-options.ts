@@ -91,7 +91,15 @@ export function resolveController(options: ControllerOptions): ControllerConfig 
   validate(Schema, options, "the options of SleepController", "INVALID_CONFIG");
   if (options.reload !== undefined && typeof options.reload !== "function")
     throw new CamemError("INVALID_CONFIG", `reload is ${show(options.reload)}; it must be a function`);
-  for (const tag of Object.values(options.tags ?? {})) checkTag(tag);
+  const { tags, weightTags } = options;
+  for (const tag of Object.values(tags ?? {})) checkTag(tag);
+  const unknown = tags && weightTags?.find((name) => !Object.hasOwn(tags, name));
+  // Else nobody would wait for the weights after level 2, and the engine would serve garbage.
+  if (unknown !== undefined)
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `weightTags names ${show(unknown)}, which is not among tags: ${Object.keys(tags ?? {}).join(", ")}`,
+    );
   const whenAsleep = options.whenAsleep ?? "refuse";
   return {
     name: options.name ?? "default",

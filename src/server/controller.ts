@@ -4,6 +4,7 @@ import { CamemError } from "../errors.ts";
 import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import type { TransitionPlan } from "../preflight.ts";
+import { show } from "../validate.ts";
 import {
   type AdmitOptions,
   type ControllerConfig,
@@ -60,6 +61,8 @@ export interface DeviceMemory {
 const schedulingTag = "scheduling";
 
 function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
+  if (tags !== undefined && !Array.isArray(tags))
+    throw new CamemError("INVALID_TAG", `tags is ${show(tags)}; it must be an array of tag names`);
   return tags?.filter((name) => name !== schedulingTag);
 }
 
@@ -97,6 +100,11 @@ export class SleepController {
   /** @throws CamemError `INVALID_CONFIG`, `INVALID_TAG`, `STATE_CONFLICT` when memory of the engine is asleep, or `CLOSED` */
   constructor(allocator: ControlledAllocator, options: ControllerOptions = {}) {
     this.#config = resolveController(options);
+    if (typeof allocator?.wakeUp !== "function")
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `allocator is ${show(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
+      );
     this.#allocator = allocator;
     this.#tags = new EngineTags(allocator, this.#config.tags);
     this.#memory = new EngineMemory(allocator, this.#tags, this.#config.weightTags);

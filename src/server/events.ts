@@ -2,6 +2,7 @@ import type { SleepReport, WakeReport } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import type { TransitionProgress } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
+import { show } from "../validate.ts";
 
 /**
  * What an engine is doing.
@@ -150,8 +151,14 @@ function warn(error: unknown): void {
 export class EventSource {
   readonly #listeners = new Set<{ readonly listener: EngineListener }>();
 
-  /** Returns a function that takes the listener away again; calling it twice does nothing. */
+  /**
+   * Returns a function that takes the listener away again; calling it twice does nothing.
+   *
+   * @throws CamemError `INVALID_ARGUMENT`
+   */
   subscribe(listener: EngineListener): () => void {
+    if (typeof listener !== "function")
+      throw new CamemError("INVALID_ARGUMENT", `listener is ${show(listener)}; it must be a function`);
     const entry = { listener };
     this.#listeners.add(entry);
     return () => void this.#listeners.delete(entry);

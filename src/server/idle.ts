@@ -2,7 +2,7 @@ import Type from "typebox";
 import { CamemError } from "../errors.ts";
 import { show, validate } from "../validate.ts";
 import { backgroundClock, type Clock } from "./clock.ts";
-import type { SleepController } from "./controller.ts";
+import { SleepController } from "./controller.ts";
 import { type Duration, millisecondsOf } from "./durations.ts";
 import type { EngineEvent } from "./events.ts";
 
@@ -77,6 +77,11 @@ export class IdleSleep implements Disposable {
   /** @throws CamemError `INVALID_CONFIG` */
   constructor(controller: SleepController, options: IdleOptions) {
     validate(OptionsSchema, options, "the options of IdleSleep", "INVALID_CONFIG");
+    if (!(controller instanceof SleepController))
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `controller is ${show(controller)}; it must be a SleepController; each engine of a pool has its own IdleSleep`,
+      );
     this.#controller = controller;
     this.#ladder = resolveLadder(options.ladder);
     this.#minimumAwakeMs = millisecondsOf(options.minimumAwake ?? 0, "minimumAwake");
