@@ -237,6 +237,14 @@ describe("camem's own routes", () => {
     ]);
   });
 
+  test("usage and events tell of an engine whose allocator is closed", async () => {
+    await allocator.close();
+    expect((await server.post("/sleep")).status).toBe(503);
+    const engines = { default: { status: { state: "failed", failure: { code: "CLOSED" } }, tags: {} } };
+    expect(await server.json("/camem/usage")).toMatchObject([200, { engines, devices: [] }]);
+    expect((await server.fetch("/camem/events")).status).toBe(200);
+  });
+
   test("a plan, without touching anything", async () => {
     expect(await server.json("/camem/plan?op=sleep&level=2")).toMatchObject([
       200,

@@ -168,12 +168,12 @@ function sglangRoutes({ group, limits }: Admin): Record<string, Methods> {
   };
 }
 
-/** A device that does not answer is left out: the engines' statuses, which tell of it, are wanted all the more. */
-function deviceMemoryOf(engine: SleepController): DeviceMemory[] {
+/** What does not answer, as a lost device, is left out: the engines' statuses, which tell of it, are wanted all the more. */
+function answerOf<T>(ask: () => T, missing: T): T {
   try {
-    return engine.deviceMemory();
+    return ask();
   } catch (error) {
-    if (error instanceof CamemError) return [];
+    if (error instanceof CamemError) return missing;
     throw error;
   }
 }
@@ -181,10 +181,14 @@ function deviceMemoryOf(engine: SleepController): DeviceMemory[] {
 /** Everything there is to know: each engine's status and tags, and what is free on the devices. */
 function usageOf({ engines }: EngineGroup) {
   const controllers = [...engines.values()];
-  const devices = new Map(controllers.flatMap(deviceMemoryOf).map((memory) => [memory.device, memory]));
+  const memories = controllers.flatMap((engine): DeviceMemory[] => answerOf(() => engine.deviceMemory(), []));
+  const devices = new Map(memories.map((memory) => [memory.device, memory]));
   return {
     engines: Object.fromEntries(
-      controllers.map((engine) => [engine.name, { status: engine.status, tags: engine.usage() }]),
+      controllers.map((engine) => {
+        const tags = answerOf(() => engine.usage(), {});
+        return [engine.name, { status: engine.status, tags }];
+      }),
     ),
     devices: [...devices.values()],
   };
