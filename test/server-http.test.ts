@@ -195,12 +195,15 @@ describe("SGLang's contract", () => {
   });
 
   test("a body that GET cannot bring is refused, not taken for everything", async () => {
-    const answer = await raw(
-      server.port,
-      `GET /release_memory_occupation HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 19\r\n\r\n{"tags":["weights"]}`,
-    );
-    expect(answer).toStartWith("HTTP/1.1 400");
-    expect(controller.status.state).toBe("awake");
+    const body = '{"tags":["weights"]}';
+    for (const framed of [
+      `Content-Length: 20\r\n\r\n${body}`,
+      `Transfer-Encoding: chunked\r\n\r\n14\r\n${body}\r\n0\r\n\r\n`,
+    ]) {
+      const head = "GET /release_memory_occupation HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+      expect(await raw(server.port, head + framed)).toStartWith("HTTP/1.1 400");
+      expect(controller.status.state).toBe("awake");
+    }
   });
 });
 

@@ -53,7 +53,7 @@ async function readJson(request: Request, limits: BodyLimits): Promise<Record<st
   const declaredBytes = Number(request.headers.get("content-length") ?? 0);
   if (declaredBytes > limits.sizeBytes) throw tooLarge(limits.sizeBytes);
   // Bun has no body for GET. What it would have asked for must not be taken for nothing asked.
-  if (request.body === null && declaredBytes > 0)
+  if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
     throw new RequestError(400, `the body of ${request.method} is not read; use POST, or the query`);
   const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
   if (text === "") return {};
