@@ -151,6 +151,13 @@ test("closing it leaves nothing behind", async () => {
   expect(clock.timers).toBe(0);
 });
 
+test("it ends with the controller", async () => {
+  await controller.close();
+  clock.advance(5 * minute);
+  await settle();
+  expect(clock.timers).toBe(0);
+});
+
 test("bad options are refused", async () => {
   const bad: unknown[] = [
     {},

@@ -154,7 +154,8 @@ export class IdleSleep implements Disposable {
     const { signal } = this.#falling;
     try {
       await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
-    } catch {
+    } catch (error) {
+      if (error instanceof CamemError && error.code === "CLOSED") return this.close();
       // The controller's events tell why. It is tried again when the engine has been idle for as long once more.
       if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#clock.nowMs();
     } finally {
