@@ -296,6 +296,18 @@ describe("camem's own routes", () => {
     expect(counts.length).toBeLessThan(10);
   });
 
+  test("there is a limit to event streams, and one that ends makes room", async () => {
+    const clients = Array.from({ length: 64 }, () => new AbortController());
+    for (const { signal } of clients)
+      expect((await server.fetch("/camem/events", { signal })).status).toBe(200);
+    const refused = await server.fetch("/camem/events");
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    expect(await refused.json()).toMatchObject(errorShape(503));
+    clients[0]?.abort();
+    while ((await server.fetch("/camem/events")).status !== 200) await Bun.sleep(1);
+    for (const client of clients) client.abort();
+  });
+
   test("an event stream shows that it lives, and leaves nothing when its client goes", async () => {
     await serve({}, { heartbeatMs: 5 });
     let listeners = 0;

@@ -194,8 +194,15 @@ function usageOf({ engines }: EngineGroup) {
   };
 }
 
+/** A page that opens a stream at every reload, or a client that forgets its own, must not use up the process. */
+const streamLimit = 64;
+
 function openStream({ group, heartbeatMs, streams, isClosed }: Admin, signal: AbortSignal): Response {
   if (isClosed) throw new CamemError("CLOSED", "the server is stopping");
+  if (streams.size >= streamLimit)
+    throw new RequestError(503, `${streamLimit} event streams are open already`, null, {
+      "retry-after": "5",
+    });
   const subscribe = (listener: EngineListener) => group.subscribe(listener);
   return new EventStream({ snapshot: usageOf(group), heartbeatMs, signal, subscribe, streams }).response;
 }
