@@ -179,6 +179,18 @@ test("who waits longest is next, whatever is asked of the engine that is awake",
   expect(more).toBeGreaterThan(0);
 });
 
+test("one that fits as it is does not wait for the residency of others", async () => {
+  await start(1, { minimumResidency: "20s" }, {}, { c: 1 * MiB });
+  taken.free();
+  taken = allocator.malloc(allocator.memGetInfo().freeBytes - 8 * MiB, { tag: "sleep_persistent" });
+  const first = complete("b");
+  expect(await complete("c")).toBe(true);
+  expect(log).toEqual(["c wakes"]);
+  clock.advance(20_000);
+  expect(await first).toBe(true);
+  expect(states()).toBe("asleep awake awake");
+});
+
 test("all that make room stop admitting at once", async () => {
   await start(2, {}, {}, { c: 12 * MiB });
   const leases = [await pool.admit("a"), await pool.admit("b")];

@@ -59,8 +59,9 @@ const OptionsSchema = Type.Object(
  * Engines that share devices too small for all of them. Those that fit are awake; a request for a sleeping one puts the least
  * recently used to sleep and wakes it, all or nothing: where that fails, those that made room are awake again.
  *
- * Requests for an engine that is awake are served at once, until it has to make room; who waits longest is next. Sleeps that an
- * operator asked for, and pauses, are not undone. The engines remain their owner's.
+ * Requests for an engine that is awake are served at once, until it has to make room; who waits longest is next, and an engine
+ * for which there is room waits for nobody's residency. Sleeps that an operator asked for, and pauses, are not undone. The
+ * engines remain their owner's.
  */
 export class ModelPool implements EngineGroup {
   readonly engines: ReadonlyMap<string, SleepController>;
@@ -224,7 +225,7 @@ export class ModelPool implements EngineGroup {
     this.#schedule();
   }
 
-  /** Serves whom it can, and begins a switch for who waits longest of the others. */
+  /** Serves whom it can, and begins a switch for who waits longest of the others, or that needs nobody to make room. */
   #schedule(): void {
     if (this.#closing) return;
     for (const member of this.#members.values()) {
@@ -233,8 +234,22 @@ export class ModelPool implements EngineGroup {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
     if (this.#switchingTo) return;
-    const next = this.#longestWaiting();
-    if (next) this.#switchWhenDue(next);
+    let isFirst = true;
+    for (const member of this.#waitingLongestFirst()) {
+      const victims = this.#victimsOrRefusal(member);
+      if (victims === undefined || (victims.length > 0 && !isFirst)) continue;
+      isFirst = false;
+      const dueMs = Math.max(
+        0,
+        ...victims.map((victim) => victim.residentSinceMs + this.#minimumResidencyMs),
+      );
+      const delayMs = dueMs - this.#clock.nowMs();
+      if (delayMs <= 0) {
+        this.#beginSwitch(member);
+        return;
+      }
+      this.#cancelTimer = this.#clock.after(delayMs, () => this.#schedule());
+    }
   }
 
   /** `serve`: its controller decides, as it is awake or not the pool's to wake. `wake`: the pool's to wake. */
@@ -246,29 +261,24 @@ export class ModelPool implements EngineGroup {
     return state === "asleep" && isOurs && !paused ? "wake" : "serve";
   }
 
-  #longestWaiting(): PoolMember | undefined {
+  #waitingLongestFirst(): PoolMember[] {
     const waiting = [...this.#members.values()].filter(
       (member) => member.waitsSince !== undefined && this.#dispositionOf(member) === "wake",
     );
-    return waiting.toSorted((a, b) => (a.waitsSince ?? 0) - (b.waitsSince ?? 0))[0];
+    return waiting.toSorted((a, b) => (a.waitsSince ?? 0) - (b.waitsSince ?? 0));
   }
 
-  /** Begins the switch when those that make room for it have been awake for long enough. */
-  #switchWhenDue(member: PoolMember): void {
-    let victims: readonly PoolMember[];
+  /** Who makes room for it; undefined where that does not suffice, of which those that wait have been told. */
+  #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
-      victims = this.#victimsFor(member, undefined);
+      return this.#victimsFor(member, undefined);
     } catch (error) {
       member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
-      this.#schedule();
-      return;
+      return undefined;
     }
-    const dueMs = Math.max(0, ...victims.map((victim) => victim.residentSinceMs + this.#minimumResidencyMs));
-    const delayMs = dueMs - this.#clock.nowMs();
-    if (delayMs > 0) {
-      this.#cancelTimer = this.#clock.after(delayMs, () => this.#schedule());
-      return;
-    }
+  }
+
+  #beginSwitch(member: PoolMember): void {
     this.#switchingTo = member;
     this.#turns
       .take(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
