@@ -310,6 +310,19 @@ test("requests that come during an operator's wake-up are seen to when it has en
   expect(log).toEqual(["a sleeps", "b wakes", "b sleeps", "a wakes"]);
 });
 
+test("a request that comes while others are moving waits for what they make room for", async () => {
+  await start(1);
+  for (const move of [() => engines.a.sleep({ reason: "idle" }), () => pool.wakeUp("b")]) {
+    const moved = move();
+    await until(() => engines.a.status.state !== "awake");
+    const request = complete("c");
+    await moved;
+    clock.advance(1000);
+    expect(await request).toBe(true);
+    await pool.wakeUp("a");
+  }
+});
+
 test("a request that comes while an operator's wake-up loads weights waits for that", async () => {
   const loaded = Promise.withResolvers<void>();
   await start(1, { sleepLevel: 2 }, { reload: () => loaded.promise });

@@ -237,8 +237,10 @@ export class ModelPool implements EngineGroup {
     let isFirst = true;
     for (const member of this.#waitingLongestFirst()) {
       const victims = this.#victimsOrRefusal(member);
-      if (victims === undefined || (victims.length > 0 && !isFirst)) continue;
-      isFirst = false;
+      const mayEvict = isFirst;
+      // Unless it was refused, it is now its turn.
+      isFirst = isFirst && member.waitsSince === undefined;
+      if (victims === undefined || (victims.length > 0 && !mayEvict)) continue;
       const dueMs = Math.max(
         0,
         ...victims.map((victim) => victim.residentSinceMs + this.#minimumResidencyMs),
@@ -254,9 +256,8 @@ export class ModelPool implements EngineGroup {
 
   /** `serve`: its controller decides, as it is awake or not the pool's to wake. `wake`: the pool's to wake. */
   #dispositionOf(member: PoolMember): "serve" | "wait" | "wake" {
-    if (member === this.#switchingTo || member.switching) return "wait";
+    if (member === this.#switchingTo || member.isMoving) return "wait";
     const { state, reason, paused } = member.engine.status;
-    if (state === "falling-asleep" || state === "waking") return "wait";
     const isOurs = reason !== "operator" || this.#options.wakeOperatorSleep === true;
     return state === "asleep" && isOurs && !paused ? "wake" : "serve";
   }
@@ -268,12 +269,16 @@ export class ModelPool implements EngineGroup {
     return waiting.toSorted((a, b) => (a.waitsSince ?? 0) - (b.waitsSince ?? 0));
   }
 
-  /** Who makes room for it; undefined where that does not suffice, of which those that wait have been told. */
+  /**
+   * Who makes room for it. Undefined where that does not suffice, of which those that wait have been told, unless others are
+   * moving: what they make room for is known when they have ended, and then it is looked at again.
+   */
   #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
       return this.#victimsFor(member, undefined);
     } catch (error) {
-      member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
+      const othersMove = [...this.#members.values()].some((other) => other !== member && other.isMoving);
+      if (!othersMove) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
       return undefined;
     }
   }

@@ -28,6 +28,12 @@ export class PoolMember {
     this.residentSinceMs = nowMs;
   }
 
+  /** True until it is known whether it is awake or asleep. */
+  get isMoving(): boolean {
+    const { state } = this.engine.status;
+    return this.switching || state === "falling-asleep" || state === "waking";
+  }
+
   /** The place of who waits longest for it; undefined where nobody does. */
   get waitsSince(): number | undefined {
     for (const { wait, arrival } of this.queue) if (!wait.settled) return arrival;
