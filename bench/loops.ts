@@ -27,6 +27,7 @@ function openLibrary(path: string) {
     loops_close: { args: [], returns: "i32" },
     loops_set_create: { args: ["u64", "u64"], returns: "ptr" },
     loops_set_destroy: { args: ["ptr"], returns: "i32" },
+    loops_set_ranges: { args: ["ptr", "ptr"], returns: "void" },
     loops_set_unmap: { args: ["ptr", "ptr"], returns: "i32" },
     loops_set_map: { args: ["ptr", "ptr"], returns: "i32" },
     loops_peers_sleep: { args: ["ptr", "ptr"], returns: "i32" },
@@ -81,7 +82,7 @@ export class Loops implements Disposable {
   /** Mapped segments beside camem's. */
   segments(count: number, sizeBytes: number): SegmentSet {
     const pointer = this.#symbols.loops_set_create(count, sizeBytes);
-    return new SegmentSet(this.#symbols, created(pointer, "device memory"));
+    return new SegmentSet(this.#symbols, created(pointer, "device memory"), count);
   }
 
   /** Page-locked memory for copies that are compared with. */
@@ -102,9 +103,14 @@ export class SegmentSet implements Disposable {
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
 
-  constructor(symbols: Symbols, pointer: Pointer) {
+  /** Pairs of address and size. */
+  readonly ranges: BigUint64Array;
+
+  constructor(symbols: Symbols, pointer: Pointer, count: number) {
     this.#symbols = symbols;
     this.#pointer = pointer;
+    this.ranges = new BigUint64Array(2 * count);
+    symbols.loops_set_ranges(pointer, this.ranges);
   }
 
   unmap(): number {

@@ -46,10 +46,18 @@ uint64_t loops_now(clockid_t clock);
 LOOPS_EXPORT int loops_open(const char *path, int32_t device);
 LOOPS_EXPORT int loops_close(void);
 
+/* One range of device memory. */
+typedef struct {
+    uint64_t address;
+    uint64_t size;
+} loops_range;
+
 /* Segments of their own, all of one size; `loops_set_create` maps them. NULL when AscendCL refused. */
 typedef struct loops_set loops_set;
 LOOPS_EXPORT loops_set *loops_set_create(uint64_t count, uint64_t size);
 LOOPS_EXPORT int loops_set_destroy(loops_set *set);
+/* Where they are, one range each. */
+LOOPS_EXPORT void loops_set_ranges(const loops_set *set, loops_range *ranges);
 /* Synchronise once; then for each segment unmap and free the physical memory. */
 LOOPS_EXPORT int loops_set_unmap(loops_set *set, uint64_t *nanoseconds);
 /* For each segment allocate physical memory and map it. */
@@ -60,12 +68,6 @@ LOOPS_EXPORT int loops_peers_sleep(loops_set *set, uint64_t *nanoseconds);
 LOOPS_EXPORT int loops_peers_wake(loops_set *set, uint64_t *nanoseconds);
 /* What malloc and free of one segment are made of, `repetitions` times; the sums of both. */
 LOOPS_EXPORT int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds, uint64_t *unmap_nanoseconds);
-
-/* One range of device memory. */
-typedef struct {
-    uint64_t address;
-    uint64_t size;
-} loops_range;
 
 /* By whom bytes are copied: the processor, where device memory can be addressed by it, or the device's copy engines. */
 enum { LOOPS_BY_THREADS = 0, LOOPS_BY_STREAMS = 1 };

@@ -103,6 +103,11 @@ int loops_set_destroy(loops_set *set) {
     return 0;
 }
 
+void loops_set_ranges(const loops_set *set, loops_range *ranges) {
+    for (uint64_t index = 0; index < set->count; index++)
+        ranges[index] = (loops_range){.address = (uint64_t)set->segments[index].address, .size = set->size};
+}
+
 int loops_set_unmap(loops_set *set, uint64_t *nanoseconds) {
     uint64_t begun = loops_now(CLOCK_MONOTONIC);
     LOOPS_TRY(acl.synchronizeDevice());
