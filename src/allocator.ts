@@ -24,9 +24,9 @@ import {
 import {
   backupBytesNeeded,
   bytesOf,
+  type Portion,
   planSleep,
   planWake,
-  type Segment,
   type SegmentState,
   type Step,
   spillBeyond,
@@ -163,10 +163,22 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
 }
 
+/** The table as planning sees it. */
+interface Table {
+  readonly portions: readonly Portion[];
+  /** Segments with higher ids are younger. */
+  readonly lastSegmentId: number;
+}
+
 /** The steps of a transition, and the table that they were planned for. */
-interface Planned {
-  readonly segments: readonly Segment[];
+interface Planned extends Table {
   readonly steps: readonly Step[];
+}
+
+/** What hooks were told of. */
+interface Known {
+  readonly tags: readonly string[];
+  readonly lastSegmentId: number;
 }
 
 interface Control {
@@ -179,10 +191,6 @@ function freeDiskBytes(folder: string | null): number | undefined {
   if (!existsSync(folder)) return 0;
   const { bavail, bsize } = statfsSync(folder);
   return bavail * bsize;
-}
-
-function hasBackup({ hostBytes, spilledBytes, checkpointBytes }: Segment): boolean {
-  return hostBytes + spilledBytes + checkpointBytes > 0;
 }
 
 function isComplete(error: unknown): error is CamemError {
@@ -501,8 +509,13 @@ export class CaMemAllocator {
   backup(tag: string): Backup[] {
     checkTag(tag);
     if (!this.#isKnown(tag)) throw unknownTag(tag);
-    return this.#segments()
-      .filter((segment) => segment.tag === tag && segment.state === "offloaded" && hasBackup(segment))
+    this.#assertOpen();
+    const tagId = this.#tagId(tag);
+    return native
+      .snapshot()
+      .filter((segment) => segment.tag === tagId && segment.doomed === 0)
+      .filter(({ state }) => stateName(state) === "offloaded")
+      .filter((segment) => segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0)
       .map((segment) => new Backup(this.#owner, segment));
   }
 
@@ -649,33 +662,28 @@ export class CaMemAllocator {
     return used.map((usage) => ({ ...usage, name: this.#tagName(usage.tag) }));
   }
 
-  #segments(): Segment[] {
-    this.#assertOpen();
-    return this.#readTable();
-  }
-
-  /** Read before every transition, so that its cost counts: one pass. */
-  #readTable(): Segment[] {
-    const segments: Segment[] = [];
-    for (const segment of native.snapshot()) {
-      if (segment.doomed === 1) continue;
-      segments.push({
-        address: segment.address,
-        segmentId: segment.segmentId,
-        sizeBytes: segment.sizeBytes,
-        committedBytes: segment.committedBytes,
-        hostBytes: segment.hostBytes,
-        spilledBytes: segment.spilledBytes,
-        checkpointBytes: segment.checkpointBytes,
-        device: segment.device,
-        tag: this.#tagName(segment.tag),
-        state: stateName(segment.state),
-        moving: segment.moving === 1,
-        unreleased: segment.unreleased === 1,
-        clean: segment.clean === 1,
-      });
-    }
-    return segments;
+  #readTable(atMost: number = Number.MAX_SAFE_INTEGER): Table {
+    let lastSegmentId = 0;
+    const portions = native.portions(atMost).map((portion): Portion => {
+      lastSegmentId = Math.max(lastSegmentId, portion.lastSegmentId);
+      return {
+        segments: portion.segments,
+        segmentBytes: portion.segmentBytes,
+        sizeBytes: portion.segments * portion.segmentBytes,
+        committedBytes: portion.committedBytes,
+        hostBytes: portion.hostBytes,
+        fileBytes: portion.spilledBytes + portion.checkpointBytes,
+        device: portion.device,
+        tag: this.#tagName(portion.tag),
+        tagId: portion.tag,
+        state: stateName(portion.state),
+        moving: portion.moving === 1,
+        unreleased: portion.unreleased === 1,
+        clean: portion.clean === 1,
+        backedUp: portion.backedUp === 1,
+      };
+    });
+    return { portions, lastSegmentId };
   }
 
   #stateOf(segment: native.SegmentName): BufferState {
@@ -710,10 +718,10 @@ export class CaMemAllocator {
     const planned = this.#planSleep(treatment);
     if (planned.steps.length === 0) return this.#sleepReport(options, [], noDurations);
     assertFits(this.#assess(planned));
-    const tags = tagsOf(planned.steps.map((step) => step.segment));
+    const tags = tagsOf(planned.steps.map((step) => step.portion));
     await this.#hooks.beforeSleep(tags, options.signal);
     // What was allocated since, by a hook or a native thread, no hook was told of: it stays awake.
-    const known = new Set(planned.steps.map((step) => step.segment.segmentId));
+    const known = { tags, lastSegmentId: planned.lastSegmentId };
     try {
       const plan = () => this.#planSleep(treatment, known);
       const { steps, durations } = await this.#run("sleep", plan, options);
@@ -725,15 +733,16 @@ export class CaMemAllocator {
     }
   }
 
-  async #afterFailedSleep(planned: ReadonlySet<number>, failure: unknown): Promise<void> {
-    const concerned = this.#readTable().filter((segment) => planned.has(segment.segmentId));
-    const tags = tagsOf(concerned.filter((segment) => segment.state === "mapped"));
+  async #afterFailedSleep(known: Known, failure: unknown): Promise<void> {
+    const { portions } = this.#readTable(known.lastSegmentId);
+    const concerned = portions.filter((portion) => known.tags.includes(portion.tag));
+    const tags = tagsOf(concerned.filter((portion) => portion.state === "mapped"));
     if (tags.length > 0) await this.#hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
   }
 
   async #wakeNow(options: WakeOptions & Control): Promise<WakeReport> {
     const plan = () => this.#planWake(options.tags);
-    const tags = this.#hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.segment));
+    const tags = this.#hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.portion));
     const { steps, durations } = await this.#run("wake-up", plan, options).catch(async (error) => {
       if (isComplete(error) && tags.length > 0) await this.#hooks.afterWake({ tags, reason: "wake" }, error);
       throw error;
@@ -745,7 +754,7 @@ export class CaMemAllocator {
   async #prepareNow(options: SleepOptions & Control): Promise<PrepareReport> {
     const planned = this.#planSleep(treatmentOf(options, this.#policies));
     assertFits(this.#assess(planned));
-    const device = planned.steps[0]?.segment.device ?? this.#config.device;
+    const device = planned.steps[0]?.portion.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
     const durations = await this.#submit(
       "preparation",
@@ -758,23 +767,24 @@ export class CaMemAllocator {
   /** Page-locked memory that these steps, or those that undo them, take while they move content to or from files. */
   #stagingBytes(steps: readonly Step[]): number {
     const devices = new Set<number>();
-    for (const { spill, segment } of steps)
-      if (spill || segment.spilledBytes + segment.checkpointBytes > 0) devices.add(segment.device);
+    for (const { spilledSegments, portion } of steps)
+      if (spilledSegments > 0 || portion.fileBytes > 0) devices.add(portion.device);
     return devices.size * native.hostInfo().stagingBytes;
   }
 
-  #planSleep(treatment: (tag: string) => TagTreatment, known?: ReadonlySet<number>): Planned {
-    const segments = this.#readTable();
-    const all = planSleep(segments, treatment);
-    const steps = known === undefined ? all : all.filter((step) => known.has(step.segment.segmentId));
-    if (this.#config.spillDir === null) return { segments, steps };
-    return { segments, steps: spillBeyond(steps, hostBytesLeft(segments, this.#config.hostBudgetBytes)) };
+  #planSleep(treatment: (tag: string) => TagTreatment, known?: Known): Planned {
+    const table = this.#readTable(known?.lastSegmentId);
+    const all = planSleep(table.portions, treatment);
+    const steps = known === undefined ? all : all.filter(({ portion }) => known.tags.includes(portion.tag));
+    if (this.#config.spillDir === null) return { ...table, steps };
+    const leftBytes = hostBytesLeft(table.portions, this.#config.hostBudgetBytes);
+    return { ...table, steps: spillBeyond(steps, leftBytes) };
   }
 
   #planWake(tags: readonly string[] | undefined): Planned {
-    const segments = this.#readTable();
+    const table = this.#readTable();
     const isImmutable = (tag: string) => this.#policies.get(tag)?.immutable ?? false;
-    return { segments, steps: planWake(segments, tags, isImmutable) };
+    return { ...table, steps: planWake(table.portions, tags, isImmutable) };
   }
 
   /** Plans, checks and executes; plans anew while another Worker or a native thread changes the table meanwhile. */
@@ -788,10 +798,10 @@ export class CaMemAllocator {
     const submit = () => {
       const planned = plan();
       steps = planned.steps;
-      if (steps.length === 0) return this.#giveBackHost(planned.segments);
+      if (steps.length === 0) return this.#giveBackHost(planned.portions);
       assertFits(this.#assess(planned));
-      if (steps.some((step) => step.segment.moving)) return "busy";
-      const ticket = native.submitPlan(steps, this.#config.verify);
+      if (steps.some((step) => step.portion.moving)) return "busy";
+      const ticket = native.submitPlan(steps, planned.lastSegmentId, this.#config.verify);
       if (ticket === "stale") {
         const refusal = JSON.stringify(steps);
         stale = { plan: refusal, count: refusal === stale.plan ? stale.count + 1 : 1 };
@@ -825,8 +835,8 @@ export class CaMemAllocator {
     }
   }
 
-  #assess({ steps, segments }: Planned): TransitionPlan {
-    return assess(steps, segments, {
+  #assess({ steps, portions }: Planned): TransitionPlan {
+    return assess(steps, portions, {
       hostBudgetBytes: this.#config.hostBudgetBytes,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
       freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
@@ -834,11 +844,9 @@ export class CaMemAllocator {
   }
 
   /** What an earlier plan could not give back of the host is tried again, though there is nothing else to do. */
-  #giveBackHost(segments: readonly Segment[]): number | native.Refusal | "nothing" {
+  #giveBackHost(portions: readonly Portion[]): number | native.Refusal | "nothing" {
     const { freeBytes, reservedBytes } = native.hostInfo();
-    const isLeft = segments.some(
-      (segment) => segment.state === "mapped" && !segment.clean && hasBackup(segment),
-    );
+    const isLeft = portions.some(({ state, clean, backedUp }) => state === "mapped" && !clean && backedUp);
     if (!isLeft && freeBytes <= Math.max(reservedBytes, this.#config.retainBytes)) return "nothing";
     return native.submitPreparation(this.#config.device, reservedBytes);
   }
@@ -858,21 +866,21 @@ export class CaMemAllocator {
   #sleepReport(options: SleepOptions, steps: readonly Step[], durations: TransitionDurations): SleepReport {
     const usage = this.#usageByTag();
     const treatment = treatmentOf(options, this.#policies);
-    const copied = steps.filter((step) => !step.segment.clean);
+    const copied = steps.filter((step) => !step.portion.clean);
     return {
       level: options.offloadTags === undefined ? (options.level ?? 1) : null,
       offloadedBytes: bytesOf(steps, "offload"),
       copiedBytes: bytesOf(copied, "offload"),
       discardedBytes: bytesOf(steps, "discard"),
       keptBytes: usage.reduce((sum, tag) => sum + tag.mappedBytes, 0),
-      freedBytes: steps.reduce((sum, step) => sum + step.segment.committedBytes, 0),
+      freedBytes: steps.reduce((sum, step) => sum + step.portion.committedBytes, 0),
       alreadySleeping: steps.length === 0 && usage.some((tag) => treatment(tag.name).action !== "keep"),
       durations,
     };
   }
 
   #wakeReport(steps: readonly Step[], durations: TransitionDurations): WakeReport {
-    const remapped = steps.filter((step) => step.action === "remap").map((step) => step.segment);
+    const remapped = steps.filter((step) => step.action === "remap").map((step) => step.portion);
     const asleep = this.#usageByTag().filter((tag) => tag.awakeSegments < tag.segments);
     return {
       restoredBytes: bytesOf(steps, "restore"),

@@ -1,42 +1,44 @@
-/** Pure planning: a snapshot of the table of segments goes in, the steps of one sleep or wake-up come out. */
+/** Pure planning: a summary of the table of segments goes in, the steps of one sleep or wake-up come out. */
 
 import type { TagAction } from "./tags.ts";
 
 export type SegmentState = "mapped" | "offloaded" | "discarded";
 
-/** One segment as planning sees it. */
-export interface Segment {
-  readonly address: number;
-  readonly segmentId: number;
+/** Segments that are alike in all that decides what becomes of them. */
+export interface Portion {
+  readonly segments: number;
+  /** Bytes of each of them. */
+  readonly segmentBytes: number;
+  /** Bytes of all of them. */
   readonly sizeBytes: number;
-  /** Device memory that it holds now. */
+  /** Device memory that they hold now. */
   readonly committedBytes: number;
-  /** Page-locked host memory that holds its content. */
+  /** Page-locked host memory that holds their content. */
   readonly hostBytes: number;
-  /** Bytes of a spill file that hold its content. */
-  readonly spilledBytes: number;
-  /** Bytes of a checkpoint that are its content. */
-  readonly checkpointBytes: number;
+  /** Bytes of checkpoints and of the spill folder that hold their content. */
+  readonly fileBytes: number;
   readonly device: number;
   readonly tag: string;
+  readonly tagId: number;
   readonly state: SegmentState;
   /** Owned by a plan or a release that is running. */
   readonly moving: boolean;
-  /** Asleep, yet it holds device memory: an earlier plan could not give it back, or could not map it again. */
+  /** Asleep, yet they hold device memory: an earlier plan could not give it back, or could not map it again. */
   readonly unreleased: boolean;
-  /** Awake, and its backup is the same as its content: to sleep, it is only unmapped. */
+  /** Awake, and their backups are the same as their content: to sleep, they are only unmapped. */
   readonly clean: boolean;
+  readonly backedUp: boolean;
 }
 
 export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
 export interface Step {
-  readonly segment: Segment;
+  readonly portion: Portion;
   readonly action: StepAction;
-  /** Its tag is declared immutable: a wake-up keeps the backup. */
+  /** The tag is declared immutable: a wake-up keeps the backups. */
   readonly immutable: boolean;
-  /** Its new backup goes to the spill folder. */
-  readonly spill: boolean;
+  /** Of new backups, how many go to the spill folder. */
+  readonly spilledSegments: number;
 }
 
 /** What is to become of a tag's memory. */
@@ -45,65 +47,67 @@ export interface TagTreatment {
   readonly immutable: boolean;
 }
 
-/** What a sleep would do to one segment, or undefined where it has nothing to do. */
-function sleepStep(segment: Segment, wanted: TagAction): StepAction | undefined {
+/** What a sleep would do to a portion, or undefined where it has nothing to do. */
+function sleepAction(portion: Portion, wanted: TagAction): StepAction | undefined {
   if (wanted === "keep") return undefined;
-  switch (segment.state) {
+  switch (portion.state) {
     case "mapped":
       return wanted;
     case "offloaded":
       // A deeper sleep drops the backup that a lighter one made.
       if (wanted === "discard") return "discard";
-      return segment.unreleased ? "release" : undefined;
+      return portion.unreleased ? "release" : undefined;
     case "discarded":
-      return segment.unreleased ? "release" : undefined;
+      return portion.unreleased ? "release" : undefined;
   }
 }
 
 /** The steps that put memory to sleep; `treatmentOf` says what is to become of each tag. */
-export function planSleep(segments: readonly Segment[], treatmentOf: (tag: string) => TagTreatment): Step[] {
+export function planSleep(portions: readonly Portion[], treatmentOf: (tag: string) => TagTreatment): Step[] {
   const steps: Step[] = [];
-  for (const segment of segments) {
-    const { action: wanted, immutable } = treatmentOf(segment.tag);
-    const action = sleepStep(segment, wanted);
-    if (action !== undefined) steps.push({ segment, action, immutable, spill: false });
+  for (const portion of portions) {
+    const { action: wanted, immutable } = treatmentOf(portion.tag);
+    const action = sleepAction(portion, wanted);
+    if (action !== undefined) steps.push({ portion, action, immutable, spilledSegments: 0 });
   }
   return steps;
 }
 
 /** The steps that wake the named tags, or without names everything. */
 export function planWake(
-  segments: readonly Segment[],
+  portions: readonly Portion[],
   tags: readonly string[] | undefined,
   isImmutable: (tag: string) => boolean,
 ): Step[] {
-  const asleep = segments.filter(
+  const asleep = portions.filter(
     ({ state, tag }) => state !== "mapped" && (tags === undefined || tags.includes(tag)),
   );
-  return asleep.map((segment) => ({
-    segment,
-    action: segment.state === "offloaded" ? "restore" : "remap",
-    immutable: isImmutable(segment.tag),
-    spill: false,
+  return asleep.map((portion) => ({
+    portion,
+    action: portion.state === "offloaded" ? "restore" : "remap",
+    immutable: isImmutable(portion.tag),
+    spilledSegments: 0,
   }));
 }
 
 /** The bytes of the steps with the given action. */
 export function bytesOf(steps: readonly Step[], wanted: StepAction): number {
-  return steps.reduce((sum, { action, segment }) => sum + (action === wanted ? segment.sizeBytes : 0), 0);
+  return steps.reduce((sum, { action, portion }) => sum + (action === wanted ? portion.sizeBytes : 0), 0);
 }
 
-/** Bytes of the new backup that a step makes; 0 where it makes none. */
-export function newBackupBytes({ action, segment }: Step): number {
-  const copies = action === "offload" || (action === "release" && segment.state === "offloaded");
-  const has = segment.clean || segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0;
-  return copies && !has ? segment.sizeBytes : 0;
+/** How many new backups a step makes. */
+function newBackups({ action, portion }: Step): number {
+  const copies = action === "offload" || (action === "release" && portion.state === "offloaded");
+  return copies && !portion.backedUp ? portion.segments : 0;
 }
 
 /** Bytes of new backups in page-locked host memory, and in the spill folder. */
 export function backupBytesNeeded(steps: readonly Step[]): { hostBytes: number; spillBytes: number } {
   const needed = { hostBytes: 0, spillBytes: 0 };
-  for (const step of steps) needed[step.spill ? "spillBytes" : "hostBytes"] += newBackupBytes(step);
+  for (const step of steps) {
+    needed.hostBytes += (newBackups(step) - step.spilledSegments) * step.portion.segmentBytes;
+    needed.spillBytes += step.spilledSegments * step.portion.segmentBytes;
+  }
   return needed;
 }
 
@@ -111,25 +115,25 @@ export function backupBytesNeeded(steps: readonly Step[]): { hostBytes: number; 
 export function spillBeyond(steps: readonly Step[], hostBytes: number): Step[] {
   let leftBytes = hostBytes;
   return steps.map((step) => {
-    const bytes = newBackupBytes(step);
-    if (bytes > leftBytes) return { ...step, spill: true };
-    leftBytes -= bytes;
-    return step;
+    const count = newBackups(step);
+    const fitting = Math.min(count, Math.floor(leftBytes / step.portion.segmentBytes));
+    leftBytes -= fitting * step.portion.segmentBytes;
+    return { ...step, spilledSegments: count - fitting };
   });
 }
 
 /** Device memory that the steps of a wake-up take, by device; none for a sleep. */
 export function deviceBytesNeeded(steps: readonly Step[]): Map<number, number> {
   const needed = new Map<number, number>();
-  for (const { action, segment } of steps) {
+  for (const { action, portion } of steps) {
     if (action !== "restore" && action !== "remap") continue;
-    const bytes = segment.sizeBytes - segment.committedBytes;
-    needed.set(segment.device, (needed.get(segment.device) ?? 0) + bytes);
+    const bytes = portion.sizeBytes - portion.committedBytes;
+    needed.set(portion.device, (needed.get(portion.device) ?? 0) + bytes);
   }
   return needed;
 }
 
-/** The tags of `segments`, each once, in the order of their first segment. */
-export function tagsOf(segments: readonly Segment[]): string[] {
-  return [...new Set(segments.map((segment) => segment.tag))];
+/** The tags of `portions`, each once, in the order of their first segments. */
+export function tagsOf(portions: readonly Portion[]): string[] {
+  return [...new Set(portions.map((portion) => portion.tag))];
 }

@@ -1,7 +1,7 @@
 /** What a transition needs against what there is, known before anything is touched. */
 
 import { CamemError } from "./errors.ts";
-import { backupBytesNeeded, deviceBytesNeeded, type Segment, type Step } from "./plan.ts";
+import { backupBytesNeeded, deviceBytesNeeded, type Portion, type Step } from "./plan.ts";
 import { formatSize } from "./sizes.ts";
 
 /** Bytes of one tag, by what becomes of them. */
@@ -55,28 +55,28 @@ const sumOf = {
 
 function tagPlans(steps: readonly Step[]): Record<string, TagPlan> {
   const plans = new Map<string, { -readonly [Name in keyof TagPlan]: number }>();
-  for (const { action, segment } of steps) {
-    let plan = plans.get(segment.tag);
+  for (const { action, portion } of steps) {
+    let plan = plans.get(portion.tag);
     if (plan === undefined) {
       plan = { offloadBytes: 0, discardBytes: 0, restoreBytes: 0, remapBytes: 0 };
-      plans.set(segment.tag, plan);
+      plans.set(portion.tag, plan);
     }
     const sum = sumOf[action];
-    if (sum !== undefined) plan[sum] += segment.sizeBytes;
+    if (sum !== undefined) plan[sum] += portion.sizeBytes;
   }
   return Object.fromEntries(plans);
 }
 
 /** What the host budget leaves for new backups. */
-export function hostBytesLeft(segments: readonly Segment[], hostBudgetBytes: number): number {
-  const heldBytes = segments.reduce((sum, segment) => sum + segment.hostBytes, 0);
+export function hostBytesLeft(portions: readonly Portion[], hostBudgetBytes: number): number {
+  const heldBytes = portions.reduce((sum, portion) => sum + portion.hostBytes, 0);
   return Math.max(0, hostBudgetBytes - heldBytes);
 }
 
-/** Weighs the steps of a plan for the table `segments` against what there is. */
+/** Weighs the steps of a plan for the table `portions` against what there is. */
 export function assess(
   steps: readonly Step[],
-  segments: readonly Segment[],
+  portions: readonly Portion[],
   resources: Resources,
 ): TransitionPlan {
   const devices = [...deviceBytesNeeded(steps)].map(([device, neededBytes]) => ({
@@ -84,7 +84,7 @@ export function assess(
     neededBytes,
     freeBytes: resources.freeDeviceBytes(device),
   }));
-  const leftBytes = hostBytesLeft(segments, resources.hostBudgetBytes);
+  const leftBytes = hostBytesLeft(portions, resources.hostBudgetBytes);
   const { hostBytes, spillBytes } = backupBytesNeeded(steps);
   const host = {
     neededBytes: hostBytes,

@@ -4,31 +4,34 @@ import {
   backupBytesNeeded,
   bytesOf,
   deviceBytesNeeded,
+  type Portion,
   planSleep,
   planWake,
-  type Segment,
   spillBeyond,
 } from "../src/plan.ts";
 import { presetPolicies } from "../src/tags.ts";
 
-let nextId = 1;
+const segmentBytes = 2 ** 21;
 
-function segment(tag: string, state: Segment["state"], changes: Partial<Segment> = {}): Segment {
-  const segmentId = nextId++;
+/** Segments of 2 MiB, by default one. */
+function portion(tag: string, state: Portion["state"], changes: Partial<Portion> = {}): Portion {
+  const segments = changes.segments ?? 1;
+  const sizeBytes = segments * segmentBytes;
   return {
-    address: segmentId * 2 ** 21,
-    segmentId,
-    sizeBytes: 2 ** 21,
-    committedBytes: state === "mapped" ? 2 ** 21 : 0,
-    hostBytes: state === "offloaded" ? 2 ** 21 : 0,
-    spilledBytes: 0,
-    checkpointBytes: 0,
+    segments,
+    segmentBytes,
+    sizeBytes,
+    committedBytes: state === "mapped" ? sizeBytes : 0,
+    hostBytes: state === "offloaded" ? sizeBytes : 0,
+    fileBytes: 0,
     device: 0,
     tag,
+    tagId: 0,
     state,
     moving: false,
     unreleased: false,
     clean: false,
+    backedUp: state === "offloaded",
     ...changes,
   };
 }
@@ -40,10 +43,10 @@ const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep
 
 function sleepActions(selection: Parameters<typeof treatmentOf>[0]) {
   const steps = planSleep(
-    tags.map((tag) => segment(tag, "mapped")),
+    tags.map((tag) => portion(tag, "mapped")),
     treatmentOf(selection, policies),
   );
-  return Object.fromEntries(steps.map((step) => [step.segment.tag, step.action]));
+  return Object.fromEntries(steps.map((step) => [step.portion.tag, step.action]));
 }
 
 test("level 1 offloads weights and buffers and discards the rest", () => {
@@ -93,7 +96,7 @@ test("tags lets only those sleep", () => {
 });
 
 test("what is asleep stays so, a deeper sleep drops backups, and unreleased memory is released", () => {
-  const asleep = [segment("weights", "offloaded"), segment("kv_cache", "discarded")];
+  const asleep = [portion("weights", "offloaded"), portion("kv_cache", "discarded")];
   expect(planSleep(asleep, treatmentOf({ level: 1 }, policies))).toEqual([]);
   expect(planSleep(asleep, treatmentOf({ level: 2 }, policies)).map((step) => step.action)).toEqual([
     "discard",
@@ -106,28 +109,28 @@ test("what is asleep stays so, a deeper sleep drops backups, and unreleased memo
 });
 
 test("a wake restores what was offloaded and remaps what was discarded, of the named tags", () => {
-  const segments = [
-    segment("weights", "offloaded"),
-    segment("kv_cache", "discarded"),
-    segment("default", "mapped"),
+  const portions = [
+    portion("weights", "offloaded"),
+    portion("kv_cache", "discarded"),
+    portion("default", "mapped"),
   ];
-  expect(planWake(segments, undefined, never).map((step) => [step.segment.tag, step.action])).toEqual([
+  expect(planWake(portions, undefined, never).map((step) => [step.portion.tag, step.action])).toEqual([
     ["weights", "restore"],
     ["kv_cache", "remap"],
   ]);
-  expect(planWake(segments, ["kv_cache"], never).map((step) => step.segment.tag)).toEqual(["kv_cache"]);
+  expect(planWake(portions, ["kv_cache"], never).map((step) => step.portion.tag)).toEqual(["kv_cache"]);
 });
 
 test("needs count what is not held already", () => {
-  const held = segment("weights", "mapped", { hostBytes: 2 ** 21 });
-  const steps = planSleep([held, segment("weights", "mapped")], offload);
+  const held = portion("weights", "mapped", { hostBytes: 2 ** 21, backedUp: true });
+  const steps = planSleep([held, portion("weights", "mapped")], offload);
   expect(backupBytesNeeded(steps)).toEqual({ hostBytes: 2 ** 21, spillBytes: 0 });
   expect(bytesOf(steps, "offload")).toBe(2 ** 22);
   const wake = planWake(
     [
-      segment("weights", "offloaded"),
-      segment("weights", "offloaded", { committedBytes: 2 ** 21, device: 1 }),
-      segment("kv_cache", "discarded", { device: 1 }),
+      portion("weights", "offloaded"),
+      portion("weights", "offloaded", { committedBytes: 2 ** 21, device: 1 }),
+      portion("kv_cache", "discarded", { device: 1 }),
     ],
     undefined,
     never,
@@ -139,22 +142,24 @@ test("needs count what is not held already", () => {
 });
 
 test("what has no room on the host is spilled, and an unchanged backup needs neither", () => {
+  const clean = { clean: true, backedUp: true };
   const steps = planSleep(
     [
-      segment("weights", "mapped"),
-      segment("weights", "mapped", { clean: true, hostBytes: 2 ** 21 }),
-      segment("weights", "mapped", { clean: true, checkpointBytes: 2 ** 20 }),
-      segment("weights", "mapped"),
+      portion("weights", "mapped", { segments: 3 }),
+      portion("weights", "mapped", { ...clean, hostBytes: segmentBytes }),
+      portion("weights", "mapped", { ...clean, fileBytes: segmentBytes / 2 }),
+      portion("weights", "mapped", { segments: 2, segmentBytes: 2 * segmentBytes }),
+      portion("weights", "mapped", { segments: 5 }),
     ],
     offload,
   );
-  const spilled = spillBeyond(steps, 2 ** 21);
-  expect(spilled.map((step) => step.spill)).toEqual([false, false, false, true]);
-  expect(backupBytesNeeded(spilled)).toEqual({ hostBytes: 2 ** 21, spillBytes: 2 ** 21 });
+  const spilled = spillBeyond(steps, 6 * segmentBytes - 1);
+  expect(spilled.map((step) => step.spilledSegments)).toEqual([0, 0, 0, 1, 5]);
+  expect(backupBytesNeeded(spilled)).toEqual({ hostBytes: 5 * segmentBytes, spillBytes: 7 * segmentBytes });
 });
 
 test("the steps of an immutable tag say so, which keeps its backup", () => {
-  const asleep = [segment("weights", "offloaded"), segment("kv_cache", "discarded")];
+  const asleep = [portion("weights", "offloaded"), portion("kv_cache", "discarded")];
   const steps = planWake(asleep, undefined, (tag) => tag === "weights");
   expect(steps.map((step) => step.immutable)).toEqual([true, false]);
 });

@@ -10,6 +10,7 @@ const executor = @import("executor.zig");
 const files = @import("files.zig");
 const loader = @import("loader.zig");
 const pluggable = @import("pluggable.zig");
+const portions = @import("portions.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const session = @import("session.zig");
@@ -21,10 +22,10 @@ pub const FileExtent = files.Extent;
 pub const Phase = executor.Phase;
 pub const PlanProgress = executor.PlanProgress;
 pub const PlanStep = executor.PlanStep;
-pub const StepFlag = executor.StepFlag;
+pub const Portion = portions.Portion;
 pub const Status = status.Status;
 
-pub const SegmentState = enum(u32) { mapped = 1, offloaded = 2, discarded = 3 };
+pub const SegmentState = registry.State;
 
 pub const SegmentInfo = extern struct {
     address: u64,
@@ -267,6 +268,21 @@ pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64)
     return result({});
 }
 
+/// Sums up the segments with ids up to `last_segment_id` for planning, in the order of the portions' first segments, into
+/// `buffer`, which has room for `capacity` entries, and writes how many there are to `count`. Where that is more than
+/// `capacity`, nothing is copied.
+pub export fn camem_portions(last_segment_id: u64, buffer: [*]Portion, capacity: u64, count: *u64) callconv(.c) i32 {
+    const open = session.enter() orelse return result(error.NotOpen);
+    defer session.leave();
+    open.registry.mutex.lock();
+    defer open.registry.mutex.unlock();
+    const found = portions.collect(&open.registry, last_segment_id) catch |err| return result(err);
+    defer registry.allocator.free(found);
+    count.* = found.len;
+    if (count.* <= capacity) @memcpy(buffer[0..found.len], found);
+    return result({});
+}
+
 /// Sums up the table by tag into `buffer`, which has room for `capacity` entries, and writes how many tags there are to
 /// `count`; tags without a segment are among them. Where that is more than `capacity`, nothing is copied.
 pub export fn camem_usage(buffer: [*]TagUsage, capacity: u64, count: *u64) callconv(.c) i32 {
@@ -300,26 +316,22 @@ pub export fn camem_usage(buffer: [*]TagUsage, capacity: u64, count: *u64) callc
 }
 
 fn describe(segment: *const registry.Segment) SegmentInfo {
-    const state: SegmentState = if (segment.isAwake()) .mapped else switch (segment.content) {
-        .live, .backed_up => .offloaded,
-        .discarded => .discarded,
-    };
     return .{
         .address = segment.address,
         .segment_id = segment.id,
         .size_bytes = segment.size_bytes,
-        .committed_bytes = if (segment.handle != null) segment.size_bytes else 0,
+        .committed_bytes = segment.committedBytes(),
         .host_bytes = segment.backup.hostBytes(),
         .host_address = if (segment.backup == .host) @intFromPtr(segment.backup.host[0].memory()) else 0,
         .spilled_bytes = if (segment.backup.isSpill()) segment.backup.fileBytes() else 0,
         .checkpoint_bytes = if (segment.backup.isCheckpoint()) segment.backup.fileBytes() else 0,
         .device = segment.device,
         .tag = segment.tag,
-        .state = @intFromEnum(state),
+        .state = @intFromEnum(segment.state()),
         .moving = @intFromBool(segment.moving),
         .doomed = @intFromBool(segment.doomed),
         .unreleased = @intFromBool(segment.isUnreleased()),
-        .clean = @intFromBool(segment.isAwake() and segment.clean),
+        .clean = @intFromBool(segment.isClean()),
         .sealed = @intFromBool(segment.sealed),
     };
 }
@@ -436,14 +448,14 @@ pub export fn camem_host_prepare(device: u32, free_bytes: u64, ticket: *u64) cal
     return result({});
 }
 
-/// Starts a plan of `count` steps on the shim's thread: all of a sleep (offload, discard, release) or all of a wake-up
-/// (restore, remap). With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares those that were taken. The
-/// steps are copied. Refused as busy while another plan runs, as stale when a step does not fit the
-/// table any more; then nothing has changed.
-pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, verify: u32, ticket: *u64) callconv(.c) i32 {
+/// Starts a plan of `count` steps, one for each portion that it concerns, on the shim's thread: all of a sleep (offload,
+/// discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are left as they are.
+/// With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares those that were taken. The steps are copied.
+/// Refused as busy while another plan runs, as stale when a step does not fit the table any more; then nothing has changed.
+pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, last_segment_id: u64, verify: u32, ticket: *u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    ticket.* = open.executor.submit(steps[0..count], verify == 1) catch |err| return result(err);
+    ticket.* = open.executor.submit(steps[0..count], last_segment_id, verify == 1) catch |err| return result(err);
     return result({});
 }
 

@@ -23,7 +23,7 @@ fn write(out: *std.Io.Writer) !void {
         switch (@typeInfo(value)) {
             .@"struct" => {
                 try writeLayout(out, declaration.name, value);
-                if (value == abi.SegmentInfo or value == abi.PlanProgress) try writeReader(out, declaration.name, value);
+                if (value == abi.Portion or value == abi.PlanProgress) try writeReader(out, declaration.name, value);
             },
             .@"enum" => try writeEnum(out, declaration.name, value),
             else => {},
@@ -71,7 +71,7 @@ fn writeLayout(out: *std.Io.Writer, comptime name: []const u8, comptime T: type)
     try out.writeAll("  },\n} as const;\n");
 }
 
-/// For a struct that is read by the thousand: several times as fast as going by the layout.
+/// For a struct that is read in each transition: several times as fast as going by the layout.
 fn writeReader(out: *std.Io.Writer, comptime name: []const u8, comptime T: type) !void {
     try out.print("\n/** The {s} at index `at` of `words`, fields of 64 bits being below 2^53. */\n", .{name});
     try out.print("export const read{s} = (words: Uint32Array, at: number) => ({{\n", .{name});

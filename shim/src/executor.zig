@@ -12,6 +12,7 @@ const acl = @import("acl");
 const backup = @import("backup.zig");
 const files = @import("files.zig");
 const host = @import("host.zig");
+const Key = @import("portions.zig").Key;
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -55,18 +56,6 @@ pub const Action = enum(u32) {
     }
 };
 
-/// A step's options, which may be added.
-pub const StepFlag = enum(u32) {
-    /// The content is final: a sleep seals the segment, a wake-up keeps the backup for the next sleep.
-    immutable = 1,
-    /// A new backup goes to the spill folder.
-    spill = 2,
-
-    fn isIn(self: StepFlag, flags: u32) bool {
-        return flags & @intFromEnum(self) != 0;
-    }
-};
-
 pub const Phase = enum(u32) {
     queued = 0,
     /// Until the device has finished what it was given.
@@ -85,12 +74,37 @@ pub const Phase = enum(u32) {
 
 const phase_count = @typeInfo(Phase).@"enum".fields.len;
 
+/// What is to happen to the segments of one portion.
 pub const PlanStep = extern struct {
-    address: u64,
-    segment_id: u64,
+    /// How many the portion has.
+    segments: u64,
+    /// Of new backups, how many go to the spill folder.
+    spilled_segments: u64 = 0,
+    /// What the portion is told by, as in `Portion`; nothing moves.
+    segment_bytes: u64,
+    tag: u32,
+    device: u32,
+    state: u32,
+    unreleased: u32 = 0,
+    clean: u32 = 0,
+    backed_up: u32 = 0,
+    /// An `Action`.
     action: u32,
-    /// Of `StepFlag`.
-    flags: u32 = 0,
+    /// 1 where the content is final: a sleep seals the segments, a wake-up keeps the backups for the next sleep.
+    immutable: u32 = 0,
+
+    fn key(self: PlanStep) status.Error!Key {
+        return .{
+            .segment_bytes = self.segment_bytes,
+            .tag = self.tag,
+            .device = self.device,
+            .state = std.enums.fromInt(registry.State, self.state) orelse return error.InvalidArgument,
+            .moving = false,
+            .unreleased = self.unreleased == 1,
+            .clean = self.clean == 1,
+            .backed_up = self.backed_up == 1,
+        };
+    }
 };
 
 pub const PlanProgress = extern struct {
@@ -327,22 +341,23 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
-    /// Takes a copy of `steps`, marks their segments as moving and starts. Returns the ticket to follow the plan by.
-    pub fn submit(self: *Executor, steps: []const PlanStep, verify: bool) status.Error!u64 {
+    /// Marks the segments of all steps as moving, but those with ids beyond `last_segment_id`, and starts. Returns the ticket
+    /// to follow the plan by.
+    pub fn submit(self: *Executor, steps: []const PlanStep, last_segment_id: u64, verify: bool) status.Error!u64 {
         if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
-        const resolved = registry.allocator.alloc(Step, steps.len) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.free(resolved);
         const groups = registry.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
         errdefer registry.allocator.free(groups);
-        const bytes_total = try self.resolve(steps, resolved);
+        const resolved = try self.resolve(steps, last_segment_id);
         const plan = self.start();
         plan.steps = resolved;
-        plan.groups = group(resolved, groups);
+        plan.groups = groups;
         plan.verify = verify;
-        plan.bytes_total = bytes_total;
+        for (resolved) |step| {
+            if (step.copies()) plan.bytes_total += contentBytes(step.segment);
+        }
         self.launch(plan);
         return plan.ticket;
     }
@@ -379,33 +394,54 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
-    /// Finds every step's segment and takes it, or takes none. Returns how many bytes there are to copy.
-    fn resolve(self: *Executor, steps: []const PlanStep, resolved: []Step) status.Error!u64 {
+    /// Takes the segments of all steps, or none where a portion is no longer as it was. The caller frees the list.
+    fn resolve(self: *Executor, steps: []const PlanStep, last_segment_id: u64) status.Error![]Step {
+        var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
+        defer portions.deinit(registry.allocator);
+        var count: usize = 0;
+        for (steps) |step| {
+            const action = try actionOf(step);
+            const slot = portions.getOrPut(registry.allocator, try step.key()) catch return error.OutOfHostMemory;
+            if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
+            if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
+            slot.value_ptr.* = .{ .action = action, .immutable = step.immutable == 1, .segments = step.segments, .spilled = step.spilled_segments };
+            count = std.math.add(usize, count, step.segments) catch return error.Stale;
+        }
         const table = self.memory.registry;
         table.mutex.lock();
         defer table.mutex.unlock();
-        var bytes_total: u64 = 0;
-        var taken: usize = 0;
-        errdefer for (resolved[0..taken]) |step| {
-            step.segment.moving = false;
-        };
-        for (steps, resolved) |step, *slot| {
-            const action = std.enums.fromInt(Action, step.action) orelse return error.InvalidArgument;
-            const segment = table.segments.get(step.address) orelse return error.Stale;
-            if (segment.id != step.segment_id or segment.doomed or segment.moving or !action.fits(segment)) return error.Stale;
-            if (taken > 0 and action.isSleep() != resolved[0].action.isSleep()) return error.InvalidArgument;
-            slot.* = .{
-                .segment = segment,
-                .action = action,
-                .immutable = StepFlag.immutable.isIn(step.flags),
-                .spill = StepFlag.spill.isIn(step.flags),
-            };
-            segment.moving = true;
-            taken += 1;
-            if (slot.copies()) bytes_total += contentBytes(segment);
+        if (count > table.segments.count()) return error.Stale;
+        var resolved = std.ArrayList(Step).initCapacity(registry.allocator, count) catch return error.OutOfHostMemory;
+        errdefer resolved.deinit(registry.allocator);
+        var iterator = table.segments.valueIterator();
+        while (iterator.next()) |entry| {
+            const segment = entry.*;
+            if (segment.doomed or segment.id > last_segment_id) continue;
+            const remaining = portions.getPtr(.of(segment)) orelse continue;
+            if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
+            resolved.appendAssumeCapacity(remaining.take(segment));
         }
-        return bytes_total;
+        if (resolved.items.len < count) return error.Stale;
+        for (resolved.items) |step| step.segment.moving = true;
+        return resolved.toOwnedSlice(registry.allocator) catch unreachable; // it has just this capacity
     }
+
+    fn actionOf(step: PlanStep) status.Error!Action {
+        return std.enums.fromInt(Action, step.action) orelse error.InvalidArgument;
+    }
+
+    /// The segments of a portion that were not found yet, and what is to happen to them.
+    const Remaining = struct {
+        action: Action,
+        immutable: bool,
+        segments: u64,
+        spilled: u64,
+
+        fn take(self: *Remaining, segment: *Segment) Step {
+            defer self.segments -= 1;
+            return .{ .segment = segment, .action = self.action, .immutable = self.immutable, .spill = self.segments <= self.spilled };
+        }
+    };
 
     fn group(steps: []Step, groups: []Group) []Group {
         std.mem.sortUnstable(Step, steps, {}, Step.before);
@@ -480,6 +516,7 @@ pub const Executor = struct {
     }
 
     fn execute(self: *Executor, plan: *Plan) void {
+        plan.groups = group(plan.steps, plan.groups);
         self.waitForPins(plan);
         var failure: Failure = .{};
         self.run(plan, &failure) catch |err| {

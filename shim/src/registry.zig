@@ -20,6 +20,9 @@ pub const Content = enum {
     discarded,
 };
 
+/// Where a segment is, as its users see it.
+pub const State = enum(u32) { mapped = 1, offloaded = 2, discarded = 3 };
+
 pub const Segment = struct {
     address: u64 = 0,
     /// A multiple of the device's granularity.
@@ -61,6 +64,24 @@ pub const Segment = struct {
     /// Asleep, yet it holds device memory that could not be given back, or that holds its content.
     pub fn isUnreleased(self: *const Segment) bool {
         return !self.isAwake() and self.handle != null;
+    }
+
+    /// Awake, and its backup is the same as its content.
+    pub fn isClean(self: *const Segment) bool {
+        return self.isAwake() and self.clean;
+    }
+
+    pub fn state(self: *const Segment) State {
+        if (self.isAwake()) return .mapped;
+        return switch (self.content) {
+            .live, .backed_up => .offloaded,
+            .discarded => .discarded,
+        };
+    }
+
+    /// Bytes of device memory held now.
+    pub fn committedBytes(self: *const Segment) u64 {
+        return if (self.handle != null) self.size_bytes else 0;
     }
 };
 

@@ -76,22 +76,33 @@ fn expect(call: []const u8, status: i32) !void {
 }
 
 /// One sleep or wake-up of everything that carries `tag`.
-fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, flags: u32) !void {
-    var table: [most_segments]abi.SegmentInfo = undefined;
+fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) !void {
+    var portions: [most_segments]abi.Portion = undefined;
     var steps: [most_segments]abi.PlanStep = undefined;
     while (true) {
         var count: u64 = 0;
-        try expect("camem_snapshot", abi.camem_snapshot(&table, most_segments, &count));
+        try expect("camem_portions", abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count));
         var planned: usize = 0;
-        for (table[0..count]) |segment| {
-            if (segment.tag != tag) continue;
-            const is_awake = segment.state == @intFromEnum(abi.SegmentState.mapped);
+        for (portions[0..count]) |portion| {
+            if (portion.tag != tag) continue;
+            const is_awake = portion.state == @intFromEnum(abi.SegmentState.mapped);
             const action = if (is_awake) awake else asleep;
-            steps[planned] = .{ .address = segment.address, .segment_id = segment.segment_id, .action = @intFromEnum(action), .flags = flags };
+            steps[planned] = .{
+                .segments = portion.segments,
+                .segment_bytes = portion.segment_bytes,
+                .tag = portion.tag,
+                .device = portion.device,
+                .state = portion.state,
+                .unreleased = portion.unreleased,
+                .clean = portion.clean,
+                .backed_up = portion.backed_up,
+                .action = @intFromEnum(action),
+                .immutable = @intFromBool(immutable),
+            };
             planned += 1;
         }
         var ticket: u64 = 0;
-        const status = abi.camem_plan_submit(&steps, planned, 1, &ticket);
+        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), 1, &ticket);
         if (status == @intFromEnum(abi.Status.stale)) continue;
         try expect("camem_plan_submit", status);
         return follow(ticket);
@@ -135,10 +146,10 @@ pub fn main(init: std.process.Init) !void {
     for (&threads, 1..) |*thread, seed| thread.* = try std.Thread.spawn(.{}, hammer, .{ &library.api, seed });
     for (0..cycles) |cycle| {
         // Every other time the backup is kept, and dropped again while the threads go on.
-        const flags: u32 = if (cycle % 2 == 0) 0 else @intFromEnum(abi.StepFlag.immutable);
+        const immutable = cycle % 2 == 1;
         try prepare(Weights.size);
-        try transition(content.tag, .restore, .offload, flags);
-        try transition(content.tag, .restore, .offload, flags);
+        try transition(content.tag, .restore, .offload, immutable);
+        try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
         if (cycle % 4 == 3) try expect("camem_tag_seal", abi.camem_tag_seal(content.tag, 0));
     }

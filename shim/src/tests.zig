@@ -2,6 +2,7 @@ test {
     _ = @import("acl");
     _ = @import("abi.zig");
     _ = @import("loader.zig");
+    _ = @import("portions.zig");
     _ = @import("registry.zig");
     _ = @import("status.zig");
 }

@@ -14,6 +14,7 @@ export type MemoryInfo = Decoded<typeof abi.MemoryInfo>;
 export type Failure = Decoded<typeof abi.Failure>;
 export type HostInfo = Decoded<typeof abi.HostInfo>;
 export type TagUsage = Decoded<typeof abi.TagUsage>;
+export type Portion = Decoded<typeof abi.Portion>;
 export { Phase, SegmentState, Status } from "./symbols.gen.ts";
 
 /** Names a segment for good: an address may be given out again, an id never. */
@@ -22,12 +23,21 @@ export interface SegmentName {
   readonly segmentId: number;
 }
 
-/** One step of a plan, for one segment. */
+/** One step of a plan, for the segments of one portion. */
 export interface PlanStep {
-  readonly segment: SegmentName;
+  readonly portion: {
+    readonly segments: number;
+    readonly segmentBytes: number;
+    readonly tagId: number;
+    readonly device: number;
+    readonly state: keyof typeof abi.SegmentState;
+    readonly unreleased: boolean;
+    readonly clean: boolean;
+    readonly backedUp: boolean;
+  };
   readonly action: keyof typeof abi.Action;
   readonly immutable: boolean;
-  readonly spill: boolean;
+  readonly spilledSegments: number;
 }
 
 type StatusName = keyof typeof abi.Status;
@@ -322,11 +332,22 @@ export function segmentInfo({ address, segmentId }: SegmentName): SegmentSnapsho
 export function snapshot(): SegmentSnapshot[] {
   const size = abi.SegmentInfo.sizeBytes;
   const bytes = table(size, (buffer, capacity) => exports().camem_snapshot(buffer, capacity, wordBytes));
+  return Array.from({ length: bytes.length / size }, (_, index) =>
+    decode(abi.SegmentInfo, bytes, index * size),
+  );
+}
+
+/** Sums of the table for planning, of segments with ids up to `lastSegmentId`. */
+export function portions(lastSegmentId: number): Portion[] {
+  const size = abi.Portion.sizeBytes;
+  const bytes = table(size, (buffer, capacity) =>
+    exports().camem_portions(lastSegmentId, buffer, capacity, wordBytes),
+  );
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / Uint32Array.BYTES_PER_ELEMENT);
-  const segments: SegmentSnapshot[] = [];
+  const found: Portion[] = [];
   for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
-    segments.push(abi.readSegmentInfo(words, at));
-  return segments;
+    found.push(abi.readPortion(words, at));
+  return found;
 }
 
 /** Sums of the table, by tag; tags without a segment are among them. */
@@ -400,27 +421,34 @@ export function readBackup(
 export type Refusal = "busy" | "stale";
 
 /**
- * Starts a plan on the shim's thread and returns its ticket. Refused, with nothing changed, when the table of segments has
- * changed since the snapshot or another Worker's plan runs: plan anew.
+ * Starts a plan on the shim's thread and returns its ticket; segments with ids beyond `lastSegmentId` are left as they are.
+ * Refused, with nothing changed, when a portion has changed since it was read or another Worker's plan runs: plan anew.
  */
-export function submitPlan(steps: readonly PlanStep[], verify: boolean): number | Refusal {
-  const size = abi.PlanStep.sizeBytes;
-  const bytes = new Uint8Array(steps.length * size);
+export function submitPlan(
+  steps: readonly PlanStep[],
+  lastSegmentId: number,
+  verify: boolean,
+): number | Refusal {
+  const { sizeBytes, fields } = abi.PlanStep;
+  const bytes = new Uint8Array(steps.length * sizeBytes);
   const view = new DataView(bytes.buffer);
-  const { address, segmentId, action, flags } = abi.PlanStep.fields;
-  let start = 0;
-  for (const step of steps) {
-    writeU64(view, start + address.offset, step.segment.address);
-    writeU64(view, start + segmentId.offset, step.segment.segmentId);
-    view.setUint32(start + action.offset, abi.Action[step.action], true);
-    view.setUint32(start + flags.offset, flagsOf(step), true);
-    start += size;
+  for (const [index, { portion, action, immutable, spilledSegments }] of steps.entries()) {
+    const start = index * sizeBytes;
+    const set = (field: keyof typeof fields, value: number) =>
+      view.setUint32(start + fields[field].offset, value, true);
+    writeU64(view, start + fields.segments.offset, portion.segments);
+    writeU64(view, start + fields.spilledSegments.offset, spilledSegments);
+    writeU64(view, start + fields.segmentBytes.offset, portion.segmentBytes);
+    set("tag", portion.tagId);
+    set("device", portion.device);
+    set("state", abi.SegmentState[portion.state]);
+    set("unreleased", Number(portion.unreleased));
+    set("clean", Number(portion.clean));
+    set("backedUp", Number(portion.backedUp));
+    set("action", abi.Action[action]);
+    set("immutable", Number(immutable));
   }
-  return ticketOf(exports().camem_plan_submit(bytes, steps.length, Number(verify), wordBytes));
-}
-
-function flagsOf({ immutable, spill }: PlanStep): number {
-  return (immutable ? abi.StepFlag.immutable : 0) + (spill ? abi.StepFlag.spill : 0);
+  return ticketOf(exports().camem_plan_submit(bytes, steps.length, lastSegmentId, Number(verify), wordBytes));
 }
 
 /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */

@@ -16,6 +16,7 @@ export const symbols = {
   camem_segment_free: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_segment_info: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_snapshot: { args: ["ptr", "u64", "ptr"], returns: "i32" },
+  camem_portions: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_usage: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_write: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
@@ -29,7 +30,7 @@ export const symbols = {
   camem_host_retain: { args: ["u64"], returns: "i32" },
   camem_spill_folder: { args: ["ptr", "u64"], returns: "i32" },
   camem_host_prepare: { args: ["u32", "u64", "ptr"], returns: "i32" },
-  camem_plan_submit: { args: ["ptr", "u64", "u32", "ptr"], returns: "i32" },
+  camem_plan_submit: { args: ["ptr", "u64", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_wait: { args: ["u64", "u64"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
@@ -112,19 +113,61 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
 });
 
 export const PlanStep = {
-  sizeBytes: 24,
+  sizeBytes: 56,
   fields: {
-    address: { kind: "u64", offset: 0, length: 8 },
-    segmentId: { kind: "u64", offset: 8, length: 8 },
-    action: { kind: "u32", offset: 16, length: 4 },
-    flags: { kind: "u32", offset: 20, length: 4 },
+    segments: { kind: "u64", offset: 0, length: 8 },
+    spilledSegments: { kind: "u64", offset: 8, length: 8 },
+    segmentBytes: { kind: "u64", offset: 16, length: 8 },
+    tag: { kind: "u32", offset: 24, length: 4 },
+    device: { kind: "u32", offset: 28, length: 4 },
+    state: { kind: "u32", offset: 32, length: 4 },
+    unreleased: { kind: "u32", offset: 36, length: 4 },
+    clean: { kind: "u32", offset: 40, length: 4 },
+    backedUp: { kind: "u32", offset: 44, length: 4 },
+    action: { kind: "u32", offset: 48, length: 4 },
+    immutable: { kind: "u32", offset: 52, length: 4 },
   },
 } as const;
 
-export const StepFlag = {
-  immutable: 1,
-  spill: 2,
+export const Portion = {
+  sizeBytes: 96,
+  fields: {
+    segments: { kind: "u64", offset: 0, length: 8 },
+    segmentBytes: { kind: "u64", offset: 8, length: 8 },
+    committedBytes: { kind: "u64", offset: 16, length: 8 },
+    hostBytes: { kind: "u64", offset: 24, length: 8 },
+    spilledBytes: { kind: "u64", offset: 32, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 40, length: 8 },
+    firstSegmentId: { kind: "u64", offset: 48, length: 8 },
+    lastSegmentId: { kind: "u64", offset: 56, length: 8 },
+    tag: { kind: "u32", offset: 64, length: 4 },
+    device: { kind: "u32", offset: 68, length: 4 },
+    state: { kind: "u32", offset: 72, length: 4 },
+    moving: { kind: "u32", offset: 76, length: 4 },
+    unreleased: { kind: "u32", offset: 80, length: 4 },
+    clean: { kind: "u32", offset: 84, length: 4 },
+    backedUp: { kind: "u32", offset: 88, length: 4 },
+  },
 } as const;
+
+/** The Portion at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readPortion = (words: Uint32Array, at: number) => ({
+  segments: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
+  segmentBytes: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
+  committedBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
+  hostBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
+  spilledBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  firstSegmentId: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  lastSegmentId: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  tag: (words[at + 16] as number),
+  device: (words[at + 17] as number),
+  state: (words[at + 18] as number),
+  moving: (words[at + 19] as number),
+  unreleased: (words[at + 20] as number),
+  clean: (words[at + 21] as number),
+  backedUp: (words[at + 22] as number),
+});
 
 export const Status = {
   ok: 0,
@@ -182,26 +225,6 @@ export const SegmentInfo = {
     sealed: { kind: "u32", offset: 92, length: 4 },
   },
 } as const;
-
-/** The SegmentInfo at index `at` of `words`, fields of 64 bits being below 2^53. */
-export const readSegmentInfo = (words: Uint32Array, at: number) => ({
-  address: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
-  segmentId: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
-  sizeBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
-  committedBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
-  hostBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
-  hostAddress: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
-  spilledBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
-  checkpointBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
-  device: (words[at + 16] as number),
-  tag: (words[at + 17] as number),
-  state: (words[at + 18] as number),
-  moving: (words[at + 19] as number),
-  doomed: (words[at + 20] as number),
-  unreleased: (words[at + 21] as number),
-  clean: (words[at + 22] as number),
-  sealed: (words[at + 23] as number),
-});
 
 export const RuntimeInfo = {
   sizeBytes: 1240,
