@@ -9,6 +9,7 @@ const acl = @import("acl");
 const executor = @import("executor.zig");
 const files = @import("files.zig");
 const loader = @import("loader.zig");
+const plans = @import("plans.zig");
 const pluggable = @import("pluggable.zig");
 const portions = @import("portions.zig");
 const registry = @import("registry.zig");
@@ -16,12 +17,12 @@ const runtime = @import("runtime.zig");
 const session = @import("session.zig");
 const status = @import("status.zig");
 
-pub const Action = executor.Action;
+pub const Action = plans.Action;
 pub const Failure = status.Failure;
 pub const FileExtent = files.Extent;
-pub const Phase = executor.Phase;
-pub const PlanProgress = executor.PlanProgress;
-pub const PlanStep = executor.PlanStep;
+pub const Phase = plans.Phase;
+pub const PlanProgress = plans.PlanProgress;
+pub const PlanStep = plans.PlanStep;
 pub const Portion = portions.Portion;
 pub const Status = status.Status;
 

@@ -1,0 +1,333 @@
+//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig` runs it.
+
+const std = @import("std");
+const Key = @import("portions.zig").Key;
+const registry = @import("registry.zig");
+const runtime = @import("runtime.zig");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const transfer = @import("transfer.zig");
+const Failure = status.Failure;
+const Segment = registry.Segment;
+
+/// What happens to one segment.
+pub const Action = enum(u32) {
+    /// Copy to the backup unless that is the same already, unmap and free: a mapped segment.
+    offload = 1,
+    /// Unmap and free, or drop the backup: the content is gone.
+    discard = 2,
+    /// Map and copy the backup back.
+    restore = 3,
+    /// Map: the content is undefined.
+    remap = 4,
+    /// Give back the device memory that a segment holds though it is asleep; content in it goes to the backup first.
+    release = 5,
+
+    pub fn isSleep(self: Action) bool {
+        return switch (self) {
+            .offload, .discard, .release => true,
+            .restore, .remap => false,
+        };
+    }
+
+    fn fits(self: Action, segment: *const Segment) bool {
+        return switch (self) {
+            .offload => segment.isAwake(),
+            .discard => segment.content != .discarded,
+            .restore => !segment.isAwake() and segment.content != .discarded,
+            .remap => segment.content == .discarded,
+            .release => segment.isUnreleased(),
+        };
+    }
+};
+
+pub const Phase = enum(u32) {
+    queued = 0,
+    /// Until the device has finished what it was given.
+    waiting,
+    /// Page-locked host memory is being taken.
+    preparing,
+    mapping,
+    copying,
+    /// Checksums are being taken (sleep) or compared (wake).
+    verifying,
+    /// Device memory (sleep) or backups (wake) are being given back.
+    releasing,
+    undoing,
+    done,
+};
+
+const phase_count = @typeInfo(Phase).@"enum".fields.len;
+
+/// What is to happen to the segments of one portion.
+pub const PlanStep = extern struct {
+    /// How many the portion has.
+    segments: u64,
+    /// Of new backups, how many go to the spill folder.
+    spilled_segments: u64 = 0,
+    /// What the portion is told by, as in `Portion`; nothing moves.
+    segment_bytes: u64,
+    tag: u32,
+    device: u32,
+    state: u32,
+    unreleased: u32 = 0,
+    clean: u32 = 0,
+    backed_up: u32 = 0,
+    /// An `Action`.
+    action: u32,
+    /// 1 where the content is final: a sleep seals the segments, a wake-up keeps the backups for the next sleep.
+    immutable: u32 = 0,
+
+    fn key(self: PlanStep) status.Error!Key {
+        return .{
+            .segment_bytes = self.segment_bytes,
+            .tag = self.tag,
+            .device = self.device,
+            .state = std.enums.fromInt(registry.State, self.state) orelse return error.InvalidArgument,
+            .moving = false,
+            .unreleased = self.unreleased == 1,
+            .clean = self.clean == 1,
+            .backed_up = self.backed_up == 1,
+        };
+    }
+};
+
+pub const PlanProgress = extern struct {
+    phase: u32,
+    /// A `Status`, meaningful once `phase` is done.
+    status: i32,
+    /// 1 once the transition has taken place, also when a later step failed.
+    complete: u32,
+    /// 1 when it failed and not everything could be put back: some memory is asleep with its content safe.
+    undo_failed: u32,
+    copied_bytes: u64,
+    copy_bytes_total: u64,
+    waiting_ns: u64,
+    preparing_ns: u64,
+    mapping_ns: u64,
+    copying_ns: u64,
+    verifying_ns: u64,
+    releasing_ns: u64,
+    total_ns: u64,
+};
+
+pub const Step = struct {
+    segment: *Segment,
+    action: Action,
+    immutable: bool,
+    spill: bool,
+
+    pub fn copies(self: Step) bool {
+        return switch (self.action) {
+            .offload => !self.segment.clean,
+            // Content that a failed sleep left in physical memory needs mapping only; to sleep, it is copied then.
+            .restore => self.segment.content == .backed_up,
+            .release => self.segment.content == .live and !self.segment.clean,
+            .discard, .remap => false,
+        };
+    }
+
+    pub fn needsBackup(self: Step) bool {
+        return self.copies() and self.segment.backup == .none;
+    }
+
+    /// Puts to sleep what an earlier plan has backed up.
+    pub fn keepsBackup(self: Step) bool {
+        return switch (self.action) {
+            .offload, .release => self.segment.clean,
+            .discard, .restore, .remap => false,
+        };
+    }
+
+    /// The content will be, or is, in a backup alone.
+    pub fn reliesOnBackup(self: Step) bool {
+        return self.keepsBackup() or (self.action == .restore and self.segment.content == .backed_up);
+    }
+
+    fn before(_: void, a: Step, b: Step) bool {
+        if (a.segment.device != b.segment.device) return a.segment.device < b.segment.device;
+        // Blocks of one tag side by side, so that a slab serves one tag and goes back when that wakes.
+        if (a.segment.tag != b.segment.tag) return a.segment.tag < b.segment.tag;
+        return a.segment.id < b.segment.id;
+    }
+};
+
+/// Bytes that a copy of the segment's content moves.
+pub fn contentBytes(segment: *const Segment) u64 {
+    return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
+}
+
+/// The steps of one device, which run on one thread.
+pub const Group = struct {
+    device: u32,
+    steps: []Step,
+    /// Page-locked memory for content in files.
+    staging: transfer.Staging = transfer.no_staging,
+
+    pub fn bytesToCopy(self: Group) u64 {
+        var sum: u64 = 0;
+        for (self.steps) |step| {
+            if (step.copies()) sum += contentBytes(step.segment);
+        }
+        return sum;
+    }
+
+    pub fn needsStaging(self: Group, verify: bool) bool {
+        for (self.steps) |step| {
+            if (step.spill and step.needsBackup()) return true;
+            if (step.segment.backup == .file and (verify or step.copies())) return true;
+            // What a backup without a checksum is compared with is in device memory.
+            if (verify and step.keepsBackup() and step.segment.checksum == null) return true;
+        }
+        return false;
+    }
+};
+
+pub const Plan = struct {
+    ticket: u64 = 0,
+    steps: []Step = &.{},
+    groups: []Group = &.{},
+    /// For a plan without steps, which only page-locks host memory: how much is to be free.
+    host_bytes: u64 = 0,
+    host_device: u32 = 0,
+    /// Take a checksum of each new backup.
+    verify: bool = false,
+    spill_folder: [1024]u8 = @splat(0),
+    cancelled: std.atomic.Value(bool) = .init(false),
+    /// A device's thread has failed: the others end as well.
+    failed: std.atomic.Value(bool) = .init(false),
+    /// Copies may still be running: nothing they touch is given back by this plan.
+    unsettled: std.atomic.Value(bool) = .init(false),
+    phase: std.atomic.Value(u32) = .init(@intFromEnum(Phase.done)),
+    bytes_done: std.atomic.Value(u64) = .init(0),
+    bytes_total: u64 = 0,
+    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while threads run.
+    mutex: sync.Mutex = .{},
+    complete: bool = false,
+    undo_failed: bool = false,
+    outcome: status.Status = .ok,
+    failure: Failure = .{},
+    started_ns: u64 = 0,
+    phase_started_ns: u64 = 0,
+    total_ns: u64 = 0,
+    spent_ns: [phase_count]u64 = @splat(0),
+    /// Of the copying phase, what its slowest device spent on mapping.
+    mapping_ns: u64 = 0,
+
+    pub fn enter(self: *Plan, phase: Phase) void {
+        const now = sync.now();
+        self.spent_ns[self.phase.load(.monotonic)] += now - self.phase_started_ns;
+        self.phase_started_ns = now;
+        self.phase.store(@intFromEnum(phase), .release);
+        if (phase == .done) sync.wakeAll(&self.phase);
+    }
+
+    pub fn isDone(self: *const Plan) bool {
+        return self.phase.load(.acquire) == @intFromEnum(Phase.done);
+    }
+
+    pub fn interrupt(self: *const Plan) sync.Interrupt {
+        return .{ .cancelled = &self.cancelled, .failed = &self.failed };
+    }
+
+    pub fn observer(self: *Plan) transfer.Observer {
+        return .{ .bytes_done = &self.bytes_done, .interrupt = self.interrupt(), .unsettled = &self.unsettled };
+    }
+
+    /// How far it is. Its outcome is told once it is done.
+    pub fn progress(self: *const Plan) PlanProgress {
+        var so_far = std.mem.zeroes(PlanProgress);
+        so_far.phase = self.phase.load(.acquire);
+        so_far.copied_bytes = self.bytes_done.load(.monotonic);
+        so_far.copy_bytes_total = self.bytes_total;
+        if (so_far.phase != @intFromEnum(Phase.done)) return so_far;
+        so_far.status = @intFromEnum(self.outcome);
+        so_far.complete = @intFromBool(self.complete);
+        so_far.undo_failed = @intFromBool(self.undo_failed);
+        so_far.waiting_ns = self.spent_ns[@intFromEnum(Phase.waiting)];
+        so_far.preparing_ns = self.spent_ns[@intFromEnum(Phase.preparing)];
+        so_far.mapping_ns = self.spent_ns[@intFromEnum(Phase.mapping)] + self.mapping_ns;
+        so_far.copying_ns = self.spent_ns[@intFromEnum(Phase.copying)] -| self.mapping_ns;
+        so_far.verifying_ns = self.spent_ns[@intFromEnum(Phase.verifying)];
+        so_far.releasing_ns = self.spent_ns[@intFromEnum(Phase.releasing)];
+        so_far.total_ns = self.total_ns;
+        return so_far;
+    }
+
+    /// Records a failure; only the first one is kept.
+    pub fn note(self: *Plan, err: status.Error, failure: *const Failure) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (self.outcome != .ok) return;
+        self.outcome = status.fromError(err);
+        self.failure = failure.*;
+    }
+
+    pub fn isSleep(self: *const Plan) bool {
+        return self.steps[0].action.isSleep();
+    }
+};
+
+/// Takes the segments of all steps, or none where a portion is no longer as it was. The caller frees the list.
+pub fn resolve(table: *registry.Registry, steps: []const PlanStep, last_segment_id: u64) status.Error![]Step {
+    var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
+    defer portions.deinit(registry.allocator);
+    var count: usize = 0;
+    for (steps) |step| {
+        const action = try actionOf(step);
+        const slot = portions.getOrPut(registry.allocator, try step.key()) catch return error.OutOfHostMemory;
+        if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
+        if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
+        slot.value_ptr.* = .{ .action = action, .immutable = step.immutable == 1, .segments = step.segments, .spilled = step.spilled_segments };
+        count = std.math.add(usize, count, step.segments) catch return error.Stale;
+    }
+    table.mutex.lock();
+    defer table.mutex.unlock();
+    if (count > table.segments.count()) return error.Stale;
+    const resolved = registry.allocator.alloc(Step, count) catch return error.OutOfHostMemory;
+    errdefer registry.allocator.free(resolved);
+    var found: usize = 0;
+    var iterator = table.segments.valueIterator();
+    while (iterator.next()) |entry| {
+        const segment = entry.*;
+        if (segment.doomed or segment.id > last_segment_id) continue;
+        const remaining = portions.getPtr(.of(segment)) orelse continue;
+        if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
+        resolved[found] = remaining.take(segment);
+        found += 1;
+    }
+    if (found < count) return error.Stale;
+    for (resolved) |step| step.segment.moving = true;
+    return resolved;
+}
+
+fn actionOf(step: PlanStep) status.Error!Action {
+    return std.enums.fromInt(Action, step.action) orelse error.InvalidArgument;
+}
+
+/// The segments of a portion that were not found yet, and what is to happen to them.
+const Remaining = struct {
+    action: Action,
+    immutable: bool,
+    segments: u64,
+    spilled: u64,
+
+    fn take(self: *Remaining, segment: *Segment) Step {
+        defer self.segments -= 1;
+        return .{ .segment = segment, .action = self.action, .immutable = self.immutable, .spill = self.segments <= self.spilled };
+    }
+};
+
+/// Sorts the steps and parts them by device; `groups` has room for as many as there are devices.
+pub fn group(steps: []Step, groups: []Group) []Group {
+    std.mem.sortUnstable(Step, steps, {}, Step.before);
+    var count: usize = 0;
+    var first: usize = 0;
+    for (steps, 1..) |step, end| {
+        if (end < steps.len and steps[end].segment.device == step.segment.device) continue;
+        groups[count] = .{ .device = step.segment.device, .steps = steps[first..end] };
+        count += 1;
+        first = end;
+    }
+    return groups[0..count];
+}
