@@ -88,8 +88,8 @@ describe("prepare", () => {
     open({ spillDir: folder, hostBudget: 80 * MiB });
     for (const sizeBytes of [3 * MiB, 70 * MiB, 30 * MiB]) allocate("weights", sizeBytes);
     const { preparedBytes } = await allocator.prepare();
-    // What is spilled goes through staging of 32 MiB.
-    expect(preparedBytes).toBe(74 * MiB + 32 * MiB);
+    // What is spilled goes through staging of 8 MiB.
+    expect(preparedBytes).toBe(74 * MiB + 8 * MiB);
     expect(allocator.hostUsage()).toEqual({
       pageLockedBytes: preparedBytes,
       freeBytes: preparedBytes,

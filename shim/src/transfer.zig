@@ -33,7 +33,8 @@ const smallest_batch_bytes = 4 << 20;
 /// Page-locked memory for content that goes to a file or comes from one, for each stream, or none.
 pub const Staging = [runtime.streams_per_device][]host.Extent;
 pub const no_staging: Staging = @splat(&.{});
-pub const staging_bytes_per_stream = 16 << 20;
+/// Little, so that what was read is in the cache still when it is copied (docs/performance.md).
+pub const staging_bytes_per_stream = 4 << 20;
 
 /// Of a file, what is read or copied at a time: while one piece is copied the next is read, and it is in the cache still.
 const file_piece_bytes = 1 << 20;
