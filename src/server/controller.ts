@@ -1,9 +1,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { SleepReport, TagUsage, WakeReport } from "../allocator.ts";
+import type { TagUsage } from "../allocator.ts";
 import { CamemError } from "../errors.ts";
 import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import type { TransitionPlan } from "../preflight.ts";
+import type { SleepReport, WakeReport } from "../transitions.ts";
 import { show } from "../validate.ts";
 import {
   type AdmitOptions,

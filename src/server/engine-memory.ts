@@ -1,8 +1,9 @@
-import type { SleepReport, TagUsage, WakeReport } from "../allocator.ts";
+import type { TagUsage } from "../allocator.ts";
 import { CamemError } from "../errors.ts";
 import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import { assertFits } from "../preflight.ts";
+import type { SleepReport, WakeReport } from "../transitions.ts";
 import type { ReloadContext } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { SleepReason } from "./events.ts";

@@ -1,7 +1,7 @@
-import type { SleepReport, WakeReport } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import type { TransitionProgress } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
+import type { SleepReport, WakeReport } from "../transitions.ts";
 import { show } from "../validate.ts";
 
 /**

@@ -1,0 +1,89 @@
+/** The shim's table of segments, with tags by their names. */
+
+import * as native from "./ffi/native.ts";
+import type { Portion, SegmentState } from "./plan.ts";
+
+const stateNames = new Map<number, SegmentState>([
+  [native.SegmentState.mapped, "mapped"],
+  [native.SegmentState.offloaded, "offloaded"],
+  [native.SegmentState.discarded, "discarded"],
+]);
+
+export function stateName(state: number): SegmentState {
+  const name = stateNames.get(state);
+  if (name === undefined)
+    throw new TypeError(`libcamem.so reported the unknown segment state ${state}: rebuild it`);
+  return name;
+}
+
+/** The table as planning sees it. */
+export interface Summary {
+  readonly portions: readonly Portion[];
+  /** Segments with higher ids are younger. */
+  readonly lastSegmentId: number;
+}
+
+export class SegmentTable {
+  /** Tag numbers of the shim and their names; both are fixed for as long as the shim is attached. */
+  readonly #tagIds = new Map<string, number>();
+  readonly #tagNames = new Map<number, string>();
+  readonly #assertOpen: () => void;
+
+  constructor(assertOpen: () => void) {
+    this.#assertOpen = assertOpen;
+  }
+
+  /** Whether the tag has been used here. */
+  knows(tag: string): boolean {
+    return this.#tagIds.has(tag);
+  }
+
+  tagId(name: string): number {
+    const known = this.#tagIds.get(name);
+    if (known !== undefined) return known;
+    const id = native.internTag(name);
+    this.#tagIds.set(name, id);
+    this.#tagNames.set(id, name);
+    return id;
+  }
+
+  tagName(id: number): string {
+    const known = this.#tagNames.get(id);
+    if (known !== undefined) return known;
+    const name = native.tagName(id);
+    this.#tagNames.set(id, name);
+    return name;
+  }
+
+  /** The sums of each tag in use. */
+  usageByTag(): (native.TagUsage & { readonly name: string })[] {
+    this.#assertOpen();
+    const used = native.usage().filter((usage) => usage.segments > 0);
+    return used.map((usage) => ({ ...usage, name: this.tagName(usage.tag) }));
+  }
+
+  /** Summed up for planning, without segments that have ids beyond `atMost`. */
+  summary(atMost: number = Number.MAX_SAFE_INTEGER): Summary {
+    let lastSegmentId = 0;
+    const portions = native.portions(atMost).map((portion): Portion => {
+      lastSegmentId = Math.max(lastSegmentId, portion.lastSegmentId);
+      return {
+        segments: portion.segments,
+        segmentBytes: portion.segmentBytes,
+        sizeBytes: portion.segments * portion.segmentBytes,
+        committedBytes: portion.committedBytes,
+        hostBytes: portion.hostBytes,
+        fileBytes: portion.spilledBytes + portion.checkpointBytes,
+        device: portion.device,
+        tag: this.tagName(portion.tag),
+        tagId: portion.tag,
+        state: stateName(portion.state),
+        moving: portion.moving === 1,
+        unreleased: portion.unreleased === 1,
+        clean: portion.clean === 1,
+        backedUp: portion.backedUp === 1,
+      };
+    });
+    return { portions, lastSegmentId };
+  }
+}
