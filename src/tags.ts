@@ -17,7 +17,9 @@ export interface TagPolicy {
   readonly immutable?: boolean;
 }
 
-const Action = Type.Union([Type.Literal("keep"), Type.Literal("offload"), Type.Literal("discard")]);
+const Action = Type.Union([Type.Literal("keep"), Type.Literal("offload"), Type.Literal("discard")], {
+  description: '"keep", "offload" or "discard"',
+});
 
 export const PartialTagPolicy = Type.Object(
   {

@@ -37,7 +37,7 @@ export function validate<T extends TObject>(
   codes: Partial<Record<string, CamemErrorCode>> = {},
 ): asserts value is Type.Static<T> {
   if (checkOf(schema)(value)) return;
-  if (typeof value !== "object" || value === null)
+  if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new CamemError(code, `${what} must be an object, not ${show(value)}`);
   const known = Object.keys(schema.properties);
   const given = value as Record<string, unknown>;
@@ -47,9 +47,11 @@ export function validate<T extends TObject>(
       code,
       `${what} has no "${unknown}"; there are ${known.map((name) => `"${name}"`).join(", ")}`,
     );
+  const required: readonly string[] = schema.required ?? [];
   const wrong = known.find((name) => {
     const property = schema.properties[name];
-    return property !== undefined && given[name] !== undefined && !Value.Check(property, given[name]);
+    const isGiven = given[name] !== undefined || required.includes(name);
+    return property !== undefined && isGiven && !Value.Check(property, given[name]);
   });
   const property = wrong === undefined ? undefined : (schema.properties[wrong] as { description?: string });
   throw new CamemError(

@@ -101,6 +101,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "function",
   ],
   ["wake of no such tag", () => allocator.wakeUp({ tags: ["kv_cash"] }), "UNKNOWN_TAG", "kv_cash"],
+  ["wake of an array", () => allocator.wakeUp(["weights"] as never), "INVALID_ARGUMENT", "not an array"],
   ["wake with a level", () => allocator.wakeUp({ level: 1 } as never), "INVALID_ARGUMENT", "level"],
   ["a write beyond the end", () => buffer.write(new Uint8Array(2), 99), "OUT_OF_BOUNDS", "99"],
   ["a write before the start", () => buffer.write(new Uint8Array(2), -1), "OUT_OF_BOUNDS", "-1"],
@@ -121,7 +122,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "defineTag with a wrong action",
     () => allocator.defineTag("x", { 1: "drop" as never }),
     "INVALID_ARGUMENT",
-    "drop",
+    '1 is "drop"; it must be "keep", "offload" or "discard"',
   ],
   ["defineTag with level 3", () => allocator.defineTag("x", { 3: "keep" } as never), "INVALID_ARGUMENT", "3"],
   [

@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import { type ControllerOptions, type IdleOptions, IdleSleep, SleepController } from "camem/server";
-import { codeOf, holdDevice, MiB } from "./support/device.ts";
+import { codeOf, failureOf, holdDevice, MiB } from "./support/device.ts";
 import { FakeClock } from "./support/fake-clock.ts";
 import { ToyEngine, until } from "./support/toy-engine.ts";
 
@@ -158,31 +158,40 @@ test("it ends with the controller", async () => {
   expect(clock.timers).toBe(0);
 });
 
-test("bad options are refused", async () => {
-  const bad: unknown[] = [
-    {},
-    { ladder: [] },
-    { ladder: [{ after: "5 parsecs", level: 1 }] },
-    { ladder: [{ after: -1, level: 1 }] },
-    { ladder: [{ after: 5, level: 0 }] },
-    { ladder: [{ after: 5, level: 1, mode: "wait" }] },
-    {
-      ladder: [
-        { after: 5, level: 1 },
-        { after: 5, level: 2 },
-      ],
-    },
-    {
-      ladder: [
-        { after: 5, level: 2 },
-        { after: 6, level: 1 },
-      ],
-    },
-    { ladder: [{ after: 5, level: 1 }], minimumAwake: "soon" },
-    { ladder: [{ after: 5, level: 1 }], nap: 1 },
+test("bad options are refused, and named", async () => {
+  const bad: [unknown, string][] = [
+    [{}, "ladder is undefined; it must be rungs"],
+    [{ ladder: [] }, "one or more"],
+    [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
+    [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],
+    [{ ladder: [{ after: 5, level: 0 }] }, "ladder[0].level is 0"],
+    [{ ladder: [{ after: 5, level: 1, mode: "wait" }] }, "ladder is an array"],
+    [
+      {
+        ladder: [
+          { after: 5, level: 1 },
+          { after: 5, level: 2 },
+        ],
+      },
+      "ladder[1] must be later and deeper",
+    ],
+    [
+      {
+        ladder: [
+          { after: 5, level: 2 },
+          { after: 6, level: 1 },
+        ],
+      },
+      "ladder[1] must be later and deeper",
+    ],
+    [{ ladder: [{ after: 5, level: 1 }], minimumAwake: "soon" }, 'minimumAwake is "soon"'],
+    [{ ladder: [{ after: 5, level: 1 }], nap: 1 }, "nap"],
   ];
-  for (const options of bad)
-    expect(await codeOf(() => new IdleSleep(controller, options as IdleOptions))).toBe("INVALID_CONFIG");
+  for (const [options, part] of bad) {
+    const error = await failureOf(() => new IdleSleep(controller, options as IdleOptions));
+    expect(error.code).toBe("INVALID_CONFIG");
+    expect(error.message).toContain(part);
+  }
   const pool = {} as SleepController;
   expect(await codeOf(() => new IdleSleep(pool, { ladder: [{ after: 5, level: 1 }] }))).toBe(
     "INVALID_CONFIG",

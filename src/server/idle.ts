@@ -31,7 +31,7 @@ const OptionsSchema = Type.Object(
   {
     ladder: Type.Array(Type.Object({ after: Given, level: Given }, { additionalProperties: false }), {
       minItems: 1,
-      description: 'rungs such as { after: "5m", level: 1 }',
+      description: 'rungs, one or more, of after and level alone, such as [{ after: "5m", level: 1 }]',
     }),
     minimumAwake: Type.Optional(Given),
     clock: Type.Optional(Given),
@@ -50,7 +50,7 @@ function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
     if (before && (before.afterMs >= rung.afterMs || before.level >= rung.level))
       throw new CamemError(
         "INVALID_CONFIG",
-        "each rung of the ladder must be later and deeper than the last",
+        `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" behind level 1 after "5m"`,
       );
   }
   return rungs;
