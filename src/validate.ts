@@ -50,14 +50,12 @@ export function validate<T extends TObject>(
   const required: readonly string[] = schema.required ?? [];
   const wrong = known.find((name) => {
     const property = schema.properties[name];
-    const isGiven = given[name] !== undefined || required.includes(name);
-    return property !== undefined && isGiven && !Value.Check(property, given[name]);
+    if (given[name] === undefined) return required.includes(name);
+    return property !== undefined && !Value.Check(property, given[name]);
   });
   const property = wrong === undefined ? undefined : (schema.properties[wrong] as { description?: string });
-  throw new CamemError(
-    codes[wrong ?? ""] ?? code,
-    wrong === undefined
-      ? `${what} does not fit`
-      : `${wrong} is ${show(given[wrong])}; it must be ${property?.description ?? "as documented"}`,
-  );
+  if (wrong === undefined) throw new CamemError(code, `${what} does not fit`);
+  const found = given[wrong] === undefined ? `missing in ${what}` : show(given[wrong]);
+  const expected = property?.description ?? "as documented";
+  throw new CamemError(codes[wrong] ?? code, `${wrong} is ${found}; it must be ${expected}`);
 }

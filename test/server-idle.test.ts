@@ -160,7 +160,7 @@ test("it ends with the controller", async () => {
 
 test("bad options are refused, and named", async () => {
   const bad: [unknown, string][] = [
-    [{}, "ladder is undefined; it must be rungs"],
+    [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{ ladder: [] }, "one or more"],
     [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
     [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],

@@ -25,11 +25,12 @@ export interface MetricsRegistration extends Disposable {
   unregister(): void;
 }
 
-const Given = Type.Unsafe<unknown>(Type.Unknown());
 const OptionsSchema = Type.Object(
   {
-    engine: Given,
-    allocator: Given,
+    engine: Type.Unsafe<unknown>(
+      Type.Unknown({ description: "a SleepController, an array of them, or a ModelPool" }),
+    ),
+    allocator: Type.Unsafe<unknown>(Type.Unknown({ description: "the CaMemAllocator of the engines" })),
     labels: Type.Optional(Type.Record(Type.String(), Type.String(), { description: "strings by name" })),
   },
   { additionalProperties: false },

@@ -38,7 +38,7 @@ const Positive = Type.Integer({ minimum: 1, description: "a whole number above 0
 const Given = Type.Unsafe<unknown>(Type.Unknown());
 const OptionsSchema = Type.Object(
   {
-    engine: Given,
+    engine: Type.Unsafe<unknown>(Type.Unknown({ description: "a SleepController or a ModelPool" })),
     token: Type.Optional(Given),
     loopbackOnly: Type.Optional(Given),
     health: Type.Optional(Type.Boolean({ description: "true or false" })),
