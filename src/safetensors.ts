@@ -2,6 +2,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
+import Type from "typebox";
 import type { CaMemAllocator } from "./allocator.ts";
 import type { DeviceBuffer } from "./buffer.ts";
 import { CamemError } from "./errors.ts";
@@ -16,6 +17,7 @@ import {
   show,
   type TensorDtype,
 } from "./safetensors-header.ts";
+import { show as showGiven, validate } from "./validate.ts";
 
 export {
   parseSafetensorsHeader,
@@ -62,6 +64,23 @@ export interface LoadSafetensorsOptions {
   readonly signal?: AbortSignal;
 }
 
+const Given = Type.Unsafe<unknown>(Type.Unknown());
+const allocatorText = "a CaMemAllocator, such as CaMemAllocator.getInstance()";
+/** The tag and the device are checked where memory is allocated. */
+const OptionsSchema = Type.Object(
+  {
+    allocator: Type.Unsafe<unknown>(Type.Unknown({ description: allocatorText })),
+    tag: Type.Optional(Given),
+    device: Type.Optional(Given),
+    into: Type.Optional(Given),
+    backing: Type.Optional(
+      Type.Union([Type.Literal("host"), Type.Literal("file")], { description: '"host" or "file"' }),
+    ),
+    signal: Type.Optional(Given),
+  },
+  { additionalProperties: false },
+);
+
 /** What loads allocated, and so is alone in its segments. */
 const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
 
@@ -80,7 +99,7 @@ const chunkBytes = 16 * 1024 * 1024;
  *
  * @param path The checkpoint: a path, or a `file:` URL.
  * @returns Every tensor by name, in the order of the data; with `into`, that same map.
- * @throws CamemError `SAFETENSORS_INVALID` if the file cannot be read, breaks the format, or does not match `into`;
+ * @throws CamemError `INVALID_ARGUMENT`; `SAFETENSORS_INVALID` if the file cannot be read, breaks the format, or does not match `into`;
  * `BUFFER_ASLEEP`, `BUFFER_MOVING` or `BUFFER_FREED` if a tensor's memory is not mapped (wake `into`'s tag first);
  * `BUFFER_IMMUTABLE`; `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`;
  * `ABORTED` if `signal` fired; whatever `MemoryPool.malloc` throws, such as `OUT_OF_DEVICE_MEMORY`. What had been
@@ -90,8 +109,8 @@ export async function loadSafetensors(
   path: string | URL,
   options: LoadSafetensorsOptions,
 ): Promise<ReadonlyMap<string, Tensor>> {
-  const fileName = typeof path === "string" ? path : fileURLToPath(path);
-  checkBacking(options);
+  checkOptions(options);
+  const fileName = fileNameOf(path);
   throwIfAborted(options.signal, fileName);
   const handle = await openCheckpoint(fileName);
   try {
@@ -120,9 +139,30 @@ function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
   return new Set([...tensors.values()].map(({ buffer }) => buffer.tag));
 }
 
-function checkBacking({ backing = "host", into }: LoadSafetensorsOptions): void {
-  if (backing !== "host" && backing !== "file")
-    throw new CamemError("INVALID_ARGUMENT", `backing is ${show(backing)}; it must be "host" or "file"`);
+/** @throws CamemError `INVALID_ARGUMENT` */
+function fileNameOf(path: unknown): string {
+  if (typeof path === "string" && path !== "") return path;
+  const given = showGiven(path instanceof URL ? path.href : path);
+  try {
+    if (path instanceof URL) return fileURLToPath(path);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CamemError("INVALID_ARGUMENT", `the path is ${given}: ${reason}`, { cause });
+  }
+  throw new CamemError("INVALID_ARGUMENT", `the path is ${given}; it must be a path or a file: URL`);
+}
+
+/** A misspelt option must not load under another tag, or without its backing. */
+function checkOptions(options: LoadSafetensorsOptions): void {
+  validate(OptionsSchema, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
+  const { allocator, into, backing, signal } = options;
+  const wrong = (name: string, value: unknown, expected: string) =>
+    new CamemError("INVALID_ARGUMENT", `${name} is ${showGiven(value)}; it must be ${expected}`);
+  if (typeof allocator?.noteLoading !== "function") throw wrong("allocator", allocator, allocatorText);
+  if (into !== undefined && !(into instanceof Map))
+    throw wrong("into", into, "what an earlier loadSafetensors returned");
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw wrong("signal", signal, "an AbortSignal");
   if (backing === "file" && into !== undefined && !ownSegments.has(into))
     throw new CamemError(
       "INVALID_ARGUMENT",

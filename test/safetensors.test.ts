@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CaMemAllocator, CamemError, loadSafetensors } from "camem";
+import { CaMemAllocator, CamemError, type LoadSafetensorsOptions, loadSafetensors } from "camem";
 import { parseSafetensorsHeader } from "../src/safetensors.ts";
 
 const modelPath = join(import.meta.dir, "../examples/tiny-llama/model/model.safetensors");
@@ -336,6 +336,26 @@ describe("loadSafetensors", () => {
     expect(tensors.get("scalar")?.buffer.read(0, 1)).toEqual(Uint8Array.of(20));
     expect(allocator.getCurrentUsage(tag)).toBeGreaterThanOrEqual(21);
     for (const { buffer } of tensors.values()) buffer.free();
+  });
+
+  const options: [string, () => readonly [unknown, unknown], string][] = [
+    ["no options", () => [path, undefined], "must be an object"],
+    ["an allocator as the options", () => [path, allocator], "allocator is missing"],
+    ["no allocator", () => [path, { tag }], "it must be a CaMemAllocator"],
+    ["a misspelt option", () => [path, { allocator, tags: tag }], 'has no "tags"'],
+    ["a misspelt backing", () => [path, { allocator, backing: "disk" }], '"host" or "file"'],
+    ["into as an object", () => [path, { allocator, into: {} }], "into is an object"],
+    ["a signal that is none", () => [path, { allocator, signal: 5 }], "signal is 5"],
+    ["a path that is a number", () => [5, { allocator }], "the path is 5"],
+    ["an empty path", () => ["", { allocator }], 'the path is ""'],
+    ["a URL that is no file", () => [new URL("https://host/a"), { allocator }], '"https://host/a"'],
+  ];
+  test.each(options)("refuses %s, and allocates nothing", async (_name, given, part) => {
+    const [where, how] = given();
+    const error = await rejectedLoad(loadSafetensors(where as string, how as LoadSafetensorsOptions));
+    expect(error.code).toBe("INVALID_ARGUMENT");
+    expect(error.message).toContain(part);
+    expect(allocator.usage()).toEqual({});
   });
 
   test("takes a file URL", async () => {
