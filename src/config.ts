@@ -8,19 +8,20 @@ import { show, validate } from "./validate.ts";
 const sizeText = 'bytes or a size such as "8GiB"';
 const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
 const retainText = '"all", "none", a size such as "8GiB", or { maxBytes, idleMs }';
-const Retain = Type.Union(
-  [
-    Size,
-    Type.Object(
-      {
-        maxBytes: Type.Optional(Size),
-        idleMs: Type.Optional(Type.Number({ exclusiveMinimum: 0, maximum: 2 ** 31 - 1 })),
-      },
-      { additionalProperties: false },
+const RetainLimits = Type.Object(
+  {
+    maxBytes: Type.Optional(Size),
+    idleMs: Type.Optional(
+      Type.Number({
+        exclusiveMinimum: 0,
+        maximum: 2 ** 31 - 1,
+        description: "milliseconds, above 0 and below 2^31",
+      }),
     ),
-  ],
-  { description: retainText },
+  },
+  { additionalProperties: false },
 );
+const Retain = Type.Union([Size, RetainLimits], { description: retainText });
 
 export const AllocatorOptions = Type.Object(
   {
@@ -166,6 +167,9 @@ export function resolveConfig(
   options: AllocatorOptions = {},
   environment: Readonly<Record<string, string | undefined>> = process.env,
 ): Config {
+  const retain: unknown = options?.retain;
+  if (typeof retain === "object" && retain !== null)
+    validate(RetainLimits, retain, "retain", "INVALID_CONFIG");
   validate(AllocatorOptions, options, "the options of getInstance", "INVALID_CONFIG");
   const variables = fromEnvironment(environment);
   try {

@@ -102,9 +102,14 @@ export class MemoryPool {
    * in a GiB is wasted. For the tensors of a model, whose sizes are known beforehand. As long as none of them is freed, their
    * segments hold nothing else. All or nothing.
    *
-   * @throws CamemError as {@link malloc}
+   * @throws CamemError as {@link malloc}, or `INVALID_ARGUMENT`
    */
   mallocAll(sizesBytes: readonly number[]): DeviceBuffer[] {
+    if (!Array.isArray(sizesBytes))
+      throw new CamemError(
+        "INVALID_ARGUMENT",
+        `the sizes are ${show(sizesBytes)}; they must be an array of sizes in bytes`,
+      );
     const buffers: DeviceBuffer[] = [];
     try {
       for (const group of groupsOf(sizesBytes)) {

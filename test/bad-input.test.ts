@@ -34,6 +34,8 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
       ],
     ],
   ),
+  ["mallocAll(5)", () => allocator.memoryPool("x").mallocAll(5 as never), "INVALID_ARGUMENT", "5"],
+  ["mallocAll([1, -1])", () => allocator.memoryPool("x").mallocAll([1, -1]), "INVALID_SIZE", "-1"],
   ["malloc of 1 PiB", () => allocator.malloc(2 ** 50), "OUT_OF_DEVICE_MEMORY", "1024 TiB"],
   ["malloc of 65 GiB", () => allocator.malloc(65 * 2 ** 30), "OUT_OF_DEVICE_MEMORY", "65 GiB"],
   ["malloc on device 99", () => allocator.malloc(1, { device: 99 }), "UNKNOWN_DEVICE", "99"],

@@ -55,6 +55,8 @@ test.each([
   [{ poolSegment: 0 }, "poolSegment (CAMEM_POOL_SEGMENT) is 0"],
   [{ verify: "yes" }, 'verify is "yes"'],
   [{ hostbudget: 1 }, 'has no "hostbudget"'],
+  [{ retain: { max: 1 } }, 'retain has no "max"; there are "maxBytes", "idleMs"'],
+  [{ retain: { idleMs: 0 } }, "idleMs is 0"],
 ])("the option %j is refused by name", (options, message) => {
   const error = refusal(() => resolveConfig(options as never, {}));
   expect(error.code).toBe("INVALID_CONFIG");
