@@ -3,13 +3,15 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import {
+  type AdmitRequestOptions,
+  admitRequest,
   type ControllerOptions,
   createHandler,
   type HandlerOptions,
   leasedStream,
   SleepController,
 } from "camem/server";
-import { codeOf, holdDevice, MiB, onEmulator, setFaults } from "./support/device.ts";
+import { codeOf, failureOf, holdDevice, MiB, onEmulator, setFaults } from "./support/device.ts";
 import { eventsOf, raw, Serving } from "./support/serving.ts";
 import { ToyEngine, until } from "./support/toy-engine.ts";
 
@@ -674,4 +676,15 @@ describe("shutdown", () => {
     await closed;
     expect(["awake", "asleep"]).toContain(controller.status.state);
   });
+});
+
+test("admitRequest refuses a mistake in its call, and no request has a lease by it", async () => {
+  const request = new Request("http://localhost/complete");
+  const calls: [() => unknown, string][] = [
+    [() => admitRequest(controller, request, { modle: "x" } as AdmitRequestOptions), 'no "modle"'],
+    [() => admitRequest(controller, undefined as never), "request is undefined"],
+    [() => admitRequest(allocator as never, request), "engine is an object"],
+  ];
+  for (const [call, part] of calls) expect((await failureOf(call)).message).toContain(part);
+  expect(controller.status.requests.running).toBe(0);
 });

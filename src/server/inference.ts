@@ -1,11 +1,21 @@
 /** Requests to a model: held or refused, as its controller is configured, and never let in while it sleeps. */
 
+import Type from "typebox";
+import { CamemError } from "../errors.ts";
+import { show, validate } from "../validate.ts";
 import type { ServerInfo } from "./access.ts";
 import type { SleepController } from "./controller.ts";
 import type { AdmitOptions } from "./controller-options.ts";
 import { type EngineGroup, engineOf, groupOf } from "./engine-group.ts";
 import type { Lease } from "./gate.ts";
 import { errorResponse } from "./replies.ts";
+
+const Given = Type.Unsafe<unknown>(Type.Unknown());
+/** What the request itself gives is checked where it is used, and answered. */
+const OptionsSchema = Type.Object(
+  { model: Type.Optional(Given), server: Type.Optional(Given), deadlineMs: Type.Optional(Given) },
+  { additionalProperties: false },
+);
 
 export interface AdmitRequestOptions extends AdmitOptions {
   /** The name of the engine; may be left out where there is but one. */
@@ -17,14 +27,20 @@ export interface AdmitRequestOptions extends AdmitOptions {
 /**
  * A lease for a request to a model, which `request.signal` ends, or the answer that refuses it: 503 with `Retry-After`, or 404 for
  * a model that there is not. Release the lease when the engine's work for the request is done.
+ *
+ * @throws CamemError `INVALID_ARGUMENT` or `INVALID_CONFIG` for a mistake in the call itself, such as a misspelt option
  */
 export async function admitRequest(
   engine: SleepController | EngineGroup,
   request: Request,
-  { model, server, deadlineMs }: AdmitRequestOptions = {},
+  options: AdmitRequestOptions = {},
 ): Promise<Lease | Response> {
+  if (!(request instanceof Request))
+    throw new CamemError("INVALID_ARGUMENT", `request is ${show(request)}; it must be a Request`);
+  validate(OptionsSchema, options, "the options of admitRequest", "INVALID_ARGUMENT");
+  const { model, server, deadlineMs } = options;
+  const group = groupOf(engine);
   try {
-    const group = groupOf(engine);
     const { name } = engineOf(group, model);
     server?.timeout?.(request, 0);
     return await group.admit(name, request.signal, { deadlineMs });
