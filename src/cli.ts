@@ -31,6 +31,21 @@ function printConfiguration(options: AllocatorOptions, config: Config): void {
   for (const name of Object.values(environmentNames)) {
     if (process.env[name]) print("environment", `${name}=${process.env[name]}`);
   }
+  printOtherVariables();
+}
+
+const emulatorNames = ["DEVICES", "HBM", "POOL", "FAULTS", "TIMING"].map((name) => `CAMEM_EMULATOR_${name}`);
+/** Those of examples/serve. */
+const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+
+/** A misspelt variable has no effect anywhere else. Its value may be a secret. */
+function printOtherVariables(): void {
+  const known = new Set([...Object.values<string>(environmentNames), ...exampleNames]);
+  for (const [name, value] of Object.entries(process.env)) {
+    if (emulatorNames.includes(name)) print("environment", `${name}=${value}`);
+    else if (name.startsWith("CAMEM_") && !known.has(name))
+      print("environment", `${name} is set, but camem has no such variable`);
+  }
 }
 
 function printTried(): void {
@@ -63,6 +78,12 @@ async function doctor(options: AllocatorOptions): Promise<number> {
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     printTried();
     printRuntime();
+    const { deviceCount } = native.runtimeInfo();
+    if (config.device >= deviceCount)
+      throw new CamemError(
+        "UNKNOWN_DEVICE",
+        `the device (${environmentNames.device}) is ${config.device}; ${deviceCount === 1 ? "there is only device 0" : `there are 0 to ${deviceCount - 1}`}`,
+      );
     await native.detach();
     print("result", "ready");
     return 0;
@@ -83,13 +104,15 @@ async function main(): Promise<number> {
       console.log(usage);
       return 0;
     }
+    if (positionals.length === 0) throw new TypeError("say which command");
     if (positionals.length !== 1 || positionals[0] !== "doctor")
       throw new TypeError(`there is no command "${positionals.join(" ")}"`);
     // `resolveConfig` refuses a backend that does not exist.
     return await doctor(values.backend === undefined ? {} : { backend: values.backend as "ascend" });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    console.error(`camem: ${error.message}\n${usage}`);
+    // Past its first sentence, the message of `parseArgs` advises on arguments that begin with a dash.
+    console.error(`camem: ${error.message.split(". ")[0]}\n${usage}`);
     return 2;
   }
 }

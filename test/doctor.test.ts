@@ -62,3 +62,28 @@ test("a mistyped command is refused with the usage", () => {
   expect(errors).toContain('there is no command "docter"');
   expect(errors).toContain("usage: camem doctor");
 });
+
+test("an option that does not exist is named, and no command at all asks for one", () => {
+  expect(camem(["doctor", "--foo"]).errors).toStartWith("camem: Unknown option '--foo'\nusage:");
+  expect(camem([]).errors).toStartWith("camem: say which command\nusage:");
+  expect(camem([]).exitCode).toBe(2);
+});
+
+test("a device that is not there is not ready", () => {
+  const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_DEVICE: "4" });
+  expect(exitCode).toBe(1);
+  expect(output).toContain("UNKNOWN_DEVICE: the device (CAMEM_DEVICE) is 4; there is only device 0");
+});
+
+test("the emulator's variables are shown, and misspelt ones are named without their value", () => {
+  const { output } = camem(["doctor"], {
+    CAMEM_BACKEND: "emulator",
+    CAMEM_EMULATOR_HBM: "1GiB",
+    CAMEM_RETIAN: "secret",
+    CAMEM_TOKEN: "secret",
+  });
+  expect(output).toContain("environment    CAMEM_EMULATOR_HBM=1GiB");
+  expect(output).toContain("CAMEM_RETIAN is set, but camem has no such variable");
+  expect(output).not.toContain("CAMEM_TOKEN");
+  expect(output).not.toContain("secret");
+});
