@@ -17,15 +17,25 @@ import { emulatorEnvironment } from "./world.ts";
 
 const defaultEvents = 2000;
 
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string" },
-    seeds: { type: "string" },
-    events: { type: "string" },
-    minutes: { type: "string" },
-    mistake: { type: "string" },
-  },
-});
+const { values } = parseOptions();
+
+function parseOptions() {
+  try {
+    return parseArgs({
+      options: {
+        seed: { type: "string" },
+        seeds: { type: "string" },
+        events: { type: "string" },
+        minutes: { type: "string" },
+        mistake: { type: "string" },
+      },
+    });
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    console.error("usage: bun run fuzz [--minutes <n>] [--seed <n>] [--seeds <n>] [--events <n>]");
+    process.exit(2);
+  }
+}
 
 function wholeNumber(name: string, value: string | undefined): number | undefined {
   if (value === undefined) return undefined;

@@ -4,9 +4,23 @@ import { parseArgs } from "node:util";
 import { selectBackend } from "../../scripts/backend.ts";
 import { formatSize, parseSize } from "../../src/sizes.ts";
 
-const { values } = parseArgs({
-  options: { cycles: { type: "string", default: "10000" }, total: { type: "string", default: "256MiB" } },
-});
+const { values } = parseOptions();
+
+function parseOptions() {
+  try {
+    return parseArgs({
+      options: {
+        cycles: { type: "string", default: "10000" },
+        total: { type: "string", default: "256MiB" },
+      },
+    });
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    console.error("usage: bun run soak [--cycles <n>] [--total <size>]");
+    process.exit(2);
+  }
+}
+
 const cycles = Number(values.cycles);
 const totalBytes = parseSize(values.total);
 if (!Number.isSafeInteger(cycles) || cycles < 10 || totalBytes === undefined || totalBytes < 2 ** 24) {
