@@ -21,7 +21,8 @@ async function choose(): Promise<BackendChoice> {
     await CaMemAllocator.getInstance({ backend: "ascend" }).close();
     return { backend: "ascend", reason: "an NPU was found" };
   } catch (error) {
-    if (!(error instanceof CamemError)) throw error;
+    // A wrong variable says nothing of whether there is an NPU.
+    if (!(error instanceof CamemError) || error.code === "INVALID_CONFIG") throw error;
     return { backend: "emulator", reason: `no NPU was found (${error.code})` };
   }
 }

@@ -413,10 +413,17 @@ describe("other ways to start it", () => {
       ["--port", "x"],
       ["--models", "a,a"],
       ["--idle", "5m"],
+      ["--idle", "soon:1"],
+      ["--idle", "1h:1,5m:2"],
+      ["--idle", "5m:2,1h:1"],
+      ["--idle", "1m:1,2m:2,3m:2"],
+      ["--residency", "soon"],
       ["--kv-cache", "much"],
       ["--no"],
     ])
       expect(() => parse(args)).toThrow(args[0]);
+    expect(() => parse([], { CAMEM_IDLE: "5m" })).toThrow("CAMEM_IDLE");
+    expect(() => parse([], { CAMEM_TOKEN: "a b" })).toThrow("CAMEM_TOKEN");
   });
 });
 
@@ -446,6 +453,21 @@ describe("bun run serve", () => {
     const url = /at (http:\S+)/.exec(output)?.[1] ?? "";
     return { child, output, url, client: new ServeClient(url) };
   }
+
+  test.each([
+    [["--kv-cache", "0"], {}, 2, "--kv-cache is 0 B, but the model needs at least"],
+    [["--host", "192.0.2.1"], {}, 1, "give --host an address of this machine"],
+    [[], { CAMEM_BACKEND: "", CAMEM_RETAIN: "lots" }, 1, 'retain (CAMEM_RETAIN) is "lots"'],
+  ])("%j with %j is refused in one line", (args, environment, exitCode, part) => {
+    const command = [process.execPath, "examples/serve/main.ts", "--port", "0", ...args];
+    const env = { ...process.env, ...environment };
+    const result = Bun.spawnSync(command, { cwd: root, env });
+    expect(result.exitCode).toBe(exitCode);
+    const errors = result.stderr.toString();
+    expect(errors).toContain(part);
+    expect(errors).not.toContain("    at ");
+    expect(result.stdout.toString()).not.toContain("INVALID_CONFIG");
+  });
 
   test("its first line says what it runs on, then where it listens and what to try", async () => {
     const { child, output, client } = await start();

@@ -6,7 +6,7 @@ import { Seat } from "./seat.ts";
 import { Sequence, type StepTurns } from "./sequence.ts";
 import { Slots } from "./slots.ts";
 
-const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
+export const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
 
 /** A copy of the example model, its memory under tags of its own, and what lets it sleep. */
 export class LlamaEngine implements AsyncDisposable {

@@ -1,5 +1,9 @@
 import { CamemError } from "camem";
 import { selectBackend } from "../../scripts/backend.ts";
+import { formatSize } from "../../src/sizes.ts";
+import { readConfig } from "../tiny-llama/config.ts";
+import { KvCache } from "../tiny-llama/kv-cache.ts";
+import { modelDirectory } from "./engine.ts";
 import { parseCommandLine, type ServeOptions, UsageError, usage } from "./options.ts";
 import { ExampleServer } from "./server.ts";
 
@@ -9,6 +13,11 @@ async function main(args: readonly string[]): Promise<void> {
     console.log(usage);
     return;
   }
+  const neededBytes = KvCache.neededBytes(await readConfig(modelDirectory));
+  if (options.kvCacheBytes < neededBytes)
+    throw new UsageError(
+      `--kv-cache is ${formatSize(options.kvCacheBytes)}, but the model needs at least ${formatSize(neededBytes)}.`,
+    );
   if (backend !== undefined) process.env["CAMEM_BACKEND"] = backend;
   const choice = await selectBackend();
   console.log(
@@ -47,6 +56,9 @@ try {
     process.exitCode = 2;
   } else if (error instanceof CamemError || (error as { code?: unknown }).code === "EADDRINUSE") {
     console.error((error as Error).message);
+    process.exitCode = 1;
+  } else if ((error as { syscall?: unknown }).syscall === "listen") {
+    console.error(`${(error as Error).message}: give --host an address of this machine.`);
     process.exitCode = 1;
   } else {
     throw error;

@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import type { IdleRung } from "camem/server";
+import { millisecondsOf } from "../../src/server/durations.ts";
 import { parseSize } from "../../src/sizes.ts";
 
 export const usage = `Usage: bun run serve [options]
@@ -52,9 +53,12 @@ export function parseCommandLine(args: readonly string[], environment: Environme
       port: parsePort("--port", values.port),
       adminPort:
         values["admin-port"] === undefined ? undefined : parsePort("--admin-port", values["admin-port"]),
-      token: environment["CAMEM_TOKEN"] || undefined,
-      idle: parseLadder(values.idle ?? environment["CAMEM_IDLE"] ?? ""),
-      residency: values.residency,
+      token: parseToken(environment["CAMEM_TOKEN"]),
+      idle:
+        values.idle === undefined
+          ? parseLadder("CAMEM_IDLE", environment["CAMEM_IDLE"] ?? "")
+          : parseLadder("--idle", values.idle),
+      residency: parseTime("--residency", values.residency),
       kvCacheBytes: parseBytes(values["kv-cache"]),
     },
     backend: parseBackend(values.backend),
@@ -96,14 +100,37 @@ function parsePort(option: string, text: string): number {
   throw new UsageError(`${option} is "${text}": give a number from 0 to 65535.`);
 }
 
-function parseLadder(text: string): IdleRung[] {
+function parseToken(text: string | undefined): string | undefined {
+  if (text === undefined || text === "") return undefined;
+  if (/^[!-~]+$/.test(text)) return text;
+  throw new UsageError(
+    "CAMEM_TOKEN is not printable ASCII without spaces: give a secret of other characters.",
+  );
+}
+
+function parseTime(option: string, text: string): string {
+  try {
+    millisecondsOf(text, option);
+    return text;
+  } catch {
+    throw new UsageError(`${option} has "${text}": give a time such as 30s, 5m or 1h.`);
+  }
+}
+
+function parseLadder(option: string, text: string): IdleRung[] {
   if (text.trim() === "") return [];
-  return text.split(",").map((rung) => {
+  const rungs = text.split(",").map((rung): IdleRung => {
     const match = /^\s*([^:]+):([12])\s*$/.exec(rung);
     if (match?.[1] === undefined)
-      throw new UsageError(`--idle has "${rung}": give a time and a level, 1 or 2, such as 5m:1.`);
-    return { after: match[1], level: match[2] === "1" ? 1 : 2 };
+      throw new UsageError(`${option} has "${rung}": give a time and a level, 1 or 2, such as 5m:1.`);
+    return { after: parseTime(option, match[1]), level: match[2] === "1" ? 1 : 2 };
   });
+  const [first, second] = rungs;
+  const inOrder = (a: IdleRung, b: IdleRung) =>
+    a.level < b.level && millisecondsOf(a.after, option) < millisecondsOf(b.after, option);
+  if (rungs.length > 2 || (first && second && !inOrder(first, second)))
+    throw new UsageError(`${option} is "${text}": give level 1 first and level 2 later, such as 5m:1,1h:2.`);
+  return rungs;
 }
 
 function parseBytes(text: string): number {
