@@ -38,8 +38,13 @@ function parseOptions(): Options {
       options: {
         quick: { type: "boolean", default: false },
         out: { type: "string" },
+        help: { type: "boolean", short: "h", default: false },
       },
     });
+    if (values.help) {
+      console.log(`usage: ${usage}`);
+      process.exit(0);
+    }
     if (values.out === "") throw new TypeError("--out is empty; it must be a folder");
     return { quick: values.quick, out: resolve(values.out ?? defaultFolder(values.quick)) };
   } catch (error) {

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
 import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
-import { type AllocatorOptions, type Config, resolveConfig } from "./config.ts";
+import { type AllocatorOptions, type Config, differenceOf, resolveConfig } from "./config.ts";
 import { CamemError } from "./errors.ts";
 import * as native from "./ffi/native.ts";
 import type { TransitionHooks } from "./hooks.ts";
@@ -103,6 +103,8 @@ export class CaMemAllocator {
   #closing: Promise<void> | undefined;
 
   private constructor(config: Config) {
+    if (config === undefined)
+      throw new CamemError("INVALID_ARGUMENT", "there is one allocator: call CaMemAllocator.getInstance()");
     this.#config = config;
     this.#transitions = new Transitions(config, this.#table, this.#policies, this.#ending.signal);
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
@@ -122,14 +124,11 @@ export class CaMemAllocator {
       const config = resolveConfig(options);
       instance = { allocator: new CaMemAllocator(config), config };
     } else if (options !== undefined) {
-      const wanted = resolveConfig(options);
-      const existing = instance.config;
-      const names = Object.keys(wanted) as (keyof Config)[];
-      const different = names.find((name) => wanted[name] !== existing[name]);
-      if (different !== undefined)
+      const difference = differenceOf(instance.config, resolveConfig(options));
+      if (difference !== undefined)
         throw new CamemError(
           "CONFIG_CONFLICT",
-          `the allocator of this process has ${different} ${existing[different]}, not ${wanted[different]}; close() it first`,
+          `the allocator of this process has ${difference}; close() it first`,
         );
     }
     return instance.allocator;
@@ -326,7 +325,7 @@ export class CaMemAllocator {
    */
   async prepare(options: SleepOptions = {}): Promise<PrepareReport> {
     this.#assertOpen();
-    checkSleepRequest(options, (tag) => this.#isKnown(tag));
+    checkSleepRequest(options, (tag) => this.#isKnown(tag), "prepare");
     this.#transitions.hooks.assertOutside();
     return this.#transitions.prepare(options);
   }

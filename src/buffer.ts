@@ -210,11 +210,13 @@ function checkRange(
     sizeBytes >= 0 &&
     offsetBytes + sizeBytes <= whole.sizeBytes;
   if (fits) return;
-  throw new CamemError(
-    "OUT_OF_BOUNDS",
-    `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are not within the ${whole.sizeBytes} bytes there are`,
-    { address: whole.ptr },
-  );
+  const what =
+    offsetBytes > whole.sizeBytes
+      ? `offset ${show(offsetBytes)} is`
+      : `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are`;
+  throw new CamemError("OUT_OF_BOUNDS", `${what} not within the ${whole.sizeBytes} bytes there are`, {
+    address: whole.ptr,
+  });
 }
 
 /** The backup of one segment that is offloaded: in page-locked host memory, a spill file or a checkpoint. */

@@ -2,7 +2,7 @@ import { accessSync, constants, statSync } from "node:fs";
 import { resolve } from "node:path";
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
-import { parseSize } from "./sizes.ts";
+import { formatSize, parseSize } from "./sizes.ts";
 import { show, validate } from "./validate.ts";
 
 const sizeText = 'bytes or a size such as "8GiB"';
@@ -68,6 +68,27 @@ export interface Config {
   readonly spillDir: string | null;
   /** Whether each backup gets a checksum, which is compared before it is restored. */
   readonly verify: boolean;
+}
+
+const optionNames: Partial<Record<keyof Config, string>> = {
+  hostBudgetBytes: "hostBudget",
+  poolSegmentBytes: "poolSegment",
+  retainBytes: "retain",
+  retainIdleMs: "retain.idleMs",
+};
+
+function inWords(name: keyof Config, value: unknown): string {
+  if (value === null) return "none";
+  if (value === Number.POSITIVE_INFINITY) return "no limit";
+  return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : show(value);
+}
+
+/** The first option in which two configurations differ, in words, or undefined. */
+export function differenceOf(existing: Config, wanted: Config): string | undefined {
+  const names = Object.keys(wanted) as (keyof Config)[];
+  const name = names.find((each) => wanted[each] !== existing[each]);
+  if (name === undefined) return undefined;
+  return `${optionNames[name] ?? name} ${inWords(name, existing[name])}, not ${inWords(name, wanted[name])}`;
 }
 
 /** The environment variable behind each option. */

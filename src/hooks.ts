@@ -86,7 +86,7 @@ export class Hooks {
           ? aborted(signal)
           : new CamemError(
               "HOOK_FAILED",
-              "a beforeSleep hook threw; the sleep was called off and nothing has changed",
+              `a beforeSleep hook threw (${messageOf(cause)}); the sleep was called off and nothing has changed`,
               {
                 cause,
               },
@@ -121,10 +121,14 @@ export class Hooks {
     }
     if (failures.length === 0) return;
     const causes = failure === undefined ? failures : [failure, ...failures];
-    throw new CamemError("HOOK_FAILED", "an afterWake hook threw; the memory itself is awake", {
-      cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
-      transitionComplete: transition.reason === "wake",
-    });
+    throw new CamemError(
+      "HOOK_FAILED",
+      `an afterWake hook threw (${messageOf(failures[0])}); the memory itself is awake`,
+      {
+        cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
+        transitionComplete: transition.reason === "wake",
+      },
+    );
   }
 
   async #run(hook: () => unknown): Promise<void> {
@@ -135,6 +139,10 @@ export class Hooks {
       caller.running = false;
     }
   }
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
 }
 
 const abortMark = Symbol("aborted");

@@ -50,7 +50,7 @@ function checkControl(request: { signal?: unknown; onProgress?: unknown }): void
 export function unknownTag(tag: string): CamemError {
   return new CamemError(
     "UNKNOWN_TAG",
-    `there is no tag ${show(tag)}; usage() lists those in use, and defineTag() makes one known`,
+    `there is no tag ${show(tag)}; usage (GET /camem/usage) lists those in use, and defineTag() makes one known`,
   );
 }
 
@@ -63,8 +63,12 @@ function checkTags(tags: readonly string[] | undefined, isKnown: (tag: string) =
 }
 
 /** @throws CamemError `UNKNOWN_LEVEL`, `INVALID_TAG`, `UNKNOWN_TAG` or `INVALID_ARGUMENT` */
-export function checkSleepRequest(request: unknown, isKnown: (tag: string) => boolean): void {
-  validate(SleepRequest, request, "the options of sleep", "INVALID_ARGUMENT", {
+export function checkSleepRequest(
+  request: unknown,
+  isKnown: (tag: string) => boolean,
+  method = "sleep",
+): void {
+  validate(SleepRequest, request, `the options of ${method}`, "INVALID_ARGUMENT", {
     level: "UNKNOWN_LEVEL",
     tags: "INVALID_TAG",
     offloadTags: "INVALID_TAG",

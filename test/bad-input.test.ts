@@ -110,6 +110,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
   ["a write of a text", () => buffer.write("text" as never), "INVALID_ARGUMENT", "text"],
   ["a read beyond the end", () => buffer.read(0, 101), "OUT_OF_BOUNDS", "101"],
   ["a read of -1 bytes", () => buffer.read(0, -1), "OUT_OF_BOUNDS", "-1"],
+  ["a read from beyond the end", () => buffer.read(101), "OUT_OF_BOUNDS", "offset 101 is not within"],
   ["a read from 0.5", () => buffer.read(0.5), "OUT_OF_BOUNDS", "0.5"],
   [
     "a read from far away",
@@ -139,7 +140,24 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "INVALID_ARGUMENT",
     "function",
   ],
-  ["other options", () => CaMemAllocator.getInstance({ hostBudget: 1 }), "CONFIG_CONFLICT", "hostBudget"],
+  [
+    "other options",
+    () => CaMemAllocator.getInstance({ hostBudget: "3GiB" }),
+    "CONFIG_CONFLICT",
+    "hostBudget no limit, not 3 GiB",
+  ],
+  [
+    "prepare with a misspelt option",
+    () => allocator.prepare({ lvl: 1 } as never),
+    "INVALID_ARGUMENT",
+    "prepare",
+  ],
+  [
+    "a second allocator",
+    () => new (CaMemAllocator as unknown as new () => unknown)(),
+    "INVALID_ARGUMENT",
+    "getInstance()",
+  ],
   [
     "a wrong option",
     () => CaMemAllocator.getInstance({ backend: "cuda" as never }),

@@ -60,6 +60,22 @@ test(
   limitMs,
 );
 
+test("the README quotes the full run that is committed", () => {
+  const read = (path: string) => readFileSync(join(import.meta.dir, "..", path), "utf8");
+  const { quick, reach, machine } = Value.Parse(Results, JSON.parse(read("bench/results/latest.json")));
+  expect(quick).toBe(false);
+  const { cores, cpu, memoryBytes } = machine;
+  const quoted = [
+    `${cores} cores of an ${cpu} with ${Math.round(memoryBytes / 2 ** 30)} GiB`,
+    ...reach.map(({ figure, measured, reach: bound, value, unit }) => {
+      const reached = `${Number(value.median.toPrecision(3))} ${unit}`;
+      return `| ${figure}: ${measured.split(";")[0]} | ${bound} | ${reached} |`;
+    }),
+  ];
+  const readme = read("README.md");
+  expect(quoted.filter((text) => !readme.includes(text))).toEqual([]);
+});
+
 test.each([
   { args: ["--fast"], message: "--fast" },
   { args: ["--out"], message: "--out" },

@@ -75,6 +75,13 @@ test("a device that is not there is not ready", () => {
   expect(output).toContain("UNKNOWN_DEVICE: the device (CAMEM_DEVICE) is 4; there is only device 0");
 });
 
+test("an emulator's variable that cannot be understood is named, with its value, and nothing else is blamed", () => {
+  const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_EMULATOR_HBM: "64GB" });
+  expect(exitCode).toBe(1);
+  expect(output).toContain('aclInit returned 500000: CAMEM_EMULATOR_HBM is "64GB", but must be a size');
+  expect(output).not.toContain("CAMEM_ACL_LIBRARY, or leave it out");
+});
+
 test("the emulator's variables are shown, and misspelt ones are named without their value", () => {
   const { output } = camem(["doctor"], {
     CAMEM_BACKEND: "emulator",

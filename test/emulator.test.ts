@@ -41,6 +41,6 @@ test.each([
 ])("%s=%s leaves no device to open, and is named", (name, value) => {
   const { exitCode, output, errors } = doctor({ [name]: value });
   expect(exitCode).toBe(1);
-  expect(errors).toContain(`${name} is not`);
+  expect(errors).toContain(`${name} is "${value}", but must be`);
   expect(output).toContain("BACKEND_UNAVAILABLE");
 });

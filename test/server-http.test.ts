@@ -444,6 +444,13 @@ describe("bad requests", () => {
     expect(handler(new Request("http://localhost/v1/models"))).toBeUndefined();
     expect(handler(new Request("http://localhost/health"))).toBeUndefined();
     expect(handler(new Request("http://localhost/sleep/"))).toBeUndefined();
+    expect(handler(new Request("http://localhost/camembert"))).toBeUndefined();
+  });
+
+  test("what is misspelt below /camem is no request to the model", async () => {
+    const response = await server.fetch("/camem/usge");
+    expect(response.status).toBe(404);
+    expect(await response.text()).toContain("/camem/usge");
   });
 
   test("bad options are refused", async () => {

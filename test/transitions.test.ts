@@ -173,6 +173,7 @@ test("a beforeSleep hook that throws calls the sleep off", async () => {
   });
   const error = await failureOf(() => allocator.sleep());
   expect(error.code).toBe("HOOK_FAILED");
+  expect(error.message).toContain("(busy)");
   expect(error.cause).toBeInstanceOf(RangeError);
   expect(allocator.isSleeping).toBe(false);
   expect(reasons).toEqual(["sleepFailed"]);

@@ -68,10 +68,18 @@ fn environment(name: [*:0]const u8) ?[]const u8 {
 fn loadFaults() void {
     const text = environment("CAMEM_EMULATOR_FAULTS") orelse return;
     const rules = faults.parse(text) catch {
-        config.problem = "CAMEM_EMULATOR_FAULTS is not a list of name:n=code, name:n+=code with known names";
+        config.problem = problemOf("CAMEM_EMULATOR_FAULTS", text, "a list of name:n=code, name:n+=code with known names");
         return;
     };
     faults.replace(rules);
+}
+
+var problem_text: [320]u8 = undefined;
+
+/// Why there is no device, in words that last; the value is cut where it is long.
+fn problemOf(name: []const u8, value: []const u8, expected: []const u8) []const u8 {
+    const shown = value[0..@min(value.len, 80)];
+    return std.fmt.bufPrint(&problem_text, "{s} is \"{s}\", but must be {s}", .{ name, shown, expected }) catch name;
 }
 
 const Texts = struct {
@@ -85,22 +93,22 @@ const Texts = struct {
 fn load(texts: Texts) Config {
     var result: Config = .{};
     const count = parseDeviceCount(texts.devices orelse "1") catch {
-        result.problem = "CAMEM_EMULATOR_DEVICES is not a number from 1 to 16";
+        result.problem = problemOf("CAMEM_EMULATOR_DEVICES", texts.devices.?, "a number from 1 to 16");
         return result;
     };
     result.hbm_bytes = parseSize(texts.hbm orelse "64GiB") catch {
-        result.problem = "CAMEM_EMULATOR_HBM is not a size such as 64GiB, 512MiB or a number of bytes";
+        result.problem = problemOf("CAMEM_EMULATOR_HBM", texts.hbm.?, "a size such as 64GiB, 512MiB or a number of bytes");
         return result;
     };
     if (texts.pool) |text| {
         result.pool_bytes = if (std.mem.eql(u8, text, "0")) 0 else parseSize(text) catch {
-            result.problem = "CAMEM_EMULATOR_POOL is not 0 or a size such as 4GiB, 512MiB or a number of bytes";
+            result.problem = problemOf("CAMEM_EMULATOR_POOL", text, "0 or a size such as 4GiB, 512MiB or a number of bytes");
             return result;
         };
     }
     if (texts.timing) |text| {
         result.timing = timing.parse(text) catch {
-            result.problem = "CAMEM_EMULATOR_TIMING is not a list of h2d=24GiB/s, aclrtMapMem=120us, content=off and the like";
+            result.problem = problemOf("CAMEM_EMULATOR_TIMING", text, "a list of h2d=24GiB/s, aclrtMapMem=120us, content=off and the like");
             return result;
         };
         // Memory without content is never touched, so there is nothing to keep.
@@ -168,7 +176,7 @@ test "sizes" {
 test "a value that cannot be understood leaves no device" {
     try std.testing.expect(load(.{ .devices = "0" }).problem != null);
     try std.testing.expect(load(.{ .devices = "17" }).problem != null);
-    try std.testing.expect(load(.{ .hbm = "lots" }).problem != null);
+    try std.testing.expectEqualStrings("CAMEM_EMULATOR_HBM is \"lots\", but must be a size such as 64GiB, 512MiB or a number of bytes", load(.{ .hbm = "lots" }).problem.?);
     try std.testing.expect(load(.{ .pool = "" }).problem != null);
     try std.testing.expect(load(.{ .timing = "fast" }).problem != null);
     try std.testing.expectEqual(0, load(.{ .timing = "content=off" }).pool_bytes);

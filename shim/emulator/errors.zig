@@ -24,12 +24,11 @@ pub fn finish(name: []const u8, code: acl.Error) acl.Error {
     if (code == acl.code.success or code == acl.code.repeat_initialize) return code;
     if (isRuntimeLayer(code)) last = code;
     const module = if (code == acl.code.rt_memory_allocation) "EL0004: " else "";
-    const text = std.fmt.bufPrint(pending[0 .. pending.len - 1], "{s}{s} returned {d}: {s} (camem emulator)", .{
-        module,
-        name,
-        code,
-        if (reason.len > 0) reason else "no detail",
-    }) catch pending[0 .. pending.len - 1]; // a text that is too long is cut, which bufPrint leaves in the buffer
+    const room = pending[0 .. pending.len - 1];
+    const text = (if (reason.len > 0)
+        std.fmt.bufPrint(room, "{s}{s} (camem emulator)", .{ module, reason })
+    else
+        std.fmt.bufPrint(room, "{s}{s} returned {d} (camem emulator)", .{ module, name, code })) catch room; // a text that is too long is cut, which bufPrint leaves in the buffer
     pending_length = text.len;
     return code;
 }

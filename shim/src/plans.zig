@@ -287,9 +287,8 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, last_segment_
     const resolved = registry.allocator.alloc(Step, count) catch return error.OutOfHostMemory;
     errdefer registry.allocator.free(resolved);
     var found: usize = 0;
-    var iterator = table.segments.valueIterator();
-    while (iterator.next()) |entry| {
-        const segment = entry.*;
+    var iterator: registry.Iterator = .init(table);
+    while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > last_segment_id) continue;
         const remaining = portions.getPtr(.of(segment)) orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;

@@ -90,14 +90,18 @@ pub const Portion = extern struct {
 pub fn collect(table: *const Registry, last_segment_id: u64) status.Error![]Portion {
     var portions: std.AutoArrayHashMapUnmanaged(Key, Portion) = .empty;
     defer portions.deinit(registry.allocator);
-    var iterator = table.segments.valueIterator();
-    while (iterator.next()) |entry| {
-        const segment = entry.*;
+    // Most segments are as the one before, and need not be looked up.
+    var last: ?struct { key: Key, index: usize } = null;
+    var iterator: registry.Iterator = .init(table);
+    while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > last_segment_id) continue;
         const key = Key.of(segment);
-        const slot = portions.getOrPut(registry.allocator, key) catch return error.OutOfHostMemory;
-        if (!slot.found_existing) slot.value_ptr.* = .init(key, segment.id);
-        slot.value_ptr.add(segment);
+        if (last == null or !std.meta.eql(last.?.key, key)) {
+            const slot = portions.getOrPut(registry.allocator, key) catch return error.OutOfHostMemory;
+            if (!slot.found_existing) slot.value_ptr.* = .init(key, segment.id);
+            last = .{ .key = key, .index = slot.index };
+        }
+        portions.values()[last.?.index].add(segment);
     }
     const list = registry.allocator.dupe(Portion, portions.values()) catch return error.OutOfHostMemory;
     std.mem.sortUnstable(Portion, list, {}, Portion.before);

@@ -200,9 +200,11 @@ export function attach(libraryPath: string | null): void {
       "the allocator of this process is just being closed; await its close() first",
     );
   const mend =
-    libraryPath === null
-      ? "install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; tried were"
-      : "name a libascendcl.so or libacl_rt.so in CAMEM_ACL_LIBRARY, or leave it out to search for one";
+    status === abi.Status.backend_unavailable
+      ? "the library itself was found and opened; `camem doctor` tells more"
+      : libraryPath === null
+        ? "install CANN and source its set_env.sh, name the library in CAMEM_ACL_LIBRARY, or set CAMEM_BACKEND=emulator to work without an NPU; tried were"
+        : "name a libascendcl.so or libacl_rt.so in CAMEM_ACL_LIBRARY, or leave it out to search for one";
   const failure = takeFailure();
   if (status === abi.Status.config_conflict)
     throw new CamemError(

@@ -49,6 +49,10 @@ export function engineOf({ engines }: EngineGroup, model: string | undefined): S
   const engine = model === undefined ? only : engines.get(model);
   if (engine) return engine;
   const names = [...engines.keys()].join(", ");
-  if (model === undefined) throw new CamemError("INVALID_ARGUMENT", `say which model: one of ${names}`);
+  if (model === undefined)
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `say which model, such as ?model=${[...engines.keys()][0]}; there are ${names}`,
+    );
   throw new CamemError("UNKNOWN_MODEL", `there is no model ${show(model)}; there are ${names}`);
 }

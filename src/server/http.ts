@@ -281,7 +281,7 @@ export function createHandler(options: HandlerOptions): AdminHandler {
     const { pathname } = urlOf(request);
     if (health && pathname === "/health" && request.method === "GET")
       return Promise.resolve(healthOf(admin.group));
-    const methods = table.get(pathname);
+    const methods = table.get(pathname) ?? (pathname.startsWith("/camem/") ? nothing : undefined);
     return methods && answer(methods, request, server);
   };
   const paths = [...table].map(([path, methods]) => [
@@ -298,6 +298,12 @@ export function createHandler(options: HandlerOptions): AdminHandler {
     },
   });
 }
+
+/** What is misspelt below /camem is no request to the model. */
+const notFound: Answer = async (request) => {
+  throw new RequestError(404, `there is no ${urlOf(request).pathname}; README.md lists the routes`);
+};
+const nothing: Methods = { GET: notFound, POST: notFound };
 
 function methodNotAllowed(method: string, allowed: readonly string[]): RequestError {
   const allow = allowed.join(", ");
