@@ -17,10 +17,8 @@ export function stateName(state: number): SegmentState {
 }
 
 /** The table as planning sees it. */
-export interface Summary {
+export interface Summary extends native.PlanBasis {
   readonly portions: readonly Portion[];
-  /** Segments with higher ids are younger. */
-  readonly lastSegmentId: number;
 }
 
 export class SegmentTable {
@@ -65,7 +63,8 @@ export class SegmentTable {
   /** Summed up for planning, without segments that have ids beyond `atMost`. */
   summary(atMost: number = Number.MAX_SAFE_INTEGER): Summary {
     let lastSegmentId = 0;
-    const portions = native.portions(atMost).map((portion): Portion => {
+    const { portions: found, version } = native.portions(atMost);
+    const portions = found.map((portion): Portion => {
       lastSegmentId = Math.max(lastSegmentId, portion.lastSegmentId);
       return {
         segments: portion.segments,
@@ -84,6 +83,6 @@ export class SegmentTable {
         backedUp: portion.backedUp === 1,
       };
     });
-    return { portions, lastSegmentId };
+    return { portions, lastSegmentId, version };
   }
 }

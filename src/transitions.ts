@@ -275,9 +275,9 @@ export class Transitions {
       if (steps.length === 0) return this.#giveBackHost(planned.portions);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.portion.moving)) return "busy";
-      const ticket = native.submitPlan(steps, planned.lastSegmentId, this.#config.verify);
+      const ticket = native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
-        const refusal = JSON.stringify(steps);
+        const refusal = JSON.stringify(planned);
         stale = { plan: refusal, count: refusal === stale.plan ? stale.count + 1 : 1 };
         if (stale.count > stalePlansAtMost)
           throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");

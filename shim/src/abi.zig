@@ -270,9 +270,9 @@ pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64)
 }
 
 /// Sums up the segments with ids up to `last_segment_id` for planning, in the order of the portions' first segments, into
-/// `buffer`, which has room for `capacity` entries, and writes how many there are to `count`. Where that is more than
-/// `capacity`, nothing is copied.
-pub export fn camem_portions(last_segment_id: u64, buffer: [*]Portion, capacity: u64, count: *u64) callconv(.c) i32 {
+/// `buffer`, which has room for `capacity` entries, and writes how many there are to `count` and the table's version to
+/// `version`. Where there are more than `capacity`, none is copied.
+pub export fn camem_portions(last_segment_id: u64, buffer: [*]Portion, capacity: u64, count: *u64, version: *u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
     open.registry.mutex.lock();
@@ -280,6 +280,7 @@ pub export fn camem_portions(last_segment_id: u64, buffer: [*]Portion, capacity:
     const found = portions.collect(&open.registry, last_segment_id) catch |err| return result(err);
     defer registry.allocator.free(found);
     count.* = found.len;
+    version.* = open.registry.version;
     if (count.* <= capacity) @memcpy(buffer[0..found.len], found);
     return result({});
 }
@@ -450,13 +451,14 @@ pub export fn camem_host_prepare(device: u32, free_bytes: u64, ticket: *u64) cal
 }
 
 /// Starts a plan of `count` steps, one for each portion that it concerns, on the shim's thread: all of a sleep (offload,
-/// discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are left as they are.
-/// With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares those that were taken. The steps are copied.
-/// Refused as busy while another plan runs, as stale when a step does not fit the table any more; then nothing has changed.
-pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, last_segment_id: u64, verify: u32, ticket: *u64) callconv(.c) i32 {
+/// discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are left as they are; what
+/// was freed since `version` is left out. With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares those that
+/// were taken. The steps are copied. Refused as busy while another plan runs, as stale when the table has another version or
+/// nothing is left to do; then nothing has changed.
+pub export fn camem_plan_submit(steps: [*]const PlanStep, count: u64, last_segment_id: u64, version: u64, verify: u32, ticket: *u64) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    ticket.* = open.executor.submit(steps[0..count], last_segment_id, verify == 1) catch |err| return result(err);
+    ticket.* = open.executor.submit(steps[0..count], .{ .last_segment_id = last_segment_id, .version = version }, verify == 1) catch |err| return result(err);
     return result({});
 }
 

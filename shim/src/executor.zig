@@ -107,16 +107,15 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
-    /// Marks the segments of all steps as moving, but those with ids beyond `last_segment_id`, and starts. Returns the ticket
-    /// to follow the plan by.
-    pub fn submit(self: *Executor, steps: []const plans.PlanStep, last_segment_id: u64, verify: bool) status.Error!u64 {
+    /// Marks the segments of all steps as moving and starts. Returns the ticket to follow the plan by.
+    pub fn submit(self: *Executor, steps: []const plans.PlanStep, basis: plans.Basis, verify: bool) status.Error!u64 {
         if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
         const groups = registry.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
         errdefer registry.allocator.free(groups);
-        const resolved = try plans.resolve(self.memory.registry, steps, last_segment_id);
+        const resolved = try plans.resolve(self.memory.registry, steps, basis);
         const plan = self.start();
         plan.steps = resolved;
         plan.groups = groups;

@@ -268,8 +268,17 @@ pub const Plan = struct {
     }
 };
 
-/// Takes the segments of all steps, or none where a portion is no longer as it was. The caller frees the list.
-pub fn resolve(table: *registry.Registry, steps: []const PlanStep, last_segment_id: u64) status.Error![]Step {
+/// Which table a plan was made for.
+pub const Basis = struct {
+    /// Younger segments are left as they are.
+    last_segment_id: u64,
+    /// Of the registry.
+    version: u64,
+};
+
+/// Takes the segments of all steps, but what was freed since, or none where the table is no longer as it was. The caller frees
+/// the list.
+pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error![]Step {
     var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
     defer portions.deinit(registry.allocator);
     var count: usize = 0;
@@ -283,21 +292,21 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, last_segment_
     }
     table.mutex.lock();
     defer table.mutex.unlock();
-    if (count > table.segments.count()) return error.Stale;
-    const resolved = registry.allocator.alloc(Step, count) catch return error.OutOfHostMemory;
-    errdefer registry.allocator.free(resolved);
-    var found: usize = 0;
+    if (table.version != basis.version) return error.Stale;
+    var resolved = std.ArrayList(Step).initCapacity(registry.allocator, @min(count, table.segments.count())) catch return error.OutOfHostMemory;
+    errdefer resolved.deinit(registry.allocator);
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
-        if (segment.doomed or segment.id > last_segment_id) continue;
+        if (segment.doomed or segment.id > basis.last_segment_id) continue;
         const remaining = portions.getPtr(.of(segment)) orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
-        resolved[found] = remaining.take(segment);
-        found += 1;
+        resolved.appendAssumeCapacity(remaining.take(segment));
     }
-    if (found < count) return error.Stale;
-    for (resolved) |step| step.segment.moving = true;
-    return resolved;
+    if (resolved.items.len == 0) return error.Stale;
+    const taken = resolved.toOwnedSlice(registry.allocator) catch return error.OutOfHostMemory;
+    for (taken) |step| step.segment.moving = true;
+    table.version += 1;
+    return taken;
 }
 
 fn actionOf(step: PlanStep) status.Error!Action {

@@ -95,6 +95,9 @@ pub const Registry = struct {
     next_id: u64 = 1,
     /// Segments in the table that are doomed.
     doomed: u32 = 0,
+    /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are freed do
+    /// not: plans leave out the ones and do without the others.
+    version: u64 = 1,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -108,6 +111,7 @@ pub const Registry = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         const taken = segment.backup;
+        if (taken != .none and !segment.doomed) self.version += 1;
         segment.backup = .none;
         segment.clean = false;
         segment.checksum = null;
@@ -312,6 +316,7 @@ pub const Registry = struct {
             count += 1;
         }
         dropped.ensureUnusedCapacity(allocator, count) catch return error.OutOfHostMemory;
+        self.version += 1;
         iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| {
             const segment = entry.*;
@@ -331,6 +336,7 @@ pub const Registry = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         list.ensureUnusedCapacity(allocator, self.segments.count()) catch return error.OutOfHostMemory;
+        self.version += 1;
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| {
             const segment = entry.*;

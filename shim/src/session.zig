@@ -80,6 +80,7 @@ pub const Session = struct {
         file.reference();
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
+        self.registry.version += 1;
         segment.backup = .{ .file = .{ .file = file, .extents = own } };
         segment.clean = true;
         segment.sealed = true;

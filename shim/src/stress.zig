@@ -81,7 +81,8 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
     var steps: [most_segments]abi.PlanStep = undefined;
     while (true) {
         var count: u64 = 0;
-        try expect("camem_portions", abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count));
+        var version: u64 = 0;
+        try expect("camem_portions", abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count, &version));
         var planned: usize = 0;
         for (portions[0..count]) |portion| {
             if (portion.tag != tag) continue;
@@ -102,7 +103,7 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
             planned += 1;
         }
         var ticket: u64 = 0;
-        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), 1, &ticket);
+        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, 1, &ticket);
         if (status == @intFromEnum(abi.Status.stale)) continue;
         try expect("camem_plan_submit", status);
         return follow(ticket);

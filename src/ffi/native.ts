@@ -339,17 +339,24 @@ export function snapshot(): SegmentSnapshot[] {
   );
 }
 
+/** Which table a plan was made for. */
+export interface PlanBasis {
+  /** Younger segments are left as they are. */
+  readonly lastSegmentId: number;
+  readonly version: number;
+}
+
 /** Sums of the table for planning, of segments with ids up to `lastSegmentId`. */
-export function portions(lastSegmentId: number): Portion[] {
+export function portions(lastSegmentId: number): { portions: Portion[]; version: number } {
   const size = abi.Portion.sizeBytes;
   const bytes = table(size, (buffer, capacity) =>
-    exports().camem_portions(lastSegmentId, buffer, capacity, wordBytes),
+    exports().camem_portions(lastSegmentId, buffer, capacity, wordBytes, idBytes),
   );
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / Uint32Array.BYTES_PER_ELEMENT);
   const found: Portion[] = [];
   for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
     found.push(abi.readPortion(words, at));
-  return found;
+  return { portions: found, version: readU64(id, 0) };
 }
 
 /** Sums of the table, by tag; tags without a segment are among them. */
@@ -423,14 +430,10 @@ export function readBackup(
 export type Refusal = "busy" | "stale";
 
 /**
- * Starts a plan on the shim's thread and returns its ticket; segments with ids beyond `lastSegmentId` are left as they are.
- * Refused, with nothing changed, when a portion has changed since it was read or another Worker's plan runs: plan anew.
+ * Starts a plan on the shim's thread and returns its ticket; what was allocated or freed since the portions were read is left
+ * out. Refused, with nothing changed, when the table has changed otherwise or another Worker's plan runs: plan anew.
  */
-export function submitPlan(
-  steps: readonly PlanStep[],
-  lastSegmentId: number,
-  verify: boolean,
-): number | Refusal {
+export function submitPlan(steps: readonly PlanStep[], basis: PlanBasis, verify: boolean): number | Refusal {
   const { sizeBytes, fields } = abi.PlanStep;
   const bytes = new Uint8Array(steps.length * sizeBytes);
   const view = new DataView(bytes.buffer);
@@ -450,7 +453,16 @@ export function submitPlan(
     set("action", abi.Action[action]);
     set("immutable", Number(immutable));
   }
-  return ticketOf(exports().camem_plan_submit(bytes, steps.length, lastSegmentId, Number(verify), wordBytes));
+  return ticketOf(
+    exports().camem_plan_submit(
+      bytes,
+      steps.length,
+      basis.lastSegmentId,
+      basis.version,
+      Number(verify),
+      wordBytes,
+    ),
+  );
 }
 
 /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
