@@ -1,7 +1,14 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
 import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
-import { type AllocatorOptions, type Config, differenceOf, resolveConfig } from "./config.ts";
+import {
+  type AllocatorOptions,
+  type Config,
+  checkDevice,
+  differenceOf,
+  environmentNames,
+  resolveConfig,
+} from "./config.ts";
 import { CamemError } from "./errors.ts";
 import * as native from "./ffi/native.ts";
 import type { TransitionHooks } from "./hooks.ts";
@@ -109,6 +116,12 @@ export class CaMemAllocator {
     this.#transitions = new Transitions(config, this.#table, this.#policies, this.#ending.signal);
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     this.#deviceCount = native.runtimeInfo().deviceCount;
+    try {
+      checkDevice(config.device, this.#deviceCount, `the device (${environmentNames.device})`);
+    } catch (error) {
+      native.abandonAttachment();
+      throw error;
+    }
     if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
   }
 
@@ -117,7 +130,7 @@ export class CaMemAllocator {
    * (aclInit, aclrtGetDeviceCount).
    *
    * @throws CamemError `INVALID_CONFIG`; `CONFIG_CONFLICT` when it exists with other options; `LIBRARY_NOT_FOUND`,
-   * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` naming what was tried
+   * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` naming what was tried; `UNKNOWN_DEVICE`
    */
   static getInstance(options?: AllocatorOptions): CaMemAllocator {
     if (instance === undefined) {
@@ -491,12 +504,8 @@ export class CaMemAllocator {
 
   #device(device: number = this.#config.device): number {
     this.#assertOpen();
-    const deviceCount = this.#deviceCount;
-    if (Number.isSafeInteger(device) && device >= 0 && device < deviceCount) return device;
-    throw new CamemError(
-      "UNKNOWN_DEVICE",
-      `the device is ${show(device)}; there ${deviceCount === 1 ? "is only device 0" : `are devices 0 to ${deviceCount - 1}`}`,
-    );
+    checkDevice(device, this.#deviceCount);
+    return device;
   }
 
   /** Tags with a policy, tags used here, and tags that another Worker or a native thread uses. */

@@ -3,7 +3,13 @@
 
 import { parseArgs } from "node:util";
 import manifest from "../package.json" with { type: "json" };
-import { type AllocatorOptions, type Config, environmentNames, resolveConfig } from "./config.ts";
+import {
+  type AllocatorOptions,
+  type Config,
+  checkDevice,
+  environmentNames,
+  resolveConfig,
+} from "./config.ts";
 import { CamemError } from "./errors.ts";
 import * as native from "./ffi/native.ts";
 import { formatSize } from "./sizes.ts";
@@ -78,12 +84,7 @@ async function doctor(options: AllocatorOptions): Promise<number> {
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     printTried();
     printRuntime();
-    const { deviceCount } = native.runtimeInfo();
-    if (config.device >= deviceCount)
-      throw new CamemError(
-        "UNKNOWN_DEVICE",
-        `the device (${environmentNames.device}) is ${config.device}; ${deviceCount === 1 ? "there is only device 0" : `there are 0 to ${deviceCount - 1}`}`,
-      );
+    checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
     await native.detach();
     print("result", "ready");
     return 0;

@@ -70,6 +70,13 @@ export interface Config {
   readonly verify: boolean;
 }
 
+/** @throws CamemError `UNKNOWN_DEVICE` for a number that is none of `deviceCount` devices */
+export function checkDevice(device: number, deviceCount: number, what = "the device"): void {
+  if (Number.isSafeInteger(device) && device >= 0 && device < deviceCount) return;
+  const there = deviceCount === 1 ? "is only device 0" : `are devices 0 to ${deviceCount - 1}`;
+  throw new CamemError("UNKNOWN_DEVICE", `${what} is ${show(device)}; there ${there}`);
+}
+
 const optionNames: Partial<Record<keyof Config, string>> = {
   hostBudgetBytes: "hostBudget",
   poolSegmentBytes: "poolSegment",

@@ -2,6 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { runtimeInfo } from "../src/ffi/native.ts";
 import { codeOf, failureOf, MiB, pattern } from "./support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -95,4 +96,14 @@ test("what the budget holds counts until it is given back", async () => {
 test("an operation that is none is refused", async () => {
   expect(await codeOf(() => allocator.plan("nap" as "wake"))).toBe("INVALID_ARGUMENT");
   expect(await codeOf(() => allocator.plan("wake", { tags: ["kv_cash"] }))).toBe("UNKNOWN_TAG");
+});
+
+test("a default device that is not there is refused at once, and leaves nothing open", async () => {
+  const { deviceCount } = runtimeInfo();
+  await allocator.close();
+  const open = () => CaMemAllocator.getInstance({ device: deviceCount });
+  expect((await failureOf(open)).message).toContain(`the device (CAMEM_DEVICE) is ${deviceCount}; there `);
+  expect(await codeOf(open)).toBe("UNKNOWN_DEVICE");
+  allocator = CaMemAllocator.getInstance({ device: deviceCount - 1 });
+  expect(allocator.malloc(MiB).device).toBe(deviceCount - 1);
 });

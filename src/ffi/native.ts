@@ -240,6 +240,13 @@ export async function detach(): Promise<void> {
   while (closing !== 0 && !pollClosing(closing)) await Bun.sleep(1);
 }
 
+/** Gives up an attachment that nothing has used, for which there is next to nothing to wait. */
+export function abandonAttachment(): void {
+  check("close", () => exports().camem_detach(wordBytes));
+  const closing = takeWord();
+  while (closing !== 0 && !pollClosing(closing)) Bun.sleepSync(1);
+}
+
 function pollClosing(closing: number): boolean {
   check(
     "give everything back while closing",
