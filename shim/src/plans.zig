@@ -295,10 +295,14 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     if (table.version != basis.version) return error.Stale;
     var resolved = std.ArrayList(Step).initCapacity(registry.allocator, @min(count, table.segments.count())) catch return error.OutOfHostMemory;
     errdefer resolved.deinit(registry.allocator);
+    // Most segments are as the one before, and need not be looked up.
+    var last: ?struct { key: Key, remaining: ?*Remaining } = null;
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > basis.last_segment_id) continue;
-        const remaining = portions.getPtr(.of(segment)) orelse continue;
+        const key: Key = .of(segment);
+        if (last == null or !std.meta.eql(last.?.key, key)) last = .{ .key = key, .remaining = portions.getPtr(key) };
+        const remaining = last.?.remaining orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
         resolved.appendAssumeCapacity(remaining.take(segment));
     }
