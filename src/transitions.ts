@@ -250,9 +250,11 @@ export class Transitions {
     const table = this.#table.summary(known?.lastSegmentId);
     const all = planSleep(table.portions, treatment);
     const steps = known === undefined ? all : all.filter(({ portion }) => known.tags.includes(portion.tag));
-    if (this.#config.spillDir === null) return { ...table, steps };
-    const leftBytes = hostBytesLeft(table.portions, this.#config.hostBudgetBytes);
-    return { ...table, steps: spillBeyond(steps, leftBytes) };
+    // What is younger stays as it is, but its backups count: another Worker may have put it to sleep while a hook ran.
+    const portions = known === undefined ? table.portions : this.#table.summary().portions;
+    if (this.#config.spillDir === null) return { ...table, portions, steps };
+    const leftBytes = hostBytesLeft(portions, this.#config.hostBudgetBytes);
+    return { ...table, portions, steps: spillBeyond(steps, leftBytes) };
   }
 
   #planWake(tags: readonly string[] | undefined): Planned {

@@ -2,6 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
+import { pollPlan, portions, submitPlan } from "../src/ffi/native.ts";
 import { codeOf, failureOf, holdDevice, MiB, pattern } from "./support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -274,6 +275,44 @@ test("memory that a hook allocates is not put to sleep behind its back", async (
   await allocator.sleep();
   expect(stash?.state).toBe("mapped");
 });
+
+test("backups that were made while a hook ran count against the host budget", async () => {
+  await allocator.close();
+  allocator = CaMemAllocator.getInstance({ hostBudget: 6 * MiB });
+  const known = allocator.malloc(3 * MiB, { tag: "weights" });
+  let younger: DeviceBuffer | undefined;
+  allocator.onTransition({
+    beforeSleep: async () => {
+      younger = allocator.malloc(6 * MiB, { tag: "adapters" });
+      await offloadAsAnotherWorker(younger);
+    },
+  });
+  const error = await failureOf(() => allocator.sleep());
+  expect(error).toMatchObject({ code: "HOST_BUDGET_EXCEEDED", sizeBytes: 4 * MiB });
+  expect([known.state, younger?.state]).toEqual(["mapped", "offloaded"]);
+  expect(allocator.hostUsage().pageLockedBytes).toBe(6 * MiB);
+});
+
+/** Offloads the only portion that is as large as `buffer`. */
+async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
+  const { portions: all, version } = portions(Number.MAX_SAFE_INTEGER);
+  const portion = all.find(({ segmentBytes }) => segmentBytes === buffer.sizeBytes);
+  if (portion === undefined) throw new Error("there is no such portion");
+  const found = {
+    unreleased: false,
+    clean: false,
+    backedUp: false,
+    state: "mapped",
+    tagId: portion.tag,
+  } as const;
+  const ticket = submitPlan(
+    [{ portion: { ...portion, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
+    { lastSegmentId: portion.lastSegmentId, version },
+    false,
+  );
+  if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
+  while (pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+}
 
 test("afterWake runs although onProgress threw at the end of a wake-up that took place", async () => {
   const reasons: string[] = [];
