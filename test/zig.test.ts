@@ -27,7 +27,7 @@ test(
   "the same under the thread sanitizer",
   async () => {
     try {
-      await zigBuild("stress", "-Dsanitize-thread", "--", "3");
+      await zigBuild("stress", "-Dsanitize-thread", "--", "40");
     } catch (error) {
       // Where the kernel places memory as the sanitizer cannot bear, it says so before it starts.
       if (!String(error).includes("FATAL: ThreadSanitizer: unexpected memory mapping")) throw error;

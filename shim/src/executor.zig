@@ -24,7 +24,6 @@ const Group = plans.Group;
 const Plan = plans.Plan;
 const Segment = registry.Segment;
 const Step = plans.Step;
-const contentBytes = plans.contentBytes;
 
 /// Page-locked memory that a plan takes on each device where content goes to or comes from a file.
 pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_per_stream;
@@ -117,12 +116,10 @@ pub const Executor = struct {
         errdefer registry.allocator.free(groups);
         const resolved = try plans.resolve(self.memory.registry, steps, basis);
         const plan = self.start();
-        plan.steps = resolved;
+        plan.steps = resolved.steps;
         plan.groups = groups;
         plan.verify = verify;
-        for (resolved) |step| {
-            if (step.copies()) plan.bytes_total += contentBytes(step.segment);
-        }
+        plan.bytes_total = resolved.bytes_to_copy;
         self.launch(plan);
         return plan.ticket;
     }

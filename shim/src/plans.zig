@@ -153,7 +153,7 @@ pub const Step = struct {
 };
 
 /// Bytes that a copy of the segment's content moves.
-pub fn contentBytes(segment: *const Segment) u64 {
+fn contentBytes(segment: *const Segment) u64 {
     return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
 }
 
@@ -276,9 +276,11 @@ pub const Basis = struct {
     version: u64,
 };
 
+pub const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
+
 /// Takes the segments of all steps, but what was freed since, or none where the table is no longer as it was. The caller frees
-/// the list.
-pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error![]Step {
+/// the list. Copies of users may still be running: until the plan has waited for them, backups may change.
+pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error!Resolved {
     var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
     defer portions.deinit(registry.allocator);
     var count: usize = 0;
@@ -308,9 +310,13 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     }
     if (resolved.items.len == 0) return error.Stale;
     const taken = resolved.toOwnedSlice(registry.allocator) catch return error.OutOfHostMemory;
-    for (taken) |step| step.segment.moving = true;
+    var bytes_to_copy: u64 = 0;
+    for (taken) |step| {
+        step.segment.moving = true;
+        if (step.copies()) bytes_to_copy += contentBytes(step.segment);
+    }
     table.version += 1;
-    return taken;
+    return .{ .steps = taken, .bytes_to_copy = bytes_to_copy };
 }
 
 fn actionOf(step: PlanStep) status.Error!Action {

@@ -118,6 +118,26 @@ pub const Registry = struct {
         return taken;
     }
 
+    /// Gives a segment that is pinned a backup that is its content, which is final from then on. The caller drops the one before.
+    pub fn replaceBackup(self: *Registry, segment: *Segment, new: backup.Backup) backup.Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const replaced = segment.backup;
+        self.version += 1;
+        segment.backup = new;
+        segment.clean = true;
+        segment.sealed = true;
+        segment.checksum = null;
+        return replaced;
+    }
+
+    /// Whether a segment that is awake has a backup that is not its content.
+    pub fn hasLeftBackup(self: *Registry, segment: *const Segment) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return segment.backup != .none and !segment.clean;
+    }
+
     pub fn set(self: *Registry, segment: *Segment, comptime field: std.meta.FieldEnum(Segment), value: @FieldType(Segment, @tagName(field))) void {
         self.mutex.lock();
         defer self.mutex.unlock();

@@ -74,16 +74,11 @@ pub const Session = struct {
             if (!fits) return error.OutOfBounds;
             end = extent.segment_offset_bytes + extent.size_bytes;
         }
-        // A backup that is not clean is what a failed sleep left: its copies may be running still.
-        if (segment.backup != .none and !segment.clean) try self.runtime.synchronizeDevice(segment.device, null, failure);
-        self.memory.dropBackup(segment);
+        // What a failed sleep left: its copies may be running still.
+        if (self.registry.hasLeftBackup(segment)) try self.runtime.synchronizeDevice(segment.device, null, failure);
         file.reference();
-        self.registry.mutex.lock();
-        defer self.registry.mutex.unlock();
-        self.registry.version += 1;
-        segment.backup = .{ .file = .{ .file = file, .extents = own } };
-        segment.clean = true;
-        segment.sealed = true;
+        const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
+        replaced.drop(&self.pool);
     }
 
     pub fn seal(self: *Session, tag: u32, sealed: bool) status.Error!void {

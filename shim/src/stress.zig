@@ -1,6 +1,7 @@
 //! The shim and the emulator in one program, so that Zig's safety checks and the thread sanitizer see both: native threads
 //! allocate, write, verify and free through `my_malloc` and `my_free` without pause, while the main thread puts everything
-//! to sleep and wakes it. `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
+//! to sleep and wakes it, and another thread makes a file the backup of a part of that again and again.
+//! `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -75,6 +76,40 @@ fn expect(call: []const u8, status: i32) !void {
     return error.UnexpectedStatus;
 }
 
+/// Content that is in a file as well; what a sleep finds is one backup or the other.
+const Checkpoint = struct {
+    handle: u64,
+    weights: Weights,
+
+    fn open(weights: Weights, failure: *abi.Failure) !Checkpoint {
+        const opened = std.os.linux.memfd_create("checkpoint", std.os.linux.MFD.CLOEXEC);
+        if (std.os.linux.errno(opened) != .SUCCESS) return error.NoFile;
+        const descriptor: i32 = @intCast(opened);
+        defer _ = std.os.linux.close(descriptor);
+        const block: [4096]u8 = @splat(7);
+        for (0..Weights.size / block.len) |_| {
+            if (std.os.linux.write(descriptor, &block, block.len) != block.len) return error.NoFile;
+        }
+        var self: Checkpoint = .{ .handle = 0, .weights = weights };
+        try expect("camem_checkpoint_open", abi.camem_checkpoint_open(descriptor, &self.handle, failure));
+        return self;
+    }
+
+    fn close(self: Checkpoint) !void {
+        try expect("camem_checkpoint_close", abi.camem_checkpoint_close(self.handle));
+    }
+
+    fn use(self: *const Checkpoint) void {
+        const extents = [_]abi.FileExtent{.{ .segment_offset_bytes = 0, .file_offset_bytes = 0, .size_bytes = Weights.size }};
+        var failure: abi.Failure = .{};
+        while (!stopping.load(.acquire)) {
+            const status = abi.camem_segment_use_checkpoint(self.weights.address, self.weights.id, self.handle, &extents, extents.len, &failure);
+            const refused = status == @intFromEnum(abi.Status.moving) or status == @intFromEnum(abi.Status.asleep);
+            if (status == @intFromEnum(abi.Status.ok) or refused) std.Thread.yield() catch continue else _ = totals.failed_copies.fetchAdd(1, .monotonic);
+        }
+    }
+};
+
 /// One sleep or wake-up of everything that carries `tag`.
 fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) !void {
     var portions: [most_segments]abi.Portion = undefined;
@@ -143,6 +178,9 @@ pub fn main(init: std.process.Init) !void {
     try expect("camem_attach", abi.camem_attach(null, &failure));
     const library = try loader.open(null, &report);
     const content = try allocateWeights(&failure);
+    const filed = try allocateWeights(&failure);
+    const checkpoint: Checkpoint = try .open(filed, &failure);
+    const checkpointing = try std.Thread.spawn(.{}, Checkpoint.use, .{&checkpoint});
     var threads: [thread_count]std.Thread = undefined;
     for (&threads, 1..) |*thread, seed| thread.* = try std.Thread.spawn(.{}, hammer, .{ &library.api, seed });
     for (0..cycles) |cycle| {
@@ -152,10 +190,13 @@ pub fn main(init: std.process.Init) !void {
         try transition(content.tag, .restore, .offload, immutable);
         try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
+        try filed.verify(&failure);
         if (cycle % 4 == 3) try expect("camem_tag_seal", abi.camem_tag_seal(content.tag, 0));
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();
+    checkpointing.join();
+    try checkpoint.close();
     try close(&failure);
     std.debug.print("cycles {d}, allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
         cycles,
