@@ -539,6 +539,18 @@ describe("access", () => {
     expect((await fetch(new URL("/health", admin.url))).status).toBe(200);
     expect((await fetch(new URL("/nothing", admin.url), { headers })).status).toBe(404);
   });
+
+  test("as routes, too, they leave nothing below /camem to the model", async () => {
+    const { routes } = createHandler({ engine: controller, token: "secret" });
+    const fetchModel = () => new Response("model");
+    await using model = Bun.serve({ port: 0, hostname: "127.0.0.1", routes, fetch: fetchModel });
+    const headers = { authorization: "Bearer secret" };
+    const statusOf = async (path: string) => (await fetch(new URL(path, model.url), { headers })).status;
+    expect(await statusOf("/camem/usge")).toBe(404);
+    expect(await statusOf("/camem/usage")).toBe(200);
+    expect(await statusOf("/camem")).toBe(200);
+    expect(await (await fetch(new URL("/v1/models", model.url))).text()).toBe("model");
+  });
 });
 
 describe("requests to the model", () => {

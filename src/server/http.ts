@@ -284,7 +284,7 @@ export function createHandler(options: HandlerOptions): AdminHandler {
     const methods = table.get(pathname) ?? (pathname.startsWith("/camem/") ? nothing : undefined);
     return methods && answer(methods, request, server);
   };
-  const paths = [...table].map(([path, methods]) => [
+  const paths = [...table, ["/camem/*", nothing] as const].map(([path, methods]) => [
     path,
     (request: Request, server: ServerInfo) => answer(methods, request, server),
   ]);
