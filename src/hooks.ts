@@ -142,7 +142,7 @@ export class Hooks {
 }
 
 function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
+  return cause instanceof Error ? cause.message : show(cause); // an object need not have words for itself
 }
 
 const abortMark = Symbol("aborted");

@@ -193,6 +193,25 @@ test("after a sleep that failed the hooks rebuild what they dropped", async () =
   expect(reasons).toEqual(["sleepFailed weights"]);
 });
 
+test.each([["text"], [Object.create(null)], [undefined], [Symbol("mark")]])(
+  "a hook may throw anything: %p",
+  async (thrown) => {
+    const reasons: string[] = [];
+    allocator.onTransition({ afterWake: ({ reason }) => reasons.push(reason) });
+    const fail = () => {
+      throw thrown;
+    };
+    const remove = allocator.onTransition({ beforeSleep: fail, afterWake: fail });
+    const calledOff = await failureOf(() => allocator.sleep());
+    expect(calledOff.code).toBe("HOOK_FAILED");
+    expect(reasons).toEqual(["sleepFailed"]);
+    remove();
+    await allocator.sleep();
+    allocator.onTransition({ afterWake: fail });
+    expect(await failureOf(() => allocator.wakeUp())).toMatchObject({ code: "HOOK_FAILED", cause: thrown });
+  },
+);
+
 test("an afterWake hook that throws is reported; memory is awake", async () => {
   allocator.onTransition({
     afterWake: () => {
