@@ -116,7 +116,7 @@ test "segments that are alike are one portion" {
         slot.* = try table.create(0, 0, 4096, 4096);
         slot.*.address = number << 40;
         slot.*.mapped = true;
-        try std.testing.expect(table.insert(slot.*));
+        try std.testing.expectEqual(number, table.insert(slot.*));
     }
     defer {
         for (segments) |segment| {

@@ -29,8 +29,8 @@ pub const Segment = struct {
     size_bytes: u64,
     /// What the caller asked for; copies stay within it.
     requested_bytes: u64,
-    /// Never used twice, unlike an address.
-    id: u64,
+    /// Never used twice, unlike an address. In the order in which segments came into the table; 0 before that.
+    id: u64 = 0,
     device: u32,
     tag: u32,
     content: Content = .live,
@@ -151,23 +151,24 @@ pub const Registry = struct {
         if (tag >= self.tags.names.items.len) return error.UnknownTag;
         self.segments.ensureUnusedCapacity(allocator, self.pending + 1) catch return error.OutOfHostMemory;
         const segment = allocator.create(Segment) catch return error.OutOfHostMemory;
-        segment.* = .{ .size_bytes = size_bytes, .requested_bytes = requested_bytes, .id = self.next_id, .device = device, .tag = tag };
-        self.next_id += 1;
+        segment.* = .{ .size_bytes = size_bytes, .requested_bytes = requested_bytes, .device = device, .tag = tag };
         self.pending += 1;
         return segment;
     }
 
-    /// False when the table has a segment at that address already: its device was reset by somebody, and AscendCL has given
-    /// the address out again.
-    pub fn insert(self: *Registry, segment: *Segment) bool {
+    /// The segment's id; null when the table has a segment at that address already: its device was reset by somebody, and
+    /// AscendCL has given the address out again.
+    pub fn insert(self: *Registry, segment: *Segment) ?u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
         const entry = self.segments.getOrPutAssumeCapacity(segment.address);
-        if (entry.found_existing) return false;
+        if (entry.found_existing) return null;
+        segment.id = self.next_id;
+        self.next_id += 1;
         segment.listed = true;
         self.pending -= 1;
         entry.value_ptr.* = segment;
-        return true;
+        return segment.id;
     }
 
     /// Takes a segment out of the table before its address is released: from then on AscendCL may give the address to another
@@ -287,7 +288,7 @@ pub const Registry = struct {
 
     /// Puts a record into the table that could not be released, so that its release is tried again.
     pub fn insertDoomed(self: *Registry, segment: *Segment) void {
-        _ = self.insert(segment); // false for an address that is another segment's: then the record has to go without
+        _ = self.insert(segment); // null for an address that is another segment's: then the record has to go without
         self.mutex.lock();
         defer self.mutex.unlock();
         self.markDoomed(segment);
@@ -471,13 +472,32 @@ test "regions may be left in any order" {
     try std.testing.expectError(error.InvalidArgument, tags.leave(inner));
 }
 
+test "ids are in the order in which segments come into the table, however long their allocation takes" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const slow = try table.create(0, 0, 4096, 4096);
+    const fast = try table.create(0, 0, 4096, 4096);
+    slow.address = 1 << 44;
+    fast.address = 2 << 44;
+    defer {
+        for ([_]*Segment{ slow, fast }) |segment| {
+            _ = table.unlist(segment);
+            table.destroy(segment);
+        }
+        table.deinit();
+    }
+    // A plan for the table as it is in between concerns the first alone.
+    try std.testing.expectEqual(1, table.insert(fast));
+    try std.testing.expectEqual(2, table.insert(slow));
+}
+
 test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     var table: Registry = .{};
     _ = try table.tags.intern("default");
     const segment = try table.create(0, 0, 4096, 4000);
     segment.address = 1 << 44;
     segment.mapped = true;
-    try std.testing.expect(table.insert(segment));
+    try std.testing.expectEqual(1, table.insert(segment));
     defer {
         _ = table.unlist(segment);
         table.destroy(segment);

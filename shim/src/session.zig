@@ -35,13 +35,13 @@ pub const Session = struct {
             self.discard(segment);
             return err;
         };
-        const allocation: Allocation = .{ .address = segment.address, .segment_id = segment.id };
-        if (!self.registry.insert(segment)) {
+        const address = segment.address;
+        const segment_id = self.registry.insert(segment) orelse {
+            failure.describe("aclrtReserveMemAddress", 0, address, segment.size_bytes, "AscendCL gave out an address that is in use");
             self.discard(segment);
-            failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "AscendCL gave out an address that is in use");
             return error.DeviceLost;
-        }
-        return allocation;
+        };
+        return .{ .address = address, .segment_id = segment_id };
     }
 
     fn acquire(self: *Session, segment: *registry.Segment, failure: *Failure) status.Error!void {
