@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
 import { formatSize, parseSize } from "./sizes.ts";
-import { show, validate } from "./validate.ts";
+import { messageOf, show, validate } from "./validate.ts";
 
 const sizeText = 'bytes or a size such as "8GiB"';
 const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
@@ -176,10 +176,9 @@ function spillFolder(path: string | undefined): string | null {
     if (Buffer.byteLength(absolute) > longestFolderBytes)
       throw new TypeError(`its path is longer than ${longestFolderBytes} bytes`);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
     throw new CamemError(
       "INVALID_CONFIG",
-      `spillDir (${environmentNames.spillDir}) is ${show(path)}; it must be a folder that can be written: ${reason}`,
+      `spillDir (${environmentNames.spillDir}) is ${show(path)}; it must be a folder that can be written: ${messageOf(cause)}`,
       { cause },
     );
   }

@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
 import { aborted } from "./execute.ts";
-import { show, validate } from "./validate.ts";
+import { messageOf, show, validate } from "./validate.ts";
 
 /** What a `beforeSleep` hook is told. */
 export interface SleepTransition {
@@ -139,10 +139,6 @@ export class Hooks {
       caller.running = false;
     }
   }
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : show(cause); // an object need not have words for itself
 }
 
 const abortMark = Symbol("aborted");

@@ -2,6 +2,7 @@ import { inspect } from "node:util";
 import Type from "typebox";
 import Value from "typebox/value";
 import { CamemError } from "./errors.ts";
+import { messageOf } from "./validate.ts";
 
 /** Bits of one element, for every element type that the safetensors format knows. */
 const elementBits = {
@@ -144,7 +145,7 @@ function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     value = JSON.parse(text);
   } catch (error) {
-    const reason = bounded(error instanceof Error ? error.message : String(error));
+    const reason = bounded(messageOf(error));
     throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteMend, error);
   }
   const duplicate = findDuplicateKey(text);

@@ -17,7 +17,7 @@ import {
   show,
   type TensorDtype,
 } from "./safetensors-header.ts";
-import { show as showGiven, validate } from "./validate.ts";
+import { messageOf, show as showGiven, validate } from "./validate.ts";
 
 export {
   parseSafetensorsHeader,
@@ -146,7 +146,7 @@ function fileNameOf(path: unknown): string {
   try {
     if (path instanceof URL) return fileURLToPath(path);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = messageOf(cause);
     throw new CamemError("INVALID_ARGUMENT", `the path is ${given}: ${reason}`, { cause });
   }
   throw new CamemError("INVALID_ARGUMENT", `the path is ${given}; it must be a path or a file: URL`);
@@ -197,7 +197,7 @@ async function openCheckpoint(path: string): Promise<FileHandle> {
 }
 
 function unreadable(path: string, error: unknown): CamemError {
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = messageOf(error);
   return invalid(
     path,
     `the checkpoint cannot be read (${reason})`,
@@ -281,7 +281,7 @@ function freeAll(tensors: ReadonlyMap<string, Tensor>, loadError: unknown): void
     }
   }
   if (freeErrors.length === 0) return;
-  const reason = loadError instanceof Error ? loadError.message : String(loadError);
+  const reason = messageOf(loadError);
   throw new CamemError(
     loadError instanceof CamemError ? loadError.code : "ACL_CALL_FAILED",
     `${reason} And ${freeErrors.length} of the ${tensors.size} tensors allocated for it could not be freed again.`,

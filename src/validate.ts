@@ -11,6 +11,11 @@ export function show(value: unknown): string {
   return typeof value === "function" ? "a function" : String(value);
 }
 
+/** What was thrown, in words; anything can be. */
+export function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : show(cause); // an object need not have words for itself
+}
+
 const checks = new WeakMap<TSchema, (value: unknown) => boolean>();
 
 /** A compiled check, a hundred times as fast as an interpreted one: options are checked with every allocation. */

@@ -270,6 +270,18 @@ describe("lost weights", () => {
     await controller.wakeUp();
     expect(await complete()).toBe(expected());
   });
+
+  test("a reload may throw what has no words for itself", async () => {
+    await controller.close();
+    control({
+      reload: () => {
+        throw Object.create(null);
+      },
+    });
+    await controller.sleep({ level: 2 });
+    expect((await failureOf(() => controller.wakeUp())).code).toBe("HOOK_FAILED");
+    expect(controller.status.state).toBe("asleep");
+  });
 });
 
 describe("requests", () => {

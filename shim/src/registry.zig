@@ -288,10 +288,12 @@ pub const Registry = struct {
 
     /// Puts a record into the table that could not be released, so that its release is tried again.
     pub fn insertDoomed(self: *Registry, segment: *Segment) void {
+        {
+            self.mutex.lock();
+            defer self.mutex.unlock();
+            self.markDoomed(segment); // before it is in the table, where a plan could take it
+        }
         _ = self.insert(segment); // null for an address that is another segment's: then the record has to go without
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        self.markDoomed(segment);
     }
 
     fn markDoomed(self: *Registry, segment: *Segment) void {

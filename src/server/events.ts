@@ -2,7 +2,7 @@ import { CamemError, type CamemErrorCode } from "../errors.ts";
 import type { TransitionProgress } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import type { SleepReport, WakeReport } from "../transitions.ts";
-import { show } from "../validate.ts";
+import { messageOf, show } from "../validate.ts";
 
 /**
  * What an engine is doing.
@@ -179,5 +179,5 @@ export class EventSource {
 /** @internal */
 export function summaryOf(error: unknown): FailureSummary {
   if (error instanceof CamemError) return { code: error.code, message: error.message };
-  return { code: "UNKNOWN", message: error instanceof Error ? error.message : String(error) };
+  return { code: "UNKNOWN", message: messageOf(error) };
 }

@@ -1,6 +1,7 @@
 /** HTTP answers in vLLM's shapes. */
 
 import { CamemError, type CamemErrorCode } from "../errors.ts";
+import { messageOf } from "../validate.ts";
 
 const typeNames: Readonly<Record<number, string>> = {
   400: "BadRequestError",
@@ -84,6 +85,6 @@ export function errorResponse(error: unknown): Response {
     const headers = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
     return reply(statuses[reason] ?? 500, { message, param: params[reason] ?? null, reason }, headers);
   }
-  process.emitWarning(error instanceof Error ? error : String(error));
+  process.emitWarning(error instanceof Error ? error : messageOf(error));
   return reply(500, { message: "an internal error; the server's warnings tell more", param: null });
 }
