@@ -98,8 +98,6 @@ export class CaMemAllocator {
   readonly #pools = new Map<string, MemoryPool>();
   /** Loads of checkpoints that are under way, by tag, and whether one that overlapped with them has failed. */
   readonly #loads = new Map<string, { count: number; failed: boolean }>();
-  /** Aborted when closing begins, which ends every transition. */
-  readonly #ending = new AbortController();
   readonly #transitions: Transitions;
   readonly #owner: BufferOwner = {
     stateOf: (segment) => this.#stateOf(segment),
@@ -113,7 +111,7 @@ export class CaMemAllocator {
     if (config === undefined)
       throw new CamemError("INVALID_ARGUMENT", "there is one allocator: call CaMemAllocator.getInstance()");
     this.#config = config;
-    this.#transitions = new Transitions(config, this.#table, this.#policies, this.#ending.signal);
+    this.#transitions = new Transitions(config, this.#table, this.#policies);
     native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
     this.#deviceCount = native.runtimeInfo().deviceCount;
     try {
@@ -470,8 +468,7 @@ export class CaMemAllocator {
 
   async #closeNow(): Promise<void> {
     this.#state = "closing";
-    this.#ending.abort(this.#closedError());
-    await this.#transitions.ended();
+    await this.#transitions.end(this.#closedError());
     try {
       await native.detach();
     } catch (error) {

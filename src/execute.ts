@@ -1,5 +1,6 @@
 import { CamemError } from "./errors.ts";
 import * as native from "./ffi/native.ts";
+import { aborted } from "./turns.ts";
 
 /** What a running sleep or wake-up reports. */
 export interface TransitionProgress {
@@ -57,12 +58,6 @@ function durationsOf(progress: native.PlanProgress): TransitionDurations {
     verifyingMs: milliseconds(progress.verifyingNs),
     releasingMs: milliseconds(progress.releasingNs),
   };
-}
-
-/** The error for an aborted signal; a reason that is an error of ours, as when the allocator is closing, stands for itself. */
-export function aborted(signal: AbortSignal): CamemError {
-  if (signal.reason instanceof CamemError) return signal.reason;
-  return new CamemError("ABORTED", "the signal was aborted; nothing has changed", { cause: signal.reason });
 }
 
 /** What a plan came to. */

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
 import { CamemError } from "./errors.ts";
-import { aborted } from "./execute.ts";
+import { aborted, unlessAborted } from "./turns.ts";
 import { messageOf, show, validate } from "./validate.ts";
 
 /** What a `beforeSleep` hook is told. */
@@ -80,6 +80,7 @@ export class Hooks {
         await unlessAborted(
           this.#run(() => hooks.beforeSleep?.({ tags })),
           signal,
+          markOf,
         );
       } catch (cause) {
         const failure = isAbort(cause, signal)
@@ -114,6 +115,7 @@ export class Hooks {
         await unlessAborted(
           this.#run(() => hooks.afterWake?.(transition)),
           this.#ending,
+          markOf,
         );
       } catch (hookFailure) {
         if (!isAbort(hookFailure, this.#ending)) failures.push(hookFailure);
@@ -141,21 +143,10 @@ export class Hooks {
   }
 }
 
+/** Told from whatever a hook may throw. */
 const abortMark = Symbol("aborted");
+const markOf = () => abortMark;
 
 function isAbort(cause: unknown, signal: AbortSignal): boolean {
   return cause === abortMark && signal.aborted;
-}
-
-/** What `pending` comes to, or a rejection with a mark as soon as `signal` is aborted. */
-async function unlessAborted<T>(pending: Promise<T>, signal: AbortSignal): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(abortMark);
-  if (signal.aborted) abort();
-  signal.addEventListener("abort", abort, { once: true });
-  try {
-    return await Promise.race([pending, promise]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
 }

@@ -3,13 +3,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import type { Config } from "./config.ts";
 import { CamemError } from "./errors.ts";
-import {
-  aborted,
-  follow,
-  type Operation,
-  type TransitionControl,
-  type TransitionDurations,
-} from "./execute.ts";
+import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./execute.ts";
 import * as native from "./ffi/native.ts";
 import { Hooks } from "./hooks.ts";
 import { type SleepLevel, type SleepSelection, treatmentOf } from "./levels.ts";
@@ -27,6 +21,7 @@ import {
 import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import type { SegmentTable, Summary } from "./table.ts";
 import type { TagPolicy } from "./tags.ts";
+import { aborted, Turns } from "./turns.ts";
 
 export interface SleepOptions extends SleepSelection, TransitionControl {}
 
@@ -118,35 +113,26 @@ export class Transitions {
   readonly #config: Config;
   readonly #table: SegmentTable;
   readonly #policies: ReadonlyMap<string, TagPolicy>;
-  /** Aborted when the allocator closes, which ends every transition. */
-  readonly #ending: AbortSignal;
-  /** Settles when the transition that was asked for last has ended. */
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #idleTimer: Timer | undefined;
 
-  constructor(
-    config: Config,
-    table: SegmentTable,
-    policies: ReadonlyMap<string, TagPolicy>,
-    ending: AbortSignal,
-  ) {
-    this.hooks = new Hooks(ending);
+  constructor(config: Config, table: SegmentTable, policies: ReadonlyMap<string, TagPolicy>) {
+    this.hooks = new Hooks(this.#turns.ending);
     this.#config = config;
     this.#table = table;
     this.#policies = policies;
-    this.#ending = ending;
   }
 
   sleep(options: SleepOptions): Promise<SleepReport> {
-    return this.#inTurn(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
+    return this.#turns.take(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
   }
 
   wakeUp(options: WakeOptions): Promise<WakeReport> {
-    return this.#inTurn(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
+    return this.#turns.take(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
   }
 
   prepare(options: SleepOptions): Promise<PrepareReport> {
-    return this.#inTurn(options.signal, (signal) => this.#prepareNow({ ...options, signal }));
+    return this.#turns.take(options.signal, (signal) => this.#prepareNow({ ...options, signal }));
   }
 
   /** What such a sleep would do now. */
@@ -159,27 +145,10 @@ export class Transitions {
     return this.#assess(this.#planWake(tags));
   }
 
-  /** Returns when the last transition has ended, after `ending` was aborted. */
-  async ended(): Promise<void> {
+  /** Cancels a transition that runs and refuses those that wait, for `reason`; returns when the last has ended. */
+  async end(reason: CamemError): Promise<void> {
     clearTimeout(this.#idleTimer);
-    await this.#last.catch(() => undefined);
-  }
-
-  /** Runs transitions one after the other; closing or aborting ends the wait. */
-  #inTurn<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const either = signal ? AbortSignal.any([signal, this.#ending]) : this.#ending;
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const abort = () => reject(aborted(either));
-    if (either.aborted) abort();
-    either.addEventListener("abort", abort, { once: true });
-    const start = async () => {
-      // From here on the transition itself heeds the signal, and says when it was too late.
-      either.removeEventListener("abort", abort);
-      if (either.aborted) return;
-      await run(either).then(resolve, reject);
-    };
-    this.#last = this.#last.then(start, start);
-    return promise;
+    await this.#turns.end(reason);
   }
 
   async #sleepNow(options: SleepOptions & Control): Promise<SleepReport> {
@@ -330,12 +299,12 @@ export class Transitions {
   /** Starts the idle time of retained host memory anew. */
   #startIdleTime(): void {
     clearTimeout(this.#idleTimer);
-    if (!Number.isFinite(this.#config.retainIdleMs) || this.#ending.aborted) return;
+    if (!Number.isFinite(this.#config.retainIdleMs) || this.#turns.ending.aborted) return;
     const submit = () => native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
     const giveBack = (signal: AbortSignal) => this.#submit("preparation", submit, { signal }, 0);
     this.#idleTimer = setTimeout(() => {
       // What fails is tried again by the next transition.
-      this.#inTurn(undefined, giveBack).catch(() => undefined);
+      this.#turns.take(undefined, giveBack).catch(() => undefined);
     }, this.#config.retainIdleMs).unref();
   }
 

@@ -40,7 +40,7 @@ const layers = [
   ["buffer.ts", "plan.ts"],
   ["native.ts"],
   ["tags.ts"],
-  ["struct.ts", "symbols.gen.ts", "free-list.ts", "validate.ts", "sizes.ts"],
+  ["struct.ts", "symbols.gen.ts", "free-list.ts", "turns.ts", "validate.ts", "sizes.ts"],
   ["errors.ts"],
 ];
 

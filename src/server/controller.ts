@@ -5,6 +5,7 @@ import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import type { TransitionPlan } from "../preflight.ts";
 import type { SleepReport, WakeReport } from "../transitions.ts";
+import { Turns } from "../turns.ts";
 import { show } from "../validate.ts";
 import {
   type AdmitOptions,
@@ -31,7 +32,6 @@ import {
   type TransitionIdentity,
 } from "./events.ts";
 import { type Lease, RequestGate } from "./gate.ts";
-import { Turns } from "./wait.ts";
 
 export interface EngineSleepResult {
   /** The level that the engine sleeps at now. */

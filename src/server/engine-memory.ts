@@ -4,10 +4,10 @@ import type { TransitionControl } from "../execute.ts";
 import type { SleepLevel } from "../levels.ts";
 import { assertFits } from "../preflight.ts";
 import type { SleepReport, WakeReport } from "../transitions.ts";
+import { aborted, unlessAborted } from "../turns.ts";
 import type { ReloadContext } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { SleepReason } from "./events.ts";
-import { abortedError, unlessAborted } from "./wait.ts";
 
 /** A sleep that lasts until everything is awake. */
 export interface Sleep {
@@ -169,7 +169,7 @@ export class EngineMemory {
       await unlessAborted(run(), signal);
     } catch (cause) {
       const failures = await this.#sleepAgain(before);
-      if (signal.aborted && failures.length === 0) throw abortedError(signal);
+      if (signal.aborted && failures.length === 0) throw aborted(signal);
       throw new CamemError(
         "HOOK_FAILED",
         "reload threw; no request is admitted before the weights are loaded",

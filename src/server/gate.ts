@@ -1,7 +1,8 @@
 import { CamemError } from "../errors.ts";
+import { aborted } from "../turns.ts";
 import type { Clock } from "./clock.ts";
 import type { InFlightMode, RequestCounts } from "./events.ts";
-import { abortedError, Wait } from "./wait.ts";
+import { Wait } from "./wait.ts";
 
 /** What a request learns at a checkpoint. */
 export interface CheckpointResult {
@@ -59,7 +60,7 @@ class GateLease implements Lease {
 
   async checkpoint(): Promise<CheckpointResult> {
     if (this.state === "released") throw released();
-    if (this.signal.aborted) throw abortedError(this.signal);
+    if (this.signal.aborted) throw aborted(this.signal);
     return this.#gate.passOrPark(this);
   }
 
@@ -122,7 +123,7 @@ export class RequestGate {
 
   /** A lease at once. To be called while the gate is open. */
   enter(signal: AbortSignal | undefined): Lease {
-    if (signal?.aborted) throw abortedError(signal);
+    if (signal?.aborted) throw aborted(signal);
     const lease = this.#newLease(signal);
     this.#onChange();
     return lease;
@@ -215,7 +216,7 @@ export class RequestGate {
       signal: lease.signal,
       deadlineMs: Number.POSITIVE_INFINITY,
       clock: this.#clock,
-      expired: () => abortedError(lease.signal),
+      expired: () => aborted(lease.signal),
     });
     lease.state = "parked";
     this.#parked.set(lease, wait);

@@ -1,5 +1,6 @@
 import Type from "typebox";
 import { CamemError } from "../errors.ts";
+import { Turns } from "../turns.ts";
 import { show, validate } from "../validate.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { type EngineWakeResult, SleepController } from "./controller.ts";
@@ -9,7 +10,7 @@ import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts"
 import type { EngineEvent, EngineListener, InFlightMode } from "./events.ts";
 import type { Lease } from "./gate.ts";
 import { PoolMember } from "./pool-member.ts";
-import { Turns, Wait } from "./wait.ts";
+import { Wait } from "./wait.ts";
 
 export interface PoolOptions {
   /** The level at which an engine makes room for another; by default 1. At 2 its `reload` is needed to wake it. */
