@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { parse, View } from "vega";
 import { type Config, compile, type TopLevelSpec } from "vega-lite";
-import { formatSize } from "../src/sizes.ts";
+import { formatSize } from "../src/options/sizes.ts";
 import type { Figure, Results } from "./schema.ts";
 
 const config: Config = {

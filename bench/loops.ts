@@ -3,7 +3,7 @@
 import { dlopen, type Pointer } from "bun:ffi";
 import { join } from "node:path";
 import { zigPath } from "../scripts/native.ts";
-import type { DeviceBuffer } from "../src/buffer.ts";
+import type { DeviceBuffer } from "../src/memory/buffer.ts";
 
 const sources = join(import.meta.dir, "native");
 

@@ -1,6 +1,6 @@
 /** The results as tables for people: Markdown that is also what the terminal shows. */
 
-import { formatSize } from "../src/sizes.ts";
+import { formatSize } from "../src/options/sizes.ts";
 import type { Comparison, Device, Figure, Machine, ReachRow, Results, Statistic } from "./schema.ts";
 
 /** Three significant digits, which is more than the noise leaves. */

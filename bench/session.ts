@@ -2,9 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import { CaMemAllocator, type DeviceBuffer, type TransitionDurations } from "camem";
-import type { AllocatorOptions } from "../src/config.ts";
 import { runtimeInfo } from "../src/ffi/native.ts";
-import { formatSize } from "../src/sizes.ts";
+import type { AllocatorOptions } from "../src/options/config.ts";
+import { formatSize } from "../src/options/sizes.ts";
 import { CopyBy, Loops } from "./loops.ts";
 import type { Durations } from "./rounds.ts";
 

@@ -1,6 +1,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
-import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./buffer.ts";
+import { CamemError } from "./errors.ts";
+import * as native from "./ffi/native.ts";
+import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
+import { checkSize, MemoryPool } from "./memory/pool.ts";
+import { SegmentTable, stateName } from "./memory/table.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -8,14 +12,9 @@ import {
   differenceOf,
   environmentNames,
   resolveConfig,
-} from "./config.ts";
-import { CamemError } from "./errors.ts";
-import * as native from "./ffi/native.ts";
-import type { TransitionHooks } from "./hooks.ts";
-import { checkSleepRequest, checkWakeRequest, type SleepSelection, unknownTag } from "./levels.ts";
-import { checkSize, MemoryPool } from "./pool.ts";
-import type { TransitionPlan } from "./preflight.ts";
-import { SegmentTable, stateName } from "./table.ts";
+} from "./options/config.ts";
+import { show, validate } from "./options/validate.ts";
+import { checkSleepRequest, checkWakeRequest, type SleepSelection, unknownTag } from "./policy/levels.ts";
 import {
   checkTag,
   defaultTag,
@@ -24,7 +23,9 @@ import {
   persistentTag,
   presetPolicies,
   type TagPolicy,
-} from "./tags.ts";
+} from "./policy/tags.ts";
+import type { TransitionHooks } from "./transition/hooks.ts";
+import type { TransitionPlan } from "./transition/preflight.ts";
 import {
   type PrepareReport,
   type SleepOptions,
@@ -32,8 +33,7 @@ import {
   Transitions,
   type WakeOptions,
   type WakeReport,
-} from "./transitions.ts";
-import { show, validate } from "./validate.ts";
+} from "./transition/transitions.ts";
 
 export interface MallocOptions {
   /** The tag; by default that of the `useMemoryPool` body this is called in, else `default`. */

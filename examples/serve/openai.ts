@@ -2,7 +2,7 @@
 
 import Type, { type Static } from "typebox";
 import { Value } from "typebox/value";
-import { show } from "../../src/validate.ts";
+import { show } from "../../src/options/validate.ts";
 
 const Stop = Type.Union([Type.String(), Type.Array(Type.String({ minLength: 1 }), { maxItems: 4 })], {
   description: "a text, or up to four",

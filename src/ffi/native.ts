@@ -2,8 +2,8 @@ import { dlopen } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
-import { formatSize } from "../sizes.ts";
-import { longestTagBytes } from "../tags.ts";
+import { formatSize } from "../options/sizes.ts";
+import { longestTagBytes } from "../policy/tags.ts";
 import { type Decoded, decode, readU64, writeU64 } from "./struct.ts";
 import * as abi from "./symbols.gen.ts";
 

@@ -2,13 +2,13 @@ import type { Counter, Gauge, Registry } from "prom-client";
 import Type from "typebox";
 import type { CaMemAllocator } from "../allocator.ts";
 import { CamemError } from "../errors.ts";
-import { SleepController } from "../server/controller.ts";
-import { type EngineGroup, groupOf } from "../server/engine-group.ts";
-import { show, validate } from "../validate.ts";
-import { type ScrapedMetric, scrapedMetrics } from "./gauges.ts";
-import { durationBuckets, OperationRecorder, operations, vllmBuckets } from "./operations.ts";
+import { show, validate } from "../options/validate.ts";
+import { SleepController } from "../server/engine/controller.ts";
+import { type EngineGroup, groupOf } from "../server/pool/engine-group.ts";
 import { loadPromClient } from "./prom-client.ts";
+import { type ScrapedMetric, scrapedMetrics } from "./scraped.ts";
 import { type Snapshot, snapshotOncePerScrape } from "./snapshot.ts";
+import { durationBuckets, OperationRecorder, operations, vllmBuckets } from "./transitions.ts";
 
 export interface MetricsOptions {
   /** One engine, several, or a pool of them. */

@@ -1,8 +1,8 @@
 import type { CaMemAllocator, HostUsage, TagUsage } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
-import type { DeviceMemory } from "../server/controller.ts";
-import type { EngineGroup } from "../server/engine-group.ts";
-import type { EngineStatus, RequestCounts } from "../server/events.ts";
+import type { DeviceMemory } from "../server/engine/controller.ts";
+import type { EngineStatus, RequestCounts } from "../server/engine/events.ts";
+import type { EngineGroup } from "../server/pool/engine-group.ts";
 
 export interface EngineSnapshot {
   readonly status: EngineStatus;

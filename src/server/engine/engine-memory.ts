@@ -1,0 +1,285 @@
+import type { TagUsage } from "../../allocator.ts";
+import { abortable, aborted } from "../../async/abortable.ts";
+
+import { CamemError } from "../../errors.ts";
+import type { SleepLevel } from "../../policy/levels.ts";
+import { assertFits } from "../../transition/preflight.ts";
+import type { TransitionControl } from "../../transition/progress.ts";
+import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { ReloadContext } from "./controller-options.ts";
+import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
+import type { SleepReason } from "./events.ts";
+
+/** A sleep that lasts until everything is awake. */
+export interface Sleep {
+  readonly level: SleepLevel;
+  readonly reason: SleepReason;
+}
+
+type Names = readonly string[] | undefined;
+
+/**
+ * The memory of one engine: which of its tags sleep at which level, and which have lost content that somebody has to bring back.
+ * After every call, also one that failed, it knows what the allocator's table says. Tags are told by the engine's own names.
+ */
+export class EngineMemory {
+  readonly #allocator: ControlledAllocator;
+  readonly #tags: EngineTags;
+  readonly #weightTags: readonly string[];
+  #sleep: Sleep | undefined;
+  /** The level of every tag of which memory is asleep. */
+  #levels: ReadonlyMap<string, 1 | 2> = new Map();
+  readonly #awaiting = new Set<string>();
+  readonly #lost = new Set<string>();
+
+  /** @throws CamemError `STATE_CONFLICT` when memory is asleep, of which nobody knows what it lost */
+  constructor(allocator: ControlledAllocator, tags: EngineTags, weightTags: readonly string[]) {
+    this.#allocator = allocator;
+    this.#tags = tags;
+    this.#weightTags = weightTags;
+    const asleep = this.#asleep();
+    if (asleep.length > 0)
+      throw new CamemError(
+        "STATE_CONFLICT",
+        `memory of ${asleep.join(", ")} is asleep; wake it before a controller takes over`,
+      );
+  }
+
+  /** False once the allocator is closed. */
+  get isReachable(): boolean {
+    try {
+      this.#tags.usage();
+      return true;
+    } catch (error) {
+      if (error instanceof CamemError && error.code === "CLOSED") return false;
+      throw error;
+    }
+  }
+
+  /** The sleep that lasts, of any level; undefined when everything is awake. */
+  get sleeping(): Sleep | undefined {
+    return this.#sleep;
+  }
+
+  get sleepingTags(): readonly string[] {
+    return [...this.#levels.keys()];
+  }
+
+  /** Those tags of `names`, or of all, of which memory is asleep. */
+  asleepAmong(names: Names): string[] {
+    return this.sleepingTags.filter((name) => names === undefined || names.includes(name));
+  }
+
+  /** Weights that are awake or asleep without their content. */
+  get awaitingTags(): readonly string[] {
+    return [...this.#awaiting];
+  }
+
+  /** True when waking everything leaves weights without content. */
+  get lacksWeights(): boolean {
+    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#levels.get(name) === 2);
+  }
+
+  /** True when the memory of all lost weights is awake, so that they can be loaded. */
+  get canLoad(): boolean {
+    return this.#awaiting.size > 0 && !this.#levelsHave(this.#awaiting);
+  }
+
+  /** The tags that have lost their content since this was last called; weights that were loaded again are not among them. */
+  takeLost(): string[] {
+    const lost = [...this.#lost];
+    this.#lost.clear();
+    return lost;
+  }
+
+  /**
+   * Checks a sleep before any request is disturbed. Returns true when there is nothing to do, and what is asked for holds.
+   *
+   * @throws CamemError `STATE_CONFLICT`, `HOST_BUDGET_EXCEEDED`, and as the allocator's `plan`
+   */
+  prepareSleep(level: SleepLevel, names: Names, reason: SleepReason): boolean {
+    if (level === 1) this.#assertNotDeeper(names);
+    if (level > 0) {
+      const plan = this.#allocator.plan("sleep", { level, tags: this.#tags.tagsOf(names) });
+      assertFits(plan);
+      if (Object.keys(plan.tags).length > 0) return false;
+    }
+    if (this.#sleep === undefined || this.#sleep.level < Math.min(level, 1)) return false;
+    this.#record(level, names, reason);
+    return true;
+  }
+
+  /** @throws CamemError as the allocator's `sleep` */
+  async sleep(
+    level: SleepLevel,
+    names: Names,
+    reason: SleepReason,
+    control: TransitionControl,
+  ): Promise<SleepReport | null> {
+    try {
+      const tags = this.#tags.tagsOf(names);
+      const report = level === 0 ? null : await this.#allocator.sleep({ level, tags, ...control });
+      this.#record(level, names, reason);
+      return report;
+    } catch (error) {
+      if (error instanceof CamemError && error.transitionComplete) this.#record(level, names, reason);
+      else this.#observe(level, reason);
+      throw error;
+    }
+  }
+
+  /** Ends a sleep that moved no memory, as one of level 0. Returns false where there is none. */
+  endEmptySleep(): boolean {
+    if (this.#sleep === undefined || this.#levels.size > 0) return false;
+    this.#sleep = undefined;
+    return true;
+  }
+
+  /**
+   * Wakes the tags of `names` that are asleep; returns null where none is.
+   *
+   * @throws CamemError as the allocator's `wakeUp`
+   */
+  async wake(names: Names, control: TransitionControl): Promise<WakeReport | null> {
+    const concerned = this.asleepAmong(names);
+    if (concerned.length === 0) return null;
+    const tags = this.#tags.tagsOf(concerned);
+    const planned = this.#tags.named(this.#allocator.plan("wake", { tags })).tags;
+    const emptied = concerned.filter((name) => (planned[name]?.remapBytes ?? 0) > 0);
+    try {
+      return await this.#allocator.wakeUp({ tags, ...control });
+    } finally {
+      this.#observe(1, "operator");
+      if (this.#levels.size === 0) this.#sleep = undefined;
+      this.#noteLost(emptied.filter((name) => !this.#levels.has(name)));
+    }
+  }
+
+  /**
+   * Has lost weights loaded. Where that fails, what is awake of `before` goes back to sleep.
+   *
+   * @throws CamemError `HOOK_FAILED`, or what `signal` was aborted with
+   */
+  async load(
+    reload: (context: ReloadContext) => unknown,
+    before: EngineMemorySnapshot,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      const run = async () => reload({ tags: this.awaitingTags, signal });
+      await abortable(run(), signal);
+    } catch (cause) {
+      const failures = await this.#sleepAgain(before);
+      if (signal.aborted && failures.length === 0) throw aborted(signal);
+      throw new CamemError(
+        "HOOK_FAILED",
+        "reload threw; no request is admitted before the weights are loaded",
+        { cause: failures.length === 0 ? cause : new AggregateError([cause, ...failures]) },
+      );
+    }
+    this.#loaded();
+  }
+
+  /**
+   * Takes the word of whoever loaded the lost weights.
+   *
+   * @throws CamemError `STATE_CONFLICT` while their memory is asleep
+   */
+  confirm(): void {
+    const asleep = this.#weightTags.filter(
+      (name) => this.#levels.get(name) === 2 || (this.#awaiting.has(name) && this.#levels.has(name)),
+    );
+    if (asleep.length > 0)
+      throw new CamemError(
+        "STATE_CONFLICT",
+        `${asleep.join(", ")}: asleep without content, so nothing can have been loaded; wake it first`,
+      );
+    this.#loaded();
+  }
+
+  /** What {@link load} goes back to. */
+  snapshot(): EngineMemorySnapshot {
+    return { levels: this.#levels, sleep: this.#sleep };
+  }
+
+  #loaded(): void {
+    for (const name of this.#awaiting) this.#lost.delete(name);
+    this.#awaiting.clear();
+  }
+
+  /** Level 1 promises that weights come back, which level 2 has made impossible. */
+  #assertNotDeeper(names: Names): void {
+    const gone = this.#weightTags.filter(
+      (name) => this.#levels.get(name) === 2 && (names === undefined || names.includes(name)),
+    );
+    if (gone.length === 0) return;
+    throw new CamemError(
+      "STATE_CONFLICT",
+      `${gone.join(", ")}: asleep at level 2, which dropped the content that level 1 would have to keep; wake it and load it first, or stay at level 2`,
+    );
+  }
+
+  /** Notes a sleep that has taken place. An operator's stays an operator's, whoever deepens it. */
+  #record(level: SleepLevel, names: Names, reason: SleepReason): void {
+    this.#observe(level, reason);
+    if (level !== 0)
+      this.#levels = new Map(
+        [...this.#levels].map(([name, before]) => [
+          name,
+          names === undefined || names.includes(name) ? level : before,
+        ]),
+      );
+    const asked = this.#sleep?.reason === "operator" ? "operator" : reason;
+    this.#sleep = { level: this.#levelAsleep() ?? level, reason: asked };
+  }
+
+  /** Looks at the allocator's table. What is asleep there unexpectedly counts as asleep at `level`. */
+  #observe(level: SleepLevel, reason: SleepReason): void {
+    const fallback = level === 2 ? 2 : 1;
+    this.#levels = new Map(this.#asleep().map((name) => [name, this.#levels.get(name) ?? fallback]));
+    const asleep = this.#levelAsleep();
+    if (asleep !== undefined) this.#sleep = { level: asleep, reason: this.#sleep?.reason ?? reason };
+  }
+
+  #asleep(): string[] {
+    const usage: Record<string, TagUsage> = this.#tags.usage();
+    return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
+  }
+
+  /** The level that the weights sleep at; where none do, the deepest of the others. */
+  #levelAsleep(): 1 | 2 | undefined {
+    const weights = [...this.#levels].filter(([name]) => this.#weightTags.includes(name));
+    const levels = (weights.length > 0 ? weights : [...this.#levels]).map(([, level]) => level);
+    if (levels.length === 0) return undefined;
+    return levels.includes(2) ? 2 : 1;
+  }
+
+  #levelsHave(names: Iterable<string>): boolean {
+    return [...names].some((name) => this.#levels.has(name));
+  }
+
+  #noteLost(names: readonly string[]): void {
+    for (const name of names) {
+      this.#lost.add(name);
+      if (this.#weightTags.includes(name)) this.#awaiting.add(name);
+    }
+  }
+
+  /** Returns what went wrong, after which memory is awake without its content. */
+  async #sleepAgain({ levels, sleep }: EngineMemorySnapshot): Promise<unknown[]> {
+    const failures: unknown[] = [];
+    for (const level of [1, 2] as const) {
+      const names = [...levels].filter(([name, its]) => its === level && !this.#levels.has(name));
+      if (names.length === 0) continue;
+      const own = names.map(([name]) => name);
+      await this.sleep(level, own, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
+    }
+    return failures;
+  }
+}
+
+/** Which tags slept at which level, and why. */
+export interface EngineMemorySnapshot {
+  readonly levels: ReadonlyMap<string, 1 | 2>;
+  readonly sleep: Sleep | undefined;
+}

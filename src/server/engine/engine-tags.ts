@@ -1,0 +1,64 @@
+import type { CaMemAllocator, TagUsage } from "../../allocator.ts";
+import { CamemError } from "../../errors.ts";
+import { show } from "../../options/validate.ts";
+import { persistentTag, presetPolicies } from "../../policy/tags.ts";
+import type { TransitionPlan } from "../../transition/preflight.ts";
+
+/** What a controller needs of the allocator. */
+export type ControlledAllocator = Pick<
+  CaMemAllocator,
+  "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
+>;
+
+/** The engine's own names of its tags, and the allocator's tags behind them. */
+export class EngineTags {
+  readonly #allocator: ControlledAllocator;
+  /** Undefined: every tag of the allocator is the engine's, under its own name. */
+  readonly #tagOf: ReadonlyMap<string, string> | undefined;
+  readonly #nameOf: ReadonlyMap<string, string>;
+
+  /** @throws CamemError `INVALID_CONFIG` when two names share a tag */
+  constructor(allocator: ControlledAllocator, tags: Readonly<Record<string, string>> | undefined) {
+    this.#allocator = allocator;
+    this.#tagOf = tags && new Map(Object.entries(tags));
+    this.#nameOf = new Map(Object.entries(tags ?? {}).map(([name, tag]) => [tag, name]));
+    if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
+      throw new CamemError("INVALID_CONFIG", "two names in tags stand for the same tag");
+    for (const [name, tag] of this.#tagOf ?? [])
+      if (tag !== persistentTag) allocator.defineTag(tag, tag === name ? {} : (presetPolicies[name] ?? {}));
+  }
+
+  /** The allocator's tags for `names`; undefined stands for all there are. */
+  tagsOf(names: readonly string[] | undefined): string[] | undefined {
+    if (this.#tagOf === undefined) return names && [...names];
+    return [...(names ?? this.#tagOf.keys())].map((name) => {
+      const tag = this.#tagOf?.get(name);
+      if (tag !== undefined) return tag;
+      const known = [...(this.#tagOf?.keys() ?? [])].join(", ");
+      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${show(name)}; it has ${known}`);
+    });
+  }
+
+  /** The engine's own name of an allocator's tag; undefined where the tag is another engine's. */
+  nameOf(tag: string): string | undefined {
+    return this.#tagOf === undefined ? tag : this.#nameOf.get(tag);
+  }
+
+  usage(): Record<string, TagUsage> {
+    return this.#byName(this.#allocator.usage());
+  }
+
+  /** The same plan by the engine's own names. */
+  named(plan: TransitionPlan): TransitionPlan {
+    return { ...plan, tags: this.#byName(plan.tags) };
+  }
+
+  #byName<T>(byTag: Readonly<Record<string, T>>): Record<string, T> {
+    return Object.fromEntries(
+      Object.entries(byTag).flatMap(([tag, value]) => {
+        const name = this.nameOf(tag);
+        return name === undefined ? [] : [[name, value]];
+      }),
+    );
+  }
+}
