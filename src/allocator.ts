@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
-import { CamemError } from "./errors.ts";
+import { CamemError, formatValue } from "./errors.ts";
 import * as native from "./ffi/native.ts";
 import { Backup, type BufferOwner, type BufferState, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import { checkSize, MemoryPool } from "./memory/pool.ts";
@@ -13,7 +13,7 @@ import {
   environmentNames,
   resolveConfig,
 } from "./options/config.ts";
-import { show, validate } from "./options/validate.ts";
+import { validate } from "./options/validate.ts";
 import { checkSleepRequest, checkWakeRequest, type SleepSelection, unknownTag } from "./policy/levels.ts";
 import {
   checkTag,
@@ -49,7 +49,7 @@ const MallocSchema = Type.Object(
   { additionalProperties: false },
 );
 const PoolSchema = Type.Object({ device: OptionalDevice }, { additionalProperties: false });
-const optionCodes = { tag: "INVALID_TAG", device: "UNKNOWN_DEVICE" } as const;
+const optionCodes = { codes: { tag: "INVALID_TAG", device: "UNKNOWN_DEVICE" } } as const;
 
 /** The memory of one tag. Sizes are bytes of whole segments. */
 export interface TagUsage {
@@ -171,7 +171,7 @@ export class CaMemAllocator {
    */
   useMemoryPool<T>(tag: string, body: (pool: MemoryPool) => T): T {
     if (typeof body !== "function")
-      throw new CamemError("INVALID_ARGUMENT", `the body is ${show(body)}; it must be a function`);
+      throw new CamemError("INVALID_ARGUMENT", `the body is ${formatValue(body)}; it must be a function`);
     const pool = this.memoryPool(tag);
     const token = native.enterRegion(this.#table.tagId(tag));
     const leave = () => native.leaveRegion(token);
@@ -286,7 +286,7 @@ export class CaMemAllocator {
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
-      `the operation is ${show(operation)}; it must be "sleep" or "wake"`,
+      `the operation is ${formatValue(operation)}; it must be "sleep" or "wake"`,
     );
   }
 

@@ -9,7 +9,7 @@ export {
   type Tensor,
   type TensorDtype,
 } from "./checkpoint/safetensors.ts";
-export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
+export { CamemError, type CamemErrorCode, type CamemErrorDetails, errorCodes } from "./errors.ts";
 export type { Backup, BufferState, DeviceBuffer, DevicePointer } from "./memory/buffer.ts";
 export type { MemoryPool } from "./memory/pool.ts";
 export type { AllocatorOptions } from "./options/config.ts";

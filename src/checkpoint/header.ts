@@ -1,8 +1,7 @@
 import { inspect } from "node:util";
 import Type from "typebox";
 import Value from "typebox/value";
-import { CamemError } from "../errors.ts";
-import { messageOf } from "../options/validate.ts";
+import { CamemError, messageOf } from "../errors.ts";
 
 /** Bits of one element, for every element type that the safetensors format knows. */
 const elementBits = {

@@ -4,10 +4,10 @@ import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import Type from "typebox";
 import type { CaMemAllocator } from "../allocator.ts";
-import { CamemError } from "../errors.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
 import * as native from "../ffi/native.ts";
 import type { DeviceBuffer } from "../memory/buffer.ts";
-import { messageOf, show as showGiven, validate } from "../options/validate.ts";
+import { validate } from "../options/validate.ts";
 import {
   invalid,
   lengthFieldBytes,
@@ -142,7 +142,7 @@ function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
 /** @throws CamemError `INVALID_ARGUMENT` */
 function fileNameOf(path: unknown): string {
   if (typeof path === "string" && path !== "") return path;
-  const given = showGiven(path instanceof URL ? path.href : path);
+  const given = formatValue(path instanceof URL ? path.href : path);
   try {
     if (path instanceof URL) return fileURLToPath(path);
   } catch (cause) {
@@ -157,7 +157,7 @@ function checkOptions(options: LoadSafetensorsOptions): void {
   validate(OptionsSchema, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
   const { allocator, into, backing, signal } = options;
   const wrong = (name: string, value: unknown, expected: string) =>
-    new CamemError("INVALID_ARGUMENT", `${name} is ${showGiven(value)}; it must be ${expected}`);
+    new CamemError("INVALID_ARGUMENT", `${name} is ${formatValue(value)}; it must be ${expected}`);
   if (typeof allocator?.noteLoading !== "function") throw wrong("allocator", allocator, allocatorText);
   if (into !== undefined && !(into instanceof Map))
     throw wrong("into", into, "what an earlier loadSafetensors returned");

@@ -1,6 +1,5 @@
-import { CamemError } from "../errors.ts";
+import { CamemError, formatValue } from "../errors.ts";
 import * as native from "../ffi/native.ts";
-import { show } from "../options/validate.ts";
 
 declare const devicePointerBrand: unique symbol;
 
@@ -38,7 +37,7 @@ function bytesOf(view: ArrayBufferView | ArrayBufferLike): Uint8Array {
   if (view instanceof ArrayBuffer || view instanceof SharedArrayBuffer) return new Uint8Array(view);
   throw new CamemError(
     "INVALID_ARGUMENT",
-    `the data is ${show(view)}; it must be an ArrayBuffer or a view of one`,
+    `the data is ${formatValue(view)}; it must be an ArrayBuffer or a view of one`,
   );
 }
 
@@ -126,7 +125,7 @@ export class DeviceBuffer {
     if (!Number.isInteger(value) || value < 0 || value > 255)
       throw new CamemError(
         "INVALID_ARGUMENT",
-        `the value is ${show(value)}; it must be a whole number from 0 to 255`,
+        `the value is ${formatValue(value)}; it must be a whole number from 0 to 255`,
       );
     const start = this.#range(offsetBytes, sizeBytes);
     if (sizeBytes > 0) native.fillSegment(this.#place.segment, start, sizeBytes, value);
@@ -212,8 +211,8 @@ function checkRange(
   if (fits) return;
   const what =
     offsetBytes > whole.sizeBytes
-      ? `offset ${show(offsetBytes)} is`
-      : `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are`;
+      ? `offset ${formatValue(offsetBytes)} is`
+      : `${formatValue(sizeBytes)} bytes at offset ${formatValue(offsetBytes)} are`;
   throw new CamemError("OUT_OF_BOUNDS", `${what} not within the ${whole.sizeBytes} bytes there are`, {
     address: whole.ptr,
   });

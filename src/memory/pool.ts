@@ -1,7 +1,6 @@
-import { CamemError } from "../errors.ts";
+import { CamemError, formatValue } from "../errors.ts";
 import type { SegmentName } from "../ffi/native.ts";
 import { formatSize } from "../options/sizes.ts";
-import { show } from "../options/validate.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type Block, FreeList } from "./free-list.ts";
 
@@ -13,7 +12,7 @@ export function checkSize(sizeBytes: unknown): asserts sizeBytes is number {
   if (typeof sizeBytes === "number" && Number.isSafeInteger(sizeBytes) && sizeBytes > 0) return;
   throw new CamemError(
     "INVALID_SIZE",
-    `the size is ${show(sizeBytes)}; it must be a positive whole number of bytes`,
+    `the size is ${formatValue(sizeBytes)}; it must be a positive whole number of bytes`,
   );
 }
 
@@ -108,7 +107,7 @@ export class MemoryPool {
     if (!Array.isArray(sizesBytes))
       throw new CamemError(
         "INVALID_ARGUMENT",
-        `the sizes are ${show(sizesBytes)}; they must be an array of sizes in bytes`,
+        `the sizes are ${formatValue(sizesBytes)}; they must be an array of sizes in bytes`,
       );
     const buffers: DeviceBuffer[] = [];
     try {

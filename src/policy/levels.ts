@@ -1,6 +1,6 @@
 import Type from "typebox";
-import { CamemError } from "../errors.ts";
-import { show, validate } from "../options/validate.ts";
+import { CamemError, formatValue } from "../errors.ts";
+import { validate } from "../options/validate.ts";
 import type { TagAction, TagPolicy } from "./tags.ts";
 import { checkTag, discardPolicy, persistentTag } from "./tags.ts";
 
@@ -38,18 +38,21 @@ export interface SleepSelection {
 
 function checkControl(request: { signal?: unknown; onProgress?: unknown }): void {
   if (request.signal !== undefined && !(request.signal instanceof AbortSignal))
-    throw new CamemError("INVALID_ARGUMENT", `signal is ${show(request.signal)}; it must be an AbortSignal`);
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `signal is ${formatValue(request.signal)}; it must be an AbortSignal`,
+    );
   if (request.onProgress !== undefined && typeof request.onProgress !== "function")
     throw new CamemError(
       "INVALID_ARGUMENT",
-      `onProgress is ${show(request.onProgress)}; it must be a function`,
+      `onProgress is ${formatValue(request.onProgress)}; it must be a function`,
     );
 }
 
 export function unknownTag(tag: string): CamemError {
   return new CamemError(
     "UNKNOWN_TAG",
-    `there is no tag ${show(tag)}; usage (GET /camem/usage) lists those in use, and defineTag() makes one known`,
+    `there is no tag ${formatValue(tag)}; usage (GET /camem/usage) lists those in use, and defineTag() makes one known`,
   );
 }
 
@@ -68,9 +71,7 @@ export function checkSleepRequest(
   method = "sleep",
 ): void {
   validate(SleepRequest, request, `the options of ${method}`, "INVALID_ARGUMENT", {
-    level: "UNKNOWN_LEVEL",
-    tags: "INVALID_TAG",
-    offloadTags: "INVALID_TAG",
+    codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG", offloadTags: "INVALID_TAG" },
   });
   checkControl(request);
   checkTags(request.tags, isKnown);
@@ -84,7 +85,9 @@ export function checkSleepRequest(
 
 /** @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG` or `INVALID_ARGUMENT` */
 export function checkWakeRequest(request: unknown, isKnown: (tag: string) => boolean): void {
-  validate(WakeRequest, request, "the options of wakeUp", "INVALID_ARGUMENT", { tags: "INVALID_TAG" });
+  validate(WakeRequest, request, "the options of wakeUp", "INVALID_ARGUMENT", {
+    codes: { tags: "INVALID_TAG" },
+  });
   checkControl(request);
   checkTags(request.tags, isKnown);
 }

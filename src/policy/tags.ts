@@ -1,6 +1,5 @@
 import Type from "typebox";
-import { CamemError } from "../errors.ts";
-import { show } from "../options/validate.ts";
+import { CamemError, formatValue } from "../errors.ts";
 
 /** What a sleep does to the memory of a tag: leave it, move its content to the host, or drop its content. */
 export type TagAction = "keep" | "offload" | "discard";
@@ -55,6 +54,6 @@ export function checkTag(tag: unknown): asserts tag is string {
   if (fits && Buffer.byteLength(tag) <= longestTagBytes) return;
   throw new CamemError(
     "INVALID_TAG",
-    `the tag is ${show(tag)}; it must be a name of 1 to ${longestTagBytes} bytes such as "weights"`,
+    `the tag is ${formatValue(tag)}; it must be a name of 1 to ${longestTagBytes} bytes such as "weights"`,
   );
 }

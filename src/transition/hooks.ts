@@ -2,8 +2,8 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import Type from "typebox";
 import { abortable, aborted } from "../async/abortable.ts";
 
-import { CamemError } from "../errors.ts";
-import { messageOf, show, validate } from "../options/validate.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { validate } from "../options/validate.ts";
 
 /** What a `beforeSleep` hook is told. */
 export interface SleepTransition {
@@ -53,7 +53,7 @@ export class Hooks {
     validate(HookNames, hooks, "the hooks of onTransition", "INVALID_ARGUMENT");
     for (const [name, hook] of Object.entries(hooks)) {
       if (hook !== undefined && typeof hook !== "function")
-        throw new CamemError("INVALID_ARGUMENT", `${name} is ${show(hook)}; it must be a function`);
+        throw new CamemError("INVALID_ARGUMENT", `${name} is ${formatValue(hook)}; it must be a function`);
     }
     this.#registered.add(hooks);
     return () => void this.#registered.delete(hooks);

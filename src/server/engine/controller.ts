@@ -1,8 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { TagUsage } from "../../allocator.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import type { SleepLevel } from "../../policy/levels.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
@@ -63,7 +62,7 @@ const schedulingTag = "scheduling";
 
 function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
   if (tags !== undefined && !Array.isArray(tags))
-    throw new CamemError("INVALID_TAG", `tags is ${show(tags)}; it must be an array of tag names`);
+    throw new CamemError("INVALID_TAG", `tags is ${formatValue(tags)}; it must be an array of tag names`);
   return tags?.filter((name) => name !== schedulingTag);
 }
 
@@ -104,7 +103,7 @@ export class SleepController {
     if (typeof allocator?.wakeUp !== "function")
       throw new CamemError(
         "INVALID_CONFIG",
-        `allocator is ${show(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
+        `allocator is ${formatValue(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
       );
     this.#allocator = allocator;
     this.#tags = new EngineTags(allocator, this.#config.tags);

@@ -1,6 +1,5 @@
 import type { CaMemAllocator, TagUsage } from "../../allocator.ts";
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { persistentTag, presetPolicies } from "../../policy/tags.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 
@@ -35,7 +34,7 @@ export class EngineTags {
       const tag = this.#tagOf?.get(name);
       if (tag !== undefined) return tag;
       const known = [...(this.#tagOf?.keys() ?? [])].join(", ");
-      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${show(name)}; it has ${known}`);
+      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${formatValue(name)}; it has ${known}`);
     });
   }
 

@@ -2,9 +2,9 @@ import Type from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
 import { Wait } from "../../async/deferred.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
-import { CamemError } from "../../errors.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { type Duration, millisecondsOf } from "../../options/durations.ts";
-import { show, validate } from "../../options/validate.ts";
+import { validate } from "../../options/validate.ts";
 import type { Lease } from "../engine/admission.ts";
 import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
 import { type AdmitOptions, checkCall, type EngineWakeOptions } from "../engine/controller-options.ts";
@@ -84,7 +84,7 @@ export class ModelPool implements EngineGroup {
     if (!Array.isArray(engines) || !engines.every((engine) => engine instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",
-        `engines is ${show(engines)}; it must be an array of controllers`,
+        `engines is ${formatValue(engines)}; it must be an array of controllers`,
       );
     this.engines = new Map(engines.map((engine) => [engine.name, engine]));
     if (engines.length === 0 || this.engines.size < engines.length)
