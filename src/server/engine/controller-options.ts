@@ -2,8 +2,8 @@ import Type from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
 import { CamemError, formatValue } from "../../errors.ts";
 import { validate } from "../../options/validate.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
-import { checkTag } from "../../policy/tags.ts";
+import { checkTag } from "../../policy/tag-names.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { InFlightMode, SleepReason } from "./events.ts";
 
 /** What happens to a request that meets a sleeping engine: it is refused, it waits for somebody's wake-up, or it wakes it. */

@@ -1,11 +1,11 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { TagUsage } from "../../allocator.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
 import { CamemError, formatValue } from "../../errors.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import { type Lease, RequestGate } from "./admission.ts";
 import {
   type AdmitOptions,
@@ -220,7 +220,7 @@ export class SleepController {
     this.#assertCanMove();
     this.#assertKnown(options.tags);
     const { level = 1, tags, reason = "operator" } = options;
-    return this.#turns.take(options.signal, (signal) =>
+    return this.#turns.run(options.signal, (signal) =>
       this.#transition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
         const result = await this.#sleepNow(identity, options, signal);
         return { result, noOp: result.alreadySleeping };
@@ -250,7 +250,7 @@ export class SleepController {
   async pause(options: PauseOptions = {}): Promise<void> {
     checkCall("pause", options, options.signal);
     this.#assertCanMove();
-    await this.#turns.take(options.signal, async (signal) => {
+    await this.#turns.run(options.signal, async (signal) => {
       const before = this.#paused;
       this.#paused = true;
       this.#tell();
@@ -272,7 +272,7 @@ export class SleepController {
    */
   async resume(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.take(undefined, async () => {
+    await this.#turns.run(undefined, async () => {
       this.#paused = false;
       if (this.#memory.sleeping?.level === 0) this.#memory.endEmptySleep();
       this.#settle();
@@ -288,7 +288,7 @@ export class SleepController {
    */
   async confirmWeights(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.take(undefined, async () => {
+    await this.#turns.run(undefined, async () => {
       this.#memory.confirm();
       this.#settle();
     });
@@ -372,7 +372,7 @@ export class SleepController {
     reason: TransitionIdentity["reason"],
   ): Promise<EngineWakeResult> {
     const { tags } = options;
-    return this.#turns.take(options.signal, async (signal) => {
+    return this.#turns.run(options.signal, async (signal) => {
       const result = { tags: tags ?? null, alreadyAwake: true, report: null };
       // Meanwhile an operator may have put it to sleep, or the client may have gone.
       if (reason === "request" && !this.#isWantedByRequests()) return result;
