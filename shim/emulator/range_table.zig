@@ -1,8 +1,8 @@
-//! A table of disjoint address ranges in order of their starts. A balanced tree rather than a sorted array: with tens of
-//! thousands of segments, moving the tail of an array at every insertion would cost more than the map call it accounts for.
+//! A table of disjoint address ranges, ordered by start. It is a balanced tree: with tens of thousands of segments, an
+//! insertion into a sorted array would cost more than the mapping that it records.
 
 const std = @import("std");
-const allocator = @import("state.zig").allocator;
+const allocator = std.heap.c_allocator;
 
 pub fn RangeTable(comptime Value: type) type {
     return struct {
@@ -18,7 +18,8 @@ pub fn RangeTable(comptime Value: type) type {
             return @alignCast(@fieldParentPtr("node", node orelse return null));
         }
 
-        /// The first range that ends after `address`. From the end of each to the next, the table may change meanwhile.
+        /// The first range that ends after `address`. A loop that goes from the end of one to the next may change the
+        /// table.
         pub fn from(self: *const Self, address: u64) ?Entry {
             var node = self.tree.root;
             var found: ?Entry = null;
@@ -30,7 +31,7 @@ pub fn RangeTable(comptime Value: type) type {
             return found;
         }
 
-        /// The caller has made sure that the range overlaps none.
+        /// The caller guarantees that the range overlaps none.
         pub fn insert(self: *Self, start: u64, end: u64, value: Value) error{OutOfMemory}!void {
             const item = try allocator.create(Item);
             item.* = .{ .entry = .{ .start = start, .end = end, .value = value } };
@@ -53,7 +54,7 @@ pub fn RangeTable(comptime Value: type) type {
             return if (entry.start < end) entry else null;
         }
 
-        /// How many ranges together cover [start, end) without a gap, the first of them containing `start`; or null.
+        /// The number of ranges that together cover [start, end) without a gap, or null.
         pub fn countCovering(self: *const Self, start: u64, end: u64) ?usize {
             var reached = start;
             var count: usize = 0;
@@ -76,7 +77,7 @@ pub fn RangeTable(comptime Value: type) type {
     };
 }
 
-test "lookups find by containment, overlap and gapless cover" {
+test "RangeTable finds a range when it contains, overlaps or covers" {
     var table: RangeTable(u8) = .{};
     defer while (table.from(0)) |entry| table.remove(entry.start);
     try table.insert(300, 400, 3);
@@ -97,13 +98,13 @@ test "lookups find by containment, overlap and gapless cover" {
     try std.testing.expectEqual(3, table.count);
 }
 
-/// How deep the tree under a node is.
+/// The depth of the tree under a node.
 fn depth(node: anytype) usize {
     const root = node orelse return 0;
     return 1 + @max(depth(root.children[0]), depth(root.children[1]));
 }
 
-test "ranges added and removed in order stay within a few steps of each other" {
+test "RangeTable stays balanced when ranges come and go in order" {
     var table: RangeTable(void) = .{};
     defer while (table.from(0)) |entry| table.remove(entry.start);
     for (0..16384) |index| try table.insert(index * 10, index * 10 + 10, {});

@@ -1,19 +1,19 @@
-//! Version queries. Beside a CANN installation (ASCEND_HOME_PATH) its version files are read, as the vendor does; without
-//! one the emulator answers for the package "runtime", which it stands in for.
+//! Version queries. Beside a CANN installation (ASCEND_HOME_PATH) they read its version files, as the vendor's do.
+//! Without one the emulator answers for the package "runtime", which it replaces.
 
 const std = @import("std");
 const acl = @import("acl");
-const errors = @import("errors.zig");
-const files = @import("files.zig");
-const allocator = @import("state.zig").allocator;
+const errors = @import("../errors.zig");
+const files = @import("../files.zig");
+const allocator = std.heap.c_allocator;
 
 const runtime_version = "9.1.0";
-/// What the caller's buffer holds, the final zero included.
+/// The size of the caller's buffer, the final zero included.
 const max_text = 128;
 
 const Version = struct { buffer: [max_text]u8 = @splat(0), length: usize = 0 };
 
-pub fn getApi(major: ?*i32, minor: ?*i32, patch: ?*i32) acl.Error {
+pub fn aclrtGetVersion(major: ?*i32, minor: ?*i32, patch: ?*i32) acl.Error {
     const missing = "an argument is NULL";
     (major orelse return errors.fail(acl.code.invalid_param, missing)).* = 1;
     (minor orelse return errors.fail(acl.code.invalid_param, missing)).* = 17;
@@ -21,7 +21,7 @@ pub fn getApi(major: ?*i32, minor: ?*i32, patch: ?*i32) acl.Error {
     return acl.code.success;
 }
 
-pub fn getText(package: ?[*:0]const u8, text: ?[*]u8) acl.Error {
+pub fn aclsysGetVersionStr(package: ?[*:0]const u8, text: ?[*]u8) acl.Error {
     const name = package orelse return errors.fail(acl.code.invalid_param, "pkgName is NULL");
     const out = text orelse return errors.fail(acl.code.invalid_param, "versionStr is NULL");
     const found = find(std.mem.span(name)) orelse return notInstalled();
@@ -30,7 +30,7 @@ pub fn getText(package: ?[*:0]const u8, text: ?[*]u8) acl.Error {
     return acl.code.success;
 }
 
-pub fn getNumber(package: ?[*:0]const u8, number: ?*i32) acl.Error {
+pub fn aclsysGetVersionNum(package: ?[*:0]const u8, number: ?*i32) acl.Error {
     const name = package orelse return errors.fail(acl.code.invalid_param, "pkgName is NULL");
     const out = number orelse return errors.fail(acl.code.invalid_param, "versionNum is NULL");
     const found = find(std.mem.span(name)) orelse return notInstalled();
@@ -51,7 +51,7 @@ fn find(name: []const u8) ?Version {
     return if (std.mem.eql(u8, name, "runtime")) copyOf(runtime_version) else null;
 }
 
-/// Package names are spelt with '-' or '_' from release to release.
+/// The spelling of package names changes between '-' and '_' from release to release.
 fn readRenamed(home: []const u8, name: []const u8) ?Version {
     var swapped: [max_text]u8 = undefined;
     if (name.len > swapped.len) return null;
@@ -65,7 +65,8 @@ fn readRenamed(home: []const u8, name: []const u8) ?Version {
 
 fn readInstalled(home: []const u8, name: []const u8) ?Version {
     var path: [4096]u8 = undefined;
-    const full = std.fmt.bufPrintSentinel(&path, "{s}/share/info/{s}/version.info", .{ home, name }, 0) catch return null;
+    const full = std.fmt.bufPrintSentinel(&path, "{s}/share/info/{s}/version.info", .{ home, name }, 0) catch
+        return null;
     const content = files.read(full) catch return null;
     defer allocator.free(content);
     var lines = std.mem.splitScalar(u8, content, '\n');
@@ -90,7 +91,7 @@ const pre_releases = [_]PreRelease{
     .{ .name = "rc", .behind = 100 },
 };
 
-/// major * 10^7 + minor * 10^5 + patch * 10^3; a pre-release lies a little below, by its kind and index.
+/// major * 10^7 + minor * 10^5 + patch * 10^3. A pre-release lies a little below, by its kind and index.
 fn pack(text: []const u8) error{Malformed}!i32 {
     var rest = text;
     const major = try takeNumber(&rest);
@@ -142,8 +143,8 @@ comptime {
 const package_runtime: c_int = 1;
 const package_driver: c_int = 7;
 
-/// Deprecated by the vendor; only the runtime is here.
-pub fn getPackage(package: c_int, version: ?*PackageVersion) acl.Error {
+/// The vendor deprecated it. Only the runtime is here.
+pub fn aclsysGetCANNVersion(package: c_int, version: ?*PackageVersion) acl.Error {
     const out = version orelse return errors.fail(acl.code.invalid_param, "version is NULL");
     if (package < 0 or package > package_driver) return errors.fail(acl.code.invalid_param, "no such package");
     if (package != package_runtime) return notInstalled();
@@ -158,28 +159,7 @@ pub fn getPackage(package: c_int, version: ?*PackageVersion) acl.Error {
     return acl.code.success;
 }
 
-const expectCode = @import("testing.zig").expectCode;
-
-test "the emulator answers for the runtime" {
-    var major: i32 = 0;
-    var minor: i32 = 0;
-    var patch: i32 = -1;
-    var text: [max_text]u8 = undefined;
-    var number: i32 = 0;
-    var package: PackageVersion = .{};
-    try expectCode(0, getApi(&major, &minor, &patch));
-    try expectCode(100000, getApi(&major, null, &patch));
-    try std.testing.expectEqual(17, minor);
-    try expectCode(0, getText("runtime", &text));
-    try expectCode(100003, getText("no-such-package", &text));
-    try expectCode(100000, getText(null, &text));
-    try expectCode(0, getNumber("runtime", &number));
-    try expectCode(100000, getNumber("runtime", null));
-    try expectCode(0, getPackage(package_runtime, &package));
-    try expectCode(100000, getPackage(8, &package));
-}
-
-test "version numbers" {
+test "pack orders versions and fails when the text is malformed" {
     try std.testing.expectEqual(90102000, try pack("9.1.2"));
     try std.testing.expectEqual(90200000 - 200 + 1, try pack("9.2.0-beta.1"));
     try std.testing.expectEqual(80500000 - 300 + 2, try pack("8.5.0.alpha002"));
