@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CaMemAllocator, CamemError, type DeviceBuffer, loadSafetensors } from "camem";
-import { hostInfo, snapshot } from "../src/ffi/native.ts";
+import { hostInfo, snapshot } from "../src/ffi/index.ts";
 import { checkpointOf } from "./support/checkpoint.ts";
 import {
   accounting,

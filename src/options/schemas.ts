@@ -58,6 +58,8 @@ export const Mode = Type.Union([Type.Literal("abort"), Type.Literal("wait"), Typ
   description: '"abort", "wait" or "keep"',
 });
 
+export const Tag = Type.String({ description: "a tag name" });
+
 export const Tags = Type.Unsafe<readonly string[]>(
   Type.Array(Type.String(), { description: "an array of tag names" }),
 );

@@ -1,7 +1,7 @@
 /** What happens to a request: it is admitted, refused, held until the engine is awake, or it wakes the engine. */
 
 import { aborted } from "../../async/abortable.ts";
-import { Wait } from "../../async/deferred.ts";
+import { Deferred } from "../../async/deferred.ts";
 import { CamemError } from "../../errors.ts";
 import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
 import type { EngineMemory } from "./engine-memory.ts";
@@ -31,10 +31,10 @@ export interface AdmissionOptions {
 export class Admission {
   readonly #options: AdmissionOptions;
   readonly #leases = new Set<AdmittedLease>();
-  readonly #waiting = new Set<Wait<Lease>>();
-  readonly #parked = new Map<AdmittedLease, Wait<CheckpointResult>>();
+  readonly #waiting = new Set<Deferred<Lease>>();
+  readonly #parked = new Map<AdmittedLease, Deferred<CheckpointResult>>();
   /** Settles when no lease is running. */
-  #quiet: Wait | undefined;
+  #quiet: Deferred | undefined;
   #isOpen = true;
   #isParking = false;
   #isWakingOnDemand = false;
@@ -102,7 +102,7 @@ export class Admission {
         "TIMED_OUT",
         `${this.#running()} requests in flight did not ${mode === "keep" ? "reach a checkpoint" : "end"} within ${deadlineMs} ms; no memory has moved; raise deadlineMs, or use another mode`,
       );
-    this.#quiet = new Wait({ signal, deadlineMs, clock: this.#options.config.clock, expired });
+    this.#quiet = new Deferred({ signal, deadlineMs, clock: this.#options.config.clock, expired });
     try {
       await this.#quiet.promise;
     } finally {
@@ -122,7 +122,7 @@ export class Admission {
     if (!this.#isParking) return notParked;
     if (lease.state === "parked")
       throw new CamemError("STATE_CONFLICT", "this lease is already waiting at a checkpoint");
-    const wait = new Wait<CheckpointResult>({
+    const wait = new Deferred<CheckpointResult>({
       signal: lease.signal,
       deadlineMs: Number.POSITIVE_INFINITY,
       clock: this.#options.config.clock,
@@ -165,7 +165,7 @@ export class Admission {
   async #hold(signal: AbortSignal | undefined, deadlineMs: number): Promise<Lease> {
     const { clock } = this.#options.config;
     const expired = () => this.#unavailable(`, after ${deadlineMs} ms`);
-    const wait = new Wait<Lease>({ signal, deadlineMs, clock, expired });
+    const wait = new Deferred<Lease>({ signal, deadlineMs, clock, expired });
     this.#waiting.add(wait);
     this.#options.onChange();
     try {

@@ -1,6 +1,8 @@
-import type { CaMemAllocator, TagUsage } from "../../allocator.ts";
+import type { CaMemAllocator } from "../../allocator.ts";
 import { CamemError, formatValue } from "../../errors.ts";
-import { persistentTag, presetPolicies } from "../../policy/tags.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import { persistentTag } from "../../policy/tag-names.ts";
+import { presetPolicies } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 
 /** The part of the allocator that a controller uses. */

@@ -1,7 +1,7 @@
 import { CamemError, type CamemErrorCode, formatValue, messageOf } from "../../errors.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionProgress } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import type { SleepReason } from "./controller-options.ts";
 
 /**

@@ -5,7 +5,7 @@ import type { Clock } from "../../async/clock.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
 import { CamemError } from "../../errors.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import { type EngineEvent, EngineListeners, summaryOf, type TransitionIdentity } from "./events.ts";
 
 /** An event without the properties that every event has. */
@@ -45,9 +45,9 @@ export class TransitionRunner {
       );
   }
 
-  /** Runs `run` after everything that was enqueued before, as {@link SerialQueue.take}. */
+  /** Runs `run` after everything that was enqueued before, as {@link SerialQueue.run}. */
   enqueue<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    return this.#queue.take(signal, run);
+    return this.#queue.run(signal, run);
   }
 
   /** Cancels everything in the queue, and waits for the transition in progress. */

@@ -1,11 +1,11 @@
-import type { Wait } from "../../async/deferred.ts";
+import type { Deferred } from "../../async/deferred.ts";
 import type { CamemError } from "../../errors.ts";
 import type { SleepController } from "../engine/controller.ts";
 import type { Lease } from "../engine/lease.ts";
 
 /** A request that waits for its engine. */
 export interface QueueEntry {
-  readonly wait: Wait<Lease>;
+  readonly wait: Deferred<Lease>;
   /** Its place among all requests that wait in the pool. */
   readonly arrival: number;
   /** When its deadline passes, by the pool's clock. */
