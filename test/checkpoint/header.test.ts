@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { CamemError } from "camem";
-import { parseSafetensorsHeader } from "../../src/checkpoint/safetensors.ts";
+import { parseSafetensorsHeader } from "../../src/checkpoint/header.ts";
 import { badFiles, entry, fileOf, smallFile, smallHeader } from "./safetensors-files.ts";
 
 const modelPath = join(import.meta.dir, "../../examples/tiny-llama/model/model.safetensors");

@@ -1,6 +1,6 @@
 import { aborted } from "../../async/abortable.ts";
 import type { Clock } from "../../async/clock.ts";
-import { Wait } from "../../async/deferred.ts";
+import { Deferred } from "../../async/deferred.ts";
 
 import { CamemError } from "../../errors.ts";
 import type { InFlightMode, RequestCounts } from "./events.ts";
@@ -95,10 +95,10 @@ export class RequestGate {
   readonly #clock: Clock;
   readonly #onChange: () => void;
   readonly #leases = new Set<GateLease>();
-  readonly #held = new Set<Wait<Lease>>();
-  readonly #parked = new Map<GateLease, Wait<CheckpointResult>>();
+  readonly #held = new Set<Deferred<Lease>>();
+  readonly #parked = new Map<GateLease, Deferred<CheckpointResult>>();
   /** Settles when no lease is running. */
-  #quiet: Wait | undefined;
+  #quiet: Deferred | undefined;
   #open = true;
   #parking = false;
   readonly #totals = { admittedTotal: 0, refusedTotal: 0, abortedTotal: 0 };
@@ -132,7 +132,7 @@ export class RequestGate {
 
   /** A lease when the gate opens. Whoever asked first enters first. */
   async hold(signal: AbortSignal | undefined, deadlineMs: number, expired: () => CamemError): Promise<Lease> {
-    const wait = new Wait<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
+    const wait = new Deferred<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
     this.#held.add(wait);
     this.#onChange();
     try {
@@ -175,7 +175,7 @@ export class RequestGate {
         "TIMED_OUT",
         `${this.#running()} requests in flight did not ${mode === "keep" ? "reach a checkpoint" : "end"} within ${deadlineMs} ms; no memory has moved; raise deadlineMs, or use another mode`,
       );
-    this.#quiet = new Wait({ signal, deadlineMs, clock: this.#clock, expired });
+    this.#quiet = new Deferred({ signal, deadlineMs, clock: this.#clock, expired });
     try {
       await this.#quiet.promise;
     } finally {
@@ -213,7 +213,7 @@ export class RequestGate {
     if (!this.#parking) return passedBy;
     if (lease.state === "parked")
       throw new CamemError("STATE_CONFLICT", "this lease waits at a checkpoint already");
-    const wait = new Wait<CheckpointResult>({
+    const wait = new Deferred<CheckpointResult>({
       signal: lease.signal,
       deadlineMs: Number.POSITIVE_INFINITY,
       clock: this.#clock,

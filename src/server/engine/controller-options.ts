@@ -1,9 +1,9 @@
 import Type from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
-import { CamemError } from "../../errors.ts";
-import { show, validate } from "../../options/validate.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
-import { checkTag } from "../../policy/tags.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import { validate } from "../../options/validate.ts";
+import { checkTag } from "../../policy/tag-names.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { InFlightMode, SleepReason } from "./events.ts";
 
 /** What happens to a request that meets a sleeping engine: it is refused, it waits for somebody's wake-up, or it wakes it. */
@@ -90,7 +90,7 @@ const Schema = Type.Object(
 export function resolveController(options: ControllerOptions): ControllerConfig {
   validate(Schema, options, "the options of SleepController", "INVALID_CONFIG");
   if (options.reload !== undefined && typeof options.reload !== "function")
-    throw new CamemError("INVALID_CONFIG", `reload is ${show(options.reload)}; it must be a function`);
+    throw new CamemError("INVALID_CONFIG", `reload is ${formatValue(options.reload)}; it must be a function`);
   const { tags, weightTags } = options;
   for (const tag of Object.values(tags ?? {})) checkTag(tag);
   const unknown = tags && weightTags?.find((name) => !Object.hasOwn(tags, name));
@@ -98,7 +98,7 @@ export function resolveController(options: ControllerOptions): ControllerConfig 
   if (unknown !== undefined)
     throw new CamemError(
       "INVALID_CONFIG",
-      `weightTags names ${show(unknown)}, which is not among tags: ${Object.keys(tags ?? {}).join(", ")}`,
+      `weightTags names ${formatValue(unknown)}, which is not among tags: ${Object.keys(tags ?? {}).join(", ")}`,
     );
   const whenAsleep = options.whenAsleep ?? "refuse";
   return {
@@ -189,9 +189,8 @@ const schemas = {
 /** @throws CamemError `INVALID_ARGUMENT`, `UNKNOWN_LEVEL` or `INVALID_TAG` */
 export function checkCall(verb: keyof typeof schemas, options: unknown, signal: unknown): void {
   validate(schemas[verb], options, `the options of ${verb}`, "INVALID_ARGUMENT", {
-    level: "UNKNOWN_LEVEL",
-    tags: "INVALID_TAG",
+    codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG" },
   });
   if (signal !== undefined && !(signal instanceof AbortSignal))
-    throw new CamemError("INVALID_ARGUMENT", `signal is ${show(signal)}; it must be an AbortSignal`);
+    throw new CamemError("INVALID_ARGUMENT", `signal is ${formatValue(signal)}; it must be an AbortSignal`);
 }

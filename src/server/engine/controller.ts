@@ -1,12 +1,11 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { TagUsage } from "../../allocator.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import { type Lease, RequestGate } from "./admission.ts";
 import {
   type AdmitOptions,
@@ -63,7 +62,7 @@ const schedulingTag = "scheduling";
 
 function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
   if (tags !== undefined && !Array.isArray(tags))
-    throw new CamemError("INVALID_TAG", `tags is ${show(tags)}; it must be an array of tag names`);
+    throw new CamemError("INVALID_TAG", `tags is ${formatValue(tags)}; it must be an array of tag names`);
   return tags?.filter((name) => name !== schedulingTag);
 }
 
@@ -104,7 +103,7 @@ export class SleepController {
     if (typeof allocator?.wakeUp !== "function")
       throw new CamemError(
         "INVALID_CONFIG",
-        `allocator is ${show(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
+        `allocator is ${formatValue(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
       );
     this.#allocator = allocator;
     this.#tags = new EngineTags(allocator, this.#config.tags);
@@ -221,7 +220,7 @@ export class SleepController {
     this.#assertCanMove();
     this.#assertKnown(options.tags);
     const { level = 1, tags, reason = "operator" } = options;
-    return this.#turns.take(options.signal, (signal) =>
+    return this.#turns.run(options.signal, (signal) =>
       this.#transition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
         const result = await this.#sleepNow(identity, options, signal);
         return { result, noOp: result.alreadySleeping };
@@ -251,7 +250,7 @@ export class SleepController {
   async pause(options: PauseOptions = {}): Promise<void> {
     checkCall("pause", options, options.signal);
     this.#assertCanMove();
-    await this.#turns.take(options.signal, async (signal) => {
+    await this.#turns.run(options.signal, async (signal) => {
       const before = this.#paused;
       this.#paused = true;
       this.#tell();
@@ -273,7 +272,7 @@ export class SleepController {
    */
   async resume(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.take(undefined, async () => {
+    await this.#turns.run(undefined, async () => {
       this.#paused = false;
       if (this.#memory.sleeping?.level === 0) this.#memory.endEmptySleep();
       this.#settle();
@@ -289,7 +288,7 @@ export class SleepController {
    */
   async confirmWeights(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.take(undefined, async () => {
+    await this.#turns.run(undefined, async () => {
       this.#memory.confirm();
       this.#settle();
     });
@@ -373,7 +372,7 @@ export class SleepController {
     reason: TransitionIdentity["reason"],
   ): Promise<EngineWakeResult> {
     const { tags } = options;
-    return this.#turns.take(options.signal, async (signal) => {
+    return this.#turns.run(options.signal, async (signal) => {
       const result = { tags: tags ?? null, alreadyAwake: true, report: null };
       // Meanwhile an operator may have put it to sleep, or the client may have gone.
       if (reason === "request" && !this.#isWantedByRequests()) return result;

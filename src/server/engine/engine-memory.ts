@@ -1,11 +1,10 @@
-import type { TagUsage } from "../../allocator.ts";
 import { abortable, aborted } from "../../async/abortable.ts";
-
 import { CamemError } from "../../errors.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import type { ReloadContext } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { SleepReason } from "./events.ts";

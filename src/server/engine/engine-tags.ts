@@ -1,7 +1,8 @@
-import type { CaMemAllocator, TagUsage } from "../../allocator.ts";
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
-import { persistentTag, presetPolicies } from "../../policy/tags.ts";
+import type { CaMemAllocator } from "../../allocator.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import { persistentTag } from "../../policy/tag-names.ts";
+import { presetPolicies } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 
 /** What a controller needs of the allocator. */
@@ -35,7 +36,7 @@ export class EngineTags {
       const tag = this.#tagOf?.get(name);
       if (tag !== undefined) return tag;
       const known = [...(this.#tagOf?.keys() ?? [])].join(", ");
-      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${show(name)}; it has ${known}`);
+      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${formatValue(name)}; it has ${known}`);
     });
   }
 

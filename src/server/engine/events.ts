@@ -1,8 +1,7 @@
-import { CamemError, type CamemErrorCode } from "../../errors.ts";
-import { messageOf, show } from "../../options/validate.ts";
-import type { SleepLevel } from "../../policy/levels.ts";
+import { CamemError, type CamemErrorCode, formatValue, messageOf } from "../../errors.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionProgress } from "../../transition/progress.ts";
-import type { SleepReport, WakeReport } from "../../transition/transitions.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 
 /**
  * What an engine is doing.
@@ -158,7 +157,7 @@ export class EventSource {
    */
   subscribe(listener: EngineListener): () => void {
     if (typeof listener !== "function")
-      throw new CamemError("INVALID_ARGUMENT", `listener is ${show(listener)}; it must be a function`);
+      throw new CamemError("INVALID_ARGUMENT", `listener is ${formatValue(listener)}; it must be a function`);
     const entry = { listener };
     this.#listeners.add(entry);
     return () => void this.#listeners.delete(entry);

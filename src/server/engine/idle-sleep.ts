@@ -1,8 +1,8 @@
 import Type from "typebox";
 import { backgroundClock, type Clock } from "../../async/clock.ts";
-import { CamemError } from "../../errors.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { type Duration, millisecondsOf } from "../../options/durations.ts";
-import { show, validate } from "../../options/validate.ts";
+import { validate } from "../../options/validate.ts";
 import { SleepController } from "./controller.ts";
 import type { EngineEvent } from "./events.ts";
 
@@ -42,7 +42,10 @@ const OptionsSchema = Type.Object(
 function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
   const rungs = ladder.map(({ after, level }, index) => {
     if (level !== 1 && level !== 2)
-      throw new CamemError("INVALID_CONFIG", `ladder[${index}].level is ${show(level)}; it must be 1 or 2`);
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `ladder[${index}].level is ${formatValue(level)}; it must be 1 or 2`,
+      );
     return { afterMs: millisecondsOf(after, `ladder[${index}].after`), level };
   });
   for (const [index, rung] of rungs.entries()) {
@@ -80,7 +83,7 @@ export class IdleSleep implements Disposable {
     if (!(controller instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",
-        `controller is ${show(controller)}; it must be a SleepController; each engine of a pool has its own IdleSleep`,
+        `controller is ${formatValue(controller)}; it must be a SleepController; each engine of a pool has its own IdleSleep`,
       );
     this.#controller = controller;
     this.#ladder = resolveLadder(options.ladder);

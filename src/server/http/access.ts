@@ -1,8 +1,7 @@
 /** Who may use the administrative routes. */
 
 import { createHash, timingSafeEqual } from "node:crypto";
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { RequestError } from "./replies.ts";
 
 /** What the handler uses of a `Bun.serve` server. */
@@ -30,7 +29,7 @@ function tokenCheck(token: unknown): AccessCheck {
   if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token))
     throw new CamemError(
       "INVALID_CONFIG",
-      `token is ${typeof token === "string" ? "not printable ASCII without spaces" : show(token)}; it must be a secret such as crypto.randomUUID()`,
+      `token is ${typeof token === "string" ? "not printable ASCII without spaces" : formatValue(token)}; it must be a secret such as crypto.randomUUID()`,
     );
   const wanted = digest(token);
   return (request) => {
@@ -76,7 +75,10 @@ const checkLoopback: AccessCheck = (request, server) => {
  */
 export function createAccess({ token, loopbackOnly }: AccessOptions): AccessCheck {
   if (loopbackOnly !== undefined && typeof loopbackOnly !== "boolean")
-    throw new CamemError("INVALID_CONFIG", `loopbackOnly is ${show(loopbackOnly)}; it must be true or false`);
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `loopbackOnly is ${formatValue(loopbackOnly)}; it must be true or false`,
+    );
   const checks = [
     ...(loopbackOnly ? [checkLoopback] : []),
     ...(token === undefined ? [] : [tokenCheck(token)]),

@@ -1,8 +1,8 @@
 /** Requests to a model: held or refused, as its controller is configured, and never let in while it sleeps. */
 
 import Type from "typebox";
-import { CamemError } from "../../errors.ts";
-import { show, validate } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import { validate } from "../../options/validate.ts";
 import type { Lease } from "../engine/admission.ts";
 import type { SleepController } from "../engine/controller.ts";
 import type { AdmitOptions } from "../engine/controller-options.ts";
@@ -36,7 +36,7 @@ export async function admitRequest(
   options: AdmitRequestOptions = {},
 ): Promise<Lease | Response> {
   if (!(request instanceof Request))
-    throw new CamemError("INVALID_ARGUMENT", `request is ${show(request)}; it must be a Request`);
+    throw new CamemError("INVALID_ARGUMENT", `request is ${formatValue(request)}; it must be a Request`);
   validate(OptionsSchema, options, "the options of admitRequest", "INVALID_ARGUMENT");
   const { model, server, deadlineMs } = options;
   const group = groupOf(engine);

@@ -1,8 +1,8 @@
 /** The administrative routes: vLLM's, SGLang's, and those of this package. */
 
 import Type from "typebox";
-import { CamemError } from "../../errors.ts";
-import { show, validate } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import { validate } from "../../options/validate.ts";
 import type { DeviceMemory, SleepController } from "../engine/controller.ts";
 import type { EngineListener } from "../engine/events.ts";
 import { type EngineGroup, engineOf, groupOf } from "../pool/engine-group.ts";
@@ -307,5 +307,5 @@ const nothing: Methods = { GET: notFound, POST: notFound };
 
 function methodNotAllowed(method: string, allowed: readonly string[]): RequestError {
   const allow = allowed.join(", ");
-  return new RequestError(405, `${show(method)} is not possible here; use ${allow}`, null, { allow });
+  return new RequestError(405, `${formatValue(method)} is not possible here; use ${allow}`, null, { allow });
 }

@@ -1,7 +1,6 @@
 /** HTTP answers in vLLM's shapes. */
 
-import { CamemError, type CamemErrorCode } from "../../errors.ts";
-import { messageOf } from "../../options/validate.ts";
+import { CamemError, type CamemErrorCode, messageOf } from "../../errors.ts";
 
 const typeNames: Readonly<Record<number, string>> = {
   400: "BadRequestError",

@@ -3,7 +3,7 @@
 import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { systemClock } from "../../async/clock.ts";
-import { show } from "../../options/validate.ts";
+import { formatValue } from "../../errors.ts";
 import { RequestError } from "./replies.ts";
 
 export interface BodyLimits {
@@ -60,7 +60,7 @@ async function readJson(request: Request, limits: BodyLimits): Promise<Record<st
   const value = parseJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value))
     return value as Record<string, unknown>;
-  throw new RequestError(400, `the body is ${show(value)}; it must be a JSON object`);
+  throw new RequestError(400, `the body is ${formatValue(value)}; it must be a JSON object`);
 }
 
 function parseJson(text: string): unknown {
@@ -115,7 +115,7 @@ export async function readInput<T extends TObject>(
     if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
     if (!Value.Check(property, value)) {
       const { description } = property as { readonly description?: string };
-      throw new RequestError(400, `${name} is ${show(value)}; it must be ${description}`, name);
+      throw new RequestError(400, `${name} is ${formatValue(value)}; it must be ${description}`, name);
     }
     input[name] = value;
   }

@@ -1,5 +1,4 @@
-import { CamemError } from "../../errors.ts";
-import { show } from "../../options/validate.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import type { Lease } from "../engine/admission.ts";
 import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
 import type { AdmitOptions, EngineWakeOptions } from "../engine/controller-options.ts";
@@ -35,7 +34,7 @@ export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
   if (typeof engine === "object" && engine !== null && engine.engines instanceof Map) return engine;
   throw new CamemError(
     "INVALID_CONFIG",
-    `engine is ${show(engine)}; it must be a SleepController or a ModelPool`,
+    `engine is ${formatValue(engine)}; it must be a SleepController or a ModelPool`,
   );
 }
 
@@ -54,5 +53,5 @@ export function engineOf({ engines }: EngineGroup, model: string | undefined): S
       "INVALID_ARGUMENT",
       `say which model, such as ?model=${[...engines.keys()][0]}; there are ${names}`,
     );
-  throw new CamemError("UNKNOWN_MODEL", `there is no model ${show(model)}; there are ${names}`);
+  throw new CamemError("UNKNOWN_MODEL", `there is no model ${formatValue(model)}; there are ${names}`);
 }

@@ -1,10 +1,10 @@
 import Type from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
-import { Wait } from "../../async/deferred.ts";
+import { Deferred } from "../../async/deferred.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
-import { CamemError } from "../../errors.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { type Duration, millisecondsOf } from "../../options/durations.ts";
-import { show, validate } from "../../options/validate.ts";
+import { validate } from "../../options/validate.ts";
 import type { Lease } from "../engine/admission.ts";
 import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
 import { type AdmitOptions, checkCall, type EngineWakeOptions } from "../engine/controller-options.ts";
@@ -70,7 +70,7 @@ export class ModelPool implements EngineGroup {
   readonly #options: PoolOptions;
   readonly #minimumResidencyMs: number;
   readonly #clock: Clock;
-  readonly #turns = new SerialQueue();
+  readonly #queue = new SerialQueue();
   readonly #unsubscribe: readonly (() => void)[];
   /** The member that is being made room for. */
   #switchingTo: PoolMember | undefined;
@@ -84,7 +84,7 @@ export class ModelPool implements EngineGroup {
     if (!Array.isArray(engines) || !engines.every((engine) => engine instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",
-        `engines is ${show(engines)}; it must be an array of controllers`,
+        `engines is ${formatValue(engines)}; it must be an array of controllers`,
       );
     this.engines = new Map(engines.map((engine) => [engine.name, engine]));
     if (engines.length === 0 || this.engines.size < engines.length)
@@ -121,7 +121,7 @@ export class ModelPool implements EngineGroup {
       member.refusedTotal++;
       return this.#unavailable(member, `not awake within ${deadlineMs} ms`);
     };
-    const wait = new Wait<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
+    const wait = new Deferred<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
     const entry = { wait, arrival: ++this.#arrivals, untilMs: this.#clock.nowMs() + deadlineMs };
     member.queue.add(entry);
     this.#schedule();
@@ -141,8 +141,8 @@ export class ModelPool implements EngineGroup {
   async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     const member = this.#memberOf(model);
     this.#assertOpen();
-    return this.#turns
-      .take(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
+    return this.#queue
+      .run(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
       .finally(() => this.#schedule());
   }
 
@@ -178,7 +178,7 @@ export class ModelPool implements EngineGroup {
     const closed = new CamemError("CLOSED", "the pool is closed");
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     this.#cancelTimer?.();
-    const ended = this.#turns.end(closed);
+    const ended = this.#queue.end(closed);
     for (const member of this.#members.values()) member.refuse(closed);
     await ended;
   }
@@ -286,8 +286,8 @@ export class ModelPool implements EngineGroup {
 
   #beginSwitch(member: PoolMember): void {
     this.#switchingTo = member;
-    this.#turns
-      .take(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
+    this.#queue
+      .run(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
       .catch((error) => member.refuse(this.#unavailable(member, "asleep and could not be woken", error)))
       .finally(() => {
         this.#switchingTo = undefined;

@@ -1,11 +1,11 @@
-import type { Wait } from "../../async/deferred.ts";
+import type { Deferred } from "../../async/deferred.ts";
 import type { CamemError } from "../../errors.ts";
 import type { Lease } from "../engine/admission.ts";
 import type { SleepController } from "../engine/controller.ts";
 
 /** A request that waits for its engine. */
 export interface QueueEntry {
-  readonly wait: Wait<Lease>;
+  readonly wait: Deferred<Lease>;
   /** Its place among all that wait in the pool. */
   readonly arrival: number;
   readonly untilMs: number;
