@@ -22,6 +22,9 @@ pub fn build(b: *std.Build) void {
     const shim_options = b.addOptions();
     shim_options.addOption(bool, "link_ascendcl", link_ascendcl);
 
+    const optimize_help = "how to build the shim; by default as it is shipped";
+    const optimize = b.option(std.builtin.OptimizeMode, "shim-optimize", optimize_help) orelse .ReleaseSafe;
+
     const release = b.step("release", "build the libraries of every platform");
     for (platforms) |platform| {
         const target = b.resolveTargetQuery(.{
@@ -31,7 +34,7 @@ pub fn build(b: *std.Build) void {
             .abi = .gnu,
             .glibc_version = glibc_floor,
         });
-        const shim = addShim(b, target, shim_options);
+        const shim = addShim(b, target, optimize, shim_options);
         if (link_ascendcl) {
             if (ascendcl_path) |path| shim.root_module.addLibraryPath(.{ .cwd_relative = path });
             shim.root_module.linkSystemLibrary("ascendcl", .{ .use_pkg_config = .no });
@@ -57,13 +60,18 @@ fn aclModule(b: *std.Build) *std.Build.Module {
     return b.createModule(.{ .root_source_file = b.path("src/acl.zig") });
 }
 
-fn addShim(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Step.Compile {
+fn addShim(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+    options: *std.Build.Step.Options,
+) *std.Build.Step.Compile {
     const module = b.createModule(.{
         .root_source_file = b.path("src/abi.zig"),
         .target = target,
-        .optimize = .ReleaseSafe,
+        .optimize = optimize,
         .link_libc = true,
-        .strip = true,
+        .strip = optimize != .Debug,
         .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
     });
     module.addOptions("build_options", options);
