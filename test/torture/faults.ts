@@ -8,6 +8,7 @@ import { setFaults } from "../support/device.ts";
 
 const { symbols: preload } = dlopen(process.env["LD_PRELOAD"] ?? "", {
   torture_set_fault: { args: ["i32", "u64", "i32"], returns: "void" },
+  torture_calls: { args: ["i32"], returns: "u64" },
   torture_replaced_entries: { args: [], returns: "i32" },
   torture_start_threads: { args: ["i32", "u32"], returns: "i32" },
   torture_stop_threads: { args: [], returns: "void" },
@@ -15,6 +16,12 @@ const { symbols: preload } = dlopen(process.env["LD_PRELOAD"] ?? "", {
 
 const allocations = 0;
 const threads = 1;
+
+/** Calls that libcamem.so has made since faults were last armed or disarmed. */
+export const libraryCalls = {
+  allocations: () => Number(preload.torture_calls(allocations)),
+  threads: () => Number(preload.torture_calls(threads)),
+};
 
 /** Native threads that call `my_malloc` and `my_free` without pause. */
 export const nativeThreads = {
@@ -106,6 +113,7 @@ export class Faults {
   }
 
   arm(): void {
+    disarm();
     setFaults(this.calls.map(({ text }) => text).join(","));
     for (const { target, nth, onward } of this.library)
       preload.torture_set_fault(target, nth, Number(onward));
@@ -121,6 +129,18 @@ export class Faults {
   }
 }
 
+export function callFault(call: string, nth: number, onward: boolean, code: number): CallFault {
+  return { call, code, text: `${call}:${nth}${onward ? "+" : ""}=${code}` };
+}
+
+export const allocationFault = (nth: number, onward: boolean): LibraryFault => ({
+  target: allocations,
+  nth,
+  onward,
+});
+
+export const threadFault = (nth: number, onward: boolean): LibraryFault => ({ target: threads, nth, onward });
+
 export const noFaults = new Faults([], []);
 
 export function disarm(): void {
@@ -132,8 +152,7 @@ function randomCallFault(random: Random): CallFault {
   const call = pickCall(random);
   const code = random.pick(codes.filter((each) => !notices[call]?.includes(each)));
   const nth = random.oneIn(2) ? 1 : random.magnitude(1, call === "*" ? 80 : 12);
-  const onward = random.oneIn(3) ? "+" : "";
-  return { call, code, text: `${call}:${nth}${onward}=${code}` };
+  return callFault(call, nth, random.oneIn(3), code);
 }
 
 function pickCall(random: Random): string {
@@ -146,9 +165,9 @@ function pickCall(random: Random): string {
 }
 
 function randomLibraryFault(random: Random): LibraryFault {
-  const target = random.oneIn(4) ? threads : allocations;
-  const nth = target === threads ? random.between(1, 2) : random.magnitude(1, 40);
-  return { target, nth, onward: random.oneIn(3) };
+  const onward = random.oneIn(3);
+  if (random.oneIn(4)) return threadFault(random.between(1, 2), onward);
+  return allocationFault(random.magnitude(1, 40), onward);
 }
 
 /** None every other time. */

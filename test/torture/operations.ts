@@ -176,7 +176,7 @@ function actionOf(world: World, tag: string, { level = 1, offloadTags, tags: onl
   return (world.policies.get(tag) ?? presets[tag] ?? discarded)[level];
 }
 
-function noteDiscarded(world: World, options: SleepOptions): void {
+export function noteDiscarded(world: World, options: SleepOptions): void {
   for (const live of world.lives)
     if (actionOf(world, live.tag, options) === "discard") live.content = undefined;
 }
