@@ -78,7 +78,7 @@ async function step(world: World, random: Random, number: number): Promise<void>
   world.arm(faults);
   if (atOnce) await withinTime(Promise.all(picked.map(async (each) => each(world, random, log))));
   else for (const each of picked) await withinTime(Promise.resolve(each(world, random, log)));
-  world.disarm();
+  world.endFaults();
   say(`${number}   check`);
   const isThorough = random.oneIn(6);
   if (isThorough) {

@@ -21,13 +21,16 @@ const world = new World(folder);
 const random = new Random(1, 1);
 const checkpointPath = join(folder, "checkpoint.safetensors");
 
+const options = { poolSegment: 2 * MiB, retain: 8 * MiB };
+
+/** `free` frees the last. */
 const recipe = [
-  { tag: "weights", device: 0, sizeBytes: 2 * MiB + 1 },
-  { tag: "weights", device: 1, sizeBytes: 5000 },
+  { tag: "sleep_persistent", device: 1, sizeBytes: 100 },
+  { tag: "kv_cache", device: 0, sizeBytes: 100 },
   { tag: "buffers", device: 0, sizeBytes: 5000 },
   { tag: "buffers", device: 1, sizeBytes: 5000 },
-  { tag: "kv_cache", device: 0, sizeBytes: 100 },
-  { tag: "sleep_persistent", device: 1, sizeBytes: 100 },
+  { tag: "weights", device: 1, sizeBytes: 5000 },
+  { tag: "weights", device: 0, sizeBytes: 2 * MiB + 1 },
 ] as const;
 
 const sleep = async (options: SleepOptions) => {
@@ -67,7 +70,7 @@ const verbs: Readonly<Record<string, () => Promise<void> | void>> = {
     if (address !== 0) adopt({ address, sizeBytes: 1000, tag: "default", device: 1, buffer: undefined });
   },
   free: async () => {
-    const [live] = world.lives;
+    const live = world.lives.at(-1);
     if (live) await world.free(live);
   },
   load: () => load("host"),
@@ -98,14 +101,14 @@ const verbs: Readonly<Record<string, () => Promise<void> | void>> = {
     const held = world.faults;
     await world.closeForGood();
     world.arm(held);
-    const run = () => CaMemAllocator.getInstance({ retain: "8MiB" });
+    const run = () => CaMemAllocator.getInstance(options);
     world.allocator = (await world.attempt("getInstance", [], run)).value;
   },
 };
 
 /** The allocator is open and holds the recipe and nothing else, with content that is known. */
 async function prepare(asleep: boolean): Promise<void> {
-  world.allocator ??= CaMemAllocator.getInstance({ retain: "8MiB" });
+  world.allocator ??= CaMemAllocator.getInstance(options);
   await world.wakeEverything();
   for (const live of world.lives.slice(recipe.length)) await world.free(live);
   for (const { tag, device, sizeBytes } of recipe.slice(world.lives.length))
@@ -156,7 +159,7 @@ async function attemptWith(
   world.arm(faults);
   await verbs[verb]?.();
   const isReached = kind.calls() >= nth;
-  world.disarm();
+  world.endFaults();
   if (world.allocator === undefined) return isReached;
   await world.check(random, true);
   await world.wakeEverything();

@@ -120,7 +120,10 @@ export class Faults {
   }
 
   /** Whether an error is one that these faults explain. */
-  explain({ code, call, aclCode }: CamemError): boolean {
+  explain({ code, call, aclCode, cause }: CamemError): boolean {
+    // A load that could not free what it had allocated: why it failed is the first cause.
+    if (cause instanceof AggregateError)
+      return cause.errors[0]?.code === code && this.explain(cause.errors[0]);
     if (this.library.length > 0 && code === "OUT_OF_HOST_MEMORY") return true;
     const injected = this.calls.find((fault) => fault.code === aclCode);
     if (injected === undefined || call === undefined) return false;

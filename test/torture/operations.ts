@@ -349,7 +349,7 @@ export async function open(world: World, random: Random, log: (text: string) => 
   const run = () => CaMemAllocator.getInstance(options);
   const { value } = await world.attempt("getInstance", [], run);
   if (value === undefined) {
-    world.disarm();
+    world.endFaults();
     world.allocator = (await world.attempt("getInstance again", [], run)).value;
   } else world.allocator = value;
 }

@@ -69,6 +69,7 @@ export class World {
   readonly pluggable = openPluggable();
   readonly copies = new EngineCopies();
   readonly folder: string;
+  /** What explains the failures of what runs now. */
   faults: Faults = noFaults;
   threadsRun = false;
   worker: WorkerHandle | undefined;
@@ -89,7 +90,13 @@ export class World {
     faults.arm();
   }
 
+  /** From here on no call fails. Without more ado the faults still explain what others that run now have met. */
   disarm(): void {
+    disarm();
+  }
+
+  /** Nothing runs any more. */
+  endFaults(): void {
     disarm();
     this.faults = noFaults;
   }
@@ -103,17 +110,18 @@ export class World {
     what: string,
     natural: readonly CamemErrorCode[],
     run: () => T | Promise<T>,
+    faults = this.faults,
   ): Promise<Outcome<T>> {
     try {
       const value = await run();
       this.note(`${what}: done`);
       return { value };
     } catch (error) {
-      return { error: this.expectTyped(what, natural, error) };
+      return { error: this.expectTyped(what, natural, error, faults) };
     }
   }
 
-  expectTyped(what: string, natural: readonly CamemErrorCode[], error: unknown): CamemError {
+  expectTyped(what: string, natural: readonly CamemErrorCode[], error: unknown, faults: Faults): CamemError {
     if (!(error instanceof CamemError)) {
       const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
       throw new Finding(`${what} throws something else than a CamemError: ${text}`);
@@ -121,10 +129,10 @@ export class World {
     const { code, message, call, aclCode } = error;
     expectThat(errorCodes.includes(code), `${what}: the code ${code} is unknown`);
     this.note(`${what}: ${code}`);
-    const isExplained = natural.includes(code) || this.faults.explain(error);
+    const isExplained = natural.includes(code) || faults.explain(error);
     expectThat(
       isExplained,
-      `${what} fails with ${code}, call ${call}, code ${aclCode}: ${message} (${this.faults})`,
+      `${what} fails with ${code}, call ${call}, code ${aclCode}: ${message} (${faults})`,
     );
     return error;
   }
@@ -156,7 +164,7 @@ export class World {
     const { error } = await this.attempt("free", ["BUFFER_FREED"], () => buffer.free());
     if (error === undefined || error.code === "BUFFER_FREED") return;
     this.disarm();
-    await this.attempt("free again", ["BUFFER_FREED"], () => buffer.free());
+    await this.attempt("free again", ["BUFFER_FREED"], () => buffer.free(), noFaults);
   }
 
   /** Everything that must be true once no fault is armed and nothing runs. */
@@ -263,7 +271,7 @@ export class World {
 
   /** Closes; without faults nothing may refuse, and nothing may be held afterwards. */
   async closeForGood(): Promise<void> {
-    this.disarm();
+    this.endFaults();
     await this.attempt("close for good", [], () => this.opened.close());
     this.stopThreads();
     // A terminated Worker counts until its thread has ended: whoever comes then closes what it left.
