@@ -104,6 +104,12 @@ fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build
         module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = .{ .cwd_relative = b.pathFromRoot(bindings_path) } });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
     }
+    const run = b.addRunArtifact(b.addTest(.{
+        .root_module = addEmulatedModule(b, "src/exhaustion_test.zig", target),
+        .filters = &.{"exhaustion_test.test"}, // the loader's tests need a search
+    }));
+    run.setEnvironmentVariable("CAMEM_EMULATOR_DEVICES", "2");
+    step.dependOn(&run.step);
 }
 
 /// `zig build bindings` rewrites the TypeScript symbol table from the exports of `abi.zig`.
@@ -119,14 +125,8 @@ fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Bu
 /// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread sanitizer.
 fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
     const sanitize_thread = b.option(bool, "sanitize-thread", "run the stress program under the thread sanitizer") orelse false;
-    const options = b.addOptions();
-    options.addOption(bool, "link_ascendcl", true);
-    const module = addModule(b, "src/stress.zig", target, options);
+    const module = addEmulatedModule(b, "src/stress.zig", target);
     module.sanitize_thread = sanitize_thread;
-    module.addImport("emulator", b.createModule(.{
-        .root_source_file = b.path("emulator/emulator.zig"),
-        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
-    }));
     const run = b.addRunArtifact(b.addExecutable(.{
         .name = "stress",
         .root_module = module,
@@ -136,6 +136,18 @@ fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
     run.has_side_effects = true; // no two runs are alike
     if (b.args) |arguments| run.addArgs(arguments);
     b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
+}
+
+/// The shim and the emulator in one program.
+fn addEmulatedModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget) *std.Build.Module {
+    const options = b.addOptions();
+    options.addOption(bool, "link_ascendcl", true);
+    const module = addModule(b, root, target, options);
+    module.addImport("emulator", b.createModule(.{
+        .root_source_file = b.path("emulator/emulator.zig"),
+        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
+    }));
+    return module;
 }
 
 fn addModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Module {

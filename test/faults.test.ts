@@ -463,6 +463,43 @@ describe.skipIf(!onEmulator)("one fault", () => {
     expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 0, state: "asleep" });
   });
 
+  test.each([
+    ["aclrtGetCurrentContext", 0],
+    ["aclrtGetCurrentContext", 1],
+    ["aclrtSetCurrentContext", 1],
+  ] as const)(
+    "in %s for an allocation on device %i leaves nothing for later verbs to trip over",
+    async (call, device) => {
+      setFaults("");
+      const extra = allocator.malloc(1, { device });
+      const calls = callCount(call);
+      extra.free();
+      expect(calls).toBeGreaterThan(0);
+      await allocator.sleep();
+      for (let k = 1; k <= calls; k++) {
+        setFaults(`${call}:${k}+=${internalError}`);
+        expect((await failureOf(() => allocator.malloc(1, { device }))).call).toBe(call);
+        setFaults("");
+        await allocator.wakeUp();
+        expectContents({ all: false });
+        expectExactAccounting();
+        await allocator.sleep();
+      }
+      await allocator.wakeUp();
+    },
+  );
+
+  test("in the only release of a failed allocation is tried again by the next verb", async () => {
+    setFaults(`aclrtMallocPhysical:1=${outOfMemory},aclrtReleaseMemAddress:1=${internalError}`);
+    expect((await failureOf(() => allocator.malloc(1))).code).toBe("OUT_OF_DEVICE_MEMORY");
+    setFaults("");
+    expectExactAccounting();
+    await allocator.sleep();
+    await allocator.wakeUp();
+    expect(accounting().reservations).toBe(snapshot().length);
+    expect(snapshot().every(({ doomed }) => doomed === 0)).toBe(true);
+  });
+
   test("in a free does not make the next allocation wait for the device", async () => {
     const extra = allocator.malloc(MiB);
     setFaults(`aclrtUnmapMem:1=${internalError}`);
