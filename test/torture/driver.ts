@@ -4,14 +4,8 @@ import { join } from "node:path";
 import { emulatorEnvironment } from "../fuzz/world.ts";
 import type { Libraries } from "./builds.ts";
 
-export interface Run {
-  readonly seed: number;
-  readonly steps: number;
-  /** Steps left out. */
-  readonly without?: readonly number[];
-}
-
-export interface Result extends Run {
+/** How a process under torture ended. */
+export interface Ending {
   readonly outcomes: ReadonlyMap<string, number>;
   /** What went wrong, in one line, the last steps, and what the process wrote to its standard error. */
   readonly failure:
@@ -19,7 +13,19 @@ export interface Result extends Run {
     | undefined;
 }
 
-const silentMs = 40_000;
+/** Random operations of one seed. */
+export interface Run {
+  readonly seed: number;
+  readonly steps: number;
+  /** Steps left out. */
+  readonly without?: readonly number[];
+  /** A mistake to be noticed. */
+  readonly mistake?: string | undefined;
+}
+
+export type Result = Run & Ending;
+
+const silentMs = 90_000;
 const historyLength = 40;
 
 /** The lines of a stream, as they come; the callback is called for each. */
@@ -36,10 +42,12 @@ async function followLines(
   }
 }
 
-export async function torture({ preload, shim }: Libraries, run: Run): Promise<Result> {
-  const { seed, steps, without = [] } = run;
-  const options = ["--seed", `${seed}`, "--steps", `${steps}`, "--without", without.join(",")];
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "child.ts"), ...options], {
+async function runProcess(
+  { preload, shim }: Libraries,
+  script: string,
+  options: readonly string[],
+): Promise<Ending> {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, script), ...options], {
     env: {
       ...process.env,
       ...emulatorEnvironment,
@@ -68,12 +76,24 @@ export async function torture({ preload, shim }: Libraries, run: Run): Promise<R
   const outcomes = new Map<string, number>(
     last.startsWith("outcomes ") ? JSON.parse(last.slice("outcomes ".length)) : [],
   );
-  if (exitCode === 0 && outcomes.size > 0) return { ...run, outcomes, failure: undefined };
+  if (exitCode === 0 && outcomes.size > 0) return { outcomes, failure: undefined };
   const killed = isSilent
     ? `hangs: silent for ${silentMs} ms`
     : `killed by ${child.signalCode ?? `code ${exitCode}`}`;
   const what = last.startsWith("finding ") ? last : killed;
-  return { ...run, outcomes, failure: { what, history: lines.slice(-historyLength), words: await words } };
+  return { outcomes, failure: { what, history: lines.slice(-historyLength), words: await words } };
+}
+
+export async function torture(libraries: Libraries, run: Run): Promise<Result> {
+  const { seed, steps, without = [], mistake } = run;
+  const options = ["--seed", `${seed}`, "--steps", `${steps}`, "--without", without.join(",")];
+  if (mistake !== undefined) options.push("--mistake", mistake);
+  return { ...run, ...(await runProcess(libraries, "random.ts", options)) };
+}
+
+/** Each fault of these verbs in turn; of all without any. */
+export function tortureEach(libraries: Libraries, verbs: readonly string[]): Promise<Ending> {
+  return runProcess(libraries, "exhaustive.ts", ["--verbs", verbs.join(",")]);
 }
 
 /** The number of the last step that a failed run made. */

@@ -39,10 +39,16 @@ const choices: readonly (readonly [number, operations.Operation])[] = [
   [2, operations.reopen],
 ];
 
-const hangMs = 20_000;
+/** Long, since others may keep the processors busy. */
+const hangMs = 60_000;
 
 const { values } = parseArgs({
-  options: { seed: { type: "string" }, steps: { type: "string" }, without: { type: "string" } },
+  options: {
+    seed: { type: "string" },
+    steps: { type: "string" },
+    without: { type: "string" },
+    mistake: { type: "string" },
+  },
 });
 const seed = Number(values.seed);
 const steps = Number(values.steps);
@@ -135,6 +141,19 @@ async function loseDevice(world: World): Promise<void> {
   if ((await closing).error) await withinTime(world.attempt("close again", [], () => world.opened.close()));
 }
 
+/** What the driver must notice; so that a test can see that it does. */
+const mistakes: Readonly<Record<string, (world: World) => void>> = {
+  dies: () => process.kill(process.pid, "SIGABRT"),
+  "loses a byte": ({ lives }) => {
+    for (const { content } of lives) if (content) content[0] = ~(content[0] ?? 0);
+  },
+};
+const mistakenStep = 20;
+
+function makeMistake(world: World): void {
+  if (values.mistake !== undefined) mistakes[values.mistake]?.(world);
+}
+
 async function run(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "camem-torture-"));
   const world = new World(folder);
@@ -142,7 +161,10 @@ async function run(): Promise<void> {
     await operations.open(world, new Random(seed, 0), (text) => say(`0 ${text}`));
     findCalls();
     for (let number = 1; number <= steps; number++)
-      if (!without.has(number)) await step(world, new Random(seed, number), number);
+      if (!without.has(number)) {
+        await step(world, new Random(seed, number), number);
+        if (number === mistakenStep) makeMistake(world);
+      }
     await finish(world, new Random(seed, steps + 1));
     say(`outcomes ${JSON.stringify([...world.outcomes])}`);
   } finally {

@@ -6,6 +6,7 @@
 import { mkdtempSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { CaMemAllocator, loadSafetensors, type SleepOptions } from "camem";
 import { Random } from "../fuzz/random.ts";
 import { checkpointOf } from "../support/checkpoint.ts";
@@ -145,6 +146,9 @@ const kinds: Readonly<Record<string, Kind>> = {
 
 let tried = 0;
 
+const { values } = parseArgs({ options: { verbs: { type: "string", default: "" } } });
+const chosen = values.verbs === "" ? Object.keys(verbs) : values.verbs.split(",");
+
 /** One verb with one fault; false once the verb makes fewer calls than that. */
 async function attemptWith(
   verb: string,
@@ -157,7 +161,9 @@ async function attemptWith(
   const faults = kind.fault(nth, onward);
   say(`${++tried} ${verb} while ${asleep ? "asleep" : "awake"} with ${faults}`);
   world.arm(faults);
-  await verbs[verb]?.();
+  const run = verbs[verb];
+  if (run === undefined) throw new RangeError(`there is no verb ${verb}`);
+  await run();
   const isReached = kind.calls() >= nth;
   world.endFaults();
   if (world.allocator === undefined) return isReached;
@@ -171,7 +177,7 @@ async function run(): Promise<void> {
   writeFileSync(checkpointPath, checkpointOf({ tensor: new Uint8Array(3000).fill(5) }));
   await prepare(false);
   findCalls();
-  for (const verb of Object.keys(verbs))
+  for (const verb of chosen)
     for (const asleep of [false, true])
       for (const kind of Object.values(kinds))
         for (const onward of [false, true])
