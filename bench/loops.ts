@@ -179,7 +179,7 @@ export class HostMemory implements Disposable {
     return elapsedMs();
   }
 
-  /** Copies on threads without blocking the event loop. The processor must be able to address device memory. */
+  /** Copies on threads without blocking the event loop. The processor must address device memory. */
   async copyInBackground(ranges: BigUint64Array, direction: "toHost" | "toDevice"): Promise<void> {
     const [memory, size] = [this.#pointer, this.#sizeBytes];
     const toHost = direction === "toHost" ? 1 : 0;

@@ -1,6 +1,6 @@
 /**
- * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and the peers' algorithm. Uses an NPU if it
- * finds one, and the emulator otherwise. Prints tables, and writes `latest.json`, `latest.md` and charts.
+ * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and the peers' algorithm, on an
+ * NPU if there is one, and on the emulator otherwise. Prints tables; writes `latest.json`, `latest.md`, charts.
  */
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -94,7 +94,7 @@ function environmentOf({ residentBytes }: Scenario): Record<string, string | und
   return { ...process.env, ...cleared, CAMEM_EMULATOR_POOL: String(residentBytes) };
 }
 
-/** Each scenario has its own process: the emulator reads its environment once, and memory peaks are per process. */
+/** Runs a scenario in its own process, because environment and memory peaks are per process. */
 async function run(name: string, scenario: Scenario, context: Context): Promise<Findings> {
   const output = join(context.folder, "findings.json");
   const command = [

@@ -157,12 +157,12 @@ const sections: Readonly<Record<string, Section>> = {
 };
 
 const explanation = `
-Each figure is a median over rounds. Figure and limit alternate within a round, and "ratio" is the median of the
-rounds' ratios, figure to limit. The limit of a copy is a C loop over the same device memory with as many threads. The
-limit of mapping and unmapping is a C loop of the same AscendCL calls. The limit of a wake-up from a file is a C loop
-that reads it into page-locked memory and copies. The peers' algorithm blocks, one segment after the other: page-lock
-host memory, copy, unmap, free. Phase "starting" lasts until the shim's thread runs the plan. Phase "outside" is the
-time before the shim has the plan and after the plan has ended.`.trim();
+Each figure is a median over rounds. Figure and limit alternate within a round, and "ratio" is the median of
+the rounds' ratios, figure to limit. The limit of a copy is a C loop over the same device memory with as many
+threads. The limit of mapping and unmapping is a C loop of the same AscendCL calls. The limit of a wake-up
+from a file is a C loop that reads it into page-locked memory and copies. The peers' algorithm blocks, one
+segment after the other: page-lock host memory, copy, unmap, free. Phase "starting" lasts until the shim's
+thread runs the plan. Phase "outside" is the time before the shim has the plan and after the plan has ended.`.trim();
 
 /** The sections of `latest.md`. */
 export function tables({ figures, notes }: Results): string {

@@ -53,8 +53,8 @@ export interface RoundsOptions {
 }
 
 /**
- * Runs the parts one after the other, in reverse order every second round. One repetition of each part warms up before the
- * first round.
+ * Runs the parts one after the other, in reverse order every second round. One repetition of each part warms
+ * up before the first round.
  */
 export async function alternate<Name extends string>(
   parts: Readonly<Record<Name, Part>>,

@@ -22,8 +22,8 @@ const phaseNames = {
 } as const satisfies Partial<Record<keyof TransitionDurations, string>>;
 
 /**
- * Durations of one transition and its phases, in milliseconds. Phase `starting` lasts until the shim's thread runs the plan.
- * Phase `outside` is the time before the shim has the plan and after the plan has ended.
+ * Durations of one transition and its phases, in milliseconds. Phase `starting` lasts until the shim's thread
+ * runs the plan. Phase `outside` is the time before the shim has the plan and after the plan has ended.
  */
 export async function timeTransition(
   operation: Operation,

@@ -1,11 +1,14 @@
-/** The test command: format and lint, types, unused code, Zig tests, Bun tests. Stops at the first step that fails. */
+/**
+ * The test command: format and lint, types, unused code, Zig tests, Bun tests. Stops at the first step that
+ * fails.
+ */
 
 import { join } from "node:path";
 import { toolCommand, zigPath } from "./native.ts";
 
 const root = join(import.meta.dir, "..");
 
-/** Ends a test that hangs. Generous, because on a busy machine the first touch of memory alone can take seconds. */
+/** Ends a test that hangs. Generous, because the first touch of memory can take seconds on a busy machine. */
 const timeoutMs = 60_000;
 
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [

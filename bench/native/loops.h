@@ -78,14 +78,14 @@ LOOPS_EXPORT void *loops_host_create(uint64_t size);
 LOOPS_EXPORT int loops_host_destroy(void *host);
 /* Copies all ranges to the host memory or back, on `lanes` threads or streams. A copy larger than the host memory wraps
  * around to its start. `running_nanoseconds` is the processor time of all threads, which other load reduces. */
-LOOPS_EXPORT int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, int by,
-                            uint64_t lanes, uint64_t *nanoseconds, uint64_t *running_nanoseconds);
+LOOPS_EXPORT int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host,
+                            int by, uint64_t lanes, uint64_t *nanoseconds, uint64_t *running_nanoseconds);
 /* Starts the same copy on new threads. `loops_copy_poll` returns 1 once it has ended. */
-LOOPS_EXPORT int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host,
-                                  uint64_t lanes);
+LOOPS_EXPORT int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size,
+                                  int to_host, uint64_t lanes);
 LOOPS_EXPORT int loops_copy_poll(void);
 /* Reads a file from its start into page-locked staging, piece by piece, and copies each piece to the ranges. */
-LOOPS_EXPORT int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging, uint64_t staging_size,
-                                 uint64_t lanes, uint64_t *nanoseconds);
+LOOPS_EXPORT int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging,
+                                 uint64_t staging_size, uint64_t lanes, uint64_t *nanoseconds);
 
 #endif

@@ -1,4 +1,4 @@
-/** First sleeps without host memory and after `prepare`, beside the peers' algorithm: by size and by segment size. */
+/** First sleeps, cold and after `prepare`, beside the peers' algorithm: by size and by segment size. */
 
 import type { CaMemAllocator } from "camem";
 import {

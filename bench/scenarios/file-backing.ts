@@ -1,4 +1,4 @@
-/** Sleeps and wake-ups with the checkpoint as backup: a sleep only unmaps, a wake-up reads from the page cache. */
+/** Transitions with the checkpoint as backup: a sleep only unmaps, a wake-up reads from the page cache. */
 
 import { closeSync, fsyncSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { limits, mergeDurations, timeTransition, transitionFigure } from "../tra
 const chunkBytes = 16 * MiB;
 const stagingBytes = 32 * MiB;
 
-/** Writes a checkpoint with one tensor for each segment. Its bytes vary, so that no file system stores it sparsely. */
+/** Writes one tensor for each segment. The bytes vary, so that no file system stores them sparsely. */
 function writeCheckpoint(path: string, { sizeBytes, segmentBytes }: Layout): void {
   const entries = Array.from({ length: sizeBytes / segmentBytes }, (_, index) => [
     `layers.${index}`,

@@ -16,8 +16,9 @@ const allowanceBytes = 64 * MiB;
 const resetPeak = () => writeFileSync("/proc/self/clear_refs", "5");
 
 /**
- * Peak growth of resident and of page-locked memory during a sleep. On the emulator, device memory is resident both before
- * and during the sleep, so it cancels out. Page-locked memory is measured too, because a driver may not count it as resident.
+ * Peak growth of resident and of page-locked memory during a sleep. On the emulator, device memory is
+ * resident both before and during the sleep, so it cancels out. Page-locked memory is measured too, because a
+ * driver may not count it as resident.
  */
 async function peakOfSleep(allocator: CaMemAllocator) {
   Bun.gc(true);

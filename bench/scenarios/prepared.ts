@@ -1,4 +1,4 @@
-/** Sleeps and wake-ups whose host memory is ready, or that need none: prepared, clean and level 2, by size. */
+/** Transitions with host memory ready, or without need of it: prepared, clean and level 2, by size. */
 
 import type { CaMemAllocator } from "camem";
 import {
@@ -63,8 +63,8 @@ const quietShare = 0.9;
 const minQuietRounds = 3;
 
 /**
- * Copy threads that share a core with other processes are no limit. So only quiet rounds count, in which each thread had a
- * core to itself. With too few quiet rounds, the threads' running time counts instead.
+ * Copy threads that share a core with other processes are no limit. So only quiet rounds count, in which each
+ * thread had a core to itself. With too few quiet rounds, the threads' running time counts instead.
  */
 function throughputTarget(measured: Rounds, layout: Layout): TargetValue {
   const cycle = (part: "camem" | "copy") => sums(measured.get(part, "sleep"), measured.get(part, "wake"));
@@ -99,8 +99,9 @@ async function measurePrepared({ session, host, layout, rounds, into }: Setup): 
 }
 
 /**
- * Between the rounds camem's memory sleeps and the C loop's segments are unmapped, so the device holds only one of the two.
- * The C loop copies into its segments before it unmaps them, because Linux takes a tenth longer to unmap touched memory.
+ * Between the rounds camem's memory sleeps and the C loop's segments are unmapped, so the device holds only
+ * one of the two. The C loop copies into its segments before it unmaps them, because Linux takes a tenth
+ * longer to unmap touched memory.
  */
 async function measureClean({ session, host, layout, rounds, into }: Setup): Promise<Findings> {
   const { allocator, loops } = session;

@@ -1,6 +1,7 @@
 /**
- * The cost of a segment by the number of segments: 2 MiB each, at level 2, so that no content moves. The emulator keeps this
- * memory out of RAM (CAMEM_EMULATOR_POOL=0), because 16,384 segments exceed the RAM of a small machine.
+ * The cost of a segment by the number of segments: 2 MiB each, at level 2, so that no content moves. The
+ * emulator keeps this memory out of RAM (CAMEM_EMULATOR_POOL=0), because 16,384 segments exceed the RAM of a
+ * small machine.
  */
 
 import { type Layout, smallSegmentBytes } from "../layout.ts";

@@ -7,7 +7,10 @@ import { moduleGraph, resolve, specifiersOf } from "./modules.ts";
 import { sources, typeScript, zig } from "./sources.ts";
 import { fileGraph, importsOf, withoutTests } from "./zig-files.ts";
 
-/** Folders and files of `src`, lowest first. A module imports only from its own folder and from those before it. */
+/**
+ * Folders and files of `src`, lowest first. A module imports only from its own folder and from those before
+ * it.
+ */
 const order = [
   "errors.ts",
   "options",
@@ -65,7 +68,9 @@ test("TypeScript has no import cycle", () => {
   expect(importCycles(moduleGraph(sources(...typeScript)))).toEqual([]);
 });
 
-/** Messages for what an entry point imports, directly or through others, from a folder that it must not need. */
+/**
+ * Messages for what an entry point imports, directly or through others, from a folder that it must not need.
+ */
 function needs(entry: string, folder: RegExp): string[] {
   const reached = reachable(moduleGraph(sources("src/**/*.ts")), entry);
   return [...reached]

@@ -22,7 +22,10 @@ function literal(node: Node | null): string | undefined {
   return node?.type === "Literal" && typeof node.value === "string" ? node.value : undefined;
 }
 
-/** Specifiers of imports, re-exports, dynamic imports and `import("…")` types; undefined where one is computed. */
+/**
+ * Specifiers of imports, re-exports, dynamic imports and `import("…")` types; undefined where one is
+ * computed.
+ */
 export function specifiersOf(source: Source): (string | undefined)[] {
   const found: (string | undefined)[] = [];
   new Visitor({

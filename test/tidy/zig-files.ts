@@ -1,4 +1,7 @@
-/** What Zig files import and declare, and how long their functions are, read line by line: `zig fmt` keeps the layout. */
+/**
+ * What Zig files import and declare, and how long their functions are, read line by line: `zig fmt` keeps the
+ * layout.
+ */
 
 import { dirname, join } from "node:path";
 import type { Graph } from "./graph.ts";
