@@ -4,7 +4,7 @@
 import { parseArgs } from "node:util";
 import manifest from "../../package.json" with { type: "json" };
 import { CamemError } from "../errors.ts";
-import * as native from "../ffi/native.ts";
+import * as native from "../ffi/index.ts";
 import {
   type AllocatorOptions,
   type Config,

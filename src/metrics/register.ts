@@ -1,8 +1,8 @@
 import type { Counter, Gauge, Registry } from "prom-client";
 import Type from "typebox";
 import type { CaMemAllocator } from "../allocator.ts";
-import { CamemError } from "../errors.ts";
-import { show, validate } from "../options/validate.ts";
+import { CamemError, formatValue } from "../errors.ts";
+import { validate } from "../options/validate.ts";
 import { SleepController } from "../server/engine/controller.ts";
 import { type EngineGroup, groupOf } from "../server/pool/engine-group.ts";
 import { loadPromClient } from "./prom-client.ts";
@@ -50,7 +50,7 @@ function checkLabels(labels: Labels): void {
     if (!/^[a-zA-Z_][a-zA-Z0-9_]*$/.test(name) || ownLabels.has(name))
       throw new CamemError(
         "INVALID_CONFIG",
-        `labels has ${show(name)}, which ${ownLabels.has(name) ? "is a label of the metrics themselves" : "is no name of a label"}`,
+        `labels has ${formatValue(name)}, which ${ownLabels.has(name) ? "is a label of the metrics themselves" : "is no name of a label"}`,
       );
   }
 }

@@ -1,6 +1,6 @@
 /** The metrics that are read when they are scraped. */
 
-import type { TagUsage } from "../allocator.ts";
+import type { TagUsage } from "../memory/usage.ts";
 import type { EngineState, RequestCounts } from "../server/engine/events.ts";
 import type { EngineSnapshot, Snapshot } from "./snapshot.ts";
 

@@ -1,5 +1,6 @@
-import type { CaMemAllocator, HostUsage, TagUsage } from "../allocator.ts";
+import type { CaMemAllocator } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
+import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { DeviceMemory } from "../server/engine/controller.ts";
 import type { EngineStatus, RequestCounts } from "../server/engine/events.ts";
 import type { EngineGroup } from "../server/pool/engine-group.ts";

@@ -1,9 +1,9 @@
 import { accessSync, constants, statSync } from "node:fs";
 import { resolve } from "node:path";
 import Type from "typebox";
-import { CamemError } from "../errors.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { formatSize, parseSize } from "./sizes.ts";
-import { messageOf, show, validate } from "./validate.ts";
+import { validate } from "./validate.ts";
 
 const sizeText = 'bytes or a size such as "8GiB"';
 const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
@@ -74,7 +74,7 @@ export interface Config {
 export function checkDevice(device: number, deviceCount: number, what = "the device"): void {
   if (Number.isSafeInteger(device) && device >= 0 && device < deviceCount) return;
   const there = deviceCount === 1 ? "is only device 0" : `are devices 0 to ${deviceCount - 1}`;
-  throw new CamemError("UNKNOWN_DEVICE", `${what} is ${show(device)}; there ${there}`);
+  throw new CamemError("UNKNOWN_DEVICE", `${what} is ${formatValue(device)}; there ${there}`);
 }
 
 const optionNames: Partial<Record<keyof Config, string>> = {
@@ -87,7 +87,7 @@ const optionNames: Partial<Record<keyof Config, string>> = {
 function inWords(name: keyof Config, value: unknown): string {
   if (value === null) return "none";
   if (value === Number.POSITIVE_INFINITY) return "no limit";
-  return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : show(value);
+  return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : formatValue(value);
 }
 
 /** The first option in which two configurations differ, in words, or undefined. */
@@ -141,7 +141,7 @@ function bytesOf(
   if (bytes === undefined || !Number.isSafeInteger(bytes) || bytes < minimum)
     throw new CamemError(
       "INVALID_CONFIG",
-      `${option} (${environmentNames[option]}) is ${show(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
+      `${option} (${environmentNames[option]}) is ${formatValue(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
     );
   return bytes;
 }
@@ -178,7 +178,7 @@ function spillFolder(path: string | undefined): string | null {
   } catch (cause) {
     throw new CamemError(
       "INVALID_CONFIG",
-      `spillDir (${environmentNames.spillDir}) is ${show(path)}; it must be a folder that can be written: ${messageOf(cause)}`,
+      `spillDir (${environmentNames.spillDir}) is ${formatValue(path)}; it must be a folder that can be written: ${messageOf(cause)}`,
       { cause },
     );
   }
@@ -199,13 +199,7 @@ export function resolveConfig(
     validate(RetainLimits, retain, "retain", "INVALID_CONFIG");
   validate(AllocatorOptions, options, "the options of getInstance", "INVALID_CONFIG");
   const variables = fromEnvironment(environment);
-  try {
-    validate(AllocatorOptions, variables, "the environment", "INVALID_CONFIG");
-  } catch (error) {
-    if (!(error instanceof CamemError)) throw error;
-    const named = Object.entries(environmentNames).find(([option]) => error.message.startsWith(option));
-    throw new CamemError("INVALID_CONFIG", named ? error.message.replace(...named) : error.message);
-  }
+  validate(AllocatorOptions, variables, "the environment", "INVALID_CONFIG", { labels: environmentNames });
   const chosen = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const given: AllocatorOptions = { ...variables, ...chosen };
   return {
