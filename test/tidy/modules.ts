@@ -1,7 +1,7 @@
 /** What TypeScript modules import, and how long their functions are. */
 
 import { dirname, join } from "node:path";
-import { type CallExpression, type Node, parseSync, Visitor } from "oxc-parser";
+import { type CallExpression, type Node, type Program, parseSync, Visitor } from "oxc-parser";
 import type { Graph } from "./graph.ts";
 import { lineAt, type Source } from "./sources.ts";
 
@@ -11,9 +11,15 @@ const publicModules: Readonly<Record<string, string>> = {
   "camem/metrics": "src/metrics/index.ts",
 };
 
-function parse({ path, text }: Source) {
+const programs = new Map<string, Program>();
+
+/** Parses each file once, because several rules read it. */
+function parse({ path, text }: Source): Program {
+  const parsed = programs.get(path);
+  if (parsed !== undefined) return parsed;
   const { program, errors } = parseSync(path, text);
   if (errors[0] !== undefined) throw new Error(`${path} does not parse: ${errors[0].message}`);
+  programs.set(path, program);
   return program;
 }
 
