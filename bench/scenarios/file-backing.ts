@@ -1,30 +1,20 @@
-/** Backups that are the checkpoint itself: a sleep only unmaps, a wake-up streams from the page cache. */
+/** Transitions with the checkpoint as backup: a sleep only unmaps, a wake-up reads from the page cache. */
 
 import { closeSync, fsyncSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { loadSafetensors } from "camem";
-import { together, transitionFigure } from "../figures.ts";
+import { type Layout, MiB, pooled, segmentsOf, transitionSizes } from "../layout.ts";
 import { rangesOf } from "../loops.ts";
 import { alternate } from "../rounds.ts";
-import type { Findings } from "../schema.ts";
-import {
-  type Context,
-  type Layout,
-  MiB,
-  pooled,
-  Session,
-  segmentsOf,
-  sizesThatFit,
-  timeTransition,
-} from "../session.ts";
+import type { Figure, Findings } from "../schema.ts";
+import { type Context, Session, sizesThatFit } from "../session.ts";
 import { compare } from "../statistics.ts";
-import { sizesOf } from "./resident.ts";
+import { limits, mergeDurations, timeTransition, transitionFigure } from "../transition.ts";
 
-const scenario = "transitions";
 const chunkBytes = 16 * MiB;
 const stagingBytes = 32 * MiB;
 
-/** A checkpoint of one tensor for each segment, without a run of equal bytes that a file system could leave out. */
+/** Writes one tensor for each segment. The bytes vary, so that no file system stores them sparsely. */
 function writeCheckpoint(path: string, { sizeBytes, segmentBytes }: Layout): void {
   const entries = Array.from({ length: sizeBytes / segmentBytes }, (_, index) => [
     `layers.${index}`,
@@ -43,12 +33,12 @@ function writeCheckpoint(path: string, { sizeBytes, segmentBytes }: Layout): voi
   writeSync(file, length);
   writeSync(file, header);
   for (let written = 0; written < sizeBytes; written += chunk.length) writeSync(file, chunk);
-  // So that the kernel does not write it out while something is measured.
+  // The kernel must not write the file back during a measurement.
   fsyncSync(file);
   closeSync(file);
 }
 
-async function measure(session: Session, layout: Layout, path: string, rounds: number): Promise<Findings> {
+async function measure(session: Session, layout: Layout, path: string, rounds: number): Promise<Figure[]> {
   const { allocator, loops } = session;
   writeCheckpoint(path, layout);
   const tensors = await loadSafetensors(path, { allocator, backing: "file" });
@@ -63,7 +53,7 @@ async function measure(session: Session, layout: Layout, path: string, rounds: n
     camem: async () => {
       const woken = await timeTransition("wake", () => allocator.wakeUp());
       const copy = staging.copyFromFile(file, ranges);
-      return together(woken, { copy }, await timeTransition("sleep", () => allocator.sleep()));
+      return mergeDurations(woken, { copy }, await timeTransition("sleep", () => allocator.sleep()));
     },
     calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
   };
@@ -72,36 +62,27 @@ async function measure(session: Session, layout: Layout, path: string, rounds: n
   segments.map();
   closeSync(file);
   for (const buffer of buffers) buffer.free();
-  const about = { scenario, case: "file", layout };
-  const sleepLimit = compare(
-    "a C loop that only unmaps and frees",
-    measured.of("camem", "sleep"),
-    measured.of("calls", "sleep"),
-  );
-  const wakeLimit = compare(
-    "a C loop that reads and copies with as many threads",
-    measured.of("camem", "wake"),
-    measured.of("camem", "copy"),
-  );
-  return {
-    figures: [
-      transitionFigure(measured, "camem", "sleep", about, { limit: sleepLimit }),
-      transitionFigure(measured, "camem", "wake", about, { limit: wakeLimit }),
-    ],
-    reached: [],
-    notes: [],
-  };
+  const labels = { scenario: "transitions", case: "file", layout };
+  const [sleep, wake] = [measured.get("camem", "sleep"), measured.get("camem", "wake")];
+  const readAndCopy = "a C loop that reads and copies with as many threads";
+  return [
+    transitionFigure(measured, "camem", "sleep", labels, {
+      limit: compare(limits.unmap, sleep, measured.get("calls", "sleep")),
+    }),
+    transitionFigure(measured, "camem", "wake", labels, {
+      limit: compare(readAndCopy, wake, measured.get("camem", "copy")),
+    }),
+  ];
 }
 
-export async function file(context: Context): Promise<Findings> {
+export async function fileBacking(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "all" });
-  const { sizes, notes } = sizesThatFit(sizesOf(context.quick), 2, session.allocator);
-  const found: Findings = { figures: [], reached: [], notes };
+  const { sizes, notes } = sizesThatFit(transitionSizes(context.quick), 2, session.allocator);
+  const figures: Figure[] = [];
   const path = join(context.folder, "model.safetensors");
   for (const size of sizes) {
-    const { figures } = await measure(session, pooled(size), path, context.quick ? 5 : 7);
-    found.figures.push(...figures);
+    figures.push(...(await measure(session, pooled(size), path, context.quick ? 5 : 7)));
     rmSync(path);
   }
-  return found;
+  return { figures, targets: [], notes };
 }

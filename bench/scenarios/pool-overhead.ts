@@ -1,4 +1,4 @@
-/** Device memory that a model's tensors take beyond their content. */
+/** Device memory of a model's tensors beyond their content: in a pool, and with one segment per tensor. */
 
 import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { Figure, Findings } from "../schema.ts";
@@ -7,8 +7,8 @@ import { statistic } from "../statistics.ts";
 
 const bf16Bytes = 2;
 
-/** Qwen2.5-0.5B-Instruct's tensors by its public configuration; the embedding is the head's too. */
-export function qwenTensorBytes(): number[] {
+/** Sizes of Qwen2.5-0.5B-Instruct's tensors, from its public configuration. The head shares the embedding. */
+function qwenTensorBytes(): number[] {
   const [hidden, intermediate, layers, vocabulary] = [896, 4864, 24, 151_936];
   const [heads, keyValueHeads] = [14, 2];
   const keyWidth = (hidden / heads) * keyValueHeads;
@@ -24,7 +24,7 @@ export function qwenTensorBytes(): number[] {
 
 type Allocate = (allocator: CaMemAllocator, sizes: readonly number[]) => DeviceBuffer[];
 
-const ways: Readonly<Record<string, Allocate>> = {
+const allocations: Readonly<Record<string, Allocate>> = {
   "MemoryPool.mallocAll": (allocator, sizes) => allocator.memoryPool("weights").mallocAll(sizes),
   "MemoryPool.malloc": (allocator, sizes) =>
     sizes.map((sizeBytes) => allocator.memoryPool("weights").malloc(sizeBytes)),
@@ -32,7 +32,7 @@ const ways: Readonly<Record<string, Allocate>> = {
     sizes.map((sizeBytes) => allocator.malloc(sizeBytes, { tag: "weights" })),
 };
 
-/** Exact: no time is measured, so there are no rounds. */
+/** One round is enough, because bytes are exact. */
 function overhead(allocator: CaMemAllocator, name: string, allocate: Allocate): Figure {
   const sizes = qwenTensorBytes();
   const contentBytes = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0);
@@ -52,8 +52,10 @@ function overhead(allocator: CaMemAllocator, name: string, allocate: Allocate): 
   };
 }
 
-export async function pools(context: Context): Promise<Findings> {
+export async function poolOverhead(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "none" });
-  const figures = Object.entries(ways).map(([name, allocate]) => overhead(session.allocator, name, allocate));
-  return { figures, reached: [], notes: [] };
+  const figures = Object.entries(allocations).map(([name, allocate]) =>
+    overhead(session.allocator, name, allocate),
+  );
+  return { figures, targets: [], notes: [] };
 }

@@ -1,16 +1,16 @@
-/** What camem is to reach, as ratios within one run, and whether it does. */
+/** The targets: ratios within one run, and whether each is met. */
 
-import type { Reached, ReachRow } from "./schema.ts";
+import type { TargetRow, TargetValue } from "./schema.ts";
 
-interface Reach {
+interface Target {
   readonly id: string;
   readonly figure: string;
-  /** The bound, and on which side of it the median is to be. */
+  /** The bound of the median. */
   readonly bound: { readonly atLeast: number } | { readonly atMost: number };
   readonly unit: "×" | "ms";
 }
 
-export const reaches: readonly Reach[] = [
+export const targets: readonly Target[] = [
   {
     id: "throughput",
     figure: "prepared level-1 sleep and wake-up, throughput against the C copy limit",
@@ -62,21 +62,20 @@ export const reaches: readonly Reach[] = [
   },
 ];
 
-function isReached({ bound }: Reach, median: number): boolean {
-  return "atLeast" in bound ? median >= bound.atLeast : median <= bound.atMost;
+function rowOf({ id, figure, bound, unit }: Target, { measured, value }: TargetValue): TargetRow {
+  const { median } = value;
+  const [target, isMet] =
+    "atLeast" in bound
+      ? [`≥ ${bound.atLeast} ${unit}`, median >= bound.atLeast]
+      : [`≤ ${bound.atMost} ${unit}`, median <= bound.atMost];
+  return { id, figure, target, measured, unit, value, isMet };
 }
 
-function rowOf(reach: Reach, { measured, value }: Reached): ReachRow {
-  const { id, figure, bound, unit } = reach;
-  const text = "atLeast" in bound ? `≥ ${bound.atLeast} ${unit}` : `≤ ${bound.atMost} ${unit}`;
-  return { id, figure, reach: text, measured, unit, value, passed: isReached(reach, value.median) };
-}
-
-/** @throws when a figure that has a reach was not measured */
-export function reachTable(found: readonly Reached[]): ReachRow[] {
-  return reaches.map((reach) => {
-    const reached = found.find(({ id }) => id === reach.id);
-    if (reached === undefined) throw new Error(`no scenario has measured "${reach.figure}"`);
-    return rowOf(reach, reached);
+/** @throws when no scenario measured a target */
+export function targetRows(values: readonly TargetValue[]): TargetRow[] {
+  return targets.map((target) => {
+    const value = values.find(({ id }) => id === target.id);
+    if (value === undefined) throw new Error(`no scenario measured "${target.figure}"`);
+    return rowOf(target, value);
   });
 }
