@@ -1,8 +1,8 @@
 //! aclrtMalloc and its family, and how much device memory is free.
 //!
 //! aclrtMalloc takes more from the budget than was asked for: the size rounded up to 32 bytes, plus 32 bytes of
-//! padding (none for aclrtMallocAlign32 and for 1 GiB pages), rounded up to whole pages. Pages have 2 MiB for
-//! HUGE_ONLY and for HUGE_FIRST above 1 MiB, which falls back to 4 KiB pages when huge ones no longer fit. They have
+//! padding (none for aclrtMallocAlign32 and for 1 GiB pages), rounded up to whole pages. A page has 2 MiB for
+//! HUGE_ONLY and for HUGE_FIRST above 1 MiB, which falls back to 4 KiB pages when huge ones no longer fit. It has
 //! 1 GiB for HUGE1G, and 4 KiB otherwise.
 
 const std = @import("std");
