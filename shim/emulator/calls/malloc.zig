@@ -16,27 +16,26 @@ const lock = @import("../lock.zig");
 const memory_export = @import("../memory_export.zig");
 const physical = @import("../physical.zig");
 
+const normal_page_bytes = physical.normal_page_bytes;
+const huge_page_bytes = physical.huge_page_bytes;
+
 const padding: u64 = 32;
 
 pub fn aclrtMalloc(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const giant = isGiant(policy);
-    return allocate(pointer, size, if (giant) 0 else padding, policy);
+    return allocate(pointer, size, if (giant) 0 else padding, policy, true);
 }
 
 pub fn aclrtMallocAlign32(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    return allocate(pointer, size, 0, policy);
+    return allocate(pointer, size, 0, policy, true);
 }
 
 pub fn aclrtMallocCached(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const supported = policy == acl.MallocPolicy.normal_only;
-    return allocateIf(supported, pointer, size, padding, policy);
+    return allocate(pointer, size, padding, policy, supported);
 }
 
-fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
-    return allocateIf(true, pointer, size, pad, policy);
-}
-
-fn allocateIf(supported: bool, pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
+fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, supported: bool) acl.Error {
     const out = pointer orelse return errors.fail(acl.code.invalid_param, "devPtr is NULL");
     if (size == 0) return errors.fail(acl.code.invalid_param, "size is 0");
     const padded = std.math.add(u64, size, 31 + pad) catch
@@ -55,9 +54,6 @@ fn isGiant(policy: c_int) bool {
     const base = policy & 0xff;
     return base == acl.MallocPolicy.huge1g_only or base == acl.MallocPolicy.huge1g_only_p2p;
 }
-
-const normal_page_bytes = physical.normal_page_bytes;
-const huge_page_bytes = physical.huge_page_bytes;
 
 fn takePages(on: *device_module.Device, bytes: u64, policy: c_int) error{OutOfMemory}!u64 {
     if (bytes > address_window.max_range_bytes) return error.OutOfMemory;
