@@ -20,7 +20,7 @@ export type {
   TagPolicyChanges,
 } from "./policy/tag-policies.ts";
 export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
-export type { SleepOptions, WakeOptions } from "./transition/options.ts";
+export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/options.ts";
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";
 export type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
