@@ -8,7 +8,7 @@ import {
   errorCodes,
   type Tensor,
 } from "camem";
-import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/native.ts";
+import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/index.ts";
 import type { Random } from "../fuzz/random.ts";
 import { EngineCopies } from "../fuzz/world.ts";
 import { accounting, nothingHeld } from "../support/device.ts";
