@@ -20,7 +20,7 @@ import {
   differenceOf,
   environmentNames,
   resolveConfig,
-} from "./options/config.ts";
+} from "./options/allocator-options.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import { type SleepSelection, TagPolicies, type TagPolicyChanges } from "./policy/tag-policies.ts";
 import type { TransitionHooks } from "./transition/hooks.ts";

@@ -11,7 +11,7 @@ export type { BufferState, DeviceBuffer, DevicePointer } from "./memory/buffer.t
 export type { MallocOptions, MemoryPoolOptions } from "./memory/options.ts";
 export type { MemoryPool } from "./memory/pool.ts";
 export type { HostUsage, TagUsage } from "./memory/usage.ts";
-export type { AllocatorOptions } from "./options/config.ts";
+export type { AllocatorOptions } from "./options/allocator-options.ts";
 export type {
   SleepLevel,
   SleepSelection,
