@@ -19,6 +19,9 @@ if (executablePath === null)
     "SKIPPED: the page is not tested in a browser, as there is no chromium (apt-get install chromium)",
   );
 
+const scripts = ["page", "client", "dom", "format", "memory-views", "model-view"].map(
+  (name) => `/camem/${name}.js`,
+);
 const token = "a-secret";
 const markup = `<img src=x onerror="window.hacked = true">`;
 
@@ -80,7 +83,7 @@ describe("what the server gives", () => {
     for (const [path, type] of [
       ["/camem", "text/html"],
       ["/camem/page.css", "text/css"],
-      ["/camem/page.js", "text/javascript"],
+      ...scripts.map((path) => [path, "text/javascript"] as const),
     ] as const) {
       const response = await fetch(new URL(path, server.url));
       expect([path, response.status]).toEqual([path, 200]);
@@ -110,7 +113,7 @@ describe("what the server gives", () => {
   test("markup and style hold no script, no style and no address of another place", async () => {
     const html = await (await fetch(new URL("/camem", server.url))).text();
     expect(html).not.toMatch(/<script(?![^>]* src="camem\/page\.js")|<style| style=| on\w+=/);
-    for (const path of ["/camem", "/camem/page.css", "/camem/page.js"])
+    for (const path of ["/camem", "/camem/page.css", ...scripts])
       expect(await (await fetch(new URL(path, server.url))).text()).not.toMatch(/https?:\/\/|url\(/);
   });
 
@@ -284,7 +287,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await shown(model("alpha").locator(".state"), "awake");
     const other = await alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
-    await page.getByLabel("A sleep meets requests in flight").selectOption("abort");
+    await page.getByLabel("Requests in flight when a sleep begins").selectOption("abort");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(other.signal.aborted).toBe(true);
@@ -366,7 +369,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       '- heading "Device 0" [level=3]',
       '- meter "Device 0"',
       '- region "Models":',
-      '- combobox "A sleep meets requests in flight:"',
+      '- combobox "Requests in flight when a sleep begins:"',
       '- article "alpha":',
       '- heading "alpha" [level=3]',
       '- meter "weights"',
@@ -444,6 +447,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       port: 0,
       hostname: "127.0.0.1",
       fetch: (request, self) => {
+        if (!new URL(request.url).pathname.startsWith("/admin/")) return new Response(null, { status: 404 });
         const url = request.url.replace("/admin/", "/");
         return handler(new Request(url, request), self) ?? new Response(null, { status: 404 });
       },
