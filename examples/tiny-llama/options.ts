@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { parseSize } from "../../src/options/sizes.ts";
+import { parseSize } from "camem";
 
 export const usage = `Usage: bun examples/tiny-llama/demo.ts [options]
 
@@ -21,7 +21,7 @@ export interface DemoOptions {
   readonly help: boolean;
 }
 
-/** A command line that cannot be followed. The message names the argument. */
+/** An invalid command line. The message names the argument. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
 }
