@@ -14,7 +14,7 @@ export interface Piece {
   readonly finishReason: "stop" | "length" | null;
 }
 
-export interface ContinuationOptions {
+interface ContinuationOptions {
   readonly sampler: Sampler;
   readonly maxTokens: number;
   readonly stops: readonly string[];

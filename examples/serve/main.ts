@@ -2,8 +2,9 @@ import { CamemError, formatSize } from "camem";
 import { chooseBackend } from "../tiny-llama/backend.ts";
 import { readConfig } from "../tiny-llama/config.ts";
 import { KvCache } from "../tiny-llama/kv-cache.ts";
+import { UsageError } from "../tiny-llama/options.ts";
 import { modelDirectory } from "./engine.ts";
-import { parseCommandLine, type ServeOptions, UsageError, usage } from "./options.ts";
+import { parseCommandLine, type ServeOptions, usage } from "./options.ts";
 import { ExampleServer } from "./server.ts";
 
 async function main(args: readonly string[]): Promise<void> {

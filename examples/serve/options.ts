@@ -1,6 +1,6 @@
 import { parseArgs } from "node:util";
-import { parseSize } from "camem";
 import { type IdleRung, parseDuration } from "camem/server";
+import { type DemoOptions, parseBackend, parseKvCacheBytes, UsageError } from "../tiny-llama/options.ts";
 
 export const usage = `Usage: bun run serve [options]
 
@@ -30,15 +30,10 @@ export interface ServeOptions {
   readonly kvCacheBytes: number;
 }
 
-export interface CommandLine {
+interface CommandLine {
   readonly options: ServeOptions;
-  readonly backend: "ascend" | "emulator" | undefined;
+  readonly backend: DemoOptions["backend"];
   readonly help: boolean;
-}
-
-/** An invalid command line. The message names the argument. */
-export class UsageError extends Error {
-  override readonly name = "UsageError";
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -58,7 +53,7 @@ export function parseCommandLine(args: readonly string[], environment: Environme
           ? parseLadder("CAMEM_IDLE", environment["CAMEM_IDLE"] ?? "")
           : parseLadder("--idle", values.idle),
       residency: parseTime("--residency", values.residency),
-      kvCacheBytes: parseBytes(values["kv-cache"]),
+      kvCacheBytes: parseKvCacheBytes(values["kv-cache"]),
     },
     backend: parseBackend(values.backend),
     help: values.help,
@@ -124,15 +119,4 @@ function parseLadder(option: string, text: string): IdleRung[] {
   if (rungs.length > 2 || (first && second && !inOrder(first, second)))
     throw new UsageError(`${option} is "${text}": give level 1 first and level 2 later, such as 5m:1,1h:2.`);
   return rungs;
-}
-
-function parseBytes(text: string): number {
-  const sizeBytes = parseSize(text);
-  if (sizeBytes !== undefined) return sizeBytes;
-  throw new UsageError(`--kv-cache is "${text}": give a number with B, KiB, MiB or GiB, such as 64MiB.`);
-}
-
-function parseBackend(value: string | undefined): CommandLine["backend"] {
-  if (value === undefined || value === "ascend" || value === "emulator") return value;
-  throw new UsageError(`--backend is "${value}": give ascend or emulator.`);
 }

@@ -7,12 +7,12 @@ export interface SampledToken {
   readonly logprobs: TokenLogprobs | undefined;
 }
 
-export interface TokenLogprobs {
+interface TokenLogprobs {
   readonly own: number;
   readonly top: readonly (readonly [token: number, logprob: number])[];
 }
 
-export interface SamplerOptions {
+interface SamplerOptions {
   /** 0: always the likeliest token. */
   readonly temperature: number;
   readonly seed: number | undefined;

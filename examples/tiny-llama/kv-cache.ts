@@ -2,7 +2,7 @@ import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { LlamaConfig } from "./config.ts";
 
 /** What the cache holds for each position. */
-export type CacheKind = "keys" | "values";
+type CacheKind = "keys" | "values";
 
 /**
  * The keys and values of the positions seen so far, in one buffer of device memory:

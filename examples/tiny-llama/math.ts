@@ -31,7 +31,7 @@ export function linear(input: Float32Array, weight: Float32Array, inputWidth: nu
   return output;
 }
 
-export function dot(
+function dot(
   left: Float32Array,
   leftStart: number,
   right: Float32Array,
@@ -83,7 +83,7 @@ export function rotate(
 }
 
 /** Softmax over `values`, in place. */
-export function softmax(values: Float32Array): void {
+function softmax(values: Float32Array): void {
   let highest = Number.NEGATIVE_INFINITY;
   for (const value of values) highest = Math.max(highest, value);
   let sum = 0;
@@ -108,7 +108,7 @@ export function addTo(target: Float32Array, source: Float32Array): void {
 }
 
 /** The layout of the key-value heads in the cache: `[position][head][element]`. */
-export interface HeadLayout {
+interface HeadLayout {
   readonly heads: number;
   readonly headWidth: number;
 }

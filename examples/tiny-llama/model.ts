@@ -7,7 +7,7 @@ import { RopeTables } from "./rope-tables.ts";
 import { Weights } from "./weights.ts";
 
 /** The tags of a model's memory. Each model on a shared allocator has its own. */
-export interface ModelTags {
+interface ModelTags {
   readonly weights: string;
   readonly kv_cache: string;
   readonly buffers: string;
