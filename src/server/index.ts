@@ -3,7 +3,7 @@
 /** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
 
 export type { Clock } from "../async/clock.ts";
-export type { Duration } from "../options/durations.ts";
+export { type Duration, parseDuration } from "../options/durations.ts";
 export {
   type DeviceMemory,
   type EngineSleepResult,
