@@ -31,9 +31,10 @@ const options: TypeDocOptions = {
   readme: join(root, "README.md"),
   projectDocuments: pages.map((path) => join(root, path)),
   out: join(root, "site"),
+  customCss: join(import.meta.dir, "site.css"),
   includeVersion: true,
   searchInDocuments: true,
-  sort: ["source-order"],
+  sort: ["kind", "source-order"],
   sortEntryPoints: false,
   excludeExternals: true,
   excludeInternal: true,
@@ -44,7 +45,7 @@ const options: TypeDocOptions = {
   // `tsc` has checked the types already, with the version of TypeScript that the project uses.
   skipErrorChecking: true,
   validation: { invalidLink: true, invalidPath: true, notDocumented: true, notExported: true },
-  kindSortOrder: ["Document", "Module", "Class", "Function", "Interface", "TypeAlias", "Variable"],
+  kindSortOrder: ["Document", "Module", "Function", "Class", "Interface", "TypeAlias", "Variable"],
 };
 
 /** A page is named after its first heading, not after its file. */
