@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { CaMemAllocator } from "camem";
 import { Value } from "typebox/value";
 import { type BackendChoice, selectBackend } from "../scripts/backend.ts";
-import { runtimeInfo } from "../src/ffi/native.ts";
+import { runtimeInfo } from "../src/ffi/index.ts";
 import { environmentNames } from "../src/options/config.ts";
 import { drawCharts } from "./charts.ts";
 import { compileLoops } from "./loops.ts";

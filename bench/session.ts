@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { CaMemAllocator, type DeviceBuffer, type TransitionDurations } from "camem";
-import { runtimeInfo } from "../src/ffi/native.ts";
+import { runtimeInfo } from "../src/ffi/index.ts";
 import type { AllocatorOptions } from "../src/options/config.ts";
 import { formatSize } from "../src/options/sizes.ts";
 import { CopyBy, Loops } from "./loops.ts";

@@ -22,6 +22,9 @@ pub fn build(b: *std.Build) void {
     const shim_options = b.addOptions();
     shim_options.addOption(bool, "link_ascendcl", link_ascendcl);
 
+    const optimize_help = "how to build the shim; by default as it is shipped";
+    const optimize = b.option(std.builtin.OptimizeMode, "shim-optimize", optimize_help) orelse .ReleaseSafe;
+
     const release = b.step("release", "build the libraries of every platform");
     for (platforms) |platform| {
         const target = b.resolveTargetQuery(.{
@@ -31,7 +34,7 @@ pub fn build(b: *std.Build) void {
             .abi = .gnu,
             .glibc_version = glibc_floor,
         });
-        const shim = addShim(b, target, shim_options);
+        const shim = addShim(b, target, optimize, shim_options);
         if (link_ascendcl) {
             if (ascendcl_path) |path| shim.root_module.addLibraryPath(.{ .cwd_relative = path });
             shim.root_module.linkSystemLibrary("ascendcl", .{ .use_pkg_config = .no });
@@ -57,13 +60,18 @@ fn aclModule(b: *std.Build) *std.Build.Module {
     return b.createModule(.{ .root_source_file = b.path("src/acl.zig") });
 }
 
-fn addShim(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Step.Compile {
+fn addShim(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+    options: *std.Build.Step.Options,
+) *std.Build.Step.Compile {
     const module = b.createModule(.{
         .root_source_file = b.path("src/abi.zig"),
         .target = target,
-        .optimize = .ReleaseSafe,
+        .optimize = optimize,
         .link_libc = true,
-        .strip = true,
+        .strip = optimize != .Debug,
         .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
     });
     module.addOptions("build_options", options);
@@ -91,11 +99,17 @@ fn installBelow(b: *std.Build, artifact: *std.Build.Step.Compile, folder: []cons
 
 fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
     const step = b.step("test", "run the Zig unit tests");
-    for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/emulator.zig" }) |root| {
+    for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/tests.zig" }) |root| {
         const module = addModule(b, root, target, options);
         module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = .{ .cwd_relative = b.pathFromRoot(bindings_path) } });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
     }
+    const run = b.addRunArtifact(b.addTest(.{
+        .root_module = addEmulatedModule(b, "src/exhaustion_test.zig", target),
+        .filters = &.{"exhaustion_test.test"}, // the loader's tests need a search
+    }));
+    run.setEnvironmentVariable("CAMEM_EMULATOR_DEVICES", "2");
+    step.dependOn(&run.step);
 }
 
 /// `zig build bindings` rewrites the TypeScript symbol table from the exports of `abi.zig`.
@@ -111,14 +125,8 @@ fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Bu
 /// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread sanitizer.
 fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
     const sanitize_thread = b.option(bool, "sanitize-thread", "run the stress program under the thread sanitizer") orelse false;
-    const options = b.addOptions();
-    options.addOption(bool, "link_ascendcl", true);
-    const module = addModule(b, "src/stress.zig", target, options);
+    const module = addEmulatedModule(b, "src/stress.zig", target);
     module.sanitize_thread = sanitize_thread;
-    module.addImport("emulator", b.createModule(.{
-        .root_source_file = b.path("emulator/emulator.zig"),
-        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
-    }));
     const run = b.addRunArtifact(b.addExecutable(.{
         .name = "stress",
         .root_module = module,
@@ -128,6 +136,18 @@ fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
     run.has_side_effects = true; // no two runs are alike
     if (b.args) |arguments| run.addArgs(arguments);
     b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
+}
+
+/// The shim and the emulator in one program.
+fn addEmulatedModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget) *std.Build.Module {
+    const options = b.addOptions();
+    options.addOption(bool, "link_ascendcl", true);
+    const module = addModule(b, root, target, options);
+    module.addImport("emulator", b.createModule(.{
+        .root_source_file = b.path("emulator/emulator.zig"),
+        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
+    }));
+    return module;
 }
 
 fn addModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Module {

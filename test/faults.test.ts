@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CaMemAllocator, CamemError, type DeviceBuffer, loadSafetensors } from "camem";
-import { hostInfo, snapshot } from "../src/ffi/native.ts";
+import { hostInfo, snapshot } from "../src/ffi/index.ts";
 import { checkpointOf } from "./support/checkpoint.ts";
 import {
   accounting,
@@ -461,6 +461,43 @@ describe.skipIf(!onEmulator)("one fault", () => {
     setFaults("");
     await allocator.sleep({ level: 2 });
     expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 0, state: "asleep" });
+  });
+
+  test.each([
+    ["aclrtGetCurrentContext", 0],
+    ["aclrtGetCurrentContext", 1],
+    ["aclrtSetCurrentContext", 1],
+  ] as const)(
+    "in %s for an allocation on device %i leaves nothing for later verbs to trip over",
+    async (call, device) => {
+      setFaults("");
+      const extra = allocator.malloc(1, { device });
+      const calls = callCount(call);
+      extra.free();
+      expect(calls).toBeGreaterThan(0);
+      await allocator.sleep();
+      for (let k = 1; k <= calls; k++) {
+        setFaults(`${call}:${k}+=${internalError}`);
+        expect((await failureOf(() => allocator.malloc(1, { device }))).call).toBe(call);
+        setFaults("");
+        await allocator.wakeUp();
+        expectContents({ all: false });
+        expectExactAccounting();
+        await allocator.sleep();
+      }
+      await allocator.wakeUp();
+    },
+  );
+
+  test("in the only release of a failed allocation is tried again by the next verb", async () => {
+    setFaults(`aclrtMallocPhysical:1=${outOfMemory},aclrtReleaseMemAddress:1=${internalError}`);
+    expect((await failureOf(() => allocator.malloc(1))).code).toBe("OUT_OF_DEVICE_MEMORY");
+    setFaults("");
+    expectExactAccounting();
+    await allocator.sleep();
+    await allocator.wakeUp();
+    expect(accounting().reservations).toBe(snapshot().length);
+    expect(snapshot().every(({ doomed }) => doomed === 0)).toBe(true);
   });
 
   test("in a free does not make the next allocation wait for the device", async () => {

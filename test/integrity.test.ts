@@ -3,7 +3,7 @@
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { snapshot } from "../src/ffi/native.ts";
+import { snapshot } from "../src/ffi/index.ts";
 import { codeOf, failureOf, MiB, onEmulator, pattern, setFaults } from "./support/device.ts";
 
 let allocator: CaMemAllocator;

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CaMemAllocator } from "camem";
 import { zigPath } from "../scripts/native.ts";
-import { shimPath } from "../src/ffi/native.ts";
+import { shimPath } from "../src/ffi/index.ts";
 import { MiB, pattern } from "./support/device.ts";
 import { openPluggable } from "./support/pluggable.ts";
 

@@ -8,6 +8,7 @@ const std = @import("std");
 const acl = @import("acl");
 const executor = @import("executor.zig");
 const files = @import("files.zig");
+const heap = @import("heap.zig");
 const loader = @import("loader.zig");
 const plans = @import("plans.zig");
 const pluggable = @import("pluggable.zig");
@@ -128,9 +129,7 @@ pub export fn camem_detach_poll(closing: u64, done: *u32, failure: *Failure) cal
 
 /// Copies the report of the last search for a library, one line a path ("path TAB result"), cut to `capacity` bytes.
 pub export fn camem_load_report(buffer: [*]u8, capacity: u64, length: *u64) callconv(.c) i32 {
-    const count = @min(capacity, session.report.length);
-    @memcpy(buffer[0..count], session.report.text[0..count]);
-    length.* = count;
+    length.* = session.copyReport(buffer[0..capacity]);
     return result({});
 }
 
@@ -261,10 +260,10 @@ pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64)
     defer session.leave();
     open.registry.mutex.lock();
     defer open.registry.mutex.unlock();
-    count.* = open.registry.segments.count();
+    count.* = open.registry.segmentCount();
     if (count.* > capacity) return result({});
     const segments = open.registry.inOrder() catch |err| return result(err);
-    defer registry.allocator.free(segments);
+    defer heap.allocator.free(segments);
     for (segments, 0..) |segment, index| buffer[index] = describe(segment);
     return result({});
 }
@@ -278,7 +277,7 @@ pub export fn camem_portions(last_segment_id: u64, buffer: [*]Portion, capacity:
     open.registry.mutex.lock();
     defer open.registry.mutex.unlock();
     const found = portions.collect(&open.registry, last_segment_id) catch |err| return result(err);
-    defer registry.allocator.free(found);
+    defer heap.allocator.free(found);
     count.* = found.len;
     version.* = open.registry.version;
     if (count.* <= capacity) @memcpy(buffer[0..found.len], found);
@@ -362,7 +361,6 @@ fn copySegment(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64
     defer open.registry.unpin(segment);
     if (size_bytes == 0) return result({});
     const scope = runtime.Scope.enter(&open.runtime, segment.device, failure) catch |err| return result(err);
-    defer scope.leave();
     const api = &open.runtime.library.api;
     const start = address + offset_bytes;
     const device: *anyopaque = @ptrFromInt(start);
@@ -371,7 +369,11 @@ fn copySegment(address: u64, segment_id: u64, offset_bytes: u64, size_bytes: u64
         .read => |target| .{ "aclrtMemcpy", api.aclrtMemcpy(target, size_bytes, device, size_bytes, acl.MemcpyKind.device_to_host) },
         .fill => |value| .{ "aclrtMemset", api.aclrtMemset(device, size_bytes, value, size_bytes) },
     };
-    return result(open.runtime.check(call, code, start, size_bytes, failure));
+    open.runtime.check(call, code, start, size_bytes, failure) catch |err| {
+        scope.abandon();
+        return result(err);
+    };
+    return result(scope.leave(failure));
 }
 
 /// Copies `size_bytes` of the backup of a segment that is offloaded into `target`; blocks while a file is read. Makes no
@@ -387,16 +389,13 @@ pub export fn camem_backup_read(address: u64, segment_id: u64, offset_bytes: u64
 /// Makes the file behind `descriptor` known as a checkpoint: from here on it must not be written to. The descriptor stays the
 /// caller's; `checkpoint` is to be closed by `camem_checkpoint_close`, and lives on while segments have their content in it.
 pub export fn camem_checkpoint_open(descriptor: i32, checkpoint: *u64, failure: *Failure) callconv(.c) i32 {
-    const file = files.File.adopt(descriptor, failure) catch |err| return result(err);
-    checkpoint.* = @intFromPtr(file);
+    checkpoint.* = files.openCheckpoint(descriptor, failure) catch |err| return result(err);
     return result({});
 }
 
 /// Lets go of a checkpoint. Call it once for each `camem_checkpoint_open`.
 pub export fn camem_checkpoint_close(checkpoint: u64) callconv(.c) i32 {
-    const file: *files.File = @ptrFromInt(checkpoint);
-    file.release();
-    return result({});
+    return result(files.closeCheckpoint(checkpoint));
 }
 
 /// Says that the content of a mapped segment is in `count` extents of a checkpoint: to sleep, it need not be copied, and a
@@ -405,9 +404,7 @@ pub export fn camem_checkpoint_close(checkpoint: u64) callconv(.c) i32 {
 pub export fn camem_segment_use_checkpoint(address: u64, segment_id: u64, checkpoint: u64, extents: [*]const FileExtent, count: u64, failure: *Failure) callconv(.c) i32 {
     const open = session.enter() orelse return result(error.NotOpen);
     defer session.leave();
-    const file: *files.File = @ptrFromInt(checkpoint);
-    file.checkUnchanged(failure) catch |err| return result(err);
-    return result(open.useCheckpoint(address, segment_id, file, extents[0..count], failure));
+    return result(open.useCheckpoint(address, segment_id, checkpoint, extents[0..count], failure));
 }
 
 /// With `sealed` 1 the content of every segment of a tag that has any is final: writes are refused, and a plan's step may

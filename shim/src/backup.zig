@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const files = @import("files.zig");
+const heap = @import("heap.zig");
 const host = @import("host.zig");
 const registry = @import("registry.zig");
 const status = @import("status.zig");
@@ -48,7 +49,7 @@ pub const Backup = union(enum) {
             .file => |in_file| {
                 if (in_file.file.isSpill()) in_file.file.punch(in_file.extents);
                 in_file.file.release();
-                registry.allocator.free(in_file.extents);
+                heap.allocator.free(in_file.extents);
             },
         }
     }
@@ -70,7 +71,8 @@ pub const Backup = union(enum) {
             const part = target[from - offset_bytes .. to - offset_bytes];
             const skipped = from - piece.segment_offset_bytes;
             switch (piece.place) {
-                .memory => |memory| @memcpy(part, (memory + skipped)[0..part.len]),
+                // `target` may be that memory itself: its address is no secret.
+                .memory => |memory| @memmove(part, (memory + skipped)[0..part.len]),
                 .file_offset_bytes => |file_offset| try self.file.file.read(part.ptr, part.len, file_offset + skipped, failure),
             }
         }

@@ -11,6 +11,7 @@ const std = @import("std");
 const acl = @import("acl");
 const backup = @import("backup.zig");
 const files = @import("files.zig");
+const heap = @import("heap.zig");
 const host = @import("host.zig");
 const plans = @import("plans.zig");
 const registry = @import("registry.zig");
@@ -50,10 +51,6 @@ pub const Executor = struct {
     unsettled: [runtime.max_devices]bool = @splat(false),
     unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
 
-    pub fn deinit(self: *Executor) void {
-        for (&self.plans) |*plan| std.debug.assert(plan.steps.len == 0);
-    }
-
     /// The thread's body: runs plans until `stop`.
     pub fn runUntilStopped(self: *Executor) void {
         self.mutex.lock();
@@ -63,8 +60,8 @@ pub const Executor = struct {
                 self.mutex.unlock();
                 self.execute(plan);
                 self.mutex.lock();
-                registry.allocator.free(plan.steps);
-                registry.allocator.free(plan.groups);
+                heap.allocator.free(plan.steps);
+                heap.allocator.free(plan.groups);
                 plan.steps = &.{};
                 plan.groups = &.{};
                 plan.enter(.done);
@@ -86,6 +83,13 @@ pub const Executor = struct {
     fn sweep(self: *Executor) void {
         var ignored: Failure = .{};
         self.releaseAllDoomed(.{ .cancelled = &self.interrupted }, &ignored) catch return;
+    }
+
+    /// Takes plans again after a `stop` whose closing failed.
+    pub fn restart(self: *Executor) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.stopping = false;
     }
 
     /// Cancels what runs and makes the thread's body return.
@@ -112,8 +116,8 @@ pub const Executor = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
-        const groups = registry.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.free(groups);
+        const groups = heap.allocator.alloc(Group, self.memory.runtime.device_count) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.free(groups);
         const resolved = try plans.resolve(self.memory.registry, steps, basis);
         const plan = self.start();
         plan.steps = resolved.steps;
@@ -127,6 +131,7 @@ pub const Executor = struct {
     /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back what is not to be kept.
     pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
         if (device >= self.memory.runtime.device_count) return error.UnknownDevice;
+        if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
@@ -183,7 +188,7 @@ pub const Executor = struct {
             defer self.mutex.unlock();
             break :blk try self.find(ticket);
         };
-        const deadline_ns = sync.now() + timeout_ns;
+        const deadline_ns = sync.now() +| timeout_ns;
         while (true) {
             const phase = plan.phase.load(.acquire);
             const now_ns = sync.now();
@@ -246,10 +251,10 @@ pub const Executor = struct {
     /// Runs `work` for each device, on a thread of its own where there are several. Once one has failed the others end soon.
     fn onEachDevice(self: *Executor, plan: *Plan, comptime work: Work, failure: *Failure) status.Error!void {
         if (plan.groups.len == 1) return self.onDevice(plan, &plan.groups[0], work, failure);
-        var threads: [runtime.max_devices]?std.Thread = @splat(null);
+        var threads: [runtime.max_devices]?sync.Thread = @splat(null);
         var outcomes: [runtime.max_devices]Outcome = @splat(.{});
         for (plan.groups[1..], 1..) |*each, index|
-            threads[index] = std.Thread.spawn(.{}, runOnDevice, .{ self, plan, each, work, &outcomes[index] }) catch null;
+            threads[index] = sync.Thread.spawn(runOnDevice, .{ self, plan, each, work, &outcomes[index] }) catch null;
         for (plan.groups, 0..) |*each, index| {
             if (threads[index] == null) self.runOnDevice(plan, each, work, &outcomes[index]);
         }
@@ -277,7 +282,7 @@ pub const Executor = struct {
 
     fn onDevice(self: *Executor, plan: *Plan, each: *Group, comptime work: Work, failure: *Failure) status.Error!void {
         const scope = try runtime.Scope.enter(self.memory.runtime, each.device, failure);
-        defer scope.leave();
+        defer scope.abandon();
         return work(self, plan, each, failure);
     }
 
@@ -299,17 +304,16 @@ pub const Executor = struct {
     }
 
     fn releaseSegments(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
-        var list: std.ArrayList(*Segment) = .empty;
-        defer list.deinit(registry.allocator);
-        self.memory.registry.takeDoomed(&list);
+        const table = self.memory.registry;
+        const round = table.beginSweep();
         var first: ?status.Error = null;
         var spare: Failure = .{};
-        for (list.items) |segment| {
+        while (table.takeDoomed(round)) |segment| {
             if (self.memory.release(segment, interrupt, if (first == null) failure else &spare)) {
-                self.memory.registry.destroy(segment);
+                table.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
-                self.memory.registry.stopMoving(segment);
+                table.stopMoving(segment);
             }
         }
         if (first) |err| return err;
@@ -318,7 +322,7 @@ pub const Executor = struct {
     fn prepare(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.preparing);
         const scope = try runtime.Scope.enter(self.memory.runtime, plan.host_device, failure);
-        defer scope.leave();
+        defer scope.abandon();
         try self.settleAll(plan.interrupt(), failure);
         const reserved_before = self.memory.pool.counts().reserved_bytes;
         errdefer self.memory.pool.expect(reserved_before);
@@ -393,7 +397,7 @@ pub const Executor = struct {
             if (!step.needsBackup()) continue;
             const size_bytes = step.segment.size_bytes;
             const taken: backup.Backup = if (step.spill) blk: {
-                const extents = registry.allocator.dupe(files.Extent, &.{.{ .segment_offset_bytes = 0, .file_offset_bytes = file_offset, .size_bytes = size_bytes }}) catch return error.OutOfHostMemory;
+                const extents = heap.allocator.dupe(files.Extent, &.{.{ .segment_offset_bytes = 0, .file_offset_bytes = file_offset, .size_bytes = size_bytes }}) catch return error.OutOfHostMemory;
                 file.?.reference();
                 file_offset += size_bytes;
                 break :blk .{ .file = .{ .file = file.?, .extents = extents } };
@@ -430,7 +434,7 @@ pub const Executor = struct {
         if (!self.unsettled[device]) return;
         self.giveStaging(&self.unsettled_staging[device]);
         var left: std.ArrayList(backup.Backup) = .empty;
-        defer left.deinit(registry.allocator);
+        defer left.deinit(heap.allocator);
         self.memory.registry.takeLeftBackups(device, &left) catch return; // the next wait tries again
         for (left.items) |each| each.drop(self.memory.pool);
         self.unsettled[device] = false;
@@ -529,7 +533,7 @@ pub const Executor = struct {
     fn undoSleep(self: *Executor, plan: *Plan, each: Group) void {
         var spare: Failure = .{};
         const scope = runtime.Scope.enter(self.memory.runtime, each.device, &spare) catch null;
-        defer if (scope) |entered| entered.leave();
+        defer if (scope) |entered| entered.abandon();
         for (each.steps) |step| {
             const segment = step.segment;
             if (segment.content == .live and !segment.isAwake()) self.memory.back(segment, &spare) catch {
@@ -615,7 +619,7 @@ pub const Executor = struct {
     fn undoWake(self: *Executor, plan: *Plan, each: Group) void {
         var spare: Failure = .{};
         const scope = runtime.Scope.enter(self.memory.runtime, each.device, &spare) catch null;
-        defer if (scope) |entered| entered.leave();
+        defer if (scope) |entered| entered.abandon();
         for (each.steps) |step| {
             const segment = step.segment;
             if (segment.content == .live) continue; // its content is in the memory it holds

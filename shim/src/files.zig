@@ -2,9 +2,11 @@
 //! does not allow into page-locked memory. A segment's content is in extents of one file.
 
 const std = @import("std");
+const heap = @import("heap.zig");
 const linux = std.os.linux;
 const registry = @import("registry.zig");
 const status = @import("status.zig");
+const sync = @import("sync.zig");
 const Failure = status.Failure;
 
 /// Where a piece of a segment's content lies. Crosses the C ABI.
@@ -19,13 +21,16 @@ pub const File = struct {
     identity: ?Identity,
     /// Segments that have content in it, and the caller that opened it.
     references: std.atomic.Value(u32) = .init(1),
+    /// What the caller that opened it names it by.
+    handle: u64 = 0,
+    node: std.DoublyLinkedList.Node = .{},
 
     /// A checkpoint that somebody has opened for reading; its descriptor stays theirs.
-    pub fn adopt(descriptor: i32, failure: *Failure) status.Error!*File {
+    fn adopt(descriptor: i32, failure: *Failure) status.Error!*File {
         const own: i32 = @intCast(try system("fcntl", linux.fcntl(descriptor, linux.F.DUPFD_CLOEXEC, 0), 0, failure));
         errdefer _ = linux.close(own);
-        const file = registry.allocator.create(File) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.destroy(file);
+        const file = heap.allocator.create(File) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.destroy(file);
         file.* = .{ .descriptor = own, .identity = try identify(own, failure) };
         return file;
     }
@@ -43,7 +48,7 @@ pub const File = struct {
         };
         errdefer _ = linux.close(descriptor);
         try allocate(descriptor, size_bytes, failure);
-        const file = registry.allocator.create(File) catch return error.OutOfHostMemory;
+        const file = heap.allocator.create(File) catch return error.OutOfHostMemory;
         file.* = .{ .descriptor = descriptor, .identity = null };
         return file;
     }
@@ -78,11 +83,18 @@ pub const File = struct {
     pub fn release(self: *File) void {
         if (self.references.fetchSub(1, .acq_rel) > 1) return;
         _ = linux.close(self.descriptor);
-        registry.allocator.destroy(self);
+        heap.allocator.destroy(self);
     }
 
     pub fn isSpill(self: *const File) bool {
         return self.identity == null;
+    }
+
+    /// Whether an extent lies within a checkpoint, as large as it was when it was adopted.
+    pub fn holds(self: *const File, extent: Extent) bool {
+        const identity = self.identity orelse return false;
+        return extent.file_offset_bytes <= identity.size_bytes and
+            extent.size_bytes <= identity.size_bytes - extent.file_offset_bytes;
     }
 
     /// Fails when somebody has written to a checkpoint since it was adopted.
@@ -138,6 +150,54 @@ pub const File = struct {
         for (extents) |extent| _ = linux.fallocate(self.descriptor, mode, @intCast(extent.file_offset_bytes), @intCast(extent.size_bytes));
     }
 };
+
+/// Checkpoints that callers have open. A number names one, so that a wrong one is refused instead of followed.
+const Opened = struct {
+    mutex: sync.Mutex = .{},
+    files: std.DoublyLinkedList = .{},
+    next_handle: u64 = 1,
+
+    /// With the mutex held.
+    fn find(self: *Opened, handle: u64) status.Error!*File {
+        var node = self.files.first;
+        while (node) |each| : (node = each.next) {
+            const file: *File = @fieldParentPtr("node", each);
+            if (file.handle == handle) return file;
+        }
+        return error.InvalidArgument;
+    }
+};
+
+var open_checkpoints: Opened = .{};
+
+/// Takes hold of a checkpoint until `closeCheckpoint`, and returns its handle.
+pub fn openCheckpoint(descriptor: i32, failure: *Failure) status.Error!u64 {
+    const file: *File = try .adopt(descriptor, failure);
+    open_checkpoints.mutex.lock();
+    defer open_checkpoints.mutex.unlock();
+    file.handle = open_checkpoints.next_handle;
+    open_checkpoints.next_handle += 1;
+    open_checkpoints.files.append(&file.node);
+    return file.handle;
+}
+
+/// Lets go of a checkpoint, which lives on while segments have content in it.
+pub fn closeCheckpoint(handle: u64) status.Error!void {
+    open_checkpoints.mutex.lock();
+    defer open_checkpoints.mutex.unlock();
+    const file = try open_checkpoints.find(handle);
+    open_checkpoints.files.remove(&file.node);
+    file.release();
+}
+
+/// The checkpoint with a handle, which the caller releases.
+pub fn checkpoint(handle: u64) status.Error!*File {
+    open_checkpoints.mutex.lock();
+    defer open_checkpoints.mutex.unlock();
+    const file = try open_checkpoints.find(handle);
+    file.reference();
+    return file;
+}
 
 fn system(call: []const u8, code: usize, size_bytes: u64, failure: *Failure) status.Error!usize {
     return switch (linux.errno(code)) {

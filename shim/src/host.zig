@@ -3,6 +3,7 @@
 //! before it. How much is kept while nothing needs it is policy, which TypeScript sets.
 
 const std = @import("std");
+const heap = @import("heap.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -66,10 +67,6 @@ pub const Pool = struct {
     /// Free memory that `trim` leaves in any case.
     retained_bytes: u64 = 0,
 
-    pub fn deinit(self: *Pool) void {
-        std.debug.assert(self.held_bytes == 0);
-    }
-
     pub fn blockSize(size_bytes: u64) u64 {
         return std.mem.alignForward(u64, size_bytes, block_bytes);
     }
@@ -96,8 +93,8 @@ pub const Pool = struct {
     }
 
     fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!*Slab {
-        const slab = registry.allocator.create(Slab) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.destroy(slab);
+        const slab = heap.allocator.create(Slab) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.destroy(slab);
         var pointer: ?*anyopaque = null;
         const code = self.runtime.library.api.aclrtMallocHost(&pointer, size_bytes);
         self.runtime.check("aclrtMallocHost", code, 0, size_bytes, failure) catch |err| {
@@ -113,7 +110,7 @@ pub const Pool = struct {
     /// be given back. The caller owns the list and `give`s it back.
     pub fn take(self: *Pool, size_bytes: u64) status.Error![]Extent {
         var list: std.ArrayList(Extent) = .empty;
-        errdefer list.deinit(registry.allocator);
+        errdefer list.deinit(heap.allocator);
         self.mutex.lock();
         defer self.mutex.unlock();
         errdefer for (list.items) |extent| self.mark(extent, .free);
@@ -124,11 +121,11 @@ pub const Pool = struct {
             const first: u5 = @intCast(@ctz(slab.free));
             const run: u6 = @intCast(@ctz(~(@as(u64, slab.free) >> first)));
             const extent: Extent = .{ .slab = slab, .first = first, .count = @intCast(@min(missing, run)) };
-            list.append(registry.allocator, extent) catch return error.OutOfHostMemory;
+            list.append(heap.allocator, extent) catch return error.OutOfHostMemory;
             self.mark(extent, .used);
             missing -= extent.count;
         }
-        const extents = list.toOwnedSlice(registry.allocator) catch return error.OutOfHostMemory;
+        const extents = list.toOwnedSlice(heap.allocator) catch return error.OutOfHostMemory;
         self.reserved_bytes -|= size_bytes;
         return extents;
     }
@@ -137,7 +134,7 @@ pub const Pool = struct {
         self.mutex.lock();
         for (extents) |extent| self.mark(extent, .free);
         self.mutex.unlock();
-        registry.allocator.free(extents);
+        heap.allocator.free(extents);
     }
 
     fn mark(self: *Pool, extent: Extent, becomes: enum { free, used }) void {
@@ -204,7 +201,7 @@ pub const Pool = struct {
             self.mutex.lock();
             if (outcome) {
                 self.held_bytes -= slab.sizeBytes();
-                registry.allocator.destroy(slab);
+                heap.allocator.destroy(slab);
             } else |err| {
                 refused_bytes += slab.sizeBytes();
                 refused.append(&slab.node);

@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const Key = @import("portions.zig").Key;
+const heap = @import("heap.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -282,11 +283,11 @@ pub const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
 /// the list. Copies of users may still be running: until the plan has waited for them, backups may change.
 pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error!Resolved {
     var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
-    defer portions.deinit(registry.allocator);
+    defer portions.deinit(heap.allocator);
     var count: usize = 0;
     for (steps) |step| {
         const action = try actionOf(step);
-        const slot = portions.getOrPut(registry.allocator, try step.key()) catch return error.OutOfHostMemory;
+        const slot = portions.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;
         if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
         if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
         slot.value_ptr.* = .{ .action = action, .immutable = step.immutable == 1, .segments = step.segments, .spilled = step.spilled_segments };
@@ -295,8 +296,8 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     table.mutex.lock();
     defer table.mutex.unlock();
     if (table.version != basis.version) return error.Stale;
-    var resolved = std.ArrayList(Step).initCapacity(registry.allocator, @min(count, table.segments.count())) catch return error.OutOfHostMemory;
-    errdefer resolved.deinit(registry.allocator);
+    var resolved = std.ArrayList(Step).initCapacity(heap.allocator, @min(count, table.segments.count())) catch return error.OutOfHostMemory;
+    errdefer resolved.deinit(heap.allocator);
     // Most segments are as the one before, and need not be looked up.
     var last: ?struct { key: Key, remaining: ?*Remaining } = null;
     var iterator: registry.Iterator = .init(table);
@@ -309,7 +310,7 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
         resolved.appendAssumeCapacity(remaining.take(segment));
     }
     if (resolved.items.len == 0) return error.Stale;
-    const taken = resolved.toOwnedSlice(registry.allocator) catch return error.OutOfHostMemory;
+    const taken = resolved.toOwnedSlice(heap.allocator) catch return error.OutOfHostMemory;
     var bytes_to_copy: u64 = 0;
     for (taken) |step| {
         step.segment.moving = true;

@@ -2,6 +2,7 @@
 //! portion, so that to plan costs the event loop the same for ten segments as for ten thousand.
 
 const std = @import("std");
+const heap = @import("heap.zig");
 const registry = @import("registry.zig");
 const status = @import("status.zig");
 const Registry = registry.Registry;
@@ -89,7 +90,7 @@ pub const Portion = extern struct {
 /// or wait for their release. With the registry's mutex held; the caller frees the list.
 pub fn collect(table: *const Registry, last_segment_id: u64) status.Error![]Portion {
     var portions: std.AutoArrayHashMapUnmanaged(Key, Portion) = .empty;
-    defer portions.deinit(registry.allocator);
+    defer portions.deinit(heap.allocator);
     // Most segments are as the one before, and need not be looked up.
     var last: ?struct { key: Key, index: usize } = null;
     var iterator: registry.Iterator = .init(table);
@@ -97,13 +98,13 @@ pub fn collect(table: *const Registry, last_segment_id: u64) status.Error![]Port
         if (segment.doomed or segment.id > last_segment_id) continue;
         const key = Key.of(segment);
         if (last == null or !std.meta.eql(last.?.key, key)) {
-            const slot = portions.getOrPut(registry.allocator, key) catch return error.OutOfHostMemory;
+            const slot = portions.getOrPut(heap.allocator, key) catch return error.OutOfHostMemory;
             if (!slot.found_existing) slot.value_ptr.* = .init(key, segment.id);
             last = .{ .key = key, .index = slot.index };
         }
         portions.values()[last.?.index].add(segment);
     }
-    const list = registry.allocator.dupe(Portion, portions.values()) catch return error.OutOfHostMemory;
+    const list = heap.allocator.dupe(Portion, portions.values()) catch return error.OutOfHostMemory;
     std.mem.sortUnstable(Portion, list, {}, Portion.before);
     return list;
 }
@@ -129,7 +130,7 @@ test "segments that are alike are one portion" {
     table.set(segments[3], .mapped, false);
     _ = try table.doom(segments[3].address, null);
     const portions = try collect(&table, segments[3].id);
-    defer registry.allocator.free(portions);
+    defer heap.allocator.free(portions);
     try std.testing.expectEqual(2, portions.len);
     try std.testing.expectEqual(2, portions[0].segments);
     try std.testing.expectEqual(segments[0].id, portions[0].first_segment_id);
@@ -137,7 +138,7 @@ test "segments that are alike are one portion" {
     try std.testing.expectEqual(1, portions[1].segments);
     try std.testing.expectEqual(1, portions[1].moving);
     const first = try collect(&table, segments[0].id);
-    defer registry.allocator.free(first);
+    defer heap.allocator.free(first);
     try std.testing.expectEqual(1, first.len);
     try std.testing.expectEqual(1, first[0].segments);
 }

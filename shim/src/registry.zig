@@ -4,10 +4,9 @@
 const std = @import("std");
 const acl = @import("acl");
 const backup = @import("backup.zig");
+const heap = @import("heap.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
-
-pub const allocator = std.heap.c_allocator;
 
 /// Where the content of a segment is. Whether memory is behind the address is told by `handle` and `mapped`.
 pub const Content = enum {
@@ -52,6 +51,10 @@ pub const Segment = struct {
     pins: u32 = 0,
     /// In the table.
     listed: bool = false,
+    /// In the list of doomed segments.
+    doomed_node: std.DoublyLinkedList.Node = .{},
+    /// The sweep that tried to release it last.
+    last_sweep: u64 = 0,
 
     pub fn pointer(self: *const Segment) *anyopaque {
         return @ptrFromInt(self.address);
@@ -93,16 +96,16 @@ pub const Registry = struct {
     /// Records handed out by `create` that are not in the table yet; the table always has room for them.
     pending: u32 = 0,
     next_id: u64 = 1,
-    /// Segments in the table that are doomed.
-    doomed: u32 = 0,
+    /// Segments that are to be released, the ones tried last at the end. Those without a place in the table are here alone.
+    doomed: std.DoublyLinkedList = .{},
+    last_sweep: u64 = 0,
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are freed do
     /// not: plans leave out the ones and do without the others.
     version: u64 = 1,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
-        std.debug.assert(self.segments.count() == 0 and self.doomed == 0);
-        self.segments.deinit(allocator);
+        self.segments.deinit(heap.allocator);
         self.tags.deinit();
     }
 
@@ -149,8 +152,8 @@ pub const Registry = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         if (tag >= self.tags.names.items.len) return error.UnknownTag;
-        self.segments.ensureUnusedCapacity(allocator, self.pending + 1) catch return error.OutOfHostMemory;
-        const segment = allocator.create(Segment) catch return error.OutOfHostMemory;
+        self.segments.ensureUnusedCapacity(heap.allocator, self.pending + 1) catch return error.OutOfHostMemory;
+        const segment = heap.allocator.create(Segment) catch return error.OutOfHostMemory;
         segment.* = .{ .size_bytes = size_bytes, .requested_bytes = requested_bytes, .device = device, .tag = tag };
         self.pending += 1;
         return segment;
@@ -177,17 +180,20 @@ pub const Registry = struct {
         self.mutex.lock();
         defer self.mutex.unlock();
         if (!segment.listed) return false;
-        std.debug.assert(self.segments.remove(segment.address));
+        _ = self.segments.remove(segment.address);
         segment.listed = false;
         self.pending += 1;
         return true;
     }
 
-    /// Puts a segment back whose address could not be released.
+    /// Puts a segment back whose address could not be released. Where AscendCL gave the address out all the same, the segment
+    /// that has it now keeps its place.
     pub fn relist(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
-        self.segments.putAssumeCapacity(segment.address, segment);
+        const entry = self.segments.getOrPutAssumeCapacity(segment.address);
+        if (entry.found_existing) return;
+        entry.value_ptr.* = segment;
         segment.listed = true;
         self.pending -= 1;
     }
@@ -196,10 +202,9 @@ pub const Registry = struct {
     pub fn destroy(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
-        std.debug.assert(!segment.listed);
         self.pending -= 1;
-        if (segment.doomed) self.doomed -= 1;
-        allocator.destroy(segment);
+        if (segment.doomed) self.doomed.remove(&segment.doomed_node);
+        heap.allocator.destroy(segment);
         self.changed.broadcast();
     }
 
@@ -209,13 +214,23 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
-    /// Every segment in the table, by id. With the mutex held; the caller frees the list.
+    /// How many segments there are, also without a place in the table. With the mutex held.
+    pub fn segmentCount(self: *const Registry) usize {
+        var unlisted: usize = 0;
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| unlisted += @intFromBool(!segment.listed);
+        return self.segments.count() + unlisted;
+    }
+
+    /// Every segment, by id. With the mutex held; the caller frees the list.
     pub fn inOrder(self: *const Registry) status.Error![]*const Segment {
-        const list = allocator.alloc(*const Segment, self.segments.count()) catch return error.OutOfHostMemory;
-        var iterator = self.segments.valueIterator();
-        for (list) |*slot| slot.* = iterator.next().?.*;
-        std.mem.sortUnstable(*const Segment, list, {}, isOlder);
-        return list;
+        var list = std.ArrayList(*const Segment).initCapacity(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
+        var listed = self.segments.valueIterator();
+        while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
+        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        while (doomed.next()) |segment| if (!segment.listed) list.appendAssumeCapacity(segment);
+        std.mem.sortUnstable(*const Segment, list.items, {}, isOlder);
+        return list.items;
     }
 
     fn isOlder(_: void, a: *const Segment, b: *const Segment) bool {
@@ -273,31 +288,44 @@ pub const Registry = struct {
         return segment;
     }
 
-    /// Hands out every segment that waits for its release, marked as moving.
-    pub fn takeDoomed(self: *Registry, list: *std.ArrayList(*Segment)) void {
+    /// Begins a sweep, in which `takeDoomed` hands out each segment once. Only the executor's thread sweeps.
+    pub fn beginSweep(self: *Registry) u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var iterator = self.segments.valueIterator();
-        while (iterator.next()) |entry| {
-            const segment = entry.*;
-            if (!segment.doomed or segment.moving or segment.pins > 0) continue;
-            list.append(allocator, segment) catch return; // the rest waits for the next time
-            segment.moving = true;
-        }
+        self.last_sweep += 1;
+        return self.last_sweep;
     }
 
-    /// Puts a record into the table that could not be released, so that its release is tried again.
-    pub fn insertDoomed(self: *Registry, segment: *Segment) void {
-        {
-            self.mutex.lock();
-            defer self.mutex.unlock();
-            self.markDoomed(segment); // before it is in the table, where a plan could take it
+    /// The next segment to release in this sweep, marked as moving; null when none is left. One that moves or is pinned waits
+    /// for the next sweep. Needs no memory, so that closing gives everything back where there is none.
+    pub fn takeDoomed(self: *Registry, sweep: u64) ?*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (self.doomed.first) |node| {
+            const segment: *Segment = @fieldParentPtr("doomed_node", node);
+            if (segment.last_sweep == sweep) return null;
+            segment.last_sweep = sweep;
+            self.doomed.remove(node);
+            self.doomed.append(node);
+            if (segment.moving or segment.pins > 0) continue;
+            segment.moving = true;
+            return segment;
         }
-        _ = self.insert(segment); // null for an address that is another segment's: then the record has to go without
+        return null;
+    }
+
+    /// Keeps the record of an allocation that failed and could not be undone, so that its release is tried again. It has no
+    /// place in the table: it may have no address, or one that another segment has.
+    pub fn keep(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.id = self.next_id;
+        self.next_id += 1;
+        self.markDoomed(segment);
     }
 
     fn markDoomed(self: *Registry, segment: *Segment) void {
-        if (!segment.doomed) self.doomed += 1;
+        if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
     }
 
@@ -305,7 +333,7 @@ pub const Registry = struct {
     pub fn hasDoomed(self: *Registry) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
-        return self.doomed > 0;
+        return self.doomed.first != null;
     }
 
     pub fn doomAll(self: *Registry) void {
@@ -338,7 +366,7 @@ pub const Registry = struct {
             if (!segment.isAwake()) return error.Asleep;
             count += 1;
         }
-        dropped.ensureUnusedCapacity(allocator, count) catch return error.OutOfHostMemory;
+        dropped.ensureUnusedCapacity(heap.allocator, count) catch return error.OutOfHostMemory;
         self.version += 1;
         iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| {
@@ -358,7 +386,7 @@ pub const Registry = struct {
     pub fn takeLeftBackups(self: *Registry, device: u32, list: *std.ArrayList(backup.Backup)) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
-        list.ensureUnusedCapacity(allocator, self.segments.count()) catch return error.OutOfHostMemory;
+        list.ensureUnusedCapacity(heap.allocator, self.segments.count()) catch return error.OutOfHostMemory;
         self.version += 1;
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| {
@@ -372,6 +400,16 @@ pub const Registry = struct {
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
+    }
+};
+
+const DoomedIterator = struct {
+    node: ?*std.DoublyLinkedList.Node,
+
+    fn next(self: *DoomedIterator) ?*const Segment {
+        const node = self.node orelse return null;
+        self.node = node.next;
+        return @fieldParentPtr("doomed_node", node);
     }
 };
 
@@ -418,9 +456,9 @@ pub const Tags = struct {
     regions: std.ArrayList(Region) = .empty,
 
     fn deinit(self: *Tags) void {
-        for (self.names.items) |name| allocator.free(name);
-        self.names.deinit(allocator);
-        self.regions.deinit(allocator);
+        for (self.names.items) |name| heap.allocator.free(name);
+        self.names.deinit(heap.allocator);
+        self.regions.deinit(heap.allocator);
     }
 
     pub fn intern(self: *Tags, name: []const u8) status.Error!u32 {
@@ -428,9 +466,9 @@ pub const Tags = struct {
         for (self.names.items, 0..) |known, index| {
             if (std.mem.eql(u8, known, name)) return @intCast(index);
         }
-        const copy = allocator.dupe(u8, name) catch return error.OutOfHostMemory;
-        self.names.append(allocator, copy) catch {
-            allocator.free(copy);
+        const copy = heap.allocator.dupe(u8, name) catch return error.OutOfHostMemory;
+        self.names.append(heap.allocator, copy) catch {
+            heap.allocator.free(copy);
             return error.OutOfHostMemory;
         };
         return @intCast(self.names.items.len - 1);
@@ -439,7 +477,7 @@ pub const Tags = struct {
     pub fn enter(self: *Tags, tag: u32) status.Error!u64 {
         if (tag >= self.names.items.len) return error.UnknownTag;
         const token = next_token.fetchAdd(1, .monotonic);
-        self.regions.append(allocator, .{ .token = token, .tag = tag }) catch return error.OutOfHostMemory;
+        self.regions.append(heap.allocator, .{ .token = token, .tag = tag }) catch return error.OutOfHostMemory;
         return token;
     }
 
@@ -514,7 +552,52 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1, .reading));
     table.set(segment, .moving, true);
     try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1, .reading));
-    table.set(segment, .doomed, true);
-    table.doomed = 1;
+    table.doomAll();
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1, .reading));
+}
+
+test "a sweep hands out every doomed segment once, also without a place in the table, and needs no memory" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const listed = try table.create(0, 0, 4096, 4096);
+    listed.address = 1 << 44;
+    _ = table.insert(listed);
+    const kept = try table.create(0, 0, 4096, 4096);
+    table.keep(kept);
+    defer table.deinit();
+    try std.testing.expectEqual(2, table.segmentCount());
+    heap.remaining.store(0, .monotonic);
+    defer heap.remaining.store(std.math.maxInt(u64), .monotonic);
+    table.doomAll();
+    for (0..2) |_| {
+        const sweep = table.beginSweep();
+        try std.testing.expectEqual(kept, table.takeDoomed(sweep));
+        try std.testing.expectEqual(listed, table.takeDoomed(sweep));
+        try std.testing.expectEqual(null, table.takeDoomed(sweep));
+        for ([_]*Segment{ listed, kept }) |segment| table.stopMoving(segment);
+    }
+    table.set(kept, .moving, true);
+    try std.testing.expectEqual(listed, table.takeDoomed(table.beginSweep()));
+    _ = table.unlist(listed);
+    for ([_]*Segment{ listed, kept }) |segment| table.destroy(segment);
+    try std.testing.expect(!table.hasDoomed());
+}
+
+test "a segment whose address another one has meanwhile stays doomed without a place in the table" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const stale = try table.create(0, 0, 4096, 4096);
+    const fresh = try table.create(0, 0, 4096, 4096);
+    for ([_]*Segment{ stale, fresh }) |segment| segment.address = 1 << 44;
+    _ = table.insert(stale);
+    _ = try table.doom(stale.address, stale.id);
+    try std.testing.expect(table.unlist(stale));
+    try std.testing.expect(table.insert(fresh) != null);
+    table.relist(stale);
+    table.stopMoving(stale);
+    try std.testing.expectEqual(fresh, try table.find(fresh.address, fresh.id));
+    try std.testing.expectEqual(stale, table.takeDoomed(table.beginSweep()));
+    _ = table.unlist(fresh);
+    for ([_]*Segment{ stale, fresh }) |segment| table.destroy(segment);
+    table.deinit();
 }

@@ -24,6 +24,8 @@ const Device = struct {
     streams: [streams_per_device]acl.Stream = @splat(null),
     /// Somebody else reset the device as often as it was set: our context, streams and memory went with it.
     gone: bool = false,
+    /// Holds on the device that a failed opening took and could not give back.
+    stray_holds: u32 = 0,
 };
 
 var sessions: std.atomic.Value(u64) = .init(1);
@@ -31,24 +33,32 @@ var sessions: std.atomic.Value(u64) = .init(1);
 /// Who has to undo `aclInit`.
 const Initialization = enum { ours, counted, foreign };
 
+/// The initialisation that a failed attach could not give up: the next one with that library takes it over.
+var stray_initialization: ?struct { library: *const fn (?[*:0]const u8) callconv(.c) acl.Error, kind: Initialization } = null;
+
 pub const Runtime = struct {
     library: loader.Library,
     initialization: Initialization,
     device_count: u32,
     /// Tells the contexts of this session from those of earlier ones.
     session: u64,
+    left_behind: LeftBehind,
     mutex: sync.Mutex = .{},
     devices: [max_devices]Device = @splat(.{}),
 
     pub fn init(library: loader.Library, failure: *Failure) status.Error!Runtime {
-        var self: Runtime = .{ .library = library, .initialization = undefined, .device_count = 0, .session = sessions.fetchAdd(1, .monotonic) };
+        var self: Runtime = .{
+            .library = library,
+            .initialization = .foreign,
+            .device_count = 0,
+            .session = sessions.fetchAdd(1, .monotonic),
+            .left_behind = try .ofProcess(),
+        };
         self.initialization = try self.initialize(failure);
         errdefer self.abandon();
         var count: u32 = 0;
         const code = library.api.aclrtGetDeviceCount(&count);
-        if (code != acl.code.success) {
-            self.check("aclrtGetDeviceCount", code, 0, 0, failure) catch return error.BackendUnavailable;
-        }
+        self.check("aclrtGetDeviceCount", code, 0, 0, failure) catch return error.BackendUnavailable;
         self.device_count = @min(count, max_devices);
         if (count == 0) {
             failure.describe("aclrtGetDeviceCount", 0, 0, 0, "AscendCL reports no device");
@@ -58,6 +68,10 @@ pub const Runtime = struct {
     }
 
     fn initialize(self: *Runtime, failure: *Failure) status.Error!Initialization {
+        if (stray_initialization) |stray| if (stray.library == self.library.api.aclInit) {
+            stray_initialization = null;
+            return stray.kind;
+        };
         const code = self.library.api.aclInit(null);
         switch (code) {
             acl.code.success => return .ours,
@@ -69,8 +83,8 @@ pub const Runtime = struct {
             },
             else => {},
         }
-        self.check("aclInit", code, 0, 0, failure) catch return error.BackendUnavailable;
-        unreachable; // `check` fails for every code but success
+        self.describe("aclInit", code, 0, 0, failure);
+        return error.BackendUnavailable;
     }
 
     /// Gives up our count of `aclInit`. AscendCL itself is torn down only when nobody else holds one.
@@ -90,18 +104,24 @@ pub const Runtime = struct {
     /// After a failure to attach, which is what gets reported.
     pub fn abandon(self: *Runtime) void {
         var ignored: Failure = .{};
-        self.finalize(&ignored) catch return;
+        self.finalize(&ignored) catch {
+            stray_initialization = .{ .library = self.library.api.aclInit, .kind = self.initialization };
+        };
     }
 
     /// Turns a code that is not success into an error, with what AscendCL says of it on this thread.
     pub fn check(self: *const Runtime, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, failure: *Failure) status.Error!void {
         if (code == acl.code.success) return;
+        self.describe(call, code, address, size_bytes, failure);
+        return status.fromAcl(code);
+    }
+
+    fn describe(self: *const Runtime, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, failure: *Failure) void {
         var message: []const u8 = "";
         if (self.library.api.aclGetRecentErrMsg) |recent| {
             if (recent()) |text| message = std.mem.span(text);
         }
         failure.describe(call, code, address, size_bytes, message);
-        return status.fromAcl(code);
     }
 
     /// The primary context of `device`, which is opened on first use and stays open until `closeDevices`.
@@ -117,7 +137,9 @@ pub const Runtime = struct {
         if (slot.context) |context| return context;
         const api = &self.library.api;
         try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
-        errdefer _ = api.aclrtResetDevice(@intCast(device));
+        errdefer if (api.aclrtResetDevice(@intCast(device)) != acl.code.success) {
+            slot.stray_holds +|= 1;
+        };
         var context: acl.Context = null;
         try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&context), 0, 0, failure);
         var prop = physicalMemory(device);
@@ -127,7 +149,8 @@ pub const Runtime = struct {
             failure.describe("aclrtMemGetAllocationGranularity", 0, 0, granularity, "AscendCL reports no usable context or granularity");
             return error.BackendUnavailable;
         }
-        slot.* = .{ .context = context, .granularity = granularity };
+        slot.context = context;
+        slot.granularity = granularity;
         return context;
     }
 
@@ -140,16 +163,17 @@ pub const Runtime = struct {
 
     /// Bytes that every mapping on `device` is a multiple of.
     pub fn granularityOf(self: *Runtime, device: u32, failure: *Failure) status.Error!usize {
-        if (!self.isOpen(device)) (try Scope.enter(self, device, failure)).leave();
+        if (!self.isOpen(device)) try (try Scope.enter(self, device, failure)).leave(failure);
         return self.devices[device].granularity;
     }
 
     pub fn memoryInfo(self: *Runtime, device: u32, free: *u64, total: *u64, failure: *Failure) status.Error!void {
         const scope = try Scope.enter(self, device, failure);
-        defer scope.leave();
+        errdefer scope.abandon();
         var free_bytes: usize = 0;
         var total_bytes: usize = 0;
         try self.check("aclrtGetMemInfo", self.library.api.aclrtGetMemInfo(acl.MemAttr.hbm_mem, &free_bytes, &total_bytes), 0, 0, failure);
+        try scope.leave(failure);
         free.* = free_bytes;
         total.* = total_bytes;
     }
@@ -157,7 +181,7 @@ pub const Runtime = struct {
     /// Waits until `device` has finished what any stream was given. With `interrupt`, gives up soon after that says so.
     pub fn synchronizeDevice(self: *Runtime, device: u32, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         const scope = try Scope.enter(self, device, failure);
-        defer scope.leave();
+        defer scope.abandon();
         const api = &self.library.api;
         const withTimeout = api.aclrtSynchronizeDeviceWithTimeout orelse {
             const code = api.aclrtSynchronizeDevice();
@@ -188,6 +212,8 @@ pub const Runtime = struct {
     /// Destroys our streams and gives our hold on every device back. What fails stays, and the call can be made again.
     pub fn closeDevices(self: *Runtime, failure: *Failure) status.Error!void {
         for (self.devices[0..self.device_count], 0..) |*slot, device| {
+            while (slot.stray_holds > 0) : (slot.stray_holds -= 1)
+                self.resetDevice(@intCast(device), failure) catch |err| if (!slot.gone) return err;
             if (slot.context == null) continue;
             self.closeDevice(@intCast(device), failure) catch |err| if (!slot.gone) return err;
             slot.* = .{};
@@ -198,15 +224,19 @@ pub const Runtime = struct {
         const api = &self.library.api;
         {
             const scope = try Scope.enter(self, device, failure);
-            defer scope.leave();
+            defer scope.abandon();
             for (&self.devices[device].streams) |*stream| {
                 if (stream.* == null) continue;
                 try self.check("aclrtDestroyStream", api.aclrtDestroyStream(stream.*), 0, 0, failure);
                 stream.* = null;
             }
         }
-        const code = api.aclrtResetDevice(@intCast(device));
-        if (left_behind.context == self.devices[device].context) left_behind.session = 0; // it may have died just now
+        defer self.left_behind.forget(self.devices[device].context); // it may have died just now
+        return self.resetDevice(device, failure);
+    }
+
+    fn resetDevice(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        const code = self.library.api.aclrtResetDevice(@intCast(device));
         if (code == acl.code.rt_context_release_error) return; // somebody else has given our hold back
         return self.check("aclrtResetDevice", code, 0, 0, failure);
     }
@@ -230,10 +260,34 @@ pub const Runtime = struct {
     }
 };
 
-/// The context that a scope left current on this thread because it had found none. It may die with a reset of its device,
-/// and what AscendCL then says is current is not documented, so it is never put back after that.
-const LeftBehind = struct { context: acl.Context = null, session: u64 = 0 };
-threadlocal var left_behind: LeftBehind = .{};
+/// The context that a scope left current on this thread because it had found none, and the session that it is of. It may die
+/// with a reset of its device, and what AscendCL then says is current is not documented, so it is never put back after that.
+const LeftBehind = struct {
+    context: sync.PerThread,
+    session: sync.PerThread,
+
+    var process: ?LeftBehind = null;
+
+    /// Called while attaching, which one thread does at a time.
+    fn ofProcess() status.Error!LeftBehind {
+        if (process == null) process = .{ .context = try .create(), .session = try .create() };
+        return process.?;
+    }
+
+    fn note(self: LeftBehind, context: acl.Context, session: u64) status.Error!void {
+        try self.session.set(session);
+        try self.context.set(@intFromPtr(context));
+    }
+
+    fn forget(self: LeftBehind, context: acl.Context) void {
+        if (self.context.get() == @intFromPtr(context)) self.context.set(0) catch return; // which needs no memory
+    }
+
+    /// Whether `context` is what an earlier session left on this thread.
+    fn isDead(self: LeftBehind, context: acl.Context, session: u64) bool {
+        return self.context.get() == @intFromPtr(context) and self.session.get() != session;
+    }
+};
 
 /// Makes the primary context of a device current on this thread for as long as it lasts.
 pub const Scope = struct {
@@ -244,9 +298,9 @@ pub const Scope = struct {
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
         const found = try currentContext(runtime, failure);
         var scope: Scope = .{ .runtime = runtime, .previous = found };
-        errdefer scope.leave();
+        errdefer scope.abandon();
         const context = try runtime.contextOf(device, failure);
-        if (found == null) left_behind = .{ .context = context, .session = runtime.session };
+        if (found == null) try runtime.left_behind.note(context, runtime.session);
         if (context == found) {
             scope.previous = null;
         } else {
@@ -265,13 +319,22 @@ pub const Scope = struct {
             acl.code.rt_context_null, acl.code.rt_param_invalid => return null,
             else => try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure),
         }
-        const is_dead = found == left_behind.context and left_behind.session != runtime.session;
-        return if (is_dead) null else found;
+        return if (runtime.left_behind.isDead(found, runtime.session)) null else found;
     }
 
-    pub fn leave(self: Scope) void {
+    /// Makes current what was before, or says why not: a caller's own work would go on in a context of ours.
+    pub fn leave(self: Scope, failure: *Failure) status.Error!void {
+        const context = self.previous orelse return;
+        const code = self.runtime.library.api.aclrtSetCurrentContext(context);
         // A context that its owner has destroyed in the meantime cannot be put back; that is theirs to know.
-        if (self.previous) |context| _ = self.runtime.library.api.aclrtSetCurrentContext(context);
+        if (code == acl.code.rt_param_invalid) return;
+        return self.runtime.check("aclrtSetCurrentContext", code, 0, 0, failure);
+    }
+
+    /// As `leave`, where another failure is reported, or where nothing of the caller's runs on this thread.
+    pub fn abandon(self: Scope) void {
+        var ignored: Failure = .{};
+        self.leave(&ignored) catch return;
     }
 };
 

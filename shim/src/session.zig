@@ -5,6 +5,7 @@ const std = @import("std");
 const backup = @import("backup.zig");
 const executor = @import("executor.zig");
 const files = @import("files.zig");
+const heap = @import("heap.zig");
 const host = @import("host.zig");
 const loader = @import("loader.zig");
 const registry = @import("registry.zig");
@@ -46,44 +47,44 @@ pub const Session = struct {
 
     fn acquire(self: *Session, segment: *registry.Segment, failure: *Failure) status.Error!void {
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
-        defer scope.leave();
+        errdefer scope.abandon();
         try self.memory.reserve(segment, failure);
         try self.memory.back(segment, failure);
+        try scope.leave(failure);
     }
 
-    /// Undoes a failed allocation. What cannot be given back is kept in the table, to be tried again.
+    /// Undoes a failed allocation. What cannot be given back is kept, to be tried again.
     fn discard(self: *Session, segment: *registry.Segment) void {
         var ignored: Failure = .{};
-        if (self.memory.release(segment, null, &ignored)) {
-            self.registry.destroy(segment);
-        } else |_| {
-            self.registry.insertDoomed(segment);
-        }
+        self.memory.release(segment, null, &ignored) catch return self.registry.keep(segment);
+        self.registry.destroy(segment);
     }
 
     /// Makes a checkpoint the backup of a segment that is awake.
-    pub fn useCheckpoint(self: *Session, address: u64, id: u64, file: *files.File, extents: []const files.Extent, failure: *Failure) status.Error!void {
-        const own = registry.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
-        errdefer registry.allocator.free(own);
+    pub fn useCheckpoint(self: *Session, address: u64, id: u64, handle: u64, extents: []const files.Extent, failure: *Failure) status.Error!void {
+        const file = try files.checkpoint(handle);
+        errdefer file.release();
+        try file.checkUnchanged(failure);
+        const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.free(own);
         const segment = try self.registry.pin(address, id, 0, 0, .reading);
         defer self.registry.unpin(segment);
         var end: u64 = 0;
         for (own) |extent| {
             const fits = extent.segment_offset_bytes >= end and extent.segment_offset_bytes <= segment.size_bytes and
                 extent.size_bytes > 0 and extent.size_bytes <= segment.size_bytes - extent.segment_offset_bytes;
-            if (!fits) return error.OutOfBounds;
+            if (!fits or !file.holds(extent)) return error.OutOfBounds;
             end = extent.segment_offset_bytes + extent.size_bytes;
         }
         // What a failed sleep left: its copies may be running still.
         if (self.registry.hasLeftBackup(segment)) try self.runtime.synchronizeDevice(segment.device, null, failure);
-        file.reference();
         const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
         replaced.drop(&self.pool);
     }
 
     pub fn seal(self: *Session, tag: u32, sealed: bool) status.Error!void {
         var dropped: std.ArrayList(backup.Backup) = .empty;
-        defer dropped.deinit(registry.allocator);
+        defer dropped.deinit(heap.allocator);
         try self.registry.seal(tag, sealed, &dropped);
         if (dropped.items.len == 0) return;
         for (dropped.items) |each| each.drop(&self.pool);
@@ -111,6 +112,7 @@ const Attachments = struct {
     count: usize = 0,
 
     fn add(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
+        if (self.count == most) self.dropDead();
         if (self.count == most) return error.OutOfHostMemory;
         self.threads[self.count] = thread;
         self.count += 1;
@@ -119,6 +121,10 @@ const Attachments = struct {
     /// Removes one attachment of a thread, and those of threads that are no more.
     fn remove(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
         self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], thread) orelse return error.NotOpen);
+        self.dropDead();
+    }
+
+    fn dropDead(self: *Attachments) void {
         var index: usize = 0;
         while (index < self.count) {
             if (isAlive(self.threads[index])) index += 1 else self.drop(index);
@@ -146,7 +152,7 @@ const Gate = struct {
     attachments: Attachments = .{},
     /// Calls in progress.
     users: u32 = 0,
-    thread: ?std.Thread = null,
+    thread: ?sync.Thread = null,
     /// The path that the session was opened with; empty for a search.
     requested: [1024]u8 = @splat(0),
     /// Numbers the closings, so that each can be followed by the one who began it.
@@ -159,7 +165,16 @@ const Gate = struct {
 var gate: Gate = .{};
 var session: Session = undefined;
 /// What the last attempt to open a library tried.
-pub var report: loader.Report = .{};
+var report: loader.Report = .{};
+
+/// Copies as much of the report as fits, and returns how much that is.
+pub fn copyReport(target: []u8) usize {
+    gate.mutex.lock();
+    defer gate.mutex.unlock();
+    const length = @min(target.len, report.length);
+    @memcpy(target[0..length], report.text[0..length]);
+    return length;
+}
 
 /// The open session, held until `leave`; null when there is none.
 pub fn enter() ?*Session {
@@ -218,7 +233,7 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     session.memory = .{ .runtime = &session.runtime, .registry = &session.registry, .pool = &session.pool };
     session.executor = .{ .memory = session.memory };
     _ = try session.registry.tags.intern("default");
-    gate.thread = std.Thread.spawn(.{}, executorThread, .{}) catch return error.OutOfHostMemory;
+    gate.thread = try sync.Thread.spawn(executorThread, .{});
 }
 
 /// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this returns
@@ -263,7 +278,7 @@ fn executorThread() void {
         waitForUsers();
         var failure: Failure = .{};
         tearDown(&failure) catch |err| {
-            session.executor.stopping = false;
+            session.executor.restart();
             finishClose(.open, err, &failure);
             continue;
         };
@@ -297,7 +312,15 @@ fn tearDown(failure: *Failure) status.Error!void {
     try session.executor.releaseAllDoomed(null, failure);
     try session.runtime.closeDevices(failure);
     try session.runtime.finalize(failure);
-    session.executor.deinit();
     session.registry.deinit();
-    session.pool.deinit();
+}
+
+test "a thread attaches when every attachment left is of a thread that has ended" {
+    const beyond_any_thread = 1 << 30;
+    var attachments: Attachments = .{};
+    for (0..Attachments.most) |_| try attachments.add(beyond_any_thread);
+    try attachments.add(std.os.linux.gettid());
+    try std.testing.expectEqual(1, attachments.count);
+    for (1..Attachments.most) |_| try attachments.add(std.os.linux.gettid());
+    try std.testing.expectError(error.OutOfHostMemory, attachments.add(std.os.linux.gettid()));
 }

@@ -1,13 +1,14 @@
-//! A mutex and a condition variable that any native thread may use: foreign threads have no Zig runtime state.
+//! Threads and what they share. Any native thread may use all of it: foreign threads have no Zig runtime state.
 
 const std = @import("std");
+const heap = @import("heap.zig");
 const linux = std.os.linux;
 
 pub const Mutex = struct {
     inner: std.c.pthread_mutex_t = .{},
 
     pub fn lock(self: *Mutex) void {
-        // Fails only for a mutex that is not initialised or already owned: a bug of ours, never a caller's or a device's.
+        // POSIX has this fail only for mutexes that check who owns them, are robust, or were never initialised. So for the rest.
         std.debug.assert(std.c.pthread_mutex_lock(&self.inner) == .SUCCESS);
     }
 
@@ -25,6 +26,63 @@ pub const Condition = struct {
 
     pub fn broadcast(self: *Condition) void {
         std.debug.assert(std.c.pthread_cond_broadcast(&self.inner) == .SUCCESS);
+    }
+};
+
+pub const Thread = struct {
+    handle: std.c.pthread_t,
+
+    /// Of address space; as much as Zig's own threads have.
+    const stack_bytes = 16 << 20;
+
+    /// Runs `body` with `arguments` on a new thread, which the caller joins. `std.Thread` ends the process on some codes of
+    /// `pthread_create`; here each is a failure.
+    pub fn spawn(comptime body: anytype, arguments: anytype) error{OutOfHostMemory}!Thread {
+        const Arguments = @TypeOf(arguments);
+        const entry = struct {
+            fn run(opaque_arguments: ?*anyopaque) callconv(.c) ?*anyopaque {
+                const given: *Arguments = @ptrCast(@alignCast(opaque_arguments));
+                const own = given.*;
+                heap.allocator.destroy(given);
+                @call(.auto, body, own);
+                return null;
+            }
+        };
+        const given = heap.allocator.create(Arguments) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.destroy(given);
+        given.* = arguments;
+        var attributes: std.c.pthread_attr_t = undefined;
+        if (std.c.pthread_attr_init(&attributes) != .SUCCESS) return error.OutOfHostMemory;
+        defer _ = std.c.pthread_attr_destroy(&attributes);
+        if (std.c.pthread_attr_setstacksize(&attributes, stack_bytes) != .SUCCESS) return error.OutOfHostMemory;
+        var handle: std.c.pthread_t = undefined;
+        if (std.c.pthread_create(&handle, &attributes, entry.run, given) != .SUCCESS) return error.OutOfHostMemory;
+        return .{ .handle = handle };
+    }
+
+    pub fn join(self: Thread) void {
+        _ = std.c.pthread_join(self.handle, null); // fails only for a thread that was joined before, or is this one
+    }
+};
+
+/// A word of each thread. Not `threadlocal`: glibc allocates such variables of a library that is opened at run time when a
+/// thread first uses them, and ends the process when it cannot.
+pub const PerThread = struct {
+    key: std.c.pthread_key_t,
+
+    pub fn create() error{OutOfHostMemory}!PerThread {
+        var key: std.c.pthread_key_t = undefined;
+        if (std.c.pthread_key_create(&key, null) != .SUCCESS) return error.OutOfHostMemory;
+        return .{ .key = key };
+    }
+
+    /// 0 in a thread that has not set it.
+    pub fn get(self: PerThread) usize {
+        return @intFromPtr(std.c.pthread_getspecific(self.key));
+    }
+
+    pub fn set(self: PerThread, word: usize) error{OutOfHostMemory}!void {
+        if (std.c.pthread_setspecific(self.key, @ptrFromInt(word)) != 0) return error.OutOfHostMemory;
     }
 };
 

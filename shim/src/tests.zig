@@ -4,5 +4,6 @@ test {
     _ = @import("loader.zig");
     _ = @import("portions.zig");
     _ = @import("registry.zig");
+    _ = @import("session.zig");
     _ = @import("status.zig");
 }

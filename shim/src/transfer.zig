@@ -5,6 +5,7 @@ const std = @import("std");
 const acl = @import("acl");
 const backup = @import("backup.zig");
 const files = @import("files.zig");
+const heap = @import("heap.zig");
 const host = @import("host.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
@@ -81,20 +82,20 @@ pub const Copier = struct {
     piece: ?backup.Piece = null,
     /// Bytes that nobody has taken yet, also of segments that are still to be added.
     remaining_bytes: u64 = 0,
-    threads: [runtime.streams_per_device - 1]?std.Thread = @splat(null),
+    threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
 
     const Outcome = struct { err: ?status.Error = null, failure: Failure = .{} };
 
     /// Room for `most_segments` of `total_bytes`. There has to be `staging` where content is in a file.
     pub fn start(self: *Copier, most_segments: usize, total_bytes: u64, failure: *Failure) status.Error!void {
-        self.segments.ensureTotalCapacityPrecise(registry.allocator, most_segments) catch return error.OutOfHostMemory;
-        errdefer self.segments.deinit(registry.allocator);
+        self.segments.ensureTotalCapacityPrecise(heap.allocator, most_segments) catch return error.OutOfHostMemory;
+        errdefer self.segments.deinit(heap.allocator);
         self.streams = try self.runtime.streamsOf(self.device, failure);
         self.remaining_bytes = total_bytes;
         if (total_bytes <= smallest_batch_bytes) return;
         // Without its thread a stream has nothing to do, and the others have more.
-        for (&self.threads, 1..) |*thread, lane| thread.* = std.Thread.spawn(.{}, runLane, .{ self, lane }) catch null;
+        for (&self.threads, 1..) |*thread, lane| thread.* = sync.Thread.spawn(runLane, .{ self, lane }) catch null;
     }
 
     /// The content of a segment may be copied from now on.
@@ -143,7 +144,7 @@ pub const Copier = struct {
             if (thread.*) |running| running.join();
             thread.* = null;
         }
-        self.segments.deinit(registry.allocator);
+        self.segments.deinit(heap.allocator);
     }
 
     fn runLane(self: *Copier, index: usize) void {
@@ -152,7 +153,7 @@ pub const Copier = struct {
             outcome.err = err;
             return self.end(.failed);
         };
-        defer scope.leave();
+        defer scope.abandon();
         self.runLaneHere(index);
     }
 
@@ -160,7 +161,7 @@ pub const Copier = struct {
     fn runLaneHere(self: *Copier, index: usize) void {
         const outcome = &self.outcomes[index];
         var lane: Lane = .{ .copier = self, .stream = self.streams[index], .staging = self.staging[index], .failure = &outcome.failure };
-        defer lane.writes.deinit(registry.allocator);
+        defer lane.writes.deinit(heap.allocator);
         lane.run() catch |err| {
             outcome.err = err;
             self.end(.failed);
@@ -301,7 +302,7 @@ const Lane = struct {
                 return;
             }
         }
-        self.writes.append(registry.allocator, write) catch return error.OutOfHostMemory;
+        self.writes.append(heap.allocator, write) catch return error.OutOfHostMemory;
     }
 
     /// Waits until everything queued has arrived.

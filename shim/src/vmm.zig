@@ -28,7 +28,7 @@ pub const Memory = struct {
         try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
         segment.address = @intFromPtr(try runtime.expectResult("aclrtReserveMemAddress", pointer, 0, segment.size_bytes, failure));
         segment.reserved = true;
-        if (segment.address + segment.size_bytes > highest_address) {
+        if (segment.address +| segment.size_bytes > highest_address) {
             failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "the address is not exact as a JavaScript number");
             return error.AclCallFailed;
         }
@@ -69,9 +69,11 @@ pub const Memory = struct {
     /// the memory may be in use, and gives up soon after `interrupt` says so. What was not given back stays recorded:
     /// the same call can be made again. Called outside of any `Scope`.
     pub fn release(self: Memory, segment: *Segment, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
+        // Memory and backups come after the address range and go before it: without one, there is nothing to give back.
+        if (!segment.reserved) return;
         if (self.runtime.isGone(segment.device)) return self.forget(segment);
         const scope = try Scope.enter(self.runtime, segment.device, failure);
-        defer scope.leave();
+        defer scope.abandon();
         if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupt, failure);
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
@@ -80,7 +82,6 @@ pub const Memory = struct {
     }
 
     fn releaseAddress(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
-        if (!segment.reserved) return;
         const was_listed = self.registry.unlist(segment);
         errdefer if (was_listed) self.registry.relist(segment);
         try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
@@ -92,7 +93,7 @@ pub const Memory = struct {
     fn forget(self: Memory, segment: *Segment) void {
         self.dropBackup(segment);
         _ = self.registry.unlist(segment);
-        if (segment.reserved) _ = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
+        _ = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
         self.registry.set(segment, .mapped, false);
         self.registry.set(segment, .handle, null);
         self.registry.set(segment, .reserved, false);

@@ -1,6 +1,6 @@
 import { CamemError } from "../errors.ts";
 
-/** The error for an aborted signal; a reason that is an error of ours, as when the allocator is closing, stands for itself. */
+/** The error for an aborted signal: its reason where that is a `CamemError`, as when the allocator closes; else `ABORTED`. */
 export function aborted(signal: AbortSignal): CamemError {
   if (signal.reason instanceof CamemError) return signal.reason;
   return new CamemError("ABORTED", "the signal was aborted; nothing has changed", { cause: signal.reason });

@@ -1,17 +1,17 @@
-/** Time as this package waits for it; tests bring a clock of their own. */
+/** Timers and elapsed time; tests inject their own. */
 export interface Clock {
-  /** Milliseconds that only go forward. */
+  /** Milliseconds on a clock that never goes back. */
   nowMs(): number;
-  /** Calls `callback` once, after `delayMs`. Returns a function that calls it off. */
+  /** Calls `callback` once, after `delayMs`. Returns a function that cancels the call. */
   after(delayMs: number, callback: () => void): () => void;
 }
 
-/** `setTimeout` waits no longer than this; anything above would fire at once. */
+/** The longest delay of `setTimeout`, which fires at once for longer ones. */
 export const longestDelayMs = 2 ** 31 - 1;
 
 const nowMs = () => performance.now();
 
-/** For deadlines: what is waited for keeps the process alive. */
+/** For deadlines: a pending timer keeps the process alive. */
 export const systemClock: Clock = {
   nowMs,
   after(delayMs, callback) {
@@ -20,7 +20,7 @@ export const systemClock: Clock = {
   },
 };
 
-/** For what happens in the background: it does not keep the process alive. */
+/** For background work: a pending timer does not keep the process alive. */
 export const backgroundClock: Clock = {
   nowMs,
   after(delayMs, callback) {

@@ -2,28 +2,28 @@ import type { CamemError } from "../errors.ts";
 import { aborted } from "./abortable.ts";
 import type { Clock } from "./clock.ts";
 
-/** What ends a wait before its time. */
-export interface WaitLimits {
+/** Bounds of a {@link Deferred}. */
+export interface DeferredLimits {
   readonly signal?: AbortSignal | undefined;
-  /** Milliseconds from now; `Infinity` for none. */
+  /** Milliseconds from now; `Infinity` for no deadline. */
   readonly deadlineMs: number;
   readonly clock: Clock;
-  /** The error for a deadline that passed. */
+  /** The error for a passed deadline. */
   readonly expired: () => CamemError;
 }
 
-/** A promise that is settled by whoever holds it, by a signal or by a deadline, whichever is first. */
-export class Wait<T = void> {
+/** A promise that its holder settles, unless a signal or a deadline rejects it first. */
+export class Deferred<T = void> {
   readonly promise: Promise<T>;
   readonly signal: AbortSignal | undefined;
   #settled = false;
-  readonly #settle: PromiseWithResolvers<T>;
+  readonly #resolvers: PromiseWithResolvers<T>;
   readonly #abort: () => void;
   readonly #cancelTimer: (() => void) | undefined;
 
-  constructor({ signal, deadlineMs, clock, expired }: WaitLimits) {
-    this.#settle = Promise.withResolvers<T>();
-    this.promise = this.#settle.promise;
+  constructor({ signal, deadlineMs, clock, expired }: DeferredLimits) {
+    this.#resolvers = Promise.withResolvers<T>();
+    this.promise = this.#resolvers.promise;
     this.signal = signal;
     this.#abort = () => signal && this.reject(aborted(signal));
     signal?.addEventListener("abort", this.#abort, { once: true });
@@ -37,16 +37,16 @@ export class Wait<T = void> {
   }
 
   resolve(value: T | PromiseLike<T>): void {
-    this.#letGo();
-    this.#settle.resolve(value);
+    this.#settle();
+    this.#resolvers.resolve(value);
   }
 
   reject(error: CamemError): void {
-    this.#letGo();
-    this.#settle.reject(error);
+    this.#settle();
+    this.#resolvers.reject(error);
   }
 
-  #letGo(): void {
+  #settle(): void {
     this.#settled = true;
     this.signal?.removeEventListener("abort", this.#abort);
     this.#cancelTimer?.();

@@ -1,7 +1,7 @@
 import type { CamemError } from "../errors.ts";
 import { aborted } from "./abortable.ts";
 
-/** Runs what it is given one after the other, in the order of asking. */
+/** Runs tasks one after the other, in the order of the calls. */
 export class SerialQueue {
   readonly #ending = new AbortController();
   #last: Promise<unknown> = Promise.resolve();
@@ -12,21 +12,21 @@ export class SerialQueue {
   }
 
   /**
-   * Runs `run` when all that was asked for before has ended. Aborting `signal` ends the wait at once; after that `run` heeds
-   * it, by the signal that it is given.
+   * Runs `task` once all earlier tasks have settled. Aborting `signal` ends the wait at once; a running task must watch the
+   * signal that it receives.
    */
-  take<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  run<T>(signal: AbortSignal | undefined, task: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const either = signal ? AbortSignal.any([signal, this.ending]) : this.ending;
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const abort = () => reject(aborted(either));
     if (either.aborted) abort();
     either.addEventListener("abort", abort, { once: true });
     const start = async () => {
-      // From here on `run` itself heeds the signal, and says when it was too late.
+      // From here on the task itself rejects, since only it knows when it is too late to abort.
       either.removeEventListener("abort", abort);
       if (either.aborted) return;
       try {
-        resolve(await run(either));
+        resolve(await task(either));
       } catch (error) {
         reject(error);
       }
@@ -35,7 +35,7 @@ export class SerialQueue {
     return promise;
   }
 
-  /** Aborts what runs and what waits, for `reason`, and waits for the end of what runs. */
+  /** Aborts the running task and all waiting ones with `reason`; resolves when the running task has settled. */
   async end(reason: CamemError): Promise<void> {
     this.#ending.abort(reason);
     await this.#last;

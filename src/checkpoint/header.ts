@@ -1,8 +1,7 @@
 import { inspect } from "node:util";
 import Type from "typebox";
 import Value from "typebox/value";
-import { CamemError } from "../errors.ts";
-import { messageOf } from "../options/validate.ts";
+import { CamemError, messageOf } from "../errors.ts";
 
 /** Bits of one element, for every element type that the safetensors format knows. */
 const elementBits = {
@@ -30,10 +29,10 @@ const elementBits = {
   C64: 64,
 } as const;
 
-/** The element type of a tensor, as safetensors spells it. */
+/** The element type of a tensor, as spelt by safetensors. */
 export type TensorDtype = keyof typeof elementBits;
 
-/** Where one tensor lies in a checkpoint. */
+/** The place of a tensor in a checkpoint. */
 export interface SafetensorsEntry {
   readonly name: string;
   readonly dtype: TensorDtype;
@@ -46,9 +45,9 @@ export interface SafetensorsEntry {
 
 /** The checked header of a checkpoint. */
 export interface SafetensorsHeader {
-  /** The free text pairs under `__metadata__`. */
+  /** The text pairs under `__metadata__`. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Every tensor, in the order of the data; together they cover the data without overlap or hole. */
+  /** All tensors in the order of the data, which they cover without overlap or hole. */
   readonly entries: readonly SafetensorsEntry[];
   /** Where the data starts in the file, in bytes. */
   readonly dataOffsetBytes: number;
@@ -56,10 +55,10 @@ export interface SafetensorsHeader {
   readonly dataSizeBytes: number;
 }
 
-/** The file starts with the header's length, an unsigned little-endian integer of so many bytes. */
+/** Bytes of the header's length at the start of the file, an unsigned little-endian integer. */
 export const lengthFieldBytes = 8;
 
-/** The reference implementation's own limit: a longer header is an attack or damage, not a model. */
+/** The limit of the reference implementation: a longer header is an attack or damage. */
 const maximumHeaderBytes = 100_000_000;
 
 const ByteOffset = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
@@ -72,16 +71,16 @@ const EntrySchema = Type.Object({
 
 const MetadataSchema = Type.Record(Type.String(), Type.String());
 
-const truncatedMend = "The file is cut short or damaged: copy or download it again.";
-const rewriteMend = "Write the file again with the safetensors library.";
+const truncatedHint = "The file is cut short or damaged: copy or download it again.";
+const rewriteHint = "Write the file again with the safetensors library.";
 
 /**
- * Checks the header of a safetensors file: no file and no device are touched.
+ * Parses and checks the header of a safetensors file, without touching a file or device.
  *
- * @param bytes The start of the file: at least the length field and the whole header.
- * @param fileSizeBytes Size of the whole file, in bytes.
- * @param path The file's name, for the errors.
- * @throws CamemError `SAFETENSORS_INVALID` naming the file, the tensor and the offending value.
+ * @param bytes the start of the file: at least the length field and the whole header
+ * @param fileSizeBytes the size of the whole file, in bytes
+ * @param path the file's name in errors
+ * @throws CamemError `SAFETENSORS_INVALID` naming the file, the tensor and the offending value
  */
 export function parseSafetensorsHeader(
   bytes: Uint8Array,
@@ -93,7 +92,7 @@ export function parseSafetensorsHeader(
     throw invalid(
       path,
       `the header ends at byte ${dataOffsetBytes}, but only ${bytes.length} bytes were read`,
-      truncatedMend,
+      truncatedHint,
     );
   }
   const fields = parseHeaderFields(bytes.subarray(lengthFieldBytes, dataOffsetBytes), path);
@@ -112,7 +111,7 @@ export function parseHeaderLength(bytes: Uint8Array, fileSizeBytes: number, path
     throw invalid(
       path,
       `the file has ${bytes.length} bytes, but a safetensors file starts with a header length of ${lengthFieldBytes} bytes`,
-      truncatedMend,
+      truncatedHint,
     );
   }
   const length = new DataView(bytes.buffer, bytes.byteOffset, lengthFieldBytes).getBigUint64(0, true);
@@ -127,15 +126,15 @@ export function parseHeaderLength(bytes: Uint8Array, fileSizeBytes: number, path
     throw invalid(
       path,
       `the header length is ${length} bytes, but only ${fileSizeBytes - lengthFieldBytes} bytes follow it`,
-      truncatedMend,
+      truncatedHint,
     );
   }
   return Number(length);
 }
 
-/** The header's fields as a map: a tensor may be called `__proto__`, which an object would not survive. */
+/** The header's fields as a map, since a tensor may be named `__proto__`. */
 function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown> {
-  // The format wants the brace to be the first byte; JSON would also take white space or a byte order mark before it.
+  // The format requires the brace as the first byte; JSON also allows white space before it.
   if (bytes[0] !== 0x7b) {
     throw invalid(path, "the header does not start with {", "This is not a safetensors file.");
   }
@@ -146,19 +145,19 @@ function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown
     value = JSON.parse(text);
   } catch (error) {
     const reason = bounded(messageOf(error));
-    throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteMend, error);
+    throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteHint, error);
   }
   const duplicate = findDuplicateKey(text);
   if (duplicate !== undefined) {
-    throw invalid(path, `the header has the key ${show(duplicate)} twice`, rewriteMend);
+    throw invalid(path, `the header has the key ${formatHeaderValue(duplicate)} twice`, rewriteHint);
   }
   // Text that starts with a brace and is JSON is an object.
   return new Map(Object.entries(value as object));
 }
 
 /**
- * `JSON.parse` keeps the last of two equal keys and says nothing, so that two readers could see two different models in
- * one file. `text` is known to be JSON, which is why so little needs to be looked at.
+ * Finds a key that an object has twice: `JSON.parse` keeps the last one, so that two readers could see different models in one
+ * file. `text` must be JSON.
  */
 function findDuplicateKey(text: string): string | undefined {
   const keysOfOpenObjects: (Set<string> | undefined)[] = [];
@@ -201,8 +200,8 @@ function parseMetadata(fields: ReadonlyMap<string, unknown>, path: string): Read
   if (!Value.Check(MetadataSchema, value)) {
     throw invalid(
       path,
-      `__metadata__ is ${show(value)}, but the format allows only a map from text to text`,
-      rewriteMend,
+      `__metadata__ is ${formatHeaderValue(value)}, but the format allows only a map from text to text`,
+      rewriteHint,
     );
   }
   return new Map(Object.entries(value));
@@ -214,8 +213,8 @@ function parseEntry(name: string, value: unknown, path: string): SafetensorsEntr
   if (endBytes < beginBytes) {
     throw invalid(
       path,
-      `tensor ${show(name)}: data_offsets ${show(value.data_offsets)} end before they begin`,
-      rewriteMend,
+      `tensor ${formatHeaderValue(name)}: data_offsets ${formatHeaderValue(value.data_offsets)} end before they begin`,
+      rewriteHint,
     );
   }
   const expectedBytes = contentBytes(value.dtype, value.shape);
@@ -223,9 +222,9 @@ function parseEntry(name: string, value: unknown, path: string): SafetensorsEntr
     const expected = expectedBytes === undefined ? "no whole, addressable number of" : String(expectedBytes);
     throw invalid(
       path,
-      `tensor ${show(name)}: ${value.dtype} with shape ${show(value.shape)} takes ${expected} bytes, ` +
-        `but data_offsets ${show(value.data_offsets)} hold ${endBytes - beginBytes}`,
-      rewriteMend,
+      `tensor ${formatHeaderValue(name)}: ${value.dtype} with shape ${formatHeaderValue(value.shape)} takes ${expected} bytes, ` +
+        `but data_offsets ${formatHeaderValue(value.data_offsets)} hold ${endBytes - beginBytes}`,
+      rewriteHint,
     );
   }
   return { name, dtype: value.dtype, shape: value.shape, beginBytes, endBytes };
@@ -241,12 +240,12 @@ function invalidEntry(name: string, value: unknown, path: string): CamemError {
       : (first?.message ?? "is not a tensor entry");
   return invalid(
     path,
-    `tensor ${show(name)}: ${field === "" ? "the entry" : field} is ${show(offending)}, it ${reason}`,
-    rewriteMend,
+    `tensor ${formatHeaderValue(name)}: ${field === "" ? "the entry" : field} is ${formatHeaderValue(offending)}, it ${reason}`,
+    rewriteHint,
   );
 }
 
-/** `undefined` where the product is no safe integer, or where 4 or 6 bit elements do not fill their last byte. */
+/** Bytes of a tensor; undefined beyond 2^53, or where elements of 4 or 6 bits do not fill the last byte. */
 function contentBytes(dtype: TensorDtype, shape: readonly number[]): number | undefined {
   let bits: number = elementBits[dtype];
   for (const length of shape) {
@@ -256,48 +255,48 @@ function contentBytes(dtype: TensorDtype, shape: readonly number[]): number | un
   return bits % 8 === 0 ? bits / 8 : undefined;
 }
 
-/** The format forbids overlaps and holes: bytes that no tensor owns could smuggle something, or mean a cut file. */
+/** The format forbids overlaps and holes: bytes outside every tensor hide data or mean a truncated file. */
 function checkCoverage(entries: readonly SafetensorsEntry[], dataSizeBytes: number, path: string): void {
   let coveredBytes = 0;
   let before = "the start of the data";
   for (const entry of entries) {
-    const where = `tensor ${show(entry.name)}: data_offsets [${entry.beginBytes}, ${entry.endBytes}]`;
+    const where = `tensor ${formatHeaderValue(entry.name)}: data_offsets [${entry.beginBytes}, ${entry.endBytes}]`;
     if (entry.endBytes > dataSizeBytes) {
-      throw invalid(path, `${where} end beyond the data of ${dataSizeBytes} bytes`, truncatedMend);
+      throw invalid(path, `${where} end beyond the data of ${dataSizeBytes} bytes`, truncatedHint);
     }
     if (entry.beginBytes < coveredBytes) {
-      throw invalid(path, `${where} overlap ${before}, which ends at ${coveredBytes}`, rewriteMend);
+      throw invalid(path, `${where} overlap ${before}, which ends at ${coveredBytes}`, rewriteHint);
     }
     if (entry.beginBytes > coveredBytes) {
       throw invalid(
         path,
         `${where} leave a hole after ${before}, which ends at ${coveredBytes}`,
-        rewriteMend,
+        rewriteHint,
       );
     }
     coveredBytes = entry.endBytes;
-    before = `tensor ${show(entry.name)}`;
+    before = `tensor ${formatHeaderValue(entry.name)}`;
   }
   if (coveredBytes < dataSizeBytes) {
     throw invalid(
       path,
       `the tensors end at byte ${coveredBytes} of the data, but the data has ${dataSizeBytes} bytes`,
-      rewriteMend,
+      rewriteHint,
     );
   }
 }
 
-/** What is wrong with the file `path`, and how to mend it. */
-export function invalid(path: string, problem: string, mend: string, cause?: unknown): CamemError {
+/** The error for a checkpoint that breaks the format or cannot be read: the problem and the remedy. */
+export function invalid(path: string, problem: string, hint: string, cause?: unknown): CamemError {
   return new CamemError(
     "SAFETENSORS_INVALID",
-    `${path}: ${problem}. ${mend}`,
+    `${path}: ${problem}. ${hint}`,
     cause === undefined ? {} : { cause },
   );
 }
 
-/** Shallow and bounded, since the value comes from an untrusted file and may be huge or deeply nested. */
-export function show(value: unknown): string {
+/** A value of an untrusted header in an error text: shallow and short, since it may be huge or deeply nested. */
+export function formatHeaderValue(value: unknown): string {
   return bounded(inspect(value, { depth: 1, maxArrayLength: 8, breakLength: Number.POSITIVE_INFINITY }));
 }
 

@@ -2,29 +2,24 @@ import { type FileHandle, open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
-import Type from "typebox";
-import type { CaMemAllocator } from "../allocator.ts";
-import { CamemError } from "../errors.ts";
-import * as native from "../ffi/native.ts";
+import Type, { type Static } from "typebox";
+import { CaMemAllocator } from "../allocator.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
+import * as native from "../ffi/index.ts";
 import type { DeviceBuffer } from "../memory/buffer.ts";
-import { messageOf, show as showGiven, validate } from "../options/validate.ts";
+import { closedObject, custom, optional, required, Signal, unchecked } from "../options/schemas.ts";
+import { validate } from "../options/validate.ts";
 import {
+  formatHeaderValue,
   invalid,
   lengthFieldBytes,
   parseHeaderLength,
   parseSafetensorsHeader,
   type SafetensorsEntry,
   type SafetensorsHeader,
-  show,
   type TensorDtype,
 } from "./header.ts";
-
-export {
-  parseSafetensorsHeader,
-  type SafetensorsEntry,
-  type SafetensorsHeader,
-  type TensorDtype,
-} from "./header.ts";
+import { beginLoad } from "./loads.ts";
 
 /** A tensor of a checkpoint in device memory. */
 export interface Tensor {
@@ -41,47 +36,44 @@ export interface Tensor {
   readonly buffer: DeviceBuffer;
 }
 
-/** What {@link loadSafetensors} can be told. */
-export interface LoadSafetensorsOptions {
-  /** Where the tensors are allocated. */
-  readonly allocator: CaMemAllocator;
-  /** The tag they are allocated under. `weights` without it. */
-  readonly tag?: string;
-  /** The device they are allocated on. The allocator's own without it. */
-  readonly device?: number;
-  /**
-   * Tensors of an earlier load, to be written in place instead of allocating: the reload after a level 2 sleep. The
-   * checkpoint must hold exactly these names, dtypes and shapes. `tag` and `device` have no meaning then.
-   */
-  readonly into?: ReadonlyMap<string, Tensor>;
-  /**
-   * Where a sleep that offloads keeps the content: in page-locked host memory, or, with `file`, nowhere else than in the
-   * checkpoint itself, which has to stay as it is from then on. A wake-up reads it from there. The tensors cannot be written
-   * until `markDirty`. `host` without it. With `into`, `file` is for tensors that an earlier load allocated.
-   */
-  readonly backing?: "host" | "file";
-  /** Stops the load between two chunks. */
-  readonly signal?: AbortSignal;
-}
-
-const Given = Type.Unsafe<unknown>(Type.Unknown());
-const allocatorText = "a CaMemAllocator, such as CaMemAllocator.getInstance()";
-/** The tag and the device are checked where memory is allocated. */
-const OptionsSchema = Type.Object(
-  {
-    allocator: Type.Unsafe<unknown>(Type.Unknown({ description: allocatorText })),
-    tag: Type.Optional(Given),
-    device: Type.Optional(Given),
-    into: Type.Optional(Given),
-    backing: Type.Optional(
-      Type.Union([Type.Literal("host"), Type.Literal("file")], { description: '"host" or "file"' }),
+const LoadSafetensorsOptions = closedObject({
+  /** Allocates the tensors. */
+  allocator: required(
+    custom<CaMemAllocator>(
+      "a CaMemAllocator, such as CaMemAllocator.getInstance()",
+      (value) => value instanceof CaMemAllocator,
     ),
-    signal: Type.Optional(Given),
-  },
-  { additionalProperties: false },
-);
+  ),
+  /** The tag of the tensors; by default `weights`. */
+  tag: optional(unchecked<string>()),
+  /** The device number of the tensors; by default the allocator's. */
+  device: optional(unchecked<number>()),
+  /**
+   * Tensors of an earlier load, to be overwritten in place instead of allocating: the reload after a sleep at level 2. The
+   * checkpoint must hold exactly these names, dtypes and shapes. `tag` and `device` are ignored then.
+   */
+  into: optional(
+    custom<ReadonlyMap<string, Tensor>>(
+      "the result of an earlier loadSafetensors",
+      (value) => value instanceof Map,
+    ),
+  ),
+  /**
+   * Where a sleep that offloads keeps the content; by default `host`. `host`: in page-locked host memory. `file`: in the
+   * checkpoint itself, which must not change from then on; a wake-up reads the content from there, and the tensors refuse
+   * writes until `markDirty`. With `into`, `file` works for tensors that an earlier load allocated.
+   */
+  backing: optional(
+    Type.Union([Type.Literal("host"), Type.Literal("file")], { description: '"host" or "file"' }),
+  ),
+  /** Stops the load between two chunks. */
+  signal: optional(Signal),
+});
 
-/** What loads allocated, and so is alone in its segments. */
+/** Options of {@link loadSafetensors}. */
+export interface LoadSafetensorsOptions extends Static<typeof LoadSafetensorsOptions> {}
+
+/** Tensors that a load allocated, so that their segments hold nothing else. */
 const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
 
 /** Bounds the host memory of a load, and the time for which one read or copy keeps the event loop. */
@@ -118,17 +110,17 @@ export async function loadSafetensors(
     using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
     const header = await readHeader(handle, fileName);
     const tensors = options.into ?? allocateTensors(header, options);
-    const ended = options.allocator.noteLoading(tagsOf(tensors));
+    const endLoad = beginLoad(options.allocator, tagsOf(tensors));
     try {
       if (options.into !== undefined) checkMatch(header.entries, options.into, fileName);
       await copyData(handle, header, tensors, fileName, options.signal);
       if (checkpoint !== undefined) backByFile(checkpoint.handle, header, tensors);
     } catch (error) {
-      ended(false);
+      endLoad(false);
       if (options.into === undefined) freeAll(tensors, error);
       throw error;
     }
-    ended(true);
+    endLoad(true);
     return tensors;
   } finally {
     await handle.close();
@@ -142,7 +134,7 @@ function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
 /** @throws CamemError `INVALID_ARGUMENT` */
 function fileNameOf(path: unknown): string {
   if (typeof path === "string" && path !== "") return path;
-  const given = showGiven(path instanceof URL ? path.href : path);
+  const given = formatValue(path instanceof URL ? path.href : path);
   try {
     if (path instanceof URL) return fileURLToPath(path);
   } catch (cause) {
@@ -152,25 +144,19 @@ function fileNameOf(path: unknown): string {
   throw new CamemError("INVALID_ARGUMENT", `the path is ${given}; it must be a path or a file: URL`);
 }
 
-/** A misspelt option must not load under another tag, or without its backing. */
+/** Memory functions check the tag and the device. */
 function checkOptions(options: LoadSafetensorsOptions): void {
-  validate(OptionsSchema, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
-  const { allocator, into, backing, signal } = options;
-  const wrong = (name: string, value: unknown, expected: string) =>
-    new CamemError("INVALID_ARGUMENT", `${name} is ${showGiven(value)}; it must be ${expected}`);
-  if (typeof allocator?.noteLoading !== "function") throw wrong("allocator", allocator, allocatorText);
-  if (into !== undefined && !(into instanceof Map))
-    throw wrong("into", into, "what an earlier loadSafetensors returned");
-  if (signal !== undefined && !(signal instanceof AbortSignal))
-    throw wrong("signal", signal, "an AbortSignal");
+  validate(LoadSafetensorsOptions, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
+  const { into, backing } = options;
   if (backing === "file" && into !== undefined && !ownSegments.has(into))
     throw new CamemError(
       "INVALID_ARGUMENT",
       "`into` was not allocated by loadSafetensors, so other content may be in its segments; leave backing out",
+      { property: "into" },
     );
 }
 
-/** Tells which part of the checkpoint each segment's content is. */
+/** Declares which part of the checkpoint each segment's content is. */
 function backByFile(handle: number, header: SafetensorsHeader, tensors: ReadonlyMap<string, Tensor>): void {
   const bySegment = new Map<number, { segment: native.SegmentName; extents: native.CheckpointExtent[] }>();
   for (const { name, beginBytes, endBytes } of header.entries) {
@@ -294,19 +280,21 @@ function checkMatch(
   into: ReadonlyMap<string, Tensor>,
   path: string,
 ): void {
-  const mend = "Reload from a checkpoint of the same model, or load it anew without `into`.";
+  const hint = "Reload from a checkpoint of the same model, or load it anew without `into`.";
   const names = new Set(entries.map((entry) => entry.name));
   for (const name of into.keys()) {
-    if (!names.has(name)) throw invalid(path, `tensor ${show(name)} of \`into\` is not in the file`, mend);
+    if (!names.has(name))
+      throw invalid(path, `tensor ${formatHeaderValue(name)} of \`into\` is not in the file`, hint);
   }
   for (const { name, dtype, shape } of entries) {
     const tensor = into.get(name);
-    if (tensor === undefined) throw invalid(path, `tensor ${show(name)} is not in \`into\``, mend);
+    if (tensor === undefined)
+      throw invalid(path, `tensor ${formatHeaderValue(name)} is not in \`into\``, hint);
     if (tensor.dtype !== dtype || !isDeepStrictEqual(tensor.shape, shape)) {
       throw invalid(
         path,
-        `tensor ${show(name)} is ${dtype} ${show(shape)} in the file, but ${tensor.dtype} ${show(tensor.shape)} in \`into\``,
-        mend,
+        `tensor ${formatHeaderValue(name)} is ${dtype} ${formatHeaderValue(shape)} in the file, but ${tensor.dtype} ${formatHeaderValue(tensor.shape)} in \`into\``,
+        hint,
       );
     }
     checkWritable(tensor);
@@ -319,9 +307,9 @@ function checkWritable({ name, buffer }: Tensor): void {
   if (state === "mapped")
     throw new CamemError(
       "BUFFER_IMMUTABLE",
-      `Tensor ${show(name)} cannot be written: its content is final. Call markDirty("${tag}") first.`,
+      `Tensor ${formatHeaderValue(name)} cannot be written: its content is final. Call markDirty("${tag}") first.`,
     );
-  const message = `Tensor ${show(name)} cannot be written: its device memory is ${state}.`;
+  const message = `Tensor ${formatHeaderValue(name)} cannot be written: its device memory is ${state}.`;
   if (state === "freed") throw new CamemError("BUFFER_FREED", `${message} Load it anew without \`into\`.`);
   if (state === "moving")
     throw new CamemError("BUFFER_MOVING", `${message} Await the sleep or wake-up first.`);

@@ -1,57 +1,48 @@
-import { CamemError } from "../errors.ts";
-import * as native from "../ffi/native.ts";
-import { show } from "../options/validate.ts";
+import { CamemError, formatValue } from "../errors.ts";
+import * as native from "../ffi/index.ts";
+import { checkRange } from "./bounds.ts";
+import { createHostArray, viewAsBytes } from "./host-array.ts";
 
 declare const devicePointerBrand: unique symbol;
 
-/** An address on the device. A number, since Ascend's addresses lie below 2^53; the CPU must not follow it. */
+/** An address on the device. A number, since Ascend's addresses are below 2^53; the CPU must not dereference it. */
 export type DevicePointer = number & { readonly [devicePointerBrand]: true };
 
 /**
- * Where a buffer's memory is: `mapped` on the device; `offloaded` to the host; `discarded`, with its content gone; `moving`
- * while a sleep or wake-up is at it; `freed`.
+ * The state of a buffer's memory: `mapped` on the device; `offloaded` to the host; `discarded`, without content; `moving`
+ * during a sleep or wake-up; `freed`.
  */
 export type BufferState = "mapped" | "offloaded" | "discarded" | "moving" | "freed";
 
-/** @internal What a buffer needs of its allocator. */
+/** @internal The allocator as its buffers see it. */
 export interface BufferOwner {
   stateOf(segment: native.SegmentName): BufferState;
-  /** True while writes to the segment are refused. */
+  /** True while the segment refuses writes. */
   isImmutable(segment: native.SegmentName): boolean;
-  /** Throws `CLOSED` once the allocator is closed: its addresses may belong to others by then. */
+  /** Throws `CLOSED` once the allocator is closed, since others may own its addresses by then. */
   assertOpen(): void;
 }
 
-/** @internal */
+/** @internal The part of a segment that a buffer owns. */
 export interface BufferPlace {
   readonly segment: native.SegmentName;
   readonly offsetBytes: number;
   readonly sizeBytes: number;
   readonly tag: string;
   readonly device: number;
-  /** Gives the memory back; throws where AscendCL refuses, and can be called again. */
+  /** Gives the memory back; throws where AscendCL refuses, and may be called again then. */
   readonly release: () => void;
 }
 
-function bytesOf(view: ArrayBufferView | ArrayBufferLike): Uint8Array {
-  if (ArrayBuffer.isView(view)) return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-  if (view instanceof ArrayBuffer || view instanceof SharedArrayBuffer) return new Uint8Array(view);
-  throw new CamemError(
-    "INVALID_ARGUMENT",
-    `the data is ${show(view)}; it must be an ArrayBuffer or a view of one`,
-  );
-}
-
-/**
- * Device memory under a tag. Its address stays the same for as long as it lives, also while it is asleep. Free it with
- * {@link free} or declare it with `using`.
- */
+/** Device memory under a tag, at one address from allocation to {@link free}, also while asleep. Supports `using`. */
 export class DeviceBuffer {
   /** The address on the device. */
   readonly ptr: DevicePointer;
-  /** The size in bytes, as asked for. */
+  /** The requested size in bytes. */
   readonly sizeBytes: number;
+  /** The tag. */
   readonly tag: string;
+  /** The device number. */
   readonly device: number;
   readonly #owner: BufferOwner;
   readonly #place: BufferPlace;
@@ -67,11 +58,12 @@ export class DeviceBuffer {
     this.#place = place;
   }
 
+  /** The state of the memory now. */
   get state(): BufferState {
     return this.#freed ? "freed" : this.#owner.stateOf(this.#place.segment);
   }
 
-  /** True while writes are refused, because its tag is immutable or its backup is the checkpoint, until `markDirty`. */
+  /** True while writes are refused: the tag is immutable, or the backup is a checkpoint, until `markDirty`. */
   get immutable(): boolean {
     return !this.#freed && this.#owner.isImmutable(this.#place.segment);
   }
@@ -82,26 +74,27 @@ export class DeviceBuffer {
   }
 
   /**
-   * Copies `source` into the buffer from byte `offsetBytes` on (aclrtMemcpy, host to device). Blocks until it has arrived;
-   * it does not wait for kernels, which is the caller's to do.
+   * Copies `source` into the buffer from byte `offsetBytes` on (aclrtMemcpy, host to device). Blocks until the copy is done;
+   * it does not wait for kernels that use the buffer.
    *
    * @throws CamemError `OUT_OF_BOUNDS`, `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED`, `BUFFER_IMMUTABLE`,
    * `INVALID_ARGUMENT`, `CLOSED`, `ACL_CALL_FAILED` or `DEVICE_LOST`
    */
   write(source: ArrayBufferView | ArrayBufferLike, offsetBytes = 0): void {
-    const bytes = bytesOf(source);
+    const bytes = viewAsBytes(source);
     const start = this.#range(offsetBytes, bytes.length);
     if (bytes.length > 0) native.writeSegment(this.#place.segment, start, bytes);
   }
 
   /**
-   * A copy of `sizeBytes` bytes from byte `offsetBytes` on (aclrtMemcpy, device to host); of the whole buffer by default.
+   * Copies `sizeBytes` bytes from byte `offsetBytes` on into a new array (aclrtMemcpy, device to host); the whole buffer by
+   * default.
    *
-   * @throws CamemError as {@link write}
+   * @throws CamemError as {@link write}, or `OUT_OF_HOST_MEMORY`
    */
   read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
     this.#range(offsetBytes, sizeBytes);
-    const target = hostArray(sizeBytes);
+    const target = createHostArray(sizeBytes);
     this.readInto(target, offsetBytes);
     return target;
   }
@@ -112,7 +105,7 @@ export class DeviceBuffer {
    * @throws CamemError as {@link write}
    */
   readInto(target: ArrayBufferView | ArrayBufferLike, offsetBytes = 0): void {
-    const bytes = bytesOf(target);
+    const bytes = viewAsBytes(target);
     const start = this.#range(offsetBytes, bytes.length);
     if (bytes.length > 0) native.readSegment(this.#place.segment, start, bytes);
   }
@@ -126,19 +119,19 @@ export class DeviceBuffer {
     if (!Number.isInteger(value) || value < 0 || value > 255)
       throw new CamemError(
         "INVALID_ARGUMENT",
-        `the value is ${show(value)}; it must be a whole number from 0 to 255`,
+        `the value is ${formatValue(value)}; it must be a whole number from 0 to 255`,
       );
     const start = this.#range(offsetBytes, sizeBytes);
     if (sizeBytes > 0) native.fillSegment(this.#place.segment, start, sizeBytes, value);
   }
 
   /**
-   * Gives the memory back, awake or asleep, after waiting for the device (aclrtSynchronizeDevice, aclrtUnmapMem,
-   * aclrtFreePhysical, aclrtReleaseMemAddress; a backup by aclrtFreeHost). While a sleep or wake-up moves it the buffer counts
-   * as freed at once, and its memory goes when that has ended.
+   * Waits for the device and gives the memory back, awake or asleep (aclrtSynchronizeDevice, aclrtUnmapMem,
+   * aclrtFreePhysical, aclrtReleaseMemAddress; aclrtFreeHost for a backup). During a sleep or wake-up of the memory the buffer
+   * is freed at once and its memory is released afterwards.
    *
-   * @throws CamemError `BUFFER_FREED` when it is freed already; `ACL_CALL_FAILED` or `DEVICE_LOST` when AscendCL refuses: then
-   * it can be called again
+   * @throws CamemError `BUFFER_FREED` for a freed buffer; `CLOSED`; `ACL_CALL_FAILED` or `DEVICE_LOST` when AscendCL refuses:
+   * call it again then
    */
   free(): void {
     this.#assertLive();
@@ -146,7 +139,7 @@ export class DeviceBuffer {
     this.#freed = true;
   }
 
-  /** Frees the buffer unless that has been done. */
+  /** Frees the buffer unless it is freed. */
   [Symbol.dispose](): void {
     if (this.state !== "freed") this.free();
   }
@@ -160,7 +153,7 @@ export class DeviceBuffer {
     this.#owner.assertOpen();
   }
 
-  /** Checks a range of the buffer and returns where it starts in the segment. */
+  /** Checks a range of the buffer and returns its start in the segment. */
   #range(offsetBytes: number, sizeBytes: number): number {
     this.#assertLive();
     checkRange(offsetBytes, sizeBytes, this);
@@ -168,23 +161,7 @@ export class DeviceBuffer {
   }
 }
 
-/** @throws CamemError `OUT_OF_HOST_MEMORY` where JavaScript cannot have an array of that size */
-function hostArray(sizeBytes: number): Uint8Array<ArrayBuffer> {
-  try {
-    return new Uint8Array(sizeBytes);
-  } catch (cause) {
-    throw new CamemError(
-      "OUT_OF_HOST_MEMORY",
-      `there is no room for an array of ${sizeBytes} bytes; read in pieces, with readInto or an offset and a size`,
-      { sizeBytes, cause },
-    );
-  }
-}
-
-/**
- * Frees a segment. After a failure it can be called again; should the shim have freed the segment by itself meanwhile, that
- * is well.
- */
+/** Frees a segment. After a failure it may be called again, also if the shim has freed the segment by itself meanwhile. */
 export function segmentRelease(segment: native.SegmentName): () => void {
   let failed = false;
   return () => {
@@ -196,59 +173,4 @@ export function segmentRelease(segment: native.SegmentName): () => void {
       throw error;
     }
   };
-}
-
-function checkRange(
-  offsetBytes: number,
-  sizeBytes: number,
-  whole: { readonly ptr: number; readonly sizeBytes: number },
-): void {
-  const fits =
-    Number.isSafeInteger(offsetBytes) &&
-    Number.isSafeInteger(sizeBytes) &&
-    offsetBytes >= 0 &&
-    sizeBytes >= 0 &&
-    offsetBytes + sizeBytes <= whole.sizeBytes;
-  if (fits) return;
-  const what =
-    offsetBytes > whole.sizeBytes
-      ? `offset ${show(offsetBytes)} is`
-      : `${show(sizeBytes)} bytes at offset ${show(offsetBytes)} are`;
-  throw new CamemError("OUT_OF_BOUNDS", `${what} not within the ${whole.sizeBytes} bytes there are`, {
-    address: whole.ptr,
-  });
-}
-
-/** The backup of one segment that is offloaded: in page-locked host memory, a spill file or a checkpoint. */
-export class Backup {
-  /** The device address whose content this is. */
-  readonly ptr: DevicePointer;
-  readonly sizeBytes: number;
-  readonly device: number;
-  readonly #owner: BufferOwner;
-  readonly #segment: native.SegmentName;
-
-  /** @internal */
-  constructor(owner: BufferOwner, segment: native.SegmentName & { sizeBytes: number; device: number }) {
-    this.ptr = segment.address as DevicePointer;
-    this.sizeBytes = segment.sizeBytes;
-    this.device = segment.device;
-    this.#owner = owner;
-    this.#segment = segment;
-  }
-
-  /**
-   * A copy of `sizeBytes` bytes from byte `offsetBytes` on; of the whole backup by default. Makes no AscendCL call. Blocks
-   * while it reads a file. Where a checkpoint is the backup, bytes between its tensors are zero.
-   *
-   * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` when the memory is awake or discarded by now; `BUFFER_MOVING` while a
-   * transition is at it; `BUFFER_FREED`, `FILE_FAILED`, `FILE_CHANGED` or `CLOSED`
-   */
-  read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
-    this.#owner.assertOpen();
-    checkRange(offsetBytes, sizeBytes, this);
-    const target = hostArray(sizeBytes);
-    if (sizeBytes > 0) native.readBackup(this.#segment, offsetBytes, target);
-    return target;
-  }
 }

@@ -1,4 +1,4 @@
-/** A stretch of a pool's segment, free or in use. Neighbours know each other, so that freed ones merge. */
+/** A range of a pool's segment, free or in use, linked to its neighbours so that free ones merge. */
 export interface Block<Segment> {
   readonly segment: Segment;
   readonly offsetBytes: number;
@@ -8,11 +8,11 @@ export interface Block<Segment> {
   after: Block<Segment> | undefined;
 }
 
-/** Each power of two of units is divided into this many bins, so that a block is at most a sixteenth larger than its bin says. */
+/** Each power of two has this many bins, so that a block is at most a sixteenth larger than the lower bound of its bin. */
 const binsPerPower = 16;
 const powerOfBins = Math.log2(binsPerPower);
 
-/** Blocks looked at in the bin of the wanted size itself, where some are too small. */
+/** Blocks examined in the bin of the wanted size, where some are too small. */
 const looksInOwnBin = 16;
 
 /** The bin of blocks of `units`; larger blocks never have a smaller bin. */
@@ -24,14 +24,14 @@ function binOf(units: number): number {
 }
 
 /**
- * The free blocks of a pool by size. Adding, removing and finding take the same time however many blocks there are: a block
- * is looked for in a bounded number of bins.
+ * The free blocks of a pool, binned by size. Adding, removing and finding take constant time: a search examines a bounded
+ * number of bins and blocks.
  */
 export class FreeList<Segment> {
   readonly #unitBytes: number;
   readonly #bins: (Set<Block<Segment>> | undefined)[] = [];
 
-  /** @param unitBytes what every size is a multiple of */
+  /** @param unitBytes the common divisor of all sizes */
   constructor(unitBytes: number) {
     this.#unitBytes = unitBytes;
   }
@@ -50,8 +50,8 @@ export class FreeList<Segment> {
   }
 
   /**
-   * A block of at least `sizeBytes` in a usable segment: the best of a few of about that size, else any of the next larger
-   * size there is.
+   * A block of at least `sizeBytes` in a usable segment: the best of a few blocks of about that size, else any block of the
+   * next larger size.
    */
   find(sizeBytes: number, isUsable: (segment: Segment) => boolean): Block<Segment> | undefined {
     const first = binOf(sizeBytes / this.#unitBytes);

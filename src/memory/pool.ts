@@ -1,11 +1,10 @@
-import { CamemError } from "../errors.ts";
-import type { SegmentName } from "../ffi/native.ts";
+import { CamemError, formatValue } from "../errors.ts";
+import type { SegmentName } from "../ffi/index.ts";
 import { formatSize } from "../options/sizes.ts";
-import { show } from "../options/validate.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type Block, FreeList } from "./free-list.ts";
 
-/** Ascend's copy and compute engines work best on addresses that are a multiple of this. */
+/** Ascend's copy and compute engines are fastest on addresses that are multiples of this. */
 export const alignmentBytes = 512;
 
 /** @throws CamemError `INVALID_SIZE` for anything but a positive safe integer */
@@ -13,7 +12,7 @@ export function checkSize(sizeBytes: unknown): asserts sizeBytes is number {
   if (typeof sizeBytes === "number" && Number.isSafeInteger(sizeBytes) && sizeBytes > 0) return;
   throw new CamemError(
     "INVALID_SIZE",
-    `the size is ${show(sizeBytes)}; it must be a positive whole number of bytes`,
+    `the size is ${formatValue(sizeBytes)}; it must be a positive whole number of bytes`,
   );
 }
 
@@ -31,24 +30,24 @@ function alignedSize(sizeBytes: number): number {
   throw new CamemError("INVALID_SIZE", `the size is ${sizeBytes}; no device has ${formatSize(sizeBytes)}`);
 }
 
-/** What `mallocAll` puts into one segment at most, unless a single buffer is larger. */
-const largestGroupBytes = 2 ** 30;
+/** The size limit of a segment that holds several buffers of `mallocAll`. */
+const largestBatchBytes = 2 ** 30;
 
-/** Cuts sizes, in their order, into groups that each fill a segment. */
-function groupsOf(sizesBytes: readonly number[]): { sizesBytes: number[]; totalBytes: number }[] {
-  const groups: { sizesBytes: number[]; totalBytes: number }[] = [];
+/** Splits sizes, in their order, into batches that each fill a segment. */
+function batchesOf(sizesBytes: readonly number[]): { sizesBytes: number[]; totalBytes: number }[] {
+  const batches: { sizesBytes: number[]; totalBytes: number }[] = [];
   for (const sizeBytes of sizesBytes) {
     const aligned = alignedSize(sizeBytes);
-    const last = groups.at(-1);
-    if (last && last.totalBytes + aligned <= largestGroupBytes) {
+    const last = batches.at(-1);
+    if (last && last.totalBytes + aligned <= largestBatchBytes) {
       last.sizesBytes.push(sizeBytes);
       last.totalBytes += aligned;
-    } else groups.push({ sizesBytes: [sizeBytes], totalBytes: aligned });
+    } else batches.push({ sizesBytes: [sizeBytes], totalBytes: aligned });
   }
-  return groups;
+  return batches;
 }
 
-/** Where memory for a pool comes from and goes to: whole segments of one tag on one device. */
+/** Allocates whole segments of one tag on one device. */
 export interface SegmentSource {
   readonly granularityBytes: number;
   allocate(sizeBytes: number): SegmentName;
@@ -57,11 +56,13 @@ export interface SegmentSource {
 const roundUp = (value: number, multiple: number) => Math.ceil(value / multiple) * multiple;
 
 /**
- * Sub-allocates buffers inside large segments of one tag, so that many small tensors do not each take the device's 2 MiB
- * granularity. A segment whose last buffer is freed goes back to the device at once.
+ * Sub-allocates buffers in large segments of one tag, so that a small tensor does not take the device's granularity of 2 MiB.
+ * Freeing the last buffer of a segment gives the segment back to the device at once.
  */
 export class MemoryPool {
+  /** The tag of its buffers. */
   readonly tag: string;
+  /** The number of the device of its buffers. */
   readonly device: number;
   readonly #source: SegmentSource;
   readonly #owner: BufferOwner;
@@ -84,10 +85,8 @@ export class MemoryPool {
   }
 
   /**
-   * A buffer of `sizeBytes`, aligned to 512 bytes. Takes a new segment (aclrtReserveMemAddress, aclrtMallocPhysical,
-   * aclrtMapMem) only when no segment has room.
-   *
-   * Room in memory that is asleep or immutable is not used.
+   * Allocates a buffer of `sizeBytes`, aligned to 512 bytes. Takes a new segment (aclrtReserveMemAddress, aclrtMallocPhysical,
+   * aclrtMapMem) when no segment that is awake and writable has room.
    *
    * @throws CamemError `INVALID_SIZE`, `OUT_OF_DEVICE_MEMORY`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
@@ -98,8 +97,8 @@ export class MemoryPool {
   }
 
   /**
-   * Buffers for all of `sizesBytes`, next to each other in new segments of just the size they need together: less than 2 MiB
-   * in a GiB is wasted. For the tensors of a model, whose sizes are known beforehand. As long as none of them is freed, their
+   * Allocates a buffer for each of `sizesBytes`, side by side in new segments of just the size that they need: it wastes less
+   * than 2 MiB per GiB. Meant for the tensors of a model, whose sizes are known beforehand. Until one of them is freed, their
    * segments hold nothing else. All or nothing.
    *
    * @throws CamemError as {@link malloc}, or `INVALID_ARGUMENT`
@@ -108,16 +107,16 @@ export class MemoryPool {
     if (!Array.isArray(sizesBytes))
       throw new CamemError(
         "INVALID_ARGUMENT",
-        `the sizes are ${show(sizesBytes)}; they must be an array of sizes in bytes`,
+        `the sizes are ${formatValue(sizesBytes)}; they must be an array of sizes in bytes`,
       );
     const buffers: DeviceBuffer[] = [];
     try {
-      for (const group of groupsOf(sizesBytes)) {
-        let rest: Block<Segment> | undefined = this.#grow(group.totalBytes);
-        for (const [index, sizeBytes] of group.sizesBytes.entries()) {
+      for (const batch of batchesOf(sizesBytes)) {
+        let rest: Block<Segment> | undefined = this.#grow(batch.totalBytes);
+        for (const [index, sizeBytes] of batch.sizesBytes.entries()) {
           if (rest === undefined)
-            throw new TypeError("a group of buffers is larger than its segment: a bug of camem's");
-          const isLast = index === group.sizesBytes.length - 1;
+            throw new TypeError("a batch of buffers is larger than its segment: a bug of camem's");
+          const isLast = index === batch.sizesBytes.length - 1;
           const block: Block<Segment> = this.#take(rest, isLast ? rest.sizeBytes : alignedSize(sizeBytes));
           buffers.push(this.#bufferOf(block, sizeBytes));
           rest = block.after;
@@ -141,7 +140,7 @@ export class MemoryPool {
     });
   }
 
-  /** Room for `sizeBytes` in memory that is awake and may be written. */
+  /** A free block of `sizeBytes` in memory that is awake and writable. */
   #find(sizeBytes: number): Block<Segment> | undefined {
     const usable = new Map<Segment, boolean>();
     return this.#free.find(sizeBytes, (segment) => {
@@ -191,14 +190,14 @@ export class MemoryPool {
     return block;
   }
 
-  /** Puts a block back, merged with its free neighbours; a segment that is all free is released. */
+  /** Frees a block and merges it with its free neighbours; releases the segment once all of it is free. */
   #give(block: Block<Segment>): void {
     const { segment, before, after } = block;
     const freeBefore = before?.free ? before : undefined;
     const freeAfter = after?.free ? after : undefined;
     const mergedBytes = block.sizeBytes + (freeBefore?.sizeBytes ?? 0) + (freeAfter?.sizeBytes ?? 0);
     if (mergedBytes === segment.sizeBytes) {
-      // First the segment, then our record of it: where AscendCL refuses, the block is still in use and can be freed again.
+      // Before the records change: where AscendCL refuses, the block stays in use and can be freed again.
       segment.release();
       this.#reservedBytes -= segment.sizeBytes;
     }
@@ -209,7 +208,7 @@ export class MemoryPool {
   }
 }
 
-/** Makes one block of all from `first` to `last`. */
+/** Merges all blocks from `first` to `last`. */
 function merge(first: Block<Segment>, last: Block<Segment>, sizeBytes: number): Block<Segment> {
   first.sizeBytes = sizeBytes;
   first.after = last.after;

@@ -1,15 +1,16 @@
-/** The shim's table of segments, with tags by their names. */
+/** The shim's table of segments, with tags by name. */
 
-import * as native from "../ffi/native.ts";
+import * as native from "../ffi/index.ts";
+import type { BufferState } from "./buffer.ts";
 
 export type SegmentState = "mapped" | "offloaded" | "discarded";
 
-/** Segments that are alike in all that decides what becomes of them. */
-export interface Portion {
+/** Segments that are alike in everything that decides how a transition treats them. */
+export interface SegmentGroup {
   readonly segments: number;
-  /** Bytes of each of them. */
+  /** Bytes of each segment. */
   readonly segmentBytes: number;
-  /** Bytes of all of them. */
+  /** Bytes of all segments together. */
   readonly sizeBytes: number;
   /** Device memory that they hold now. */
   readonly committedBytes: number;
@@ -21,11 +22,11 @@ export interface Portion {
   readonly tag: string;
   readonly tagId: number;
   readonly state: SegmentState;
-  /** Owned by a plan or a release that is running. */
+  /** A running plan or release owns them. */
   readonly moving: boolean;
-  /** Asleep, yet they hold device memory: an earlier plan could not give it back, or could not map it again. */
+  /** Asleep, yet holding device memory: an earlier plan could not give it back, or could not map it again. */
   readonly unreleased: boolean;
-  /** Awake, and their backups are the same as their content: to sleep, they are only unmapped. */
+  /** Awake, with backups that equal their content: a sleep only unmaps them. */
   readonly clean: boolean;
   readonly backedUp: boolean;
 }
@@ -44,12 +45,12 @@ export function stateName(state: number): SegmentState {
 }
 
 /** The table as planning sees it. */
-export interface Summary extends native.PlanBasis {
-  readonly portions: readonly Portion[];
+export interface TableSummary extends native.PlanBasis {
+  readonly groups: readonly SegmentGroup[];
 }
 
 export class SegmentTable {
-  /** Tag numbers of the shim and their names; both are fixed for as long as the shim is attached. */
+  /** Both directions are fixed for as long as the shim is attached. */
   readonly #tagIds = new Map<string, number>();
   readonly #tagNames = new Map<number, string>();
   readonly #assertOpen: () => void;
@@ -58,9 +59,9 @@ export class SegmentTable {
     this.#assertOpen = assertOpen;
   }
 
-  /** Whether the tag has been used here. */
+  /** True when this Worker, another one or a native thread uses the tag. */
   knows(tag: string): boolean {
-    return this.#tagIds.has(tag);
+    return this.#tagIds.has(tag) || this.tagsInUse().some(({ name }) => name === tag);
   }
 
   tagId(name: string): number {
@@ -80,36 +81,42 @@ export class SegmentTable {
     return name;
   }
 
-  /** The sums of each tag in use. */
-  usageByTag(): (native.TagUsage & { readonly name: string })[] {
+  /** The sums of each tag that has segments. */
+  tagsInUse(): (native.TagUsage & { readonly name: string })[] {
     this.#assertOpen();
     const used = native.usage().filter((usage) => usage.segments > 0);
     return used.map((usage) => ({ ...usage, name: this.tagName(usage.tag) }));
   }
 
-  /** Summed up for planning, without segments that have ids beyond `atMost`. */
-  summary(atMost: number = Number.MAX_SAFE_INTEGER): Summary {
-    let lastSegmentId = 0;
-    const { portions: found, version } = native.portions(atMost);
-    const portions = found.map((portion): Portion => {
-      lastSegmentId = Math.max(lastSegmentId, portion.lastSegmentId);
+  stateOf(segment: native.SegmentName): BufferState {
+    const info = native.segmentInfo(segment);
+    if (info === undefined || info.doomed === 1) return "freed";
+    return info.moving === 1 ? "moving" : stateName(info.state);
+  }
+
+  /** Sums for planning, of segments with ids up to `lastSegmentId`. */
+  summary(lastSegmentId: number = Number.MAX_SAFE_INTEGER): TableSummary {
+    let newestSegmentId = 0;
+    const { groups: found, version } = native.segmentGroups(lastSegmentId);
+    const groups = found.map((group): SegmentGroup => {
+      newestSegmentId = Math.max(newestSegmentId, group.lastSegmentId);
       return {
-        segments: portion.segments,
-        segmentBytes: portion.segmentBytes,
-        sizeBytes: portion.segments * portion.segmentBytes,
-        committedBytes: portion.committedBytes,
-        hostBytes: portion.hostBytes,
-        fileBytes: portion.spilledBytes + portion.checkpointBytes,
-        device: portion.device,
-        tag: this.tagName(portion.tag),
-        tagId: portion.tag,
-        state: stateName(portion.state),
-        moving: portion.moving === 1,
-        unreleased: portion.unreleased === 1,
-        clean: portion.clean === 1,
-        backedUp: portion.backedUp === 1,
+        segments: group.segments,
+        segmentBytes: group.segmentBytes,
+        sizeBytes: group.segments * group.segmentBytes,
+        committedBytes: group.committedBytes,
+        hostBytes: group.hostBytes,
+        fileBytes: group.spilledBytes + group.checkpointBytes,
+        device: group.device,
+        tag: this.tagName(group.tag),
+        tagId: group.tag,
+        state: stateName(group.state),
+        moving: group.moving === 1,
+        unreleased: group.unreleased === 1,
+        clean: group.clean === 1,
+        backedUp: group.backedUp === 1,
       };
     });
-    return { portions, lastSegmentId, version };
+    return { groups, lastSegmentId: newestSegmentId, version };
   }
 }

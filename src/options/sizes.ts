@@ -1,6 +1,8 @@
 const units = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const;
 
-/** `"8GiB"`, `"512 MiB"` or `"1048576"` as bytes; undefined where it is no such size. */
+export const sizeText = 'bytes or a size such as "8GiB"';
+
+/** `"8GiB"`, `"512 MiB"` or `"1048576"` in bytes; undefined for any other text. */
 export function parseSize(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?$/.exec(text.trim());
   if (!match) return undefined;

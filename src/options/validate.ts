@@ -1,66 +1,73 @@
-import type Type from "typebox";
-import type { TObject, TSchema } from "typebox";
+import type { Static, TObject, TSchema } from "typebox";
 import { Compile } from "typebox/compile";
 import { Value } from "typebox/value";
-import { CamemError, type CamemErrorCode } from "../errors.ts";
+import { CamemError, type CamemErrorCode, formatValue } from "../errors.ts";
 
-/** A value as an error message shows it: short, and never the content of a buffer. */
-export function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
-  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
-  return typeof value === "function" ? "a function" : String(value);
-}
+const compiledChecks = new WeakMap<TSchema, (value: unknown) => boolean>();
 
-/** What was thrown, in words; anything can be. */
-export function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : show(cause); // an object need not have words for itself
-}
-
-const checks = new WeakMap<TSchema, (value: unknown) => boolean>();
-
-/** A compiled check, a hundred times as fast as an interpreted one: options are checked with every allocation. */
-function checkOf(schema: TSchema): (value: unknown) => boolean {
-  const known = checks.get(schema);
-  if (known) return known;
+/** Every allocation checks its options, and a compiled check is a hundred times as fast as an interpreted one. */
+function compiledCheck(schema: TSchema): (value: unknown) => boolean {
+  const existing = compiledChecks.get(schema);
+  if (existing) return existing;
   const validator = Compile(schema);
   const check = (value: unknown) => validator.Check(value);
-  checks.set(schema, check);
+  compiledChecks.set(schema, check);
   return check;
 }
 
+function descriptionOf(schema: TSchema): string {
+  return (schema as { readonly description?: string }).description ?? "as documented";
+}
+
+/** The error text for a value that `schema` refuses: `level is 3; it must be 0, 1 or 2`. */
+export function mismatchText(label: string, value: unknown, schema: TSchema): string {
+  return `${label} is ${formatValue(value)}; it must be ${descriptionOf(schema)}`;
+}
+
+/** How `validate` reports a failure. */
+export interface ValidateReport {
+  /** The code for each property; for others the code of the whole. */
+  readonly codes?: Partial<Record<string, CamemErrorCode>>;
+  /** The name of each property in the message, where it differs from its key. */
+  readonly labels?: Partial<Record<string, string>>;
+}
+
 /**
- * Checks `value` against `schema` and names the first property that does not fit, its value, and what is expected, which is
- * the property's `description` in the schema.
+ * Checks `value` against `schema`.
  *
- * @throws CamemError with `codes[property]`, else with `code`
+ * @param subject the whole in the message, such as "the options of malloc"
+ * @throws CamemError with `report.codes[property]`, else with `code`; its `property` is the first that does not fit, and its
+ * message names that property, the value and what it must be
  */
 export function validate<T extends TObject>(
   schema: T,
   value: unknown,
-  what: string,
+  subject: string,
   code: CamemErrorCode,
-  codes: Partial<Record<string, CamemErrorCode>> = {},
-): asserts value is Type.Static<T> {
-  if (checkOf(schema)(value)) return;
+  { codes = {}, labels = {} }: ValidateReport = {},
+): asserts value is Static<T> {
+  if (compiledCheck(schema)(value)) return;
   if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new CamemError(code, `${what} must be an object, not ${show(value)}`);
+    throw new CamemError(code, `${subject} must be an object, not ${formatValue(value)}`);
   const known = Object.keys(schema.properties);
   const given = value as Record<string, unknown>;
   const unknown = Object.keys(given).find((name) => !known.includes(name));
   if (unknown !== undefined)
     throw new CamemError(
       code,
-      `${what} has no "${unknown}"; there are ${known.map((name) => `"${name}"`).join(", ")}`,
+      `${subject} has no "${unknown}"; there are ${known.map((name) => `"${name}"`).join(", ")}`,
+      { property: unknown },
     );
   const required: readonly string[] = schema.required ?? [];
-  const wrong = known.find((name) => {
-    const property = schema.properties[name];
-    if (given[name] === undefined) return required.includes(name);
-    return property !== undefined && !Value.Check(property, given[name]);
-  });
-  const property = wrong === undefined ? undefined : (schema.properties[wrong] as { description?: string });
-  if (wrong === undefined) throw new CamemError(code, `${what} does not fit`);
-  const found = given[wrong] === undefined ? `missing in ${what}` : show(given[wrong]);
-  const expected = property?.description ?? "as documented";
-  throw new CamemError(codes[wrong] ?? code, `${wrong} is ${found}; it must be ${expected}`);
+  for (const property of known) {
+    const propertySchema = schema.properties[property] as TSchema;
+    const isMissing = given[property] === undefined;
+    if (isMissing ? !required.includes(property) : Value.Check(propertySchema, given[property])) continue;
+    const label = labels[property] ?? property;
+    const message = isMissing
+      ? `${label} is missing in ${subject}; it must be ${descriptionOf(propertySchema)}`
+      : mismatchText(label, given[property], propertySchema);
+    throw new CamemError(codes[property] ?? code, message, { property });
+  }
+  throw new CamemError(code, `${subject} do not fit`);
 }

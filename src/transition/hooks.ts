@@ -1,45 +1,42 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import Type from "typebox";
+import type { Static } from "typebox";
 import { abortable, aborted } from "../async/abortable.ts";
+import { CamemError, messageOf } from "../errors.ts";
+import { callback, closedObject, optional } from "../options/schemas.ts";
+import { validate } from "../options/validate.ts";
 
-import { CamemError } from "../errors.ts";
-import { messageOf, show, validate } from "../options/validate.ts";
-
-/** What a `beforeSleep` hook is told. */
+/** The argument of a `beforeSleep` hook. */
 export interface SleepTransition {
   /** The tags that go to sleep. */
   readonly tags: readonly string[];
 }
 
-/** What an `afterWake` hook is told. */
+/** The argument of an `afterWake` hook. */
 export interface WakeTransition {
-  /** The tags that woke, or, after a failed sleep, of which memory stayed awake. */
+  /** The tags that woke; after a failed sleep, the tags whose memory stayed awake. */
   readonly tags: readonly string[];
   /** `sleepFailed` when a sleep failed after `beforeSleep` had run. */
   readonly reason: "wake" | "sleepFailed";
 }
 
-/** Called around transitions that move memory. A hook may not start or await a transition itself. */
-export interface TransitionHooks {
-  /** Awaited before memory goes: drop graphs and communicators that hold addresses. Throwing calls the sleep off. */
-  readonly beforeSleep?: ((transition: SleepTransition) => unknown) | undefined;
-  /** Awaited after memory is back: rebuild them. */
-  readonly afterWake?: ((transition: WakeTransition) => unknown) | undefined;
-}
+const TransitionHooks = closedObject({
+  /** Awaited before memory goes: drop graphs and communicators that hold addresses. Throwing cancels the sleep. */
+  beforeSleep: optional(callback<(transition: SleepTransition) => unknown>()),
+  /** Awaited after memory is back: rebuild graphs and communicators. */
+  afterWake: optional(callback<(transition: WakeTransition) => unknown>()),
+});
 
-const HookNames = Type.Object(
-  { beforeSleep: Type.Optional(Type.Unknown()), afterWake: Type.Optional(Type.Unknown()) },
-  { additionalProperties: false },
-);
+/** Called around transitions that move memory. A hook must not start or await a transition. */
+export interface TransitionHooks extends Static<typeof TransitionHooks> {}
 
 /** The hooks of one allocator. */
 export class Hooks {
   readonly #registered = new Set<TransitionHooks>();
-  /** Which hook this code runs in, or was scheduled by. */
+  /** The hook that the current code runs in, or that scheduled it. */
   readonly #caller = new AsyncLocalStorage<{ running: boolean }>();
   readonly #ending: AbortSignal;
 
-  /** @param ending aborted when the allocator closes, which waits for no hook */
+  /** @param ending aborted when the allocator closes, which does not wait for hooks */
   constructor(ending: AbortSignal) {
     this.#ending = ending;
   }
@@ -48,18 +45,18 @@ export class Hooks {
     return this.#registered.size === 0;
   }
 
-  /** @throws CamemError `INVALID_ARGUMENT` for anything but functions under the two names */
+  /** @throws CamemError `INVALID_ARGUMENT` */
   add(hooks: TransitionHooks): () => void {
-    validate(HookNames, hooks, "the hooks of onTransition", "INVALID_ARGUMENT");
-    for (const [name, hook] of Object.entries(hooks)) {
-      if (hook !== undefined && typeof hook !== "function")
-        throw new CamemError("INVALID_ARGUMENT", `${name} is ${show(hook)}; it must be a function`);
-    }
+    validate(TransitionHooks, hooks, "the hooks of onTransition", "INVALID_ARGUMENT");
     this.#registered.add(hooks);
     return () => void this.#registered.delete(hooks);
   }
 
-  /** A transition that waits for its turn inside a hook of the one before would wait for ever. */
+  /**
+   * A transition inside a hook would wait for the transition that runs the hook, for ever.
+   *
+   * @throws CamemError `CALLED_FROM_HOOK`
+   */
   assertOutside(): void {
     if (this.#caller.getStore()?.running)
       throw new CamemError(
@@ -69,7 +66,7 @@ export class Hooks {
   }
 
   /**
-   * Runs every `beforeSleep`. Where one throws, or `signal` is aborted, the `afterWake` of those that ran is called.
+   * Runs every `beforeSleep`. If one throws or `signal` aborts, calls `afterWake` of all hooks that ran.
    *
    * @throws CamemError `HOOK_FAILED` or `ABORTED`
    */
@@ -88,7 +85,7 @@ export class Hooks {
           ? aborted(signal)
           : new CamemError(
               "HOOK_FAILED",
-              `a beforeSleep hook threw (${messageOf(cause)}); the sleep was called off and nothing has changed`,
+              `a beforeSleep hook threw (${messageOf(cause)}); the sleep was cancelled and nothing has changed`,
               {
                 cause,
               },
@@ -100,8 +97,8 @@ export class Hooks {
   }
 
   /**
-   * Runs every `afterWake`, also after one has thrown. `failure` is what the transition itself failed with, and must not be
-   * lost behind a hook's.
+   * Runs every `afterWake`, also after one has thrown. `failure` is the transition's own error; the thrown error names it as a
+   * cause.
    *
    * @throws CamemError `HOOK_FAILED`
    */
@@ -144,7 +141,7 @@ export class Hooks {
   }
 }
 
-/** Told from whatever a hook may throw. */
+/** Distinct from anything that a hook can throw. */
 const abortMark = Symbol("aborted");
 const markOf = () => abortMark;
 

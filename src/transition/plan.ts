@@ -1,107 +1,109 @@
-/** Pure planning: a summary of the table of segments goes in, the steps of one sleep or wake-up come out. */
+/** Pure planning: turns groups of segments into the steps of one sleep or wake-up. */
 
-import type { Portion } from "../memory/table.ts";
-import type { TagTreatment } from "../policy/levels.ts";
-import type { TagAction } from "../policy/tags.ts";
+import type { SegmentGroup } from "../memory/table.ts";
+import type { TagAction, TagTreatment } from "../policy/tag-policies.ts";
 
 export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
 export interface Step {
-  readonly portion: Portion;
+  readonly group: SegmentGroup;
   readonly action: StepAction;
-  /** The tag is declared immutable: a wake-up keeps the backups. */
+  /** True when the tag is immutable: a wake-up keeps the backups then. */
   readonly immutable: boolean;
-  /** Of new backups, how many go to the spill folder. */
+  /** The number of new backups that go to the spill folder. */
   readonly spilledSegments: number;
 }
 
-/** What a sleep would do to a portion, or undefined where it has nothing to do. */
-function sleepAction(portion: Portion, wanted: TagAction): StepAction | undefined {
+/** The action of a sleep on a group; undefined where there is nothing to do. */
+function sleepAction(group: SegmentGroup, wanted: TagAction): StepAction | undefined {
   if (wanted === "keep") return undefined;
-  switch (portion.state) {
+  switch (group.state) {
     case "mapped":
       return wanted;
     case "offloaded":
       // A deeper sleep drops the backup that a lighter one made.
       if (wanted === "discard") return "discard";
-      return portion.unreleased ? "release" : undefined;
+      return group.unreleased ? "release" : undefined;
     case "discarded":
-      return portion.unreleased ? "release" : undefined;
+      return group.unreleased ? "release" : undefined;
   }
 }
 
-/** The steps that put memory to sleep; `treatmentOf` says what is to become of each tag. */
-export function planSleep(portions: readonly Portion[], treatmentOf: (tag: string) => TagTreatment): Step[] {
+/** The steps that put memory to sleep, by the treatment of each tag. */
+export function planSleep(
+  groups: readonly SegmentGroup[],
+  treatmentOf: (tag: string) => TagTreatment,
+): Step[] {
   const steps: Step[] = [];
-  for (const portion of portions) {
-    const { action: wanted, immutable } = treatmentOf(portion.tag);
-    const action = sleepAction(portion, wanted);
-    if (action !== undefined) steps.push({ portion, action, immutable, spilledSegments: 0 });
+  for (const group of groups) {
+    const { action: wanted, immutable } = treatmentOf(group.tag);
+    const action = sleepAction(group, wanted);
+    if (action !== undefined) steps.push({ group, action, immutable, spilledSegments: 0 });
   }
   return steps;
 }
 
-/** The steps that wake the named tags, or without names everything. */
+/** The steps that wake the given tags; by default all. */
 export function planWake(
-  portions: readonly Portion[],
+  groups: readonly SegmentGroup[],
   tags: readonly string[] | undefined,
   isImmutable: (tag: string) => boolean,
 ): Step[] {
-  const asleep = portions.filter(
+  const asleep = groups.filter(
     ({ state, tag }) => state !== "mapped" && (tags === undefined || tags.includes(tag)),
   );
-  return asleep.map((portion) => ({
-    portion,
-    action: portion.state === "offloaded" ? "restore" : "remap",
-    immutable: isImmutable(portion.tag),
+  return asleep.map((group) => ({
+    group,
+    action: group.state === "offloaded" ? "restore" : "remap",
+    immutable: isImmutable(group.tag),
     spilledSegments: 0,
   }));
 }
 
-/** The bytes of the steps with the given action. */
-export function bytesOf(steps: readonly Step[], wanted: StepAction): number {
-  return steps.reduce((sum, { action, portion }) => sum + (action === wanted ? portion.sizeBytes : 0), 0);
+/** Bytes of the segments in all steps with the given action. */
+export function sizeBytesOf(steps: readonly Step[], wanted: StepAction): number {
+  return steps.reduce((sum, { action, group }) => sum + (action === wanted ? group.sizeBytes : 0), 0);
 }
 
-/** How many new backups a step makes. */
-function newBackups({ action, portion }: Step): number {
-  const copies = action === "offload" || (action === "release" && portion.state === "offloaded");
-  return copies && !portion.backedUp ? portion.segments : 0;
+/** The number of new backups that a step makes. */
+function newBackupCount({ action, group }: Step): number {
+  const copies = action === "offload" || (action === "release" && group.state === "offloaded");
+  return copies && !group.backedUp ? group.segments : 0;
 }
 
-/** Bytes of new backups in page-locked host memory, and in the spill folder. */
+/** Bytes of new backups in page-locked host memory and in the spill folder. */
 export function backupBytesNeeded(steps: readonly Step[]): { hostBytes: number; spillBytes: number } {
   const needed = { hostBytes: 0, spillBytes: 0 };
   for (const step of steps) {
-    needed.hostBytes += (newBackups(step) - step.spilledSegments) * step.portion.segmentBytes;
-    needed.spillBytes += step.spilledSegments * step.portion.segmentBytes;
+    needed.hostBytes += (newBackupCount(step) - step.spilledSegments) * step.group.segmentBytes;
+    needed.spillBytes += step.spilledSegments * step.group.segmentBytes;
   }
   return needed;
 }
 
-/** The same steps, with those backups in the spill folder that `hostBytes` has no room for. */
+/** The same steps, with the backups that exceed `hostBytes` in the spill folder. */
 export function spillBeyond(steps: readonly Step[], hostBytes: number): Step[] {
   let leftBytes = hostBytes;
   return steps.map((step) => {
-    const count = newBackups(step);
-    const fitting = Math.min(count, Math.floor(leftBytes / step.portion.segmentBytes));
-    leftBytes -= fitting * step.portion.segmentBytes;
+    const count = newBackupCount(step);
+    const fitting = Math.min(count, Math.floor(leftBytes / step.group.segmentBytes));
+    leftBytes -= fitting * step.group.segmentBytes;
     return { ...step, spilledSegments: count - fitting };
   });
 }
 
-/** Device memory that the steps of a wake-up take, by device; none for a sleep. */
+/** Bytes of device memory that the steps of a wake-up take, by device; empty for a sleep. */
 export function deviceBytesNeeded(steps: readonly Step[]): Map<number, number> {
   const needed = new Map<number, number>();
-  for (const { action, portion } of steps) {
+  for (const { action, group } of steps) {
     if (action !== "restore" && action !== "remap") continue;
-    const bytes = portion.sizeBytes - portion.committedBytes;
-    needed.set(portion.device, (needed.get(portion.device) ?? 0) + bytes);
+    const bytes = group.sizeBytes - group.committedBytes;
+    needed.set(group.device, (needed.get(group.device) ?? 0) + bytes);
   }
   return needed;
 }
 
-/** The tags of `portions`, each once, in the order of their first segments. */
-export function tagsOf(portions: readonly Portion[]): string[] {
-  return [...new Set(portions.map((portion) => portion.tag))];
+/** The distinct tags of `groups`, in the order of their first segments. */
+export function tagsOf(groups: readonly SegmentGroup[]): string[] {
+  return [...new Set(groups.map((group) => group.tag))];
 }

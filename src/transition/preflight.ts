@@ -1,11 +1,11 @@
-/** What a transition needs against what there is, known before anything is touched. */
+/** Compares the memory that a transition needs with the memory that is free, before anything changes. */
 
 import { CamemError } from "../errors.ts";
-import type { Portion } from "../memory/table.ts";
+import type { SegmentGroup } from "../memory/table.ts";
 import { formatSize } from "../options/sizes.ts";
 import { backupBytesNeeded, deviceBytesNeeded, type Step } from "./plan.ts";
 
-/** Bytes of one tag, by what becomes of them. */
+/** Bytes of one tag, by what happens to them. */
 export interface TagPlan {
   /** Copied to the host, then freed on the device. */
   readonly offloadBytes: number;
@@ -17,10 +17,11 @@ export interface TagPlan {
   readonly remapBytes: number;
 }
 
-/** What `sleep` or `wakeUp` would do now, and whether there is room for it. */
+/** What `sleep` or `wakeUp` would do now, and whether it fits. */
 export interface TransitionPlan {
+  /** Bytes by tag. */
   readonly tags: Readonly<Record<string, TagPlan>>;
-  /** Device memory that a wake-up takes, on each device that it concerns. */
+  /** Device memory that a wake-up takes, by device. */
   readonly devices: readonly {
     readonly device: number;
     readonly neededBytes: number;
@@ -29,23 +30,24 @@ export interface TransitionPlan {
   /** Page-locked host memory that a sleep takes. */
   readonly host: {
     readonly neededBytes: number;
-    /** What the host budget leaves; null without a budget. */
+    /** The rest of the host budget; null without a budget. */
     readonly freeBytes: number | null;
   };
-  /** Disk space that a sleep takes for what the host budget has no room for; null without a `spillDir`. */
+  /** Disk space that a sleep takes for backups beyond the host budget; null without a `spillDir`. */
   readonly spill: { readonly neededBytes: number; readonly freeBytes: number } | null;
+  /** True when host, disk and devices have room. */
   readonly fits: boolean;
 }
 
-/** What there is to take from. */
+/** The memory that a transition may take. */
 export interface Resources {
   readonly hostBudgetBytes: number;
-  /** What the spill folder's disk has free, or undefined without such a folder. */
+  /** Free bytes on the disk of the spill folder; undefined without a spill folder. */
   freeSpillBytes(): number | undefined;
   freeDeviceBytes(device: number): number;
 }
 
-/** What each action adds to; `release` gives memory back that counts as asleep already. */
+/** The sum that each action adds to; `release` gives back memory that counts as asleep already. */
 const sumOf = {
   offload: "offloadBytes",
   discard: "discardBytes",
@@ -56,28 +58,28 @@ const sumOf = {
 
 function tagPlans(steps: readonly Step[]): Record<string, TagPlan> {
   const plans = new Map<string, { -readonly [Name in keyof TagPlan]: number }>();
-  for (const { action, portion } of steps) {
-    let plan = plans.get(portion.tag);
+  for (const { action, group } of steps) {
+    let plan = plans.get(group.tag);
     if (plan === undefined) {
       plan = { offloadBytes: 0, discardBytes: 0, restoreBytes: 0, remapBytes: 0 };
-      plans.set(portion.tag, plan);
+      plans.set(group.tag, plan);
     }
     const sum = sumOf[action];
-    if (sum !== undefined) plan[sum] += portion.sizeBytes;
+    if (sum !== undefined) plan[sum] += group.sizeBytes;
   }
   return Object.fromEntries(plans);
 }
 
-/** What the host budget leaves for new backups. */
-export function hostBytesLeft(portions: readonly Portion[], hostBudgetBytes: number): number {
-  const heldBytes = portions.reduce((sum, portion) => sum + portion.hostBytes, 0);
+/** The bytes that the host budget leaves for new backups. */
+export function hostBytesLeft(groups: readonly SegmentGroup[], hostBudgetBytes: number): number {
+  const heldBytes = groups.reduce((sum, group) => sum + group.hostBytes, 0);
   return Math.max(0, hostBudgetBytes - heldBytes);
 }
 
-/** Weighs the steps of a plan for the table `portions` against what there is. */
+/** Compares the needs of `steps`, which were planned for the table `groups`, with `resources`. */
 export function assess(
   steps: readonly Step[],
-  portions: readonly Portion[],
+  groups: readonly SegmentGroup[],
   resources: Resources,
 ): TransitionPlan {
   const devices = [...deviceBytesNeeded(steps)].map(([device, neededBytes]) => ({
@@ -85,7 +87,7 @@ export function assess(
     neededBytes,
     freeBytes: resources.freeDeviceBytes(device),
   }));
-  const leftBytes = hostBytesLeft(portions, resources.hostBudgetBytes);
+  const leftBytes = hostBytesLeft(groups, resources.hostBudgetBytes);
   const { hostBytes, spillBytes } = backupBytesNeeded(steps);
   const host = {
     neededBytes: hostBytes,

@@ -1,19 +1,23 @@
+import type { Static } from "typebox";
 import { aborted } from "../async/abortable.ts";
-
 import { CamemError } from "../errors.ts";
-import * as native from "../ffi/native.ts";
+import * as native from "../ffi/index.ts";
+import { callback, closedObject, optional, Signal } from "../options/schemas.ts";
 
-/** What a running sleep or wake-up reports. */
+/** The progress of a running sleep or wake-up. */
 export interface TransitionProgress {
-  /** What is being done: waiting for the device, preparing host memory, mapping, copying, verifying, releasing, undoing, or done. */
+  /**
+   * `queued`, `waiting` for the device, `preparing` host memory, `mapping`, `copying`, `verifying` checksums, `releasing`,
+   * `undoing` after a failure, or `done`.
+   */
   readonly phase: keyof typeof native.Phase;
   /** Bytes copied so far. */
   readonly bytesDone: number;
-  /** Bytes to copy in all; 0 when nothing is copied. */
+  /** Bytes to copy in total; 0 when nothing is copied. */
   readonly bytesTotal: number;
 }
 
-/** Milliseconds that the parts of a sleep or wake-up took. */
+/** Milliseconds of the phases of a sleep or wake-up. */
 export interface TransitionDurations {
   /** From the submission of the plan to its end. */
   readonly totalMs: number;
@@ -23,26 +27,29 @@ export interface TransitionDurations {
   readonly preparingMs: number;
   /** Allocating and mapping device memory. */
   readonly mappingMs: number;
+  /** Copying content between the device and the host or files. */
   readonly copyingMs: number;
-  /** Taking or comparing checksums, with `verify`. */
+  /** Computing or comparing checksums, with `verify`. */
   readonly verifyingMs: number;
   /** Giving back device memory (sleep) or host memory (wake-up). */
   readonly releasingMs: number;
 }
 
-export interface TransitionControl {
-  /** Aborting makes the call reject with `ABORTED` and leaves everything as it was, unless memory is already being released. */
-  readonly signal?: AbortSignal | undefined;
-  /** Called on the event loop whenever there is something new. */
-  readonly onProgress?: ((progress: TransitionProgress) => void) | undefined;
-}
+export const TransitionControl = closedObject({
+  /** Aborting it rejects the call with `ABORTED` and leaves everything unchanged, unless memory is already being released. */
+  signal: optional(Signal),
+  /** Called on the event loop after each change. Throwing cancels the transition. */
+  onProgress: optional(callback<(progress: TransitionProgress) => void>()),
+});
 
-/**
- * For how long to follow a plan without a timer, which may be a millisecond late: short plans end within this. The event loop
- * turns every `sliceUs`; to look without pause would take the processor from the plan, and slow down its unmapping threefold.
- */
+/** Observes and aborts a transition. */
+export interface TransitionControl extends Static<typeof TransitionControl> {}
+
+/** For this long `poll` waits inside the shim, since a timer may be a millisecond late. Most short plans end meanwhile. */
 const eagerMs = 5;
-const sliceUs = 500;
+/** The time that one such wait blocks the event loop. Polling without a pause would slow down unmapping threefold. */
+const eagerWaitMicroseconds = 500;
+/** The interval between polls afterwards. */
 const pollMs = 1;
 
 const phaseNames = Object.keys(native.Phase) as (keyof typeof native.Phase)[];
@@ -61,11 +68,11 @@ function durationsOf(progress: native.PlanProgress): TransitionDurations {
   };
 }
 
-/** What a plan came to. */
+/** The end of a plan. */
 interface Outcome {
   readonly progress: native.PlanProgress;
   readonly failure: native.Failure;
-  /** What `onProgress` threw, at most once: it is not called again, and the plan is cancelled. */
+  /** What `onProgress` threw; the plan is cancelled then and `onProgress` is not called again. */
   readonly reportFailure: { readonly cause: unknown } | undefined;
 }
 
@@ -83,24 +90,24 @@ async function poll(ticket: number, onProgress: TransitionControl["onProgress"])
     if (progress === undefined)
       throw new CamemError(
         "ABORTED",
-        "this Worker was blocked while others did hundreds of transitions; its own has ended, see usage() for how",
+        "this Worker was blocked while others ran hundreds of transitions; its own has ended, and usage() shows the result",
       );
-    // Before anything else is called, which would overwrite it.
+    // Read first, since any other call overwrites it.
     const failure = progress.phase === native.Phase.done ? native.planFailure() : undefined;
     if (reportFailure === undefined) report(progress);
     if (failure) {
-      // What the last report rejects with, it does after this turn.
+      // A promise of the last report rejects after this turn.
       if (onProgress) await new Promise(setImmediate);
       return { progress, failure, reportFailure };
     }
     if (performance.now() - startedMs < eagerMs) {
-      native.awaitPlan(ticket, sliceUs);
+      native.awaitPlan(ticket, eagerWaitMicroseconds);
       await new Promise(setImmediate);
     } else await Bun.sleep(pollMs);
   }
 }
 
-/** Reports each state once. `fail` hears of what `onProgress` throws, or rejects with. */
+/** Reports each state once. `fail` receives what `onProgress` throws or rejects with. */
 function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unknown) => void) {
   let last = "";
   return (progress: native.PlanProgress) => {
@@ -124,7 +131,7 @@ function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unk
 export type Operation = "sleep" | "wake-up" | "preparation";
 
 function describeOutcome(operation: Operation, progress: native.PlanProgress): string {
-  if (progress.complete === 1) return `the ${operation} itself has taken place`;
+  if (progress.complete === 1) return `the ${operation} itself has succeeded`;
   return progress.undoFailed === 1
     ? "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again"
     : "nothing has changed, and it can be tried again";
@@ -138,13 +145,13 @@ function errorOf(
   signal: AbortSignal | undefined,
 ): CamemError | undefined {
   if (progress.status === native.Status.ok) return undefined;
-  // Without a signal it was cancelled because `onProgress` threw, which is reported by itself.
+  // Without an aborted signal `onProgress` has thrown, which `follow` reports.
   if (progress.status === native.Status.aborted) return signal?.aborted ? aborted(signal) : undefined;
   const transitionComplete = progress.complete === 1;
   const attempt = transitionComplete
     ? `give all memory back after the ${operation}`
     : `finish the ${operation}`;
-  const note = mends.get(`${operation} ${progress.status}`) ?? describeOutcome(operation, progress);
+  const note = hints.get(`${operation} ${progress.status}`) ?? describeOutcome(operation, progress);
   return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
 }
 
@@ -153,8 +160,8 @@ const dropBackup =
 
 const backUpAnew = "nothing has changed; call markDirty(tag) to have the tag backed up anew, in host memory";
 
-/** What to do about failures that trying again does not mend. */
-const mends = new Map([
+/** Remedies for failures that a retry does not fix. */
+const hints = new Map([
   [`wake-up ${native.Status.backup_corrupt}`, dropBackup],
   [`wake-up ${native.Status.file_changed}`, dropBackup],
   [`sleep ${native.Status.backup_corrupt}`, backUpAnew],
@@ -162,7 +169,7 @@ const mends = new Map([
 ]);
 
 /**
- * Follows a plan until it has ended.
+ * Follows a plan to its end.
  *
  * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
  */

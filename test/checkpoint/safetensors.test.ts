@@ -3,7 +3,7 @@ import { mkdtemp, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CaMemAllocator, CamemError, type LoadSafetensorsOptions, loadSafetensors } from "camem";
-import { parseSafetensorsHeader } from "../../src/checkpoint/safetensors.ts";
+import { parseSafetensorsHeader } from "../../src/checkpoint/header.ts";
 
 const modelPath = join(import.meta.dir, "../../examples/tiny-llama/model/model.safetensors");
 

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { emulatorLibraryPath } from "../../src/ffi/native.ts";
+import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 
 const cli = join(import.meta.dir, "../../src/cli/main.ts");
 

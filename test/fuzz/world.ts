@@ -3,7 +3,7 @@
 import { dlopen, ptr as pointerOf } from "bun:ffi";
 import { tmpdir } from "node:os";
 import { type AllocatorOptions, CaMemAllocator, CamemError, type DeviceBuffer } from "camem";
-import { emulatorLibraryPath } from "../../src/ffi/native.ts";
+import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 import { accounting, MiB, nothingHeld, setFaults } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 import type { ForeignCall } from "./foreign-thread.ts";

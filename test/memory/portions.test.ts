@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { pollPlan, portions, submitPlan } from "../../src/ffi/native.ts";
+import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
 import { codeOf, MiB } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -16,17 +16,17 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** A step that discards all of the only portion there is, and what it was planned for. */
+/** A step that discards all of the only group of segments there is, and what it was planned for. */
 function planDiscard() {
-  const { portions: found, version } = portions(everySegment);
-  const [portion] = found;
-  if (portion === undefined) throw new Error("there is no portion");
+  const { groups, version } = segmentGroups(everySegment);
+  const [group] = groups;
+  if (group === undefined) throw new Error("there is no group");
   const step = {
-    portion: {
-      segments: portion.segments,
-      segmentBytes: portion.segmentBytes,
-      tagId: portion.tag,
-      device: portion.device,
+    group: {
+      segments: group.segments,
+      segmentBytes: group.segmentBytes,
+      tagId: group.tag,
+      device: group.device,
       state: "mapped",
       unreleased: false,
       clean: false,
@@ -36,7 +36,7 @@ function planDiscard() {
     immutable: false,
     spilledSegments: 0,
   } as const;
-  return { step, basis: { lastSegmentId: portion.lastSegmentId, version } };
+  return { step, basis: { lastSegmentId: group.lastSegmentId, version } };
 }
 
 async function ended(ticket: ReturnType<typeof submitPlan>): Promise<void> {
@@ -46,17 +46,17 @@ async function ended(ticket: ReturnType<typeof submitPlan>): Promise<void> {
 
 const states = () => new Set(weights.map((buffer) => buffer.state));
 
-test("segments that are alike are one portion, in the order of their allocation", async () => {
+test("segments that are alike are one group, in the order of their allocation", async () => {
   allocator.malloc(2 * MiB, { tag: "kv_cache" });
   allocator.malloc(4 * MiB, { tag: "weights" });
   weights[7]?.free();
-  expect(portions(everySegment).portions).toMatchObject([
+  expect(segmentGroups(everySegment).groups).toMatchObject([
     { segments: 49, segmentBytes: 2 * MiB, committedBytes: 98 * MiB, hostBytes: 0, backedUp: 0 },
     { segments: 1, segmentBytes: 2 * MiB },
     { segments: 1, segmentBytes: 4 * MiB },
   ]);
   await allocator.sleep({ tags: ["weights"] });
-  expect(portions(everySegment).portions).toMatchObject([
+  expect(segmentGroups(everySegment).groups).toMatchObject([
     { segments: 49, committedBytes: 0, hostBytes: 98 * MiB, backedUp: 1 },
     { segments: 1, committedBytes: 2 * MiB },
     { segments: 1, hostBytes: 4 * MiB },
@@ -70,7 +70,7 @@ test("what was allocated or freed since a plan was made is left out of it", asyn
   await ended(submitPlan([step], basis, false));
   expect(states()).toEqual(new Set(["discarded"]));
   expect(younger.state).toBe("mapped");
-  expect(portions(basis.lastSegmentId).portions).toMatchObject([{ segments: 30, state: 3 }]);
+  expect(segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
 });
 
 test("of new backups, as many go to the host as were to go there, also when some segments are freed", async () => {
@@ -82,8 +82,8 @@ test("of new backups, as many go to the host as were to go there, also when some
 
 test("a plan is refused when the table has changed otherwise, and nothing moves", async () => {
   const { step, basis } = planDiscard();
-  const submit = (changes: Partial<typeof step.portion>) =>
-    submitPlan([{ ...step, portion: { ...step.portion, ...changes } }], basis, false);
+  const submit = (changes: Partial<typeof step.group>) =>
+    submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
   expect(submit({ segments: 49 as 50 })).toBe("stale");
   expect(submit({ state: "discarded" as "mapped" })).toBe("stale");
   allocator.defineTag("weights", { immutable: true });
@@ -103,7 +103,7 @@ test("a plan for what has all been freed is refused", () => {
 
 test("a plan has to make sense", async () => {
   const { step, basis } = planDiscard();
-  const other = { ...step, portion: { ...step.portion, segmentBytes: 4 * MiB } };
+  const other = { ...step, group: { ...step.group, segmentBytes: 4 * MiB } };
   const refusalOf = (...steps: Parameters<typeof submitPlan>[0]) =>
     codeOf(() => submitPlan(steps, basis, false));
   expect(await refusalOf()).toBe("INVALID_ARGUMENT");

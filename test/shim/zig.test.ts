@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { zigBuild } from "../../scripts/native.ts";
-import { emulatorLibraryPath } from "../../src/ffi/native.ts";
+import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 
 const buildTimeoutMs = 300_000;
 

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, loadSafetensors } from "camem";
-import { snapshot } from "../../src/ffi/native.ts";
+import { snapshot } from "../../src/ffi/index.ts";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
   accounting,

@@ -1,20 +1,19 @@
 import { expect, test } from "bun:test";
-import type { Portion } from "../../src/memory/table.ts";
-import { treatmentOf } from "../../src/policy/levels.ts";
-import { presetPolicies } from "../../src/policy/tags.ts";
+import type { SegmentGroup } from "../../src/memory/table.ts";
+import { presetPolicies, treatmentOf } from "../../src/policy/tag-policies.ts";
 import {
   backupBytesNeeded,
-  bytesOf,
   deviceBytesNeeded,
   planSleep,
   planWake,
+  sizeBytesOf,
   spillBeyond,
 } from "../../src/transition/plan.ts";
 
 const segmentBytes = 2 ** 21;
 
 /** Segments of 2 MiB, by default one. */
-function portion(tag: string, state: Portion["state"], changes: Partial<Portion> = {}): Portion {
+function group(tag: string, state: SegmentGroup["state"], changes: Partial<SegmentGroup> = {}): SegmentGroup {
   const segments = changes.segments ?? 1;
   const sizeBytes = segments * segmentBytes;
   return {
@@ -43,10 +42,10 @@ const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep
 
 function sleepActions(selection: Parameters<typeof treatmentOf>[0]) {
   const steps = planSleep(
-    tags.map((tag) => portion(tag, "mapped")),
+    tags.map((tag) => group(tag, "mapped")),
     treatmentOf(selection, policies),
   );
-  return Object.fromEntries(steps.map((step) => [step.portion.tag, step.action]));
+  return Object.fromEntries(steps.map((step) => [step.group.tag, step.action]));
 }
 
 test("level 1 offloads weights and buffers and discards the rest", () => {
@@ -96,7 +95,7 @@ test("tags lets only those sleep", () => {
 });
 
 test("what is asleep stays so, a deeper sleep drops backups, and unreleased memory is released", () => {
-  const asleep = [portion("weights", "offloaded"), portion("kv_cache", "discarded")];
+  const asleep = [group("weights", "offloaded"), group("kv_cache", "discarded")];
   expect(planSleep(asleep, treatmentOf({ level: 1 }, policies))).toEqual([]);
   expect(planSleep(asleep, treatmentOf({ level: 2 }, policies)).map((step) => step.action)).toEqual([
     "discard",
@@ -109,28 +108,24 @@ test("what is asleep stays so, a deeper sleep drops backups, and unreleased memo
 });
 
 test("a wake restores what was offloaded and remaps what was discarded, of the named tags", () => {
-  const portions = [
-    portion("weights", "offloaded"),
-    portion("kv_cache", "discarded"),
-    portion("default", "mapped"),
-  ];
-  expect(planWake(portions, undefined, never).map((step) => [step.portion.tag, step.action])).toEqual([
+  const groups = [group("weights", "offloaded"), group("kv_cache", "discarded"), group("default", "mapped")];
+  expect(planWake(groups, undefined, never).map((step) => [step.group.tag, step.action])).toEqual([
     ["weights", "restore"],
     ["kv_cache", "remap"],
   ]);
-  expect(planWake(portions, ["kv_cache"], never).map((step) => step.portion.tag)).toEqual(["kv_cache"]);
+  expect(planWake(groups, ["kv_cache"], never).map((step) => step.group.tag)).toEqual(["kv_cache"]);
 });
 
 test("needs count what is not held already", () => {
-  const held = portion("weights", "mapped", { hostBytes: 2 ** 21, backedUp: true });
-  const steps = planSleep([held, portion("weights", "mapped")], offload);
+  const held = group("weights", "mapped", { hostBytes: 2 ** 21, backedUp: true });
+  const steps = planSleep([held, group("weights", "mapped")], offload);
   expect(backupBytesNeeded(steps)).toEqual({ hostBytes: 2 ** 21, spillBytes: 0 });
-  expect(bytesOf(steps, "offload")).toBe(2 ** 22);
+  expect(sizeBytesOf(steps, "offload")).toBe(2 ** 22);
   const wake = planWake(
     [
-      portion("weights", "offloaded"),
-      portion("weights", "offloaded", { committedBytes: 2 ** 21, device: 1 }),
-      portion("kv_cache", "discarded", { device: 1 }),
+      group("weights", "offloaded"),
+      group("weights", "offloaded", { committedBytes: 2 ** 21, device: 1 }),
+      group("kv_cache", "discarded", { device: 1 }),
     ],
     undefined,
     never,
@@ -145,11 +140,11 @@ test("what has no room on the host is spilled, and an unchanged backup needs nei
   const clean = { clean: true, backedUp: true };
   const steps = planSleep(
     [
-      portion("weights", "mapped", { segments: 3 }),
-      portion("weights", "mapped", { ...clean, hostBytes: segmentBytes }),
-      portion("weights", "mapped", { ...clean, fileBytes: segmentBytes / 2 }),
-      portion("weights", "mapped", { segments: 2, segmentBytes: 2 * segmentBytes }),
-      portion("weights", "mapped", { segments: 5 }),
+      group("weights", "mapped", { segments: 3 }),
+      group("weights", "mapped", { ...clean, hostBytes: segmentBytes }),
+      group("weights", "mapped", { ...clean, fileBytes: segmentBytes / 2 }),
+      group("weights", "mapped", { segments: 2, segmentBytes: 2 * segmentBytes }),
+      group("weights", "mapped", { segments: 5 }),
     ],
     offload,
   );
@@ -159,7 +154,7 @@ test("what has no room on the host is spilled, and an unchanged backup needs nei
 });
 
 test("the steps of an immutable tag say so, which keeps its backup", () => {
-  const asleep = [portion("weights", "offloaded"), portion("kv_cache", "discarded")];
+  const asleep = [group("weights", "offloaded"), group("kv_cache", "discarded")];
   const steps = planWake(asleep, undefined, (tag) => tag === "weights");
   expect(steps.map((step) => step.immutable)).toEqual([true, false]);
 });

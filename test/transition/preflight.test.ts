@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { runtimeInfo } from "../../src/ffi/native.ts";
+import { runtimeInfo } from "../../src/ffi/index.ts";
 import { codeOf, failureOf, MiB, pattern } from "../support/device.ts";
 
 let allocator: CaMemAllocator;

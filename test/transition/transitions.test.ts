@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
-import { pollPlan, portions, submitPlan } from "../../src/ffi/native.ts";
+import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
 import { codeOf, failureOf, holdDevice, MiB, pattern } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -312,21 +312,21 @@ test("backups that were made while a hook ran count against the host budget", as
   expect(allocator.hostUsage().pageLockedBytes).toBe(6 * MiB);
 });
 
-/** Offloads the only portion that is as large as `buffer`. */
+/** Offloads the only group of segments that is as large as `buffer`. */
 async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
-  const { portions: all, version } = portions(Number.MAX_SAFE_INTEGER);
-  const portion = all.find(({ segmentBytes }) => segmentBytes === buffer.sizeBytes);
-  if (portion === undefined) throw new Error("there is no such portion");
+  const { groups, version } = segmentGroups(Number.MAX_SAFE_INTEGER);
+  const group = groups.find(({ segmentBytes }) => segmentBytes === buffer.sizeBytes);
+  if (group === undefined) throw new Error("there is no such group");
   const found = {
     unreleased: false,
     clean: false,
     backedUp: false,
     state: "mapped",
-    tagId: portion.tag,
+    tagId: group.tag,
   } as const;
   const ticket = submitPlan(
-    [{ portion: { ...portion, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
-    { lastSegmentId: portion.lastSegmentId, version },
+    [{ group: { ...group, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
+    { lastSegmentId: group.lastSegmentId, version },
     false,
   );
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);

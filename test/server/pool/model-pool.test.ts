@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { type ControllerOptions, ModelPool, type PoolOptions, SleepController } from "camem/server";
+import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
 import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { Serving } from "../../support/serving.ts";
@@ -23,7 +23,7 @@ let log: string[];
 /** Three engines of 10 MiB, or more, on a device with room for the first `room` of them, which are awake. */
 async function start(
   room: number,
-  options: PoolOptions = {},
+  options: ModelPoolOptions = {},
   controllerOptions: ControllerOptions = {},
   weightsBytes: Partial<Record<Name, number>> = {},
 ) {
@@ -405,7 +405,7 @@ test("bad input is refused", async () => {
     [[engines.a], { nap: true }],
   ];
   for (const [list, options] of bad)
-    expect(await codeOf(() => new ModelPool(list as SleepController[], options as PoolOptions))).toBe(
+    expect(await codeOf(() => new ModelPool(list as SleepController[], options as ModelPoolOptions))).toBe(
       "INVALID_CONFIG",
     );
 });
