@@ -23,7 +23,9 @@ import { beginLoad } from "./loads.ts";
 
 /** A tensor of a checkpoint in device memory. */
 export interface Tensor {
+  /** The name in the checkpoint. */
   readonly name: string;
+  /** The type of its elements. */
   readonly dtype: TensorDtype;
   /** Lengths of the dimensions, outermost first; empty for a scalar. Elements are packed in row-major order. */
   readonly shape: readonly number[];
