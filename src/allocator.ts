@@ -100,7 +100,12 @@ export class CaMemAllocator {
   }
 
   /** The kind of device, and the path of its library. */
-  get backend(): { readonly kind: "ascend" | "emulator"; readonly library: string } {
+  get backend(): {
+    /** The backend. */
+    readonly kind: "ascend" | "emulator";
+    /** The path of its library. */
+    readonly library: string;
+  } {
     this.#lifecycle.assertOpen();
     return { kind: this.#config.backend, library: native.runtimeInfo().libraryPath };
   }
@@ -282,7 +287,12 @@ export class CaMemAllocator {
    *
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
-  memGetInfo(device?: number): { readonly freeBytes: number; readonly totalBytes: number } {
+  memGetInfo(device?: number): {
+    /** Free bytes. */
+    readonly freeBytes: number;
+    /** Bytes in all. */
+    readonly totalBytes: number;
+  } {
     const { freeBytes, totalBytes } = native.memoryInfo(this.#device(device));
     return { freeBytes, totalBytes };
   }

@@ -1,6 +1,10 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-/** Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration. */
+/**
+ * Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration.
+ *
+ * @module camem
+ */
 
 export { CaMemAllocator } from "./allocator.ts";
 export type { TensorDtype } from "./checkpoint/header.ts";
