@@ -1,4 +1,4 @@
-/** For the demo, the tests and the benchmark, which work anywhere: a real NPU where one is found, the emulator otherwise. */
+/** Chooses the backend of the tests and the benchmark: an NPU if there is one, otherwise the emulator. */
 
 import { CaMemAllocator, CamemError } from "camem";
 import { buildNative } from "./native.ts";
@@ -21,13 +21,13 @@ async function choose(): Promise<BackendChoice> {
     await CaMemAllocator.getInstance({ backend: "ascend" }).close();
     return { backend: "ascend", reason: "an NPU was found" };
   } catch (error) {
-    // A wrong variable says nothing of whether there is an NPU.
+    // A wrong variable does not show whether there is an NPU.
     if (!(error instanceof CamemError) || error.code === "INVALID_CONFIG") throw error;
     return { backend: "emulator", reason: `no NPU was found (${error.code})` };
   }
 }
 
-/** Builds the native libraries, chooses the backend and sets `CAMEM_BACKEND`, so that every later allocator uses it. */
+/** Builds the native libraries and sets `CAMEM_BACKEND` to the chosen backend, for later allocators. */
 export async function selectBackend(): Promise<BackendChoice> {
   await buildNative();
   const choice = await choose();

@@ -40,35 +40,44 @@ export const errorCodes = [
 /** One code of the closed set. */
 export type CamemErrorCode = (typeof errorCodes)[number];
 
-/** What is known of a failure beyond its message. */
+/** Facts of a failure besides its message. */
 export interface CamemErrorDetails {
   /** The AscendCL call that failed, such as `aclrtMallocPhysical`. */
   readonly call?: string;
-  /** The code which that call returned, such as 207001. */
+  /** The code that the call returned, such as 207001. */
   readonly aclCode?: number;
   /** The device address concerned. */
   readonly address?: number;
   /** The number of bytes concerned. */
   readonly sizeBytes?: number;
-  /** True when a sleep or wake-up has taken place all the same, and only something after it failed. */
+  /** True when the sleep or wake-up itself succeeded and only a later step failed. */
   readonly transitionComplete?: boolean;
-  /** When a request that was refused may be tried again. */
+  /** Seconds after which a refused request may be tried again. */
   readonly retryAfterSeconds?: number;
+  /** The option or argument that does not fit. */
+  readonly property?: string;
   readonly cause?: unknown;
 }
 
-/** The one error that this package throws. Tell failures apart by `code`; the message names the value and the mend. */
+/** The only error that this package throws. Tell failures apart by `code`; the message names the value and the remedy. */
 export class CamemError extends Error {
   override readonly name = "CamemError";
+  /** The kind of failure. */
   readonly code: CamemErrorCode;
+  /** The AscendCL call that failed, such as `aclrtMallocPhysical`. */
   readonly call: string | undefined;
+  /** The code that the AscendCL call returned, such as 207001. */
   readonly aclCode: number | undefined;
+  /** The device address concerned. */
   readonly address: number | undefined;
+  /** The number of bytes concerned. */
   readonly sizeBytes: number | undefined;
-  /** True when a sleep or wake-up has taken place all the same, and only giving memory back or a callback failed. */
+  /** True when the sleep or wake-up itself succeeded, and only giving memory back or a callback failed. */
   readonly transitionComplete: boolean;
-  /** When a request that was refused may be tried again; undefined for any other failure. */
+  /** Seconds after which a refused request may be tried again; undefined for any other failure. */
   readonly retryAfterSeconds: number | undefined;
+  /** The option or argument that does not fit; undefined for any other failure. */
+  readonly property: string | undefined;
 
   constructor(code: CamemErrorCode, message: string, details: CamemErrorDetails = {}) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
@@ -79,5 +88,18 @@ export class CamemError extends Error {
     this.sizeBytes = details.sizeBytes;
     this.transitionComplete = details.transitionComplete ?? false;
     this.retryAfterSeconds = details.retryAfterSeconds;
+    this.property = details.property;
   }
+}
+
+/** A value as an error message names it: short, and never the content of a buffer. */
+export function formatValue(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}
+
+/** The message of an error; other thrown values as {@link formatValue} names them. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : formatValue(thrown);
 }

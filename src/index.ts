@@ -2,26 +2,25 @@
 
 /** Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration. */
 
-export { CaMemAllocator, type HostUsage, type MallocOptions, type TagUsage } from "./allocator.ts";
-export type { Backup, BufferState, DeviceBuffer, DevicePointer } from "./buffer.ts";
-export type { AllocatorOptions } from "./config.ts";
-export { CamemError, type CamemErrorCode, errorCodes } from "./errors.ts";
-export type { TransitionControl, TransitionDurations, TransitionProgress } from "./execute.ts";
-export type { SleepTransition, TransitionHooks, WakeTransition } from "./hooks.ts";
-export type { SleepLevel } from "./levels.ts";
-export type { MemoryPool } from "./pool.ts";
-export type { TagPlan, TransitionPlan } from "./preflight.ts";
-export {
-  type LoadSafetensorsOptions,
-  loadSafetensors,
-  type Tensor,
-  type TensorDtype,
-} from "./safetensors.ts";
-export type { TagAction, TagPolicy } from "./tags.ts";
+export { CaMemAllocator } from "./allocator.ts";
+export type { TensorDtype } from "./checkpoint/header.ts";
+export { type LoadSafetensorsOptions, loadSafetensors, type Tensor } from "./checkpoint/safetensors.ts";
+export { CamemError, type CamemErrorCode, type CamemErrorDetails, errorCodes } from "./errors.ts";
+export type { Backup } from "./memory/backup.ts";
+export type { BufferState, DeviceBuffer, DevicePointer } from "./memory/buffer.ts";
+export type { MallocOptions, MemoryPoolOptions } from "./memory/options.ts";
+export type { MemoryPool } from "./memory/pool.ts";
+export type { HostUsage, TagUsage } from "./memory/usage.ts";
+export type { AllocatorOptions } from "./options/config.ts";
 export type {
-  PrepareReport,
-  SleepOptions,
-  SleepReport,
-  WakeOptions,
-  WakeReport,
-} from "./transitions.ts";
+  SleepLevel,
+  SleepSelection,
+  TagAction,
+  TagPolicy,
+  TagPolicyChanges,
+} from "./policy/tag-policies.ts";
+export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
+export type { SleepOptions, WakeOptions } from "./transition/options.ts";
+export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
+export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";
+export type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";

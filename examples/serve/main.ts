@@ -1,6 +1,6 @@
 import { CamemError } from "camem";
 import { selectBackend } from "../../scripts/backend.ts";
-import { formatSize } from "../../src/sizes.ts";
+import { formatSize } from "../../src/options/sizes.ts";
 import { readConfig } from "../tiny-llama/config.ts";
 import { KvCache } from "../tiny-llama/kv-cache.ts";
 import { modelDirectory } from "./engine.ts";

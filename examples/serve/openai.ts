@@ -2,7 +2,7 @@
 
 import Type, { type Static } from "typebox";
 import { Value } from "typebox/value";
-import { show } from "../../src/validate.ts";
+import { formatValue } from "../../src/errors.ts";
 
 const Stop = Type.Union([Type.String(), Type.Array(Type.String({ minLength: 1 }), { maxItems: 4 })], {
   description: "a text, or up to four",
@@ -80,7 +80,7 @@ export async function readCompletionRequest(request: Request): Promise<Completio
     const { description } = schema as { readonly description?: string };
     throw new OpenAiError(
       400,
-      `${name} is ${value === undefined ? "missing" : show(value)}; it must be ${description}`,
+      `${name} is ${value === undefined ? "missing" : formatValue(value)}; it must be ${description}`,
       name,
     );
   }

@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
 import type { IdleRung } from "camem/server";
-import { millisecondsOf } from "../../src/server/durations.ts";
-import { parseSize } from "../../src/sizes.ts";
+import { millisecondsOf } from "../../src/options/durations.ts";
+import { parseSize } from "../../src/options/sizes.ts";
 
 export const usage = `Usage: bun run serve [options]
 

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { CaMemAllocator, CamemError } from "camem";
 import { selectBackend } from "../../scripts/backend.ts";
-import { formatSize } from "../../src/sizes.ts";
+import { formatSize } from "../../src/options/sizes.ts";
 import { readConfig } from "./config.ts";
 import { generate } from "./greedy-decoder.ts";
 import { KvCache } from "./kv-cache.ts";

@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { parseSize } from "../../src/sizes.ts";
+import { parseSize } from "../../src/options/sizes.ts";
 
 export const usage = `Usage: bun examples/tiny-llama/demo.ts [options]
 

@@ -2,44 +2,46 @@
 
 /** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
 
-export type { AccessOptions, ServerInfo } from "./access.ts";
-export type { Clock } from "./clock.ts";
+export type { Clock } from "../async/clock.ts";
+export type { Duration } from "../options/durations.ts";
 export {
   type DeviceMemory,
   type EngineSleepResult,
   type EngineWakeResult,
   SleepController,
-} from "./controller.ts";
+} from "./engine/controller.ts";
 export type {
   AdmitOptions,
   ControllerOptions,
+  EnginePlanOptions,
   EngineSleepOptions,
   EngineWakeOptions,
+  InFlightMode,
   PauseOptions,
   ReloadContext,
+  SleepReason,
   WhenAsleep,
-} from "./controller-options.ts";
-export type { Duration } from "./durations.ts";
-export type { EngineGroup, QueueCounts } from "./engine-group.ts";
-export type { ControlledAllocator } from "./engine-tags.ts";
+} from "./engine/controller-options.ts";
+export type { ControlledAllocator } from "./engine/engine-tags.ts";
 export type {
   EngineEvent,
   EngineListener,
   EngineState,
   EngineStatus,
   FailureSummary,
-  InFlightMode,
   RequestCounts,
   RequestsEvent,
-  SleepReason,
   StateEvent,
   TransitionEndedEvent,
   TransitionIdentity,
   TransitionProgressEvent,
   TransitionStartedEvent,
-} from "./events.ts";
-export type { CheckpointResult, Lease } from "./gate.ts";
-export { type AdminHandler, createHandler, type HandlerOptions } from "./http.ts";
-export { type IdleOptions, type IdleRung, IdleSleep } from "./idle.ts";
-export { type AdmitRequestOptions, admitRequest, leasedStream } from "./inference.ts";
-export { ModelPool, type PoolOptions } from "./model-pool.ts";
+} from "./engine/events.ts";
+export { type IdleOptions, type IdleRung, IdleSleep } from "./engine/idle-sleep.ts";
+export type { CheckpointResult, Lease } from "./engine/lease.ts";
+export type { AccessOptions, ServerInfo } from "./http/access.ts";
+export { type AdmitRequestOptions, admitRequest } from "./http/admit-request.ts";
+export { type AdminHandler, createHandler, type HandlerOptions } from "./http/handler.ts";
+export { leasedStream } from "./http/leased-stream.ts";
+export type { EngineGroup, QueueCounts } from "./pool/engine-group.ts";
+export { ModelPool, type ModelPoolOptions } from "./pool/model-pool.ts";

@@ -2,7 +2,7 @@
 
 import { parseArgs } from "node:util";
 import { selectBackend } from "../../scripts/backend.ts";
-import { formatSize, parseSize } from "../../src/sizes.ts";
+import { formatSize, parseSize } from "../../src/options/sizes.ts";
 
 const { values } = parseOptions();
 

@@ -3,7 +3,7 @@
 
 import { dlopen } from "bun:ffi";
 import { CaMemAllocator, CamemError, type CamemErrorCode } from "camem";
-import { emulatorLibraryPath } from "../../src/ffi/native.ts";
+import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 
 export const MiB = 2 ** 20;
 

@@ -1,7 +1,7 @@
 /** `my_malloc` and `my_free` of the shipped shim, called as an engine calls them. */
 
 import { dlopen, type Pointer } from "bun:ffi";
-import { shimPath } from "../../src/ffi/native.ts";
+import { shimPath } from "../../src/ffi/index.ts";
 
 export function openPluggable() {
   const { my_malloc, my_free } = dlopen(shimPath, {

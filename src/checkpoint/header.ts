@@ -1,0 +1,307 @@
+import { inspect } from "node:util";
+import Type from "typebox";
+import Value from "typebox/value";
+import { CamemError, messageOf } from "../errors.ts";
+
+/** Bits of one element, for every element type that the safetensors format knows. */
+const elementBits = {
+  BOOL: 8,
+  U8: 8,
+  I8: 8,
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F8_E4M3: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2: 8,
+  F8_E5M2FNUZ: 8,
+  F8_E8M0: 8,
+  U16: 16,
+  I16: 16,
+  F16: 16,
+  BF16: 16,
+  U32: 32,
+  I32: 32,
+  F32: 32,
+  U64: 64,
+  I64: 64,
+  F64: 64,
+  C64: 64,
+} as const;
+
+/** The element type of a tensor, as spelt by safetensors. */
+export type TensorDtype = keyof typeof elementBits;
+
+/** The place of a tensor in a checkpoint. */
+export interface SafetensorsEntry {
+  readonly name: string;
+  readonly dtype: TensorDtype;
+  readonly shape: readonly number[];
+  /** First byte, counted from the start of the data (not of the file). */
+  readonly beginBytes: number;
+  /** One past the last byte, counted from the start of the data. */
+  readonly endBytes: number;
+}
+
+/** The checked header of a checkpoint. */
+export interface SafetensorsHeader {
+  /** The text pairs under `__metadata__`. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** All tensors in the order of the data, which they cover without overlap or hole. */
+  readonly entries: readonly SafetensorsEntry[];
+  /** Where the data starts in the file, in bytes. */
+  readonly dataOffsetBytes: number;
+  /** Length of the data, in bytes. */
+  readonly dataSizeBytes: number;
+}
+
+/** Bytes of the header's length at the start of the file, an unsigned little-endian integer. */
+export const lengthFieldBytes = 8;
+
+/** The limit of the reference implementation: a longer header is an attack or damage. */
+const maximumHeaderBytes = 100_000_000;
+
+const ByteOffset = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+
+const EntrySchema = Type.Object({
+  dtype: Type.Enum(Object.keys(elementBits) as TensorDtype[]),
+  shape: Type.Array(Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })),
+  data_offsets: Type.Tuple([ByteOffset, ByteOffset]),
+});
+
+const MetadataSchema = Type.Record(Type.String(), Type.String());
+
+const truncatedHint = "The file is cut short or damaged: copy or download it again.";
+const rewriteHint = "Write the file again with the safetensors library.";
+
+/**
+ * Parses and checks the header of a safetensors file, without touching a file or device.
+ *
+ * @param bytes the start of the file: at least the length field and the whole header
+ * @param fileSizeBytes the size of the whole file, in bytes
+ * @param path the file's name in errors
+ * @throws CamemError `SAFETENSORS_INVALID` naming the file, the tensor and the offending value
+ */
+export function parseSafetensorsHeader(
+  bytes: Uint8Array,
+  fileSizeBytes: number,
+  path: string,
+): SafetensorsHeader {
+  const dataOffsetBytes = lengthFieldBytes + parseHeaderLength(bytes, fileSizeBytes, path);
+  if (bytes.length < dataOffsetBytes) {
+    throw invalid(
+      path,
+      `the header ends at byte ${dataOffsetBytes}, but only ${bytes.length} bytes were read`,
+      truncatedHint,
+    );
+  }
+  const fields = parseHeaderFields(bytes.subarray(lengthFieldBytes, dataOffsetBytes), path);
+  const metadata = parseMetadata(fields, path);
+  fields.delete("__metadata__");
+  const entries = [...fields].map(([name, value]) => parseEntry(name, value, path));
+  entries.sort((left, right) => left.beginBytes - right.beginBytes || left.endBytes - right.endBytes);
+  const dataSizeBytes = fileSizeBytes - dataOffsetBytes;
+  checkCoverage(entries, dataSizeBytes, path);
+  return { metadata, entries, dataOffsetBytes, dataSizeBytes };
+}
+
+/** The length of the header without the field that holds it, in bytes. Throws like {@link parseSafetensorsHeader}. */
+export function parseHeaderLength(bytes: Uint8Array, fileSizeBytes: number, path: string): number {
+  if (bytes.length < lengthFieldBytes) {
+    throw invalid(
+      path,
+      `the file has ${bytes.length} bytes, but a safetensors file starts with a header length of ${lengthFieldBytes} bytes`,
+      truncatedHint,
+    );
+  }
+  const length = new DataView(bytes.buffer, bytes.byteOffset, lengthFieldBytes).getBigUint64(0, true);
+  if (length > BigInt(maximumHeaderBytes)) {
+    throw invalid(
+      path,
+      `the header length is ${length} bytes, above the format's limit of ${maximumHeaderBytes}`,
+      "This is not a safetensors file, or it is damaged.",
+    );
+  }
+  if (length > BigInt(fileSizeBytes - lengthFieldBytes)) {
+    throw invalid(
+      path,
+      `the header length is ${length} bytes, but only ${fileSizeBytes - lengthFieldBytes} bytes follow it`,
+      truncatedHint,
+    );
+  }
+  return Number(length);
+}
+
+/** The header's fields as a map, since a tensor may be named `__proto__`. */
+function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown> {
+  // The format requires the brace as the first byte; JSON also allows white space before it.
+  if (bytes[0] !== 0x7b) {
+    throw invalid(path, "the header does not start with {", "This is not a safetensors file.");
+  }
+  let text: string;
+  let value: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    value = JSON.parse(text);
+  } catch (error) {
+    const reason = bounded(messageOf(error));
+    throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteHint, error);
+  }
+  const duplicate = findDuplicateKey(text);
+  if (duplicate !== undefined) {
+    throw invalid(path, `the header has the key ${formatHeaderValue(duplicate)} twice`, rewriteHint);
+  }
+  // Text that starts with a brace and is JSON is an object.
+  return new Map(Object.entries(value as object));
+}
+
+/**
+ * Finds a key that an object has twice: `JSON.parse` keeps the last one, so that two readers could see different models in one
+ * file. `text` must be JSON.
+ */
+function findDuplicateKey(text: string): string | undefined {
+  const keysOfOpenObjects: (Set<string> | undefined)[] = [];
+  let keyComesNext = false;
+  for (let index = 0; index < text.length; index++) {
+    const character = text[index];
+    if (character === '"') {
+      const end = endOfString(text, index);
+      if (keyComesNext) {
+        const keys = keysOfOpenObjects.at(-1);
+        const key: string = JSON.parse(text.slice(index, end));
+        if (keys?.has(key)) return key;
+        keys?.add(key);
+      }
+      keyComesNext = false;
+      index = end - 1;
+    } else if (character === "{" || character === "[") {
+      keyComesNext = character === "{";
+      keysOfOpenObjects.push(keyComesNext ? new Set() : undefined);
+    } else if (character === "}" || character === "]") {
+      keysOfOpenObjects.pop();
+      keyComesNext = false;
+    } else if (character === ",") {
+      keyComesNext = keysOfOpenObjects.at(-1) !== undefined;
+    }
+  }
+  return undefined;
+}
+
+/** The index after the closing quote of the string that opens at `start`. */
+function endOfString(text: string, start: number): number {
+  let index = start + 1;
+  while (text[index] !== '"') index += text[index] === "\\" ? 2 : 1;
+  return index + 1;
+}
+
+function parseMetadata(fields: ReadonlyMap<string, unknown>, path: string): ReadonlyMap<string, string> {
+  if (!fields.has("__metadata__")) return new Map();
+  const value = fields.get("__metadata__");
+  if (!Value.Check(MetadataSchema, value)) {
+    throw invalid(
+      path,
+      `__metadata__ is ${formatHeaderValue(value)}, but the format allows only a map from text to text`,
+      rewriteHint,
+    );
+  }
+  return new Map(Object.entries(value));
+}
+
+function parseEntry(name: string, value: unknown, path: string): SafetensorsEntry {
+  if (!Value.Check(EntrySchema, value)) throw invalidEntry(name, value, path);
+  const [beginBytes, endBytes] = value.data_offsets;
+  if (endBytes < beginBytes) {
+    throw invalid(
+      path,
+      `tensor ${formatHeaderValue(name)}: data_offsets ${formatHeaderValue(value.data_offsets)} end before they begin`,
+      rewriteHint,
+    );
+  }
+  const expectedBytes = contentBytes(value.dtype, value.shape);
+  if (endBytes - beginBytes !== expectedBytes) {
+    const expected = expectedBytes === undefined ? "no whole, addressable number of" : String(expectedBytes);
+    throw invalid(
+      path,
+      `tensor ${formatHeaderValue(name)}: ${value.dtype} with shape ${formatHeaderValue(value.shape)} takes ${expected} bytes, ` +
+        `but data_offsets ${formatHeaderValue(value.data_offsets)} hold ${endBytes - beginBytes}`,
+      rewriteHint,
+    );
+  }
+  return { name, dtype: value.dtype, shape: value.shape, beginBytes, endBytes };
+}
+
+function invalidEntry(name: string, value: unknown, path: string): CamemError {
+  const [first] = Value.Errors(EntrySchema, value);
+  const field = (first?.instancePath ?? "").slice(1).replaceAll("/", ".");
+  const offending: unknown = first === undefined ? value : Value.Pointer.Get(value, first.instancePath);
+  const reason =
+    first?.keyword === "enum"
+      ? `must be one of ${Object.keys(elementBits).join(", ")}`
+      : (first?.message ?? "is not a tensor entry");
+  return invalid(
+    path,
+    `tensor ${formatHeaderValue(name)}: ${field === "" ? "the entry" : field} is ${formatHeaderValue(offending)}, it ${reason}`,
+    rewriteHint,
+  );
+}
+
+/** Bytes of a tensor; undefined beyond 2^53, or where elements of 4 or 6 bits do not fill the last byte. */
+function contentBytes(dtype: TensorDtype, shape: readonly number[]): number | undefined {
+  let bits: number = elementBits[dtype];
+  for (const length of shape) {
+    bits *= length;
+    if (bits > Number.MAX_SAFE_INTEGER) return undefined;
+  }
+  return bits % 8 === 0 ? bits / 8 : undefined;
+}
+
+/** The format forbids overlaps and holes: bytes outside every tensor hide data or mean a truncated file. */
+function checkCoverage(entries: readonly SafetensorsEntry[], dataSizeBytes: number, path: string): void {
+  let coveredBytes = 0;
+  let before = "the start of the data";
+  for (const entry of entries) {
+    const where = `tensor ${formatHeaderValue(entry.name)}: data_offsets [${entry.beginBytes}, ${entry.endBytes}]`;
+    if (entry.endBytes > dataSizeBytes) {
+      throw invalid(path, `${where} end beyond the data of ${dataSizeBytes} bytes`, truncatedHint);
+    }
+    if (entry.beginBytes < coveredBytes) {
+      throw invalid(path, `${where} overlap ${before}, which ends at ${coveredBytes}`, rewriteHint);
+    }
+    if (entry.beginBytes > coveredBytes) {
+      throw invalid(
+        path,
+        `${where} leave a hole after ${before}, which ends at ${coveredBytes}`,
+        rewriteHint,
+      );
+    }
+    coveredBytes = entry.endBytes;
+    before = `tensor ${formatHeaderValue(entry.name)}`;
+  }
+  if (coveredBytes < dataSizeBytes) {
+    throw invalid(
+      path,
+      `the tensors end at byte ${coveredBytes} of the data, but the data has ${dataSizeBytes} bytes`,
+      rewriteHint,
+    );
+  }
+}
+
+/** The error for a checkpoint that breaks the format or cannot be read: the problem and the remedy. */
+export function invalid(path: string, problem: string, hint: string, cause?: unknown): CamemError {
+  return new CamemError(
+    "SAFETENSORS_INVALID",
+    `${path}: ${problem}. ${hint}`,
+    cause === undefined ? {} : { cause },
+  );
+}
+
+/** A value of an untrusted header in an error text: shallow and short, since it may be huge or deeply nested. */
+export function formatHeaderValue(value: unknown): string {
+  return bounded(inspect(value, { depth: 1, maxArrayLength: 8, breakLength: Number.POSITIVE_INFINITY }));
+}
+
+const maximumShownCharacters = 120;
+
+function bounded(text: string): string {
+  return text.length <= maximumShownCharacters ? text : `${text.slice(0, maximumShownCharacters)}...`;
+}

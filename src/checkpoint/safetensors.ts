@@ -1,0 +1,362 @@
+import { type FileHandle, open } from "node:fs/promises";
+import { setImmediate } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual } from "node:util";
+import Type, { type Static } from "typebox";
+import { CaMemAllocator } from "../allocator.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
+import * as native from "../ffi/index.ts";
+import type { DeviceBuffer } from "../memory/buffer.ts";
+import { closedObject, custom, optional, required, Signal, unchecked } from "../options/schemas.ts";
+import { validate } from "../options/validate.ts";
+import {
+  formatHeaderValue,
+  invalid,
+  lengthFieldBytes,
+  parseHeaderLength,
+  parseSafetensorsHeader,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  type TensorDtype,
+} from "./header.ts";
+import { beginLoad } from "./loads.ts";
+
+/** A tensor of a checkpoint in device memory. */
+export interface Tensor {
+  readonly name: string;
+  readonly dtype: TensorDtype;
+  /** Lengths of the dimensions, outermost first; empty for a scalar. Elements are packed in row-major order. */
+  readonly shape: readonly number[];
+  /** Bytes of content. Zero where a dimension is 0. */
+  readonly sizeBytes: number;
+  /**
+   * The device memory. A tensor without elements has a buffer too, of one byte that is never written, so that code
+   * which walks the tensors needs no special case; `sizeBytes` tells it apart.
+   */
+  readonly buffer: DeviceBuffer;
+}
+
+const LoadSafetensorsOptions = closedObject({
+  /** Allocates the tensors. */
+  allocator: required(
+    custom<CaMemAllocator>(
+      "a CaMemAllocator, such as CaMemAllocator.getInstance()",
+      (value) => value instanceof CaMemAllocator,
+    ),
+  ),
+  /** The tag of the tensors; by default `weights`. */
+  tag: optional(unchecked<string>()),
+  /** The device number of the tensors; by default the allocator's. */
+  device: optional(unchecked<number>()),
+  /**
+   * Tensors of an earlier load, to be overwritten in place instead of allocating: the reload after a sleep at level 2. The
+   * checkpoint must hold exactly these names, dtypes and shapes. `tag` and `device` are ignored then.
+   */
+  into: optional(
+    custom<ReadonlyMap<string, Tensor>>(
+      "the result of an earlier loadSafetensors",
+      (value) => value instanceof Map,
+    ),
+  ),
+  /**
+   * Where a sleep that offloads keeps the content; by default `host`. `host`: in page-locked host memory. `file`: in the
+   * checkpoint itself, which must not change from then on; a wake-up reads the content from there, and the tensors refuse
+   * writes until `markDirty`. With `into`, `file` works for tensors that an earlier load allocated.
+   */
+  backing: optional(
+    Type.Union([Type.Literal("host"), Type.Literal("file")], { description: '"host" or "file"' }),
+  ),
+  /** Stops the load between two chunks. */
+  signal: optional(Signal),
+});
+
+/** Options of {@link loadSafetensors}. */
+export interface LoadSafetensorsOptions extends Static<typeof LoadSafetensorsOptions> {}
+
+/** Tensors that a load allocated, so that their segments hold nothing else. */
+const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
+
+/** Bounds the host memory of a load, and the time for which one read or copy keeps the event loop. */
+const chunkBytes = 16 * 1024 * 1024;
+
+/**
+ * Loads a safetensors checkpoint into device memory. The header is read and checked in full before anything is
+ * allocated. Then each tensor is carved out of large segments of `tag`'s memory pool (`aclrtReserveMemAddress`,
+ * `aclrtMallocPhysical` and `aclrtMapMem` behind it, for a few large segments and not for each tensor), and the data is
+ * copied from the file in chunks of 16 MiB (`aclrtMemcpy`, host to device); the event loop runs between two chunks.
+ *
+ * With `into`, an earlier load's tensors are written in place and nothing is allocated. Names, dtypes, shapes and the
+ * state of every buffer are checked before the first byte is written. If the file cannot be read to its end after
+ * that, the tensors stay allocated and their content is undefined: load again.
+ *
+ * @param path The checkpoint: a path, or a `file:` URL.
+ * @returns Every tensor by name, in the order of the data; with `into`, that same map.
+ * @throws CamemError `INVALID_ARGUMENT`; `SAFETENSORS_INVALID` if the file cannot be read, breaks the format, or does not match `into`;
+ * `BUFFER_ASLEEP`, `BUFFER_MOVING` or `BUFFER_FREED` if a tensor's memory is not mapped (wake `into`'s tag first);
+ * `BUFFER_IMMUTABLE`; `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`;
+ * `ABORTED` if `signal` fired; whatever `MemoryPool.malloc` throws, such as `OUT_OF_DEVICE_MEMORY`. What had been
+ * allocated by then is freed again.
+ */
+export async function loadSafetensors(
+  path: string | URL,
+  options: LoadSafetensorsOptions,
+): Promise<ReadonlyMap<string, Tensor>> {
+  checkOptions(options);
+  const fileName = fileNameOf(path);
+  throwIfAborted(options.signal, fileName);
+  const handle = await openCheckpoint(fileName);
+  try {
+    // Before the first byte is read, so that a change while it is loaded is noticed.
+    using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
+    const header = await readHeader(handle, fileName);
+    const tensors = options.into ?? allocateTensors(header, options);
+    const endLoad = beginLoad(options.allocator, tagsOf(tensors));
+    try {
+      if (options.into !== undefined) checkMatch(header.entries, options.into, fileName);
+      await copyData(handle, header, tensors, fileName, options.signal);
+      if (checkpoint !== undefined) backByFile(checkpoint.handle, header, tensors);
+    } catch (error) {
+      endLoad(false);
+      if (options.into === undefined) freeAll(tensors, error);
+      throw error;
+    }
+    endLoad(true);
+    return tensors;
+  } finally {
+    await handle.close();
+  }
+}
+
+function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
+  return new Set([...tensors.values()].map(({ buffer }) => buffer.tag));
+}
+
+/** @throws CamemError `INVALID_ARGUMENT` */
+function fileNameOf(path: unknown): string {
+  if (typeof path === "string" && path !== "") return path;
+  const given = formatValue(path instanceof URL ? path.href : path);
+  try {
+    if (path instanceof URL) return fileURLToPath(path);
+  } catch (cause) {
+    const reason = messageOf(cause);
+    throw new CamemError("INVALID_ARGUMENT", `the path is ${given}: ${reason}`, { cause });
+  }
+  throw new CamemError("INVALID_ARGUMENT", `the path is ${given}; it must be a path or a file: URL`);
+}
+
+/** Memory functions check the tag and the device. */
+function checkOptions(options: LoadSafetensorsOptions): void {
+  validate(LoadSafetensorsOptions, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
+  const { into, backing } = options;
+  if (backing === "file" && into !== undefined && !ownSegments.has(into))
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      "`into` was not allocated by loadSafetensors, so other content may be in its segments; leave backing out",
+      { property: "into" },
+    );
+}
+
+/** Declares which part of the checkpoint each segment's content is. */
+function backByFile(handle: number, header: SafetensorsHeader, tensors: ReadonlyMap<string, Tensor>): void {
+  const bySegment = new Map<number, { segment: native.SegmentName; extents: native.CheckpointExtent[] }>();
+  for (const { name, beginBytes, endBytes } of header.entries) {
+    const place = tensors.get(name)?.buffer.place;
+    if (place === undefined || endBytes === beginBytes) continue;
+    const { segment, offsetBytes: segmentOffsetBytes } = place;
+    const own = bySegment.get(segment.segmentId) ?? { segment, extents: [] };
+    const fileOffsetBytes = header.dataOffsetBytes + beginBytes;
+    own.extents.push({ segmentOffsetBytes, fileOffsetBytes, sizeBytes: endBytes - beginBytes });
+    bySegment.set(segment.segmentId, own);
+  }
+  for (const { segment, extents } of bySegment.values()) {
+    extents.sort((a, b) => a.segmentOffsetBytes - b.segmentOffsetBytes);
+    native.useCheckpoint(segment, handle, extents);
+  }
+}
+
+async function openCheckpoint(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, "r");
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+function unreadable(path: string, error: unknown): CamemError {
+  const reason = messageOf(error);
+  return invalid(
+    path,
+    `the checkpoint cannot be read (${reason})`,
+    "Give the path of a readable .safetensors file.",
+    error,
+  );
+}
+
+async function readHeader(handle: FileHandle, path: string): Promise<SafetensorsHeader> {
+  const file = await handle.stat();
+  if (!file.isFile()) {
+    throw invalid(path, "the checkpoint is not a regular file", "Give the path of a .safetensors file.");
+  }
+  const lengthField = new Uint8Array(Math.min(lengthFieldBytes, file.size));
+  await readExactly(handle, lengthField, 0, path);
+  // Checked here already, so that a damaged length cannot ask for gigabytes of host memory.
+  const headerBytes = parseHeaderLength(lengthField, file.size, path);
+  const bytes = new Uint8Array(lengthFieldBytes + headerBytes);
+  await readExactly(handle, bytes, 0, path);
+  return parseSafetensorsHeader(bytes, file.size, path);
+}
+
+async function readExactly(
+  handle: FileHandle,
+  target: Uint8Array,
+  positionBytes: number,
+  path: string,
+): Promise<void> {
+  let doneBytes = 0;
+  while (doneBytes < target.length) {
+    const bytesRead = await readSome(handle, target.subarray(doneBytes), positionBytes + doneBytes, path);
+    if (bytesRead === 0) {
+      throw invalid(
+        path,
+        `the file ends at byte ${positionBytes + doneBytes}, while it is being read`,
+        "Load again when nothing writes to the file any more.",
+      );
+    }
+    doneBytes += bytesRead;
+  }
+}
+
+async function readSome(
+  handle: FileHandle,
+  target: Uint8Array,
+  positionBytes: number,
+  path: string,
+): Promise<number> {
+  try {
+    const { bytesRead } = await handle.read(target, 0, target.length, positionBytes);
+    return bytesRead;
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+function allocateTensors(
+  header: SafetensorsHeader,
+  { allocator, tag = "weights", device }: LoadSafetensorsOptions,
+): ReadonlyMap<string, Tensor> {
+  const pool = allocator.memoryPool(tag, device === undefined ? {} : { device });
+  const sizes = header.entries.map(({ beginBytes, endBytes }) => endBytes - beginBytes);
+  const buffers = pool.mallocAll(sizes.map((sizeBytes) => Math.max(sizeBytes, 1)));
+  const tensors = new Map<string, Tensor>();
+  for (const [index, { name, dtype, shape, beginBytes, endBytes }] of header.entries.entries()) {
+    const buffer = buffers[index];
+    if (buffer) tensors.set(name, { name, dtype, shape, sizeBytes: endBytes - beginBytes, buffer });
+  }
+  ownSegments.add(tensors);
+  return tensors;
+}
+
+/** Frees what a failed load had allocated. A buffer that cannot be freed must not hide why the load failed. */
+function freeAll(tensors: ReadonlyMap<string, Tensor>, loadError: unknown): void {
+  const freeErrors: unknown[] = [];
+  for (const { buffer } of tensors.values()) {
+    try {
+      buffer.free();
+    } catch (error) {
+      freeErrors.push(error);
+    }
+  }
+  if (freeErrors.length === 0) return;
+  const reason = messageOf(loadError);
+  throw new CamemError(
+    loadError instanceof CamemError ? loadError.code : "ACL_CALL_FAILED",
+    `${reason} And ${freeErrors.length} of the ${tensors.size} tensors allocated for it could not be freed again.`,
+    { cause: new AggregateError([loadError, ...freeErrors]) },
+  );
+}
+
+function checkMatch(
+  entries: readonly SafetensorsEntry[],
+  into: ReadonlyMap<string, Tensor>,
+  path: string,
+): void {
+  const hint = "Reload from a checkpoint of the same model, or load it anew without `into`.";
+  const names = new Set(entries.map((entry) => entry.name));
+  for (const name of into.keys()) {
+    if (!names.has(name))
+      throw invalid(path, `tensor ${formatHeaderValue(name)} of \`into\` is not in the file`, hint);
+  }
+  for (const { name, dtype, shape } of entries) {
+    const tensor = into.get(name);
+    if (tensor === undefined)
+      throw invalid(path, `tensor ${formatHeaderValue(name)} is not in \`into\``, hint);
+    if (tensor.dtype !== dtype || !isDeepStrictEqual(tensor.shape, shape)) {
+      throw invalid(
+        path,
+        `tensor ${formatHeaderValue(name)} is ${dtype} ${formatHeaderValue(shape)} in the file, but ${tensor.dtype} ${formatHeaderValue(tensor.shape)} in \`into\``,
+        hint,
+      );
+    }
+    checkWritable(tensor);
+  }
+}
+
+function checkWritable({ name, buffer }: Tensor): void {
+  const { state, tag } = buffer;
+  if (state === "mapped" && !buffer.immutable) return;
+  if (state === "mapped")
+    throw new CamemError(
+      "BUFFER_IMMUTABLE",
+      `Tensor ${formatHeaderValue(name)} cannot be written: its content is final. Call markDirty("${tag}") first.`,
+    );
+  const message = `Tensor ${formatHeaderValue(name)} cannot be written: its device memory is ${state}.`;
+  if (state === "freed") throw new CamemError("BUFFER_FREED", `${message} Load it anew without \`into\`.`);
+  if (state === "moving")
+    throw new CamemError("BUFFER_MOVING", `${message} Await the sleep or wake-up first.`);
+  throw new CamemError("BUFFER_ASLEEP", `${message} Call wakeUp({ tags: ["${tag}"] }) first.`);
+}
+
+/** The staging chunk is reused, which is safe because `DeviceBuffer.write` has copied it when it returns. */
+async function copyData(
+  handle: FileHandle,
+  header: SafetensorsHeader,
+  tensors: ReadonlyMap<string, Tensor>,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const staging = new Uint8Array(Math.min(chunkBytes, header.dataSizeBytes));
+  for (let chunkBegin = 0; chunkBegin < header.dataSizeBytes; chunkBegin += staging.length) {
+    throwIfAborted(signal, path);
+    const chunk = staging.subarray(0, Math.min(staging.length, header.dataSizeBytes - chunkBegin));
+    await readExactly(handle, chunk, header.dataOffsetBytes + chunkBegin, path);
+    writeChunk(chunk, chunkBegin, header.entries, tensors);
+    // Waiting for a read is not enough: Bun goes on with one that has ended meanwhile before it turns to anything else.
+    await setImmediate();
+  }
+  throwIfAborted(signal, path);
+}
+
+function writeChunk(
+  chunk: Uint8Array,
+  chunkBegin: number,
+  entries: readonly SafetensorsEntry[],
+  tensors: ReadonlyMap<string, Tensor>,
+): void {
+  const chunkEnd = chunkBegin + chunk.length;
+  for (const { name, beginBytes, endBytes } of entries) {
+    const from = Math.max(beginBytes, chunkBegin);
+    const to = Math.min(endBytes, chunkEnd);
+    if (from < to) {
+      const source = chunk.subarray(from - chunkBegin, to - chunkBegin);
+      tensors.get(name)?.buffer.write(source, from - beginBytes);
+    }
+  }
+}
+
+function throwIfAborted(signal: AbortSignal | undefined, path: string): void {
+  if (signal?.aborted) {
+    throw new CamemError("ABORTED", `The load of ${path} was aborted by its signal.`, {
+      cause: signal.reason,
+    });
+  }
+}

@@ -1,0 +1,47 @@
+#!/usr/bin/env bun
+/** The `camem` command: parses arguments and runs the verb. */
+
+import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
+import type { Command } from "./command.ts";
+import { doctor } from "./doctor.ts";
+
+const commands: ReadonlyMap<string, Command> = new Map([["doctor", doctor]]);
+
+function usage(): string {
+  const synopses = [...commands.values()].map(({ synopsis }) => `camem ${synopsis}`);
+  const descriptions = [...commands].map(([verb, { description }]) =>
+    description.map((line, index) => `${(index === 0 ? verb : "").padEnd(10)}${line}\n`).join(""),
+  );
+  return `usage: ${synopses.join("\n       ")}\n\n${descriptions.join("")}`;
+}
+
+/** @throws TypeError for arguments that do not make sense */
+async function run(args: string[]): Promise<number> {
+  const options: ParseArgsOptionsConfig = Object.assign(
+    { help: { type: "boolean", short: "h" } },
+    ...[...commands.values()].map((command) => command.options),
+  );
+  const { values, positionals } = parseArgs({ args, options, allowPositionals: true });
+  if (values["help"] === true) {
+    console.log(usage());
+    return 0;
+  }
+  const [verb, ...rest] = positionals;
+  if (verb === undefined) throw new TypeError("say which command");
+  const command = rest.length === 0 ? commands.get(verb) : undefined;
+  if (command === undefined) throw new TypeError(`there is no command "${positionals.join(" ")}"`);
+  return command.run(values);
+}
+
+async function main(args: string[]): Promise<number> {
+  try {
+    return await run(args);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    // After its first sentence, the message of `parseArgs` gives advice on arguments that begin with a dash.
+    console.error(`camem: ${error.message.split(". ")[0]}\n${usage()}`);
+    return 2;
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2));

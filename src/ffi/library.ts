@@ -1,0 +1,37 @@
+/** Opens the shim, libcamem.so. */
+
+import { dlopen } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { CamemError } from "../errors.ts";
+import { symbols } from "./symbols.gen.ts";
+
+/** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
+const nativeFolder = join(import.meta.dir, "../../native", `${process.platform}-${process.arch}`);
+export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
+export const shimPath = join(nativeFolder, "libcamem.so");
+
+function openShim() {
+  if (!existsSync(shimPath))
+    throw new CamemError(
+      "LIBRARY_NOT_FOUND",
+      `${shimPath} does not exist: camem ships its shim for linux-x64 and linux-arm64 with glibc; in a checkout, run "bun run build"`,
+    );
+  try {
+    return dlopen(shimPath, symbols).symbols;
+  } catch (cause) {
+    throw new CamemError(
+      "LIBRARY_INVALID",
+      `${shimPath} cannot be opened: ${cause}; it needs glibc 2.28 or newer`,
+      { cause },
+    );
+  }
+}
+
+let shim: ReturnType<typeof openShim> | undefined;
+
+/** The shim's exports; opened on first use, once per process. */
+export function exports(): ReturnType<typeof openShim> {
+  shim ??= openShim();
+  return shim;
+}

@@ -1,0 +1,51 @@
+import * as native from "../ffi/index.ts";
+import { checkRange } from "./bounds.ts";
+import type { BufferOwner, DevicePointer } from "./buffer.ts";
+import { createHostArray } from "./host-array.ts";
+import { stateName } from "./table.ts";
+
+/** The backup of one offloaded segment: in page-locked host memory, a spill file or a checkpoint. */
+export class Backup {
+  /** The device address of the content. */
+  readonly ptr: DevicePointer;
+  /** The size in bytes. */
+  readonly sizeBytes: number;
+  /** The number of the device that the content comes from. */
+  readonly device: number;
+  readonly #owner: BufferOwner;
+  readonly #segment: native.SegmentName;
+
+  /** @internal */
+  constructor(owner: BufferOwner, segment: native.SegmentName & { sizeBytes: number; device: number }) {
+    this.ptr = segment.address as DevicePointer;
+    this.sizeBytes = segment.sizeBytes;
+    this.device = segment.device;
+    this.#owner = owner;
+    this.#segment = segment;
+  }
+
+  /**
+   * Copies `sizeBytes` bytes from byte `offsetBytes` on; the whole backup by default. Makes no AscendCL call. Blocks while it
+   * reads a file. Where a checkpoint is the backup, bytes between its tensors are zero.
+   *
+   * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` once the memory is awake or discarded; `BUFFER_MOVING` during a
+   * transition of it; `BUFFER_FREED`, `OUT_OF_HOST_MEMORY`, `FILE_FAILED`, `FILE_CHANGED` or `CLOSED`
+   */
+  read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
+    this.#owner.assertOpen();
+    checkRange(offsetBytes, sizeBytes, this);
+    const target = createHostArray(sizeBytes);
+    if (sizeBytes > 0) native.readBackup(this.#segment, offsetBytes, target);
+    return target;
+  }
+}
+
+/** The backups of a tag's offloaded segments. */
+export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
+  return native
+    .snapshot()
+    .filter((segment) => segment.tag === tagId && segment.doomed === 0)
+    .filter(({ state }) => stateName(state) === "offloaded")
+    .filter((segment) => segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0)
+    .map((segment) => new Backup(owner, segment));
+}

@@ -1,0 +1,423 @@
+import { CamemError, formatValue } from "../../errors.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import { defaultLevel, type SleepLevel } from "../../policy/tag-policies.ts";
+import type { TransitionPlan } from "../../transition/preflight.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import { Admission } from "./admission.ts";
+import {
+  type AdmitOptions,
+  type ControllerConfig,
+  type ControllerOptions,
+  checkCall,
+  type EnginePlanOptions,
+  type EngineSleepOptions,
+  type EngineWakeOptions,
+  type PauseOptions,
+  resolveController,
+} from "./controller-options.ts";
+import { EngineMemory } from "./engine-memory.ts";
+import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
+import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
+import type { Lease } from "./lease.ts";
+import { EngineStateTracker } from "./state.ts";
+import { TransitionRunner } from "./transition-runner.ts";
+
+export interface EngineSleepResult {
+  /** The level that the engine sleeps at now. */
+  readonly level: SleepLevel;
+  /** True when there was nothing to do. */
+  readonly alreadySleeping: boolean;
+  /** What the allocator did; null when it was not called. */
+  readonly report: SleepReport | null;
+}
+
+export interface EngineWakeResult {
+  /** The requested tags, or null for all. */
+  readonly tags: readonly string[] | null;
+  /** True when there was nothing to do. */
+  readonly alreadyAwake: boolean;
+  /** What the allocator did; null when it was not called. */
+  readonly report: WakeReport | null;
+}
+
+/** Free and total bytes of one device, for all processes together. */
+export interface DeviceMemory {
+  readonly device: number;
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
+/** vLLM's name, in the tags of a wake-up, for the scheduler that a sleep of level 0 halts. */
+const schedulingTag = "scheduling";
+
+function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
+  return tags?.filter((name) => name !== schedulingTag);
+}
+
+/**
+ * Ties the allocator to one engine. Requests are admitted only while the engine is awake, and its memory moves only while no
+ * request uses it. Concurrent calls run one after the other; a call with nothing to do reports so.
+ *
+ * Once an engine has a controller, put its memory to sleep and wake it only through the controller.
+ */
+export class SleepController {
+  readonly #allocator: ControlledAllocator;
+  readonly #config: ControllerConfig;
+  readonly #tags: EngineTags;
+  readonly #memory: EngineMemory;
+  readonly #state: EngineStateTracker;
+  readonly #admission: Admission;
+  readonly #transitions: TransitionRunner;
+  #closing: Promise<void> | undefined;
+  /** The status in the latest `state` event, and when its state began. */
+  #announced: { readonly key: string; readonly state: EngineState; readonly sinceMs: number };
+
+  /** @throws CamemError `INVALID_CONFIG`, `INVALID_TAG`, `STATE_CONFLICT` when memory of the engine is asleep, or `CLOSED` */
+  constructor(allocator: ControlledAllocator, options: ControllerOptions = {}) {
+    this.#config = resolveController(options);
+    if (typeof allocator?.wakeUp !== "function")
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `allocator is ${formatValue(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
+      );
+    const { name, clock, tags, weightTags } = this.#config;
+    this.#allocator = allocator;
+    this.#tags = new EngineTags(allocator, tags);
+    this.#memory = new EngineMemory(allocator, this.#tags, weightTags);
+    this.#state = new EngineStateTracker(this.#memory);
+    this.#transitions = new TransitionRunner(name, clock);
+    this.#admission = new Admission({
+      config: this.#config,
+      memory: this.#memory,
+      state: this.#state,
+      wakeUp: () => this.#wakeUp({}, "request"),
+      onChange: () => this.#transitions.emit({ type: "requests", requests: this.#admission.counts }),
+    });
+    this.#announced = { key: this.#statusKey(), state: "awake", sinceMs: Date.now() };
+  }
+
+  /** The engine's name in events, metrics and pools. */
+  get name(): string {
+    return this.#config.name;
+  }
+
+  /** True from the end of a sleep, of any level, until everything that slept is awake. */
+  get isSleeping(): boolean {
+    return this.#memory.sleeping !== undefined;
+  }
+
+  /** True after `pause()`, and after a sleep of level 0. */
+  get isPaused(): boolean {
+    return this.#state.isPaused;
+  }
+
+  /** The engine's status now. Cheap to read. */
+  get status(): EngineStatus {
+    const sleep = this.#memory.sleeping;
+    return {
+      engine: this.name,
+      state: this.#announced.state,
+      sinceMs: this.#announced.sinceMs,
+      level: sleep?.level ?? null,
+      reason: sleep?.reason ?? null,
+      sleepingTags: this.#memory.sleepingTags,
+      awaitingTags: this.#memory.awaitingTags,
+      paused: this.#state.paused,
+      requests: this.#admission.counts,
+      failure: this.#state.failure ?? null,
+    };
+  }
+
+  /**
+   * What each tag of the engine holds and where, by the engine's own names.
+   *
+   * @throws CamemError `CLOSED`
+   */
+  usage(): Record<string, TagUsage> {
+    return this.#tags.usage();
+  }
+
+  /**
+   * Free and total memory of the engine's devices (aclrtGetMemInfo).
+   *
+   * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
+   */
+  deviceMemory(): DeviceMemory[] {
+    const devices = this.#config.devices ?? [this.#allocator.device];
+    return devices.map((device) => ({ device, ...this.#allocator.memGetInfo(device) }));
+  }
+
+  /**
+   * What a sleep or wake-up of this engine would do now, and whether it fits. Changes nothing.
+   *
+   * @throws CamemError as the allocator's `plan`
+   */
+  plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
+    checkCall("plan", { level, tags });
+    const own = this.#tags.tagsOf(memoryNames(tags));
+    return this.#tags.named(
+      operation === "sleep"
+        ? this.#allocator.plan("sleep", { level, tags: own })
+        : this.#allocator.plan(operation, { tags: own }),
+    );
+  }
+
+  /**
+   * Admits a request. While the engine is not awake the request is held, wakes it, or is refused, as configured. After a
+   * failure, and while weights are lost that only `confirmWeights` can restore, it is always refused. Requests that are held are
+   * admitted in the order in which they came.
+   *
+   * @param signal abort it when the client disconnects: a request that is held is dropped, and a lease has its signal aborted
+   * @throws CamemError `ENGINE_UNAVAILABLE` or `QUEUE_FULL`, with `retryAfterSeconds`; `ABORTED`, `CLOSED` or `INVALID_ARGUMENT`
+   */
+  async admit(signal?: AbortSignal, options: AdmitOptions = {}): Promise<Lease> {
+    checkCall("admit", options, signal);
+    this.#assertOpen();
+    return this.#admission.admit(signal, options);
+  }
+
+  /**
+   * Puts the engine to sleep: admits no further request, ends those in flight as `mode` says, then moves memory. Level 1 while
+   * asleep at level 1 has nothing to do. Level 2 while asleep at level 1 drops the backups. Level 0 moves nothing. The options,
+   * and the room for the backups, are checked before any request is disturbed. After a rejection the engine is as it was, except
+   * for requests that mode `abort` has ended. If the error's `transitionComplete` is true, the engine sleeps nevertheless.
+   *
+   * @throws CamemError `STATE_CONFLICT` for level 1 while weights sleep at level 2, `TIMED_OUT`, `CALLED_FROM_HOOK`, `CLOSED`, and
+   * as the allocator's `sleep`
+   */
+  async sleep(options: EngineSleepOptions = {}): Promise<EngineSleepResult> {
+    checkCall("sleep", options);
+    this.#assertCanMove();
+    this.#assertKnown(options.tags);
+    const { level = defaultLevel, tags, reason = "operator" } = options;
+    return this.#transitions.enqueue(options.signal, (signal) =>
+      this.#runTransition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
+        const result = await this.#sleepNow(identity, options, signal);
+        return { result, noOp: result.alreadySleeping };
+      }),
+    );
+  }
+
+  /**
+   * Wakes the engine's memory; with `tags` only those. Requests are admitted once all of it is awake and no weights are lost.
+   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. Ends a sleep of level 0, but
+   * not a `pause()`. Accepts vLLM's tag `scheduling`, which stands for no memory.
+   *
+   * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
+   */
+  async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
+    checkCall("wakeUp", options);
+    this.#assertCanMove();
+    this.#assertKnown(options.tags);
+    return this.#wakeUp(options, options.reason ?? "operator");
+  }
+
+  /**
+   * Halts requests without moving memory, until {@link resume}. Ends those in flight as `mode` says.
+   *
+   * @throws CamemError `TIMED_OUT` or `ABORTED`, when nothing has changed; `INVALID_ARGUMENT`, `CALLED_FROM_HOOK` or `CLOSED`
+   */
+  async pause(options: PauseOptions = {}): Promise<void> {
+    checkCall("pause", options);
+    this.#assertCanMove();
+    await this.#transitions.enqueue(options.signal, async (signal) => {
+      const before = this.#state.paused;
+      this.#state.paused = true;
+      this.#announce();
+      try {
+        await this.#quiesce(options, signal);
+      } catch (error) {
+        this.#state.paused = before;
+        throw error;
+      } finally {
+        this.#applyState();
+      }
+    });
+  }
+
+  /**
+   * Ends a pause, and a sleep of level 0. Memory that is asleep stays asleep.
+   *
+   * @throws CamemError `CALLED_FROM_HOOK` or `CLOSED`
+   */
+  async resume(): Promise<void> {
+    this.#assertCanMove();
+    await this.#transitions.enqueue(undefined, async () => {
+      this.#state.paused = false;
+      if (this.#memory.sleeping?.level === 0) this.#memory.endEmptySleep();
+      this.#applyState();
+    });
+  }
+
+  /**
+   * Confirms that lost weights were loaded again. After level 2 no request is admitted without this call or `reload`. Does
+   * nothing when nothing was lost.
+   *
+   * @throws CamemError `STATE_CONFLICT` while lost weights are asleep, since nothing can have been loaded; `CALLED_FROM_HOOK` or
+   * `CLOSED`
+   */
+  async confirmWeights(): Promise<void> {
+    this.#assertCanMove();
+    await this.#transitions.enqueue(undefined, async () => {
+      this.#memory.confirm();
+      this.#applyState();
+    });
+  }
+
+  /** Calls `listener` for every event from now on. Returns a function that unsubscribes it. */
+  subscribe(listener: EngineListener): () => void {
+    return this.#transitions.listeners.subscribe(listener);
+  }
+
+  /**
+   * Closes the controller: refuses requests that are held, aborts those in flight, and cancels the transition in progress, or
+   * waits for it when it is too late to cancel. Waits for no request. Memory stays as it is and belongs to the allocator.
+   *
+   * @throws CamemError `CALLED_FROM_HOOK`
+   */
+  async close(): Promise<void> {
+    this.#transitions.assertOutside();
+    this.#closing ??= this.#closeNow();
+    return this.#closing;
+  }
+
+  /** Makes `await using` close the controller. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #closeNow(): Promise<void> {
+    const closed = closedError();
+    const ended = this.#transitions.end(closed);
+    this.#admission.close(closed);
+    await ended;
+  }
+
+  #assertOpen(): void {
+    if (this.#closing) throw closedError();
+  }
+
+  #assertCanMove(): void {
+    this.#assertOpen();
+    this.#transitions.assertOutside();
+  }
+
+  /** Refuses unknown tags at once and without events. */
+  #assertKnown(tags: readonly string[] | undefined): void {
+    try {
+      this.plan("sleep", { tags });
+    } catch (error) {
+      this.#noteFailure(error);
+      this.#applyState();
+      throw error;
+    }
+  }
+
+  async #sleepNow(
+    identity: TransitionIdentity,
+    options: EngineSleepOptions,
+    signal: AbortSignal,
+  ): Promise<EngineSleepResult> {
+    const { level = defaultLevel, tags, reason = "operator" } = options;
+    if (this.#memory.prepareSleep(level, tags, reason))
+      return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
+    this.#state.beginSleep(reason);
+    this.#announce();
+    await this.#quiesce(options, signal);
+    const control = this.#transitions.controlOf(identity, signal);
+    const report = await this.#memory.sleep(level, tags, reason, control);
+    return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
+  }
+
+  #wakeUp(
+    { tags, signal: requestSignal }: Omit<EngineWakeOptions, "reason">,
+    reason: TransitionIdentity["reason"],
+  ): Promise<EngineWakeResult> {
+    return this.#transitions.enqueue(requestSignal, async (signal) => {
+      const nothingDone = { tags: tags ?? null, alreadyAwake: true, report: null };
+      // Since the wake-up was enqueued an operator may have put the engine to sleep, or the client may have disconnected.
+      if (reason === "request" && !this.#admission.isWakeUpWanted) return nothingDone;
+      return this.#runTransition(
+        { operation: "wake", level: null, tags: tags ?? null, reason },
+        async (identity) => {
+          const woken = await this.#wakeNow(identity, tags, signal);
+          return { result: { ...nothingDone, ...woken }, noOp: woken.alreadyAwake };
+        },
+      );
+    });
+  }
+
+  async #wakeNow(
+    identity: TransitionIdentity,
+    tags: readonly string[] | undefined,
+    signal: AbortSignal,
+  ): Promise<Pick<EngineWakeResult, "alreadyAwake" | "report">> {
+    const { reload } = this.#config;
+    const before = this.#memory.snapshot();
+    if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
+    const names = memoryNames(tags);
+    if (this.#memory.asleepAmong(names).length > 0) {
+      this.#state.beginWakeUp();
+      this.#announce();
+    }
+    const report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    const reloads = reload !== undefined && this.#memory.canLoad;
+    if (reloads) {
+      this.#state.beginReload();
+      this.#announce();
+      await this.#memory.load(reload, before, signal);
+    }
+    return { alreadyAwake: report === null && !reloads, report };
+  }
+
+  #runTransition<Result extends { readonly report: SleepReport | WakeReport | null }>(
+    requested: Omit<TransitionIdentity, "id">,
+    run: (identity: TransitionIdentity) => Promise<{ readonly result: Result; readonly noOp: boolean }>,
+  ): Promise<Result> {
+    return this.#transitions.run(requested, {
+      run,
+      settle: (outcome) => {
+        if ("error" in outcome) this.#noteFailure(outcome.error);
+        else if (outcome.result.report !== null) this.#state.clearFailure();
+        this.#state.endTransition();
+        this.#applyState();
+      },
+    });
+  }
+
+  #noteFailure(error: unknown): void {
+    if (!this.#closing) this.#state.noteFailure(error);
+  }
+
+  async #quiesce(
+    { mode = "abort", deadlineMs = this.#config.drainDeadlineMs }: PauseOptions,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#admission.quiesce(mode, { deadlineMs, signal });
+  }
+
+  #applyState(): void {
+    this.#announce();
+    this.#admission.update();
+  }
+
+  #statusKey(): string {
+    const { sleeping, sleepingTags, awaitingTags } = this.#memory;
+    const { current, paused, failure } = this.#state;
+    return JSON.stringify([current, sleeping, sleepingTags, awaitingTags, paused, failure?.message]);
+  }
+
+  /** Emits a `state` event if anything has changed since the latest. */
+  #announce(): void {
+    const key = this.#statusKey();
+    if (key === this.#announced.key) return;
+    const { state: previous, sinceMs } = this.#announced;
+    const state = this.#state.current;
+    this.#announced = { key, state, sinceMs: state === previous ? sinceMs : Date.now() };
+    this.#transitions.emit({ type: "state", previous, status: this.status });
+  }
+}
+
+function closedError(): CamemError {
+  return new CamemError("CLOSED", "the controller of this engine is closed");
+}

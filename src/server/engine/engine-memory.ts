@@ -1,0 +1,284 @@
+import { abortable, aborted } from "../../async/abortable.ts";
+import { CamemError } from "../../errors.ts";
+import type { TagUsage } from "../../memory/usage.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
+import { assertFits } from "../../transition/preflight.ts";
+import type { TransitionControl } from "../../transition/progress.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import type { ReloadContext, SleepReason } from "./controller-options.ts";
+import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
+
+/** A sleep in effect. It ends when all memory is awake. */
+export interface Sleep {
+  readonly level: SleepLevel;
+  readonly reason: SleepReason;
+}
+
+type Names = readonly string[] | undefined;
+
+/**
+ * The memory of one engine: which of its tags sleep at which level, and which have lost content that must be restored. After
+ * every call, including one that failed, it matches the allocator's table. All tags are the engine's own names.
+ */
+export class EngineMemory {
+  readonly #allocator: ControlledAllocator;
+  readonly #tags: EngineTags;
+  readonly #weightTags: readonly string[];
+  #sleep: Sleep | undefined;
+  /** The level of every tag with memory asleep. */
+  #levels: ReadonlyMap<string, 1 | 2> = new Map();
+  readonly #awaiting = new Set<string>();
+  readonly #lost = new Set<string>();
+
+  /** @throws CamemError `STATE_CONFLICT` when memory is already asleep: what it lost is unknown */
+  constructor(allocator: ControlledAllocator, tags: EngineTags, weightTags: readonly string[]) {
+    this.#allocator = allocator;
+    this.#tags = tags;
+    this.#weightTags = weightTags;
+    const asleep = this.#asleep();
+    if (asleep.length > 0)
+      throw new CamemError(
+        "STATE_CONFLICT",
+        `memory of ${asleep.join(", ")} is asleep; wake it before creating a controller`,
+      );
+  }
+
+  /** False once the allocator is closed. */
+  get isReachable(): boolean {
+    try {
+      this.#tags.usage();
+      return true;
+    } catch (error) {
+      if (error instanceof CamemError && error.code === "CLOSED") return false;
+      throw error;
+    }
+  }
+
+  /** The sleep in effect, of any level; undefined when everything is awake. */
+  get sleeping(): Sleep | undefined {
+    return this.#sleep;
+  }
+
+  get sleepingTags(): readonly string[] {
+    return [...this.#levels.keys()];
+  }
+
+  /** The tags of `names`, or of all, with memory asleep. */
+  asleepAmong(names: Names): string[] {
+    return this.sleepingTags.filter((name) => names === undefined || names.includes(name));
+  }
+
+  /** Weights without their content, awake or asleep. */
+  get awaitingTags(): readonly string[] {
+    return [...this.#awaiting];
+  }
+
+  /** True when weights will have no content after everything is awake. */
+  get lacksWeights(): boolean {
+    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#levels.get(name) === 2);
+  }
+
+  /** True when the memory of all lost weights is awake, so that they can be loaded. */
+  get canLoad(): boolean {
+    return this.#awaiting.size > 0 && !this.#levelsHave(this.#awaiting);
+  }
+
+  /** The tags that have lost their content since the last call, except weights that were loaded again. */
+  takeLost(): string[] {
+    const lost = [...this.#lost];
+    this.#lost.clear();
+    return lost;
+  }
+
+  /**
+   * Checks a sleep before any request is disturbed. Returns true when there is nothing to do.
+   *
+   * @throws CamemError `STATE_CONFLICT`, `HOST_BUDGET_EXCEEDED`, and as the allocator's `plan`
+   */
+  prepareSleep(level: SleepLevel, names: Names, reason: SleepReason): boolean {
+    if (level === 1) this.#assertNotDeeper(names);
+    if (level > 0) {
+      const plan = this.#allocator.plan("sleep", { level, tags: this.#tags.tagsOf(names) });
+      assertFits(plan);
+      if (Object.keys(plan.tags).length > 0) return false;
+    }
+    if (this.#sleep === undefined || this.#sleep.level < Math.min(level, 1)) return false;
+    this.#record(level, names, reason);
+    return true;
+  }
+
+  /** @throws CamemError as the allocator's `sleep` */
+  async sleep(
+    level: SleepLevel,
+    names: Names,
+    reason: SleepReason,
+    control: TransitionControl,
+  ): Promise<SleepReport | null> {
+    try {
+      const tags = this.#tags.tagsOf(names);
+      const report = level === 0 ? null : await this.#allocator.sleep({ level, tags, ...control });
+      this.#record(level, names, reason);
+      return report;
+    } catch (error) {
+      if (error instanceof CamemError && error.transitionComplete) this.#record(level, names, reason);
+      else this.#observe(level, reason);
+      throw error;
+    }
+  }
+
+  /** Ends a sleep that moved no memory, such as one of level 0. Returns false when there is none. */
+  endEmptySleep(): boolean {
+    if (this.#sleep === undefined || this.#levels.size > 0) return false;
+    this.#sleep = undefined;
+    return true;
+  }
+
+  /**
+   * Wakes the tags of `names` that are asleep. Returns null when none is.
+   *
+   * @throws CamemError as the allocator's `wakeUp`
+   */
+  async wake(names: Names, control: TransitionControl): Promise<WakeReport | null> {
+    const concerned = this.asleepAmong(names);
+    if (concerned.length === 0) return null;
+    const tags = this.#tags.tagsOf(concerned);
+    const planned = this.#tags.named(this.#allocator.plan("wake", { tags })).tags;
+    const emptied = concerned.filter((name) => (planned[name]?.remapBytes ?? 0) > 0);
+    try {
+      return await this.#allocator.wakeUp({ tags, ...control });
+    } finally {
+      this.#observe(1, "operator");
+      if (this.#levels.size === 0) this.#sleep = undefined;
+      this.#noteLost(emptied.filter((name) => !this.#levels.has(name)));
+    }
+  }
+
+  /**
+   * Loads lost weights. If that fails, memory that was asleep in `before` goes back to sleep.
+   *
+   * @throws CamemError `HOOK_FAILED`, or the reason of `signal`
+   */
+  async load(
+    reload: (context: ReloadContext) => unknown,
+    before: EngineMemorySnapshot,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      const run = async () => reload({ tags: this.awaitingTags, signal });
+      await abortable(run(), signal);
+    } catch (cause) {
+      const failures = await this.#sleepAgain(before);
+      if (signal.aborted && failures.length === 0) throw aborted(signal);
+      throw new CamemError(
+        "HOOK_FAILED",
+        "reload threw; no request is admitted until the weights are loaded",
+        { cause: failures.length === 0 ? cause : new AggregateError([cause, ...failures]) },
+      );
+    }
+    this.#markLoaded();
+  }
+
+  /**
+   * Records that the caller has loaded the lost weights.
+   *
+   * @throws CamemError `STATE_CONFLICT` while their memory is asleep
+   */
+  confirm(): void {
+    const asleep = this.#weightTags.filter(
+      (name) => this.#levels.get(name) === 2 || (this.#awaiting.has(name) && this.#levels.has(name)),
+    );
+    if (asleep.length > 0)
+      throw new CamemError(
+        "STATE_CONFLICT",
+        `${asleep.join(", ")}: asleep without content, so it cannot have been loaded; wake it first`,
+      );
+    this.#markLoaded();
+  }
+
+  /** The state that a failed {@link load} restores. */
+  snapshot(): EngineMemorySnapshot {
+    return { levels: this.#levels, sleep: this.#sleep };
+  }
+
+  #markLoaded(): void {
+    for (const name of this.#awaiting) this.#lost.delete(name);
+    this.#awaiting.clear();
+  }
+
+  /** Level 1 promises to restore weights, which is impossible after level 2. */
+  #assertNotDeeper(names: Names): void {
+    const gone = this.#weightTags.filter(
+      (name) => this.#levels.get(name) === 2 && (names === undefined || names.includes(name)),
+    );
+    if (gone.length === 0) return;
+    throw new CamemError(
+      "STATE_CONFLICT",
+      `${gone.join(", ")}: asleep at level 2, which dropped the content that level 1 must keep; wake it and load it first, or stay at level 2`,
+    );
+  }
+
+  /** Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it. */
+  #record(level: SleepLevel, names: Names, reason: SleepReason): void {
+    this.#observe(level, reason);
+    if (level !== 0)
+      this.#levels = new Map(
+        [...this.#levels].map(([name, before]) => [
+          name,
+          names === undefined || names.includes(name) ? level : before,
+        ]),
+      );
+    const recorded = this.#sleep?.reason === "operator" ? "operator" : reason;
+    this.#sleep = { level: this.#levelAsleep() ?? level, reason: recorded };
+  }
+
+  /** Reads the allocator's table. Memory that is asleep unexpectedly counts as asleep at `level`. */
+  #observe(level: SleepLevel, reason: SleepReason): void {
+    const fallback = level === 2 ? 2 : 1;
+    this.#levels = new Map(this.#asleep().map((name) => [name, this.#levels.get(name) ?? fallback]));
+    const asleep = this.#levelAsleep();
+    if (asleep !== undefined) this.#sleep = { level: asleep, reason: this.#sleep?.reason ?? reason };
+  }
+
+  #asleep(): string[] {
+    const usage: Record<string, TagUsage> = this.#tags.usage();
+    return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
+  }
+
+  /** The level that the weights sleep at; when none do, the deepest level of the others. */
+  #levelAsleep(): 1 | 2 | undefined {
+    const weights = [...this.#levels].filter(([name]) => this.#weightTags.includes(name));
+    const levels = (weights.length > 0 ? weights : [...this.#levels]).map(([, level]) => level);
+    if (levels.length === 0) return undefined;
+    return levels.includes(2) ? 2 : 1;
+  }
+
+  #levelsHave(names: Iterable<string>): boolean {
+    return [...names].some((name) => this.#levels.has(name));
+  }
+
+  #noteLost(names: readonly string[]): void {
+    for (const name of names) {
+      this.#lost.add(name);
+      if (this.#weightTags.includes(name)) this.#awaiting.add(name);
+    }
+  }
+
+  /** Returns the failures; memory concerned by one stays awake without its content. */
+  async #sleepAgain({ levels, sleep }: EngineMemorySnapshot): Promise<unknown[]> {
+    const failures: unknown[] = [];
+    for (const level of [1, 2] as const) {
+      const names = [...levels.keys()].filter(
+        (name) => levels.get(name) === level && !this.#levels.has(name),
+      );
+      if (names.length === 0) continue;
+      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
+    }
+    return failures;
+  }
+}
+
+/** Which tags slept at which level, and who asked for the sleep. */
+export interface EngineMemorySnapshot {
+  readonly levels: ReadonlyMap<string, 1 | 2>;
+  readonly sleep: Sleep | undefined;
+}

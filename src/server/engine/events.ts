@@ -1,0 +1,176 @@
+import { CamemError, type CamemErrorCode, formatValue, messageOf } from "../../errors.ts";
+import type { SleepLevel } from "../../policy/tag-policies.ts";
+import type { TransitionProgress } from "../../transition/progress.ts";
+import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import type { SleepReason } from "./controller-options.ts";
+
+/**
+ * The state of an engine.
+ *
+ * - `awake`: requests are admitted, in this state only.
+ * - `paused`: memory is awake, but requests wait: after `pause()`, or after `sleep({ level: 0 })`.
+ * - `falling-asleep`: requests in flight are ending or being parked, or memory is moving.
+ * - `asleep`: some memory is asleep, also after a wake-up of some tags only.
+ * - `waking`: memory is moving back.
+ * - `awaiting-weights`: memory is awake, but the content of weights is lost until they are loaded.
+ * - `failed`: the device is lost or the allocator is closed; a successful transition ends this state.
+ */
+export type EngineState =
+  | "awake"
+  | "paused"
+  | "falling-asleep"
+  | "asleep"
+  | "waking"
+  | "awaiting-weights"
+  | "failed";
+
+/** How many requests an engine has, now and since its controller was made. */
+export interface RequestCounts {
+  /** Admitted and neither parked nor released. */
+  readonly running: number;
+  /** Admitted and parked at a checkpoint. */
+  readonly parked: number;
+  /** Held until the engine is awake. */
+  readonly waiting: number;
+  /** Admitted since the controller was made. */
+  readonly admittedTotal: number;
+  /** Refused since then, including requests whose deadline passed while they were held. */
+  readonly refusedTotal: number;
+  /** Aborted since then. */
+  readonly abortedTotal: number;
+}
+
+/** A failure as events and HTTP answers carry it. */
+export interface FailureSummary {
+  readonly code: CamemErrorCode | "UNKNOWN";
+  readonly message: string;
+}
+
+/** The status of an engine at one moment, as plain data for JSON. */
+export interface EngineStatus {
+  readonly engine: string;
+  readonly state: EngineState;
+  /** When the state began, in milliseconds since 1970. */
+  readonly sinceMs: number;
+  /** The level of the sleep, while memory of any tag is asleep or after `sleep({ level: 0 })`; else null. */
+  readonly level: SleepLevel | null;
+  /** Who asked for that sleep; null without one. */
+  readonly reason: SleepReason | null;
+  /** The tags with memory asleep, by the engine's own names. */
+  readonly sleepingTags: readonly string[];
+  /** The weights that must be loaded before a request is admitted, by the engine's own names. */
+  readonly awaitingTags: readonly string[];
+  /** True from `pause()` to `resume()`, whether memory sleeps or not. */
+  readonly paused: boolean;
+  readonly requests: RequestCounts;
+  /** Why the state is `failed`; null in every other state. */
+  readonly failure: FailureSummary | null;
+}
+
+/** The transition that an event belongs to. */
+export interface TransitionIdentity {
+  /** Counts from 1 in each controller. */
+  readonly id: number;
+  readonly operation: "sleep" | "wake";
+  /** The requested level; null for a wake-up. */
+  readonly level: SleepLevel | null;
+  /** The requested tags, by the engine's own names; null for all of the engine's. */
+  readonly tags: readonly string[] | null;
+  /** Who asked for the transition. */
+  readonly reason: SleepReason | "request";
+}
+
+interface EventBase {
+  readonly engine: string;
+  /** Milliseconds since 1970. */
+  readonly atMs: number;
+}
+
+/** The state, the pause, the level or the sleeping tags have changed. */
+export interface StateEvent extends EventBase {
+  readonly type: "state";
+  readonly previous: EngineState;
+  readonly status: EngineStatus;
+}
+
+/** A sleep or wake-up has begun: first requests in flight end or park, then memory moves. */
+export interface TransitionStartedEvent extends EventBase, TransitionIdentity {
+  readonly type: "transition-started";
+}
+
+/** Memory is moving. */
+export interface TransitionProgressEvent extends EventBase, TransitionIdentity {
+  readonly type: "transition-progress";
+  readonly progress: TransitionProgress;
+}
+
+/** A sleep or wake-up has ended. Exactly one follows each `transition-started`. */
+export interface TransitionEndedEvent extends EventBase, TransitionIdentity {
+  readonly type: "transition-ended";
+  /** `no-op`: there was nothing to do. `failed`: see `failure`; nothing has changed unless its message says so. */
+  readonly outcome: "done" | "no-op" | "failed";
+  /** Since `transition-started`, including the wait for requests in flight and the reload of weights. */
+  readonly durationMs: number;
+  /** What the allocator did; null when it failed or was not called, as at level 0. */
+  readonly report: SleepReport | WakeReport | null;
+  readonly failure: FailureSummary | null;
+}
+
+/** The counts of requests have changed. */
+export interface RequestsEvent extends EventBase {
+  readonly type: "requests";
+  readonly requests: RequestCounts;
+}
+
+/** An event of a controller. */
+export type EngineEvent =
+  | StateEvent
+  | TransitionStartedEvent
+  | TransitionProgressEvent
+  | TransitionEndedEvent
+  | RequestsEvent;
+
+/**
+ * Called on the event loop, in the order of events, and not awaited. What it throws, or rejects with, becomes a process warning.
+ */
+export type EngineListener = (event: EngineEvent) => unknown;
+
+/** A listener that fails must not fail a sleep. */
+function warn(error: unknown): void {
+  process.emitWarning(`a listener of camem/server threw: ${error}`);
+}
+
+/** The listeners of one engine's events. */
+export class EngineListeners {
+  readonly #listeners = new Set<{ readonly listener: EngineListener }>();
+
+  /**
+   * Returns a function that unsubscribes the listener; calling it twice does nothing.
+   *
+   * @throws CamemError `INVALID_ARGUMENT`
+   */
+  subscribe(listener: EngineListener): () => void {
+    if (typeof listener !== "function")
+      throw new CamemError("INVALID_ARGUMENT", `listener is ${formatValue(listener)}; it must be a function`);
+    const entry = { listener };
+    this.#listeners.add(entry);
+    return () => void this.#listeners.delete(entry);
+  }
+
+  emit(event: EngineEvent): void {
+    for (const { listener } of [...this.#listeners]) {
+      try {
+        const result = listener(event);
+        if (result instanceof Promise) result.catch(warn);
+      } catch (error) {
+        warn(error);
+      }
+    }
+  }
+}
+
+/** @internal */
+export function summaryOf(error: unknown): FailureSummary {
+  if (error instanceof CamemError) return { code: error.code, message: error.message };
+  return { code: "UNKNOWN", message: messageOf(error) };
+}

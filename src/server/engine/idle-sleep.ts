@@ -1,0 +1,180 @@
+import Type, { type Static } from "typebox";
+import { backgroundClock, type Clock } from "../../async/clock.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import { millisecondsOf } from "../../options/durations.ts";
+import {
+  closedObject,
+  Duration,
+  LevelAboveZero,
+  optional,
+  required,
+  unchecked,
+} from "../../options/schemas.ts";
+import { validate } from "../../options/validate.ts";
+import { SleepController } from "./controller.ts";
+import type { EngineEvent } from "./events.ts";
+
+const IdleRung = closedObject({
+  /** How long the engine must have had no request. */
+  after: required(Duration),
+  /** The level of the sleep. */
+  level: required(LevelAboveZero),
+});
+
+/** One step of the ladder: the level of the sleep after a time without requests. */
+export interface IdleRung extends Static<typeof IdleRung> {}
+
+const IdleOptions = closedObject({
+  /** From the lightest level to the deepest, such as `[{ after: "5m", level: 1 }, { after: "1h", level: 2 }]`. */
+  ladder: required(
+    Type.Unsafe<readonly IdleRung[]>(
+      Type.Array(Type.Unknown(), {
+        minItems: 1,
+        description: 'rungs, one or more, such as [{ after: "5m", level: 1 }]',
+      }),
+    ),
+  ),
+  /** How long the engine stays awake at least after it woke; by default 0. It never delays a wake-up. */
+  minimumAwake: optional(Duration),
+  /** For tests. */
+  clock: optional(unchecked<Clock>()),
+});
+
+/** Options of {@link IdleSleep}. */
+export interface IdleOptions extends Static<typeof IdleOptions> {}
+
+interface Rung {
+  readonly afterMs: number;
+  readonly level: 1 | 2;
+}
+
+/** @throws CamemError `INVALID_CONFIG` */
+function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
+  const rungs = ladder.map((rung, index) => {
+    const label = `ladder[${index}]`;
+    validate(IdleRung, rung, label, "INVALID_CONFIG", {
+      labels: { after: `${label}.after`, level: `${label}.level` },
+    });
+    return { afterMs: millisecondsOf(rung.after, `${label}.after`), level: rung.level };
+  });
+  for (const [index, rung] of rungs.entries()) {
+    const before = rungs[index - 1];
+    if (before && (before.afterMs >= rung.afterMs || before.level >= rung.level))
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" following level 1 after "5m"`,
+        { property: "ladder" },
+      );
+  }
+  return rungs;
+}
+
+/**
+ * Puts an engine to sleep when it has had no request for a while, and to a deeper level when it stays idle. It leaves a sleep
+ * that somebody else asked for, and an engine that is paused, as they are. It cancels its own sleep when a request comes; the
+ * controller's `whenAsleep` decides whether that request wakes the engine.
+ */
+export class IdleSleep implements Disposable {
+  readonly #controller: SleepController;
+  readonly #ladder: readonly Rung[];
+  readonly #minimumAwakeMs: number;
+  readonly #clock: Clock;
+  readonly #unsubscribe: () => void;
+  /** Undefined while there are requests. */
+  #idleSinceMs: number | undefined;
+  #awakeSinceMs: number;
+  #sleepInProgress: AbortController | undefined;
+  #cancelTimer: (() => void) | undefined;
+  #closed = false;
+
+  /** @throws CamemError `INVALID_CONFIG` */
+  constructor(controller: SleepController, options: IdleOptions) {
+    validate(IdleOptions, options, "the options of IdleSleep", "INVALID_CONFIG");
+    if (!(controller instanceof SleepController))
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `controller is ${formatValue(controller)}; it must be a SleepController; give each engine of a pool its own IdleSleep`,
+      );
+    this.#controller = controller;
+    this.#ladder = resolveLadder(options.ladder);
+    this.#minimumAwakeMs = millisecondsOf(options.minimumAwake ?? 0, "minimumAwake");
+    this.#clock = options.clock ?? backgroundClock;
+    this.#awakeSinceMs = this.#clock.nowMs();
+    this.#idleSinceMs = this.#isBusy() ? undefined : this.#awakeSinceMs;
+    this.#unsubscribe = controller.subscribe((event) => this.#onEvent(event));
+    this.#schedule();
+  }
+
+  /** Stops watching the engine, and cancels a sleep of its own in progress. An engine that sleeps stays asleep. */
+  close(): void {
+    this.#closed = true;
+    this.#unsubscribe();
+    this.#cancelTimer?.();
+    this.#sleepInProgress?.abort();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #isBusy(): boolean {
+    const { running, parked, waiting } = this.#controller.status.requests;
+    return running + parked + waiting > 0;
+  }
+
+  #onEvent(event: EngineEvent): void {
+    if (event.type === "requests") this.#onRequests();
+    if (event.type !== "state") return;
+    if (event.status.state === "awake") {
+      this.#awakeSinceMs = this.#clock.nowMs();
+      if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#awakeSinceMs;
+    }
+    this.#schedule();
+  }
+
+  #onRequests(): void {
+    if (this.#isBusy()) {
+      this.#idleSinceMs = undefined;
+      this.#sleepInProgress?.abort("a request came");
+    } else this.#idleSinceMs = this.#clock.nowMs();
+    this.#schedule();
+  }
+
+  /** The next rung; undefined while the engine is in use or in a sleep that somebody else asked for. */
+  #nextRung(): Rung | undefined {
+    const { state, level, reason } = this.#controller.status;
+    if (state === "awake") return this.#ladder[0];
+    if (state !== "asleep" || reason !== "idle") return undefined;
+    return this.#ladder.find((rung) => rung.level > (level ?? 0));
+  }
+
+  #schedule(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    const rung = this.#nextRung();
+    if (this.#closed || this.#sleepInProgress || rung === undefined || this.#idleSinceMs === undefined)
+      return;
+    const dueMs = Math.max(this.#idleSinceMs + rung.afterMs, this.#awakeSinceMs + this.#minimumAwakeMs);
+    const delayMs = Math.max(0, dueMs - this.#clock.nowMs());
+    this.#cancelTimer = this.#clock.after(delayMs, () => {
+      // The clock's timers are shorter than some weeks.
+      if (this.#clock.nowMs() < dueMs) this.#schedule();
+      else void this.#sleep(rung.level);
+    });
+  }
+
+  async #sleep(level: 1 | 2): Promise<void> {
+    this.#sleepInProgress = new AbortController();
+    const { signal } = this.#sleepInProgress;
+    try {
+      await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
+    } catch (error) {
+      if (error instanceof CamemError && error.code === "CLOSED") return this.close();
+      // The controller's events have the failure. Try again after the engine has been idle for the same time once more.
+      if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#clock.nowMs();
+    } finally {
+      this.#sleepInProgress = undefined;
+      this.#schedule();
+    }
+  }
+}

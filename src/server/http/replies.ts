@@ -1,0 +1,89 @@
+/** The JSON bodies and statuses of failures, as vLLM sends them. */
+
+import { CamemError, type CamemErrorCode, messageOf } from "../../errors.ts";
+
+const typeNames: Readonly<Record<number, string>> = {
+  400: "BadRequestError",
+  401: "AuthenticationError",
+  403: "PermissionDeniedError",
+  404: "NotFoundError",
+  405: "MethodNotAllowedError",
+  408: "RequestTimeoutError",
+  409: "ConflictError",
+  413: "RequestTooLargeError",
+  499: "ClientClosedRequestError",
+  500: "InternalServerError",
+  503: "ServiceUnavailableError",
+  504: "TimeoutError",
+};
+
+const statuses: Partial<Record<CamemErrorCode, number>> = {
+  INVALID_ARGUMENT: 400,
+  INVALID_TAG: 400,
+  UNKNOWN_TAG: 400,
+  UNKNOWN_LEVEL: 400,
+  UNKNOWN_MODEL: 404,
+  STATE_CONFLICT: 409,
+  ABORTED: 499,
+  ENGINE_UNAVAILABLE: 503,
+  QUEUE_FULL: 503,
+  CLOSED: 503,
+  TIMED_OUT: 504,
+};
+
+const params: Partial<Record<CamemErrorCode, string>> = {
+  INVALID_TAG: "tags",
+  UNKNOWN_TAG: "tags",
+  UNKNOWN_LEVEL: "level",
+  UNKNOWN_MODEL: "model",
+};
+
+/** A bad request. It is refused before any engine is involved. */
+export class RequestError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly param: string | null = null,
+    readonly headers: Readonly<Record<string, string>> = {},
+  ) {
+    super(message);
+  }
+}
+
+interface ErrorBody {
+  readonly message: string;
+  readonly type: string;
+  readonly param: string | null;
+  readonly code: number;
+  /** The code of the `CamemError`. vLLM does not send this property. */
+  readonly reason?: CamemErrorCode;
+}
+
+function reply(
+  status: number,
+  error: Omit<ErrorBody, "type" | "code">,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  const { message, param, ...rest } = error;
+  const body: ErrorBody = {
+    message,
+    type: typeNames[status] ?? "InternalServerError",
+    param,
+    code: status,
+    ...rest,
+  };
+  return Response.json({ error: body }, { status, headers });
+}
+
+/** The answer for a failure: `{"error":{"message","type","param","code"}}`, with `Retry-After` when it is known. */
+export function errorResponse(error: unknown): Response {
+  if (error instanceof RequestError)
+    return reply(error.status, { message: error.message, param: error.param }, error.headers);
+  if (error instanceof CamemError) {
+    const { code: reason, message, retryAfterSeconds } = error;
+    const headers = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
+    return reply(statuses[reason] ?? 500, { message, param: params[reason] ?? null, reason }, headers);
+  }
+  process.emitWarning(error instanceof Error ? error : messageOf(error));
+  return reply(500, { message: "an internal error; see the server's warnings", param: null });
+}

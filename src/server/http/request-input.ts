@@ -1,0 +1,122 @@
+/** The input of a request: its query and its JSON body, within limits. */
+
+import Type, { type TObject, type TSchema } from "typebox";
+import { Value } from "typebox/value";
+import { systemClock } from "../../async/clock.ts";
+import { formatValue } from "../../errors.ts";
+import { mismatchText } from "../../options/validate.ts";
+import { RequestError } from "./replies.ts";
+
+export interface BodyLimits {
+  readonly sizeBytes: number;
+  readonly timeoutMs: number;
+}
+
+/** The URL of a request. A malformed Host header, which makes the URL invalid, leaves its path and query valid. */
+export function urlOf({ url }: Request): URL {
+  const placeholder = "http://host.invalid";
+  return URL.parse(url, placeholder) ?? new URL(url.replace(/^https?:\/\/[^/?#]*/, placeholder));
+}
+
+const closing = { connection: "close" };
+
+async function readBody(
+  body: ReadableStream<Uint8Array>,
+  { sizeBytes, timeoutMs }: BodyLimits,
+): Promise<string> {
+  const reader = body.getReader();
+  const late = Promise.withResolvers<never>();
+  const cancelTimer = systemClock.after(timeoutMs, () =>
+    late.reject(new RequestError(408, `the body did not arrive within ${timeoutMs} ms`, null, closing)),
+  );
+  const decoder = new TextDecoder();
+  let text = "";
+  let readBytes = 0;
+  try {
+    while (true) {
+      const { done, value } = await Promise.race([reader.read(), late.promise]);
+      if (done) return text + decoder.decode();
+      readBytes += value.length;
+      if (readBytes > sizeBytes) throw tooLarge(sizeBytes);
+      text += decoder.decode(value, { stream: true });
+    }
+  } finally {
+    cancelTimer();
+    // Nothing reads the rest of the body, so its failure does not matter.
+    reader.cancel().catch(() => undefined);
+  }
+}
+
+const tooLarge = (sizeBytes: number) =>
+  new RequestError(413, `the body is larger than ${sizeBytes} bytes`, null, closing);
+
+async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
+  const declaredBytes = Number(request.headers.get("content-length") ?? 0);
+  if (declaredBytes > limits.sizeBytes) throw tooLarge(limits.sizeBytes);
+  // Bun drops the body of a GET. An ignored body must not count as an empty one.
+  if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
+    throw new RequestError(400, `a ${request.method} request has no body here; use POST, or the query`);
+  const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
+  if (text === "") return {};
+  const value = parseJson(text);
+  if (typeof value === "object" && value !== null && !Array.isArray(value))
+    return value as Record<string, unknown>;
+  throw new RequestError(400, `the body is ${formatValue(value)}; it must be a JSON object`);
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new RequestError(400, "the body is not valid JSON");
+  }
+}
+
+/** Converts text to the type of `property`. Other text stays as it is, for the schema to refuse. */
+function fromText(text: string, property: TSchema): unknown {
+  // Python clients send True, and vLLM accepts the other words too.
+  if (Type.IsBoolean(property)) {
+    if (/^(true|t|yes|y|on|1)$/i.test(text)) return true;
+    return /^(false|f|no|n|off|0)$/i.test(text) ? false : text;
+  }
+  return !Type.IsString(property) && /^\d{1,15}$/.test(text) ? Number(text) : text;
+}
+
+function fromQuery(query: URLSearchParams, name: string, property: TSchema): unknown {
+  const values = query.getAll(name);
+  if (name === "tags") return values.length > 0 ? values : undefined;
+  if (values.length > 1)
+    throw new RequestError(400, `${name} occurs ${values.length} times; it must occur once`, name);
+  const [value] = values;
+  return value === undefined ? undefined : fromText(value, property);
+}
+
+/** kvcached sends `{"level": "1"}`, so text in JSON may be a number too. */
+function fromBody(body: Readonly<Record<string, unknown>>, name: string, property: TSchema): unknown {
+  const value = body[name] ?? undefined;
+  return typeof value === "string" ? fromText(value, property) : value;
+}
+
+/**
+ * The properties of `schema`, all of them optional, from the query, or from the body for those that the query lacks. Other
+ * properties are ignored, as in vLLM.
+ *
+ * @throws RequestError 400, 408 or 413
+ */
+export async function readInput<T extends TObject>(
+  schema: T,
+  request: Request,
+  limits: BodyLimits,
+): Promise<Partial<Type.Static<T>>> {
+  const body = await readJson(request, limits);
+  const query = urlOf(request).searchParams;
+  const input: Record<string, unknown> = {};
+  for (const [name, property] of Object.entries(schema.properties)) {
+    const value = fromQuery(query, name, property) ?? fromBody(body, name, property);
+    // In vLLM and SGLang an empty list means all tags.
+    if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
+    if (!Value.Check(property, value)) throw new RequestError(400, mismatchText(name, value, property), name);
+    input[name] = value;
+  }
+  return input as Partial<Type.Static<T>>;
+}

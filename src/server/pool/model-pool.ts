@@ -1,0 +1,317 @@
+import Type, { type Static } from "typebox";
+import { type Clock, systemClock } from "../../async/clock.ts";
+import { Deferred } from "../../async/deferred.ts";
+import { SerialQueue } from "../../async/serial-queue.ts";
+import { CamemError, formatValue } from "../../errors.ts";
+import { millisecondsOf } from "../../options/durations.ts";
+import {
+  Count,
+  closedObject,
+  Duration,
+  Flag,
+  LevelAboveZero,
+  Milliseconds,
+  optional,
+  unchecked,
+  WholeSeconds,
+} from "../../options/schemas.ts";
+import { validate } from "../../options/validate.ts";
+import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
+import {
+  type AdmitOptions,
+  checkCall,
+  type EngineWakeOptions,
+  queueDefaults,
+} from "../engine/controller-options.ts";
+import type { EngineEvent, EngineListener } from "../engine/events.ts";
+import type { Lease } from "../engine/lease.ts";
+import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
+import { chooseVictims, type EvictionOptions, switchTo } from "./eviction.ts";
+import { PoolMember } from "./pool-member.ts";
+
+const ModelPoolOptions = closedObject({
+  /** The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. */
+  sleepLevel: optional(LevelAboveZero),
+  /**
+   * How long an engine that woke serves requests before it must make room for others; by default one second. With alternating
+   * requests, each switch is followed by at least this much work.
+   */
+  minimumResidency: optional(Duration),
+  /** What happens to the requests in flight of an engine that makes room; by default `wait`. */
+  evictionMode: optional(
+    Type.Union([Type.Literal("abort"), Type.Literal("wait")], { description: '"abort" or "wait"' }),
+  ),
+  /** The longest wait for these requests, in milliseconds; by default the engine's `drainDeadlineMs`. */
+  drainDeadlineMs: optional(Milliseconds),
+  /** The most requests that wait at once, for all engines together; by default 1,024. */
+  queueLimit: optional(Count),
+  /** The longest that a request waits, in milliseconds; by default 30,000. */
+  holdDeadlineMs: optional(Milliseconds),
+  /** When a refused client should retry; by default 5. */
+  retryAfterSeconds: optional(WholeSeconds),
+  /** True: a request also wakes an engine that an operator put to sleep. By default its controller refuses or holds it. */
+  wakeOperatorSleep: optional(Flag),
+  /** For tests. */
+  clock: optional(unchecked<Clock>()),
+});
+
+/** Options of {@link ModelPool}. */
+export interface ModelPoolOptions extends Static<typeof ModelPoolOptions> {}
+
+/**
+ * Engines that share devices without room for all of them. A request for a sleeping engine puts the least recently used engines
+ * to sleep and wakes that engine, all or nothing: if the wake-up fails, the engines that made room are awake again.
+ *
+ * Requests for an engine that is awake are served at once, until it must make room. The engine whose request has waited longest
+ * is next. An engine that fits beside the others wakes without delay. The pool does not end pauses or sleeps that an operator
+ * asked for. It does not own the engines: close them yourself.
+ */
+export class ModelPool implements EngineGroup {
+  readonly engines: ReadonlyMap<string, SleepController>;
+  readonly #members: ReadonlyMap<string, PoolMember>;
+  readonly #options: ModelPoolOptions;
+  readonly #eviction: EvictionOptions;
+  readonly #minimumResidencyMs: number;
+  readonly #clock: Clock;
+  readonly #switches = new SerialQueue();
+  readonly #unsubscribe: readonly (() => void)[];
+  /** The member that the switch in progress wakes. */
+  #switchingTo: PoolMember | undefined;
+  #cancelTimer: (() => void) | undefined;
+  #arrivals = 0;
+  #closing: Promise<void> | undefined;
+
+  /** @throws CamemError `INVALID_CONFIG` */
+  constructor(engines: readonly SleepController[], options: ModelPoolOptions = {}) {
+    validate(ModelPoolOptions, options, "the options of ModelPool", "INVALID_CONFIG");
+    if (!Array.isArray(engines) || !engines.every((engine) => engine instanceof SleepController))
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `engines is ${formatValue(engines)}; it must be an array of controllers`,
+      );
+    this.engines = new Map(engines.map((engine) => [engine.name, engine]));
+    if (engines.length === 0 || this.engines.size < engines.length)
+      throw new CamemError(
+        "INVALID_CONFIG",
+        "a pool needs at least one engine, and each needs a unique name",
+      );
+    this.#options = options;
+    this.#minimumResidencyMs = millisecondsOf(options.minimumResidency ?? "1s", "minimumResidency");
+    this.#eviction = {
+      sleepLevel: options.sleepLevel ?? 1,
+      mode: options.evictionMode ?? "wait",
+      drainDeadlineMs: options.drainDeadlineMs,
+      retryAfterSeconds: options.retryAfterSeconds ?? queueDefaults.retryAfterSeconds,
+      closing: this.#switches.ending,
+    };
+    this.#clock = options.clock ?? systemClock;
+    this.#members = new Map(
+      engines.map((engine) => [engine.name, new PoolMember(engine, this.#clock.nowMs())]),
+    );
+    this.#unsubscribe = engines.map((engine) => engine.subscribe((event) => this.#onEvent(event)));
+  }
+
+  /**
+   * Admits a request for `model`, as {@link SleepController.admit}. Wakes its engine if there is room or others can make room.
+   *
+   * @throws CamemError `UNKNOWN_MODEL`, `QUEUE_FULL`, `ENGINE_UNAVAILABLE` (also when others could not make room: see its
+   * `cause`), `ABORTED`, `CLOSED` or `INVALID_ARGUMENT`
+   */
+  async admit(model: string, signal?: AbortSignal, options: AdmitOptions = {}): Promise<Lease> {
+    checkCall("admit", options, signal);
+    const member = this.#memberOf(model);
+    this.#assertOpen();
+    const limit = this.#options.queueLimit ?? queueDefaults.queueLimit;
+    if (!this.#serves(member) && this.#waiting() >= limit) {
+      member.refusedTotal++;
+      throw new CamemError("QUEUE_FULL", `${limit} requests already wait for this pool; try again later`, {
+        retryAfterSeconds: this.#eviction.retryAfterSeconds,
+      });
+    }
+    const deadlineMs = options.deadlineMs ?? this.#options.holdDeadlineMs ?? queueDefaults.holdDeadlineMs;
+    const expired = () => {
+      member.refusedTotal++;
+      return this.#unavailable(member, `not awake within ${deadlineMs} ms`);
+    };
+    const wait = new Deferred<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
+    const entry = { wait, arrival: ++this.#arrivals, untilMs: this.#clock.nowMs() + deadlineMs };
+    member.queue.add(entry);
+    this.#schedule();
+    try {
+      return await wait.promise;
+    } finally {
+      member.queue.delete(entry);
+    }
+  }
+
+  /**
+   * Wakes an engine at once, for an operator. Others make room as they do for a request, but without `minimumResidency`.
+   *
+   * @throws CamemError `UNKNOWN_MODEL`, `OUT_OF_DEVICE_MEMORY` when others cannot make enough room, and as
+   * {@link SleepController.wakeUp}
+   */
+  async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
+    const member = this.#memberOf(model);
+    this.#assertOpen();
+    return this.#switches
+      .run(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
+      .finally(() => this.#schedule());
+  }
+
+  /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */
+  subscribe(listener: EngineListener): () => void {
+    const unsubscribes = [...this.engines.values()].map((engine) => engine.subscribe(listener));
+    return () => {
+      for (const unsubscribe of unsubscribes) unsubscribe();
+    };
+  }
+
+  /**
+   * Requests that wait for the pool to wake an engine. The engine's own `status.requests` does not count them until then.
+   *
+   * @throws CamemError `UNKNOWN_MODEL`
+   */
+  queueOf(model: string): QueueCounts {
+    const { waiting, refusedTotal } = this.#memberOf(model);
+    return { waiting, refusedTotal };
+  }
+
+  /** Refuses requests that wait and cancels the switch in progress. The engines stay open and as they are. */
+  async close(): Promise<void> {
+    this.#closing ??= this.#closeNow();
+    return this.#closing;
+  }
+
+  /** Makes `await using` close the pool. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #closeNow(): Promise<void> {
+    const closed = new CamemError("CLOSED", "the pool is closed");
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
+    this.#cancelTimer?.();
+    const ended = this.#switches.end(closed);
+    for (const member of this.#members.values()) member.refuse(closed);
+    await ended;
+  }
+
+  #assertOpen(): void {
+    if (this.#closing) throw new CamemError("CLOSED", "the pool is closed");
+  }
+
+  #memberOf(model: string): PoolMember {
+    const { name } = engineOf(this, model);
+    const member = this.#members.get(name);
+    if (member === undefined) throw new TypeError(`the pool has no member for its engine ${name}`);
+    return member;
+  }
+
+  #unavailable(member: PoolMember, why: string, cause?: unknown): CamemError {
+    return new CamemError(
+      "ENGINE_UNAVAILABLE",
+      `the engine ${member.engine.name} is ${why}; try again later`,
+      { retryAfterSeconds: this.#eviction.retryAfterSeconds, cause },
+    );
+  }
+
+  #waiting(): number {
+    return [...this.#members.values()].reduce((sum, member) => sum + member.queue.size, 0);
+  }
+
+  #serves(member: PoolMember): boolean {
+    return member.engine.status.state === "awake" && !member.isSwitching;
+  }
+
+  #onEvent(event: EngineEvent): void {
+    const member = this.#members.get(event.engine);
+    if (member === undefined) return;
+    if (event.type === "requests") member.lastUsedMs = this.#clock.nowMs();
+    if (event.type !== "state") return;
+    if (event.status.state === "awake") member.residentSinceMs = this.#clock.nowMs();
+    this.#schedule();
+  }
+
+  /**
+   * Serves the requests that need no switch, and begins a switch for the request that has waited longest, or for one that needs
+   * no eviction.
+   */
+  #schedule(): void {
+    if (this.#closing) return;
+    for (const member of this.#members.values()) {
+      if (this.#dispositionOf(member) === "serve") member.serve(this.#clock.nowMs());
+    }
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    if (this.#switchingTo) return;
+    let isFirst = true;
+    for (const member of this.#waitingLongestFirst()) {
+      const victims = this.#victimsOrRefusal(member);
+      const mayEvict = isFirst;
+      // A member whose requests were just refused does not block the others.
+      isFirst = isFirst && member.firstArrival === undefined;
+      if (victims === undefined || (victims.length > 0 && !mayEvict)) continue;
+      const dueMs = Math.max(
+        0,
+        ...victims.map((victim) => victim.residentSinceMs + this.#minimumResidencyMs),
+      );
+      const delayMs = dueMs - this.#clock.nowMs();
+      if (delayMs <= 0) {
+        this.#beginSwitch(member);
+        return;
+      }
+      this.#cancelTimer = this.#clock.after(delayMs, () => this.#schedule());
+    }
+  }
+
+  /** `serve`: pass requests to its controller, which decides. `wake`: the pool must wake it. `wait`: its memory is moving. */
+  #dispositionOf(member: PoolMember): "serve" | "wait" | "wake" {
+    if (member === this.#switchingTo || member.isMoving) return "wait";
+    const { state, reason, paused } = member.engine.status;
+    const mayWake = reason !== "operator" || this.#options.wakeOperatorSleep === true;
+    return state === "asleep" && mayWake && !paused ? "wake" : "serve";
+  }
+
+  #waitingLongestFirst(): PoolMember[] {
+    const waiting = [...this.#members.values()].filter(
+      (member) => member.firstArrival !== undefined && this.#dispositionOf(member) === "wake",
+    );
+    return waiting.toSorted((a, b) => (a.firstArrival ?? 0) - (b.firstArrival ?? 0));
+  }
+
+  /**
+   * The members that make room. If all together do not suffice, returns undefined and refuses the requests; while others are
+   * moving it refuses nothing, since the pool schedules again when they have settled.
+   */
+  #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
+    try {
+      return this.#victimsFor(member, undefined);
+    } catch (error) {
+      const areOthersMoving = [...this.#members.values()].some((other) => other !== member && other.isMoving);
+      if (!areOthersMoving) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
+      return undefined;
+    }
+  }
+
+  #victimsFor(member: PoolMember, tags: readonly string[] | undefined): readonly PoolMember[] {
+    return chooseVictims(member, tags, this.#members.values(), this.#eviction.sleepLevel);
+  }
+
+  #beginSwitch(member: PoolMember): void {
+    this.#switchingTo = member;
+    this.#switches
+      .run(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
+      .catch((error) => member.refuse(this.#unavailable(member, "asleep and could not be woken", error)))
+      .finally(() => {
+        this.#switchingTo = undefined;
+        this.#schedule();
+      });
+  }
+
+  async #switchTo(
+    member: PoolMember,
+    options: EngineWakeOptions & { readonly signal: AbortSignal },
+  ): Promise<EngineWakeResult> {
+    return switchTo(member, this.#victimsFor(member, options.tags), options, this.#eviction);
+  }
+}

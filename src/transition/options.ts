@@ -1,0 +1,62 @@
+/** The options of `sleep`, `prepare` and `wakeUp`, and the checks of them. */
+
+import type { Static } from "typebox";
+import { CamemError, formatValue } from "../errors.ts";
+import { closedObject, optional, Tags } from "../options/schemas.ts";
+import { validate } from "../options/validate.ts";
+import { checkTag } from "../policy/tag-names.ts";
+import { SleepSelection } from "../policy/tag-policies.ts";
+import { TransitionControl } from "./progress.ts";
+
+const SleepOptions = closedObject({ ...SleepSelection.properties, ...TransitionControl.properties });
+
+/** Options of `sleep` and `prepare`. */
+export interface SleepOptions extends Static<typeof SleepOptions> {}
+
+const WakeOptions = closedObject({
+  /** Wake only these tags; by default all. */
+  tags: optional(Tags),
+  ...TransitionControl.properties,
+});
+
+/** Options of `wakeUp`. */
+export interface WakeOptions extends Static<typeof WakeOptions> {}
+
+/** Whether an allocator knows a tag. */
+export type IsKnownTag = (tag: string) => boolean;
+
+/** @throws CamemError `INVALID_TAG` or `UNKNOWN_TAG` */
+export function checkKnownTag(tag: string, isKnown: IsKnownTag): void {
+  checkTag(tag);
+  if (isKnown(tag)) return;
+  throw new CamemError(
+    "UNKNOWN_TAG",
+    `there is no tag ${formatValue(tag)}; usage() lists the tags in use, and defineTag() adds one`,
+  );
+}
+
+/** @throws CamemError `UNKNOWN_LEVEL`, `INVALID_TAG`, `UNKNOWN_TAG` or `INVALID_ARGUMENT` */
+export function checkSleepOptions(
+  options: unknown,
+  isKnown: IsKnownTag,
+  method: "sleep" | "prepare" = "sleep",
+): void {
+  validate(SleepOptions, options, `the options of ${method}`, "INVALID_ARGUMENT", {
+    codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG", offloadTags: "INVALID_TAG" },
+  });
+  const { level, tags = [], offloadTags } = options;
+  for (const tag of [...tags, ...(offloadTags ?? [])]) checkKnownTag(tag, isKnown);
+  if (level !== undefined && offloadTags !== undefined)
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      "give level or offloadTags, not both: a level decides which tags are offloaded",
+    );
+}
+
+/** @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG` or `INVALID_ARGUMENT` */
+export function checkWakeOptions(options: unknown, isKnown: IsKnownTag): void {
+  validate(WakeOptions, options, "the options of wakeUp", "INVALID_ARGUMENT", {
+    codes: { tags: "INVALID_TAG" },
+  });
+  for (const tag of options.tags ?? []) checkKnownTag(tag, isKnown);
+}

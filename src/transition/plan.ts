@@ -1,0 +1,109 @@
+/** Pure planning: turns groups of segments into the steps of one sleep or wake-up. */
+
+import type { SegmentGroup } from "../memory/table.ts";
+import type { TagAction, TagTreatment } from "../policy/tag-policies.ts";
+
+export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
+
+export interface Step {
+  readonly group: SegmentGroup;
+  readonly action: StepAction;
+  /** True when the tag is immutable: a wake-up keeps the backups then. */
+  readonly immutable: boolean;
+  /** The number of new backups that go to the spill folder. */
+  readonly spilledSegments: number;
+}
+
+/** The action of a sleep on a group; undefined where there is nothing to do. */
+function sleepAction(group: SegmentGroup, wanted: TagAction): StepAction | undefined {
+  if (wanted === "keep") return undefined;
+  switch (group.state) {
+    case "mapped":
+      return wanted;
+    case "offloaded":
+      // A deeper sleep drops the backup that a lighter one made.
+      if (wanted === "discard") return "discard";
+      return group.unreleased ? "release" : undefined;
+    case "discarded":
+      return group.unreleased ? "release" : undefined;
+  }
+}
+
+/** The steps that put memory to sleep, by the treatment of each tag. */
+export function planSleep(
+  groups: readonly SegmentGroup[],
+  treatmentOf: (tag: string) => TagTreatment,
+): Step[] {
+  const steps: Step[] = [];
+  for (const group of groups) {
+    const { action: wanted, immutable } = treatmentOf(group.tag);
+    const action = sleepAction(group, wanted);
+    if (action !== undefined) steps.push({ group, action, immutable, spilledSegments: 0 });
+  }
+  return steps;
+}
+
+/** The steps that wake the given tags; by default all. */
+export function planWake(
+  groups: readonly SegmentGroup[],
+  tags: readonly string[] | undefined,
+  isImmutable: (tag: string) => boolean,
+): Step[] {
+  const asleep = groups.filter(
+    ({ state, tag }) => state !== "mapped" && (tags === undefined || tags.includes(tag)),
+  );
+  return asleep.map((group) => ({
+    group,
+    action: group.state === "offloaded" ? "restore" : "remap",
+    immutable: isImmutable(group.tag),
+    spilledSegments: 0,
+  }));
+}
+
+/** Bytes of the segments in all steps with the given action. */
+export function sizeBytesOf(steps: readonly Step[], wanted: StepAction): number {
+  return steps.reduce((sum, { action, group }) => sum + (action === wanted ? group.sizeBytes : 0), 0);
+}
+
+/** The number of new backups that a step makes. */
+function newBackupCount({ action, group }: Step): number {
+  const copies = action === "offload" || (action === "release" && group.state === "offloaded");
+  return copies && !group.backedUp ? group.segments : 0;
+}
+
+/** Bytes of new backups in page-locked host memory and in the spill folder. */
+export function backupBytesNeeded(steps: readonly Step[]): { hostBytes: number; spillBytes: number } {
+  const needed = { hostBytes: 0, spillBytes: 0 };
+  for (const step of steps) {
+    needed.hostBytes += (newBackupCount(step) - step.spilledSegments) * step.group.segmentBytes;
+    needed.spillBytes += step.spilledSegments * step.group.segmentBytes;
+  }
+  return needed;
+}
+
+/** The same steps, with the backups that exceed `hostBytes` in the spill folder. */
+export function spillBeyond(steps: readonly Step[], hostBytes: number): Step[] {
+  let leftBytes = hostBytes;
+  return steps.map((step) => {
+    const count = newBackupCount(step);
+    const fitting = Math.min(count, Math.floor(leftBytes / step.group.segmentBytes));
+    leftBytes -= fitting * step.group.segmentBytes;
+    return { ...step, spilledSegments: count - fitting };
+  });
+}
+
+/** Bytes of device memory that the steps of a wake-up take, by device; empty for a sleep. */
+export function deviceBytesNeeded(steps: readonly Step[]): Map<number, number> {
+  const needed = new Map<number, number>();
+  for (const { action, group } of steps) {
+    if (action !== "restore" && action !== "remap") continue;
+    const bytes = group.sizeBytes - group.committedBytes;
+    needed.set(group.device, (needed.get(group.device) ?? 0) + bytes);
+  }
+  return needed;
+}
+
+/** The distinct tags of `groups`, in the order of their first segments. */
+export function tagsOf(groups: readonly SegmentGroup[]): string[] {
+  return [...new Set(groups.map((group) => group.tag))];
+}

@@ -1,0 +1,199 @@
+import type { Static } from "typebox";
+import { aborted } from "../async/abortable.ts";
+import { CamemError } from "../errors.ts";
+import * as native from "../ffi/index.ts";
+import { callback, closedObject, optional, Signal } from "../options/schemas.ts";
+
+/** The progress of a running sleep or wake-up. */
+export interface TransitionProgress {
+  /**
+   * `queued`, `waiting` for the device, `preparing` host memory, `mapping`, `copying`, `verifying` checksums, `releasing`,
+   * `undoing` after a failure, or `done`.
+   */
+  readonly phase: keyof typeof native.Phase;
+  /** Bytes copied so far. */
+  readonly bytesDone: number;
+  /** Bytes to copy in total; 0 when nothing is copied. */
+  readonly bytesTotal: number;
+}
+
+/** Milliseconds of the phases of a sleep or wake-up. */
+export interface TransitionDurations {
+  /** From the submission of the plan to its end. */
+  readonly totalMs: number;
+  /** Waiting for the device to finish earlier work. */
+  readonly waitingMs: number;
+  /** Page-locking host memory. */
+  readonly preparingMs: number;
+  /** Allocating and mapping device memory. */
+  readonly mappingMs: number;
+  /** Copying content between the device and the host or files. */
+  readonly copyingMs: number;
+  /** Computing or comparing checksums, with `verify`. */
+  readonly verifyingMs: number;
+  /** Giving back device memory (sleep) or host memory (wake-up). */
+  readonly releasingMs: number;
+}
+
+export const TransitionControl = closedObject({
+  /** Aborting it rejects the call with `ABORTED` and leaves everything unchanged, unless memory is already being released. */
+  signal: optional(Signal),
+  /** Called on the event loop after each change. Throwing cancels the transition. */
+  onProgress: optional(callback<(progress: TransitionProgress) => void>()),
+});
+
+/** Observes and aborts a transition. */
+export interface TransitionControl extends Static<typeof TransitionControl> {}
+
+/** For this long `poll` waits inside the shim, since a timer may be a millisecond late. Most short plans end meanwhile. */
+const eagerMs = 5;
+/** The time that one such wait blocks the event loop. Polling without a pause would slow down unmapping threefold. */
+const eagerWaitMicroseconds = 500;
+/** The interval between polls afterwards. */
+const pollMs = 1;
+
+const phaseNames = Object.keys(native.Phase) as (keyof typeof native.Phase)[];
+
+const milliseconds = (nanoseconds: number) => nanoseconds / 1e6;
+
+function durationsOf(progress: native.PlanProgress): TransitionDurations {
+  return {
+    totalMs: milliseconds(progress.totalNs),
+    waitingMs: milliseconds(progress.waitingNs),
+    preparingMs: milliseconds(progress.preparingNs),
+    mappingMs: milliseconds(progress.mappingNs),
+    copyingMs: milliseconds(progress.copyingNs),
+    verifyingMs: milliseconds(progress.verifyingNs),
+    releasingMs: milliseconds(progress.releasingNs),
+  };
+}
+
+/** The end of a plan. */
+interface Outcome {
+  readonly progress: native.PlanProgress;
+  readonly failure: native.Failure;
+  /** What `onProgress` threw; the plan is cancelled then and `onProgress` is not called again. */
+  readonly reportFailure: { readonly cause: unknown } | undefined;
+}
+
+/** Polls without blocking until the plan is done. */
+async function poll(ticket: number, onProgress: TransitionControl["onProgress"]): Promise<Outcome> {
+  const startedMs = performance.now();
+  let reportFailure: Outcome["reportFailure"];
+  const giveUp = (cause: unknown) => {
+    reportFailure ??= { cause };
+    native.cancelPlan(ticket);
+  };
+  const report = reporter(onProgress, giveUp);
+  while (true) {
+    const progress = native.pollPlan(ticket);
+    if (progress === undefined)
+      throw new CamemError(
+        "ABORTED",
+        "this Worker was blocked while others ran hundreds of transitions; its own has ended, and usage() shows the result",
+      );
+    // Read first, since any other call overwrites it.
+    const failure = progress.phase === native.Phase.done ? native.planFailure() : undefined;
+    if (reportFailure === undefined) report(progress);
+    if (failure) {
+      // A promise of the last report rejects after this turn.
+      if (onProgress) await new Promise(setImmediate);
+      return { progress, failure, reportFailure };
+    }
+    if (performance.now() - startedMs < eagerMs) {
+      native.awaitPlan(ticket, eagerWaitMicroseconds);
+      await new Promise(setImmediate);
+    } else await Bun.sleep(pollMs);
+  }
+}
+
+/** Reports each state once. `fail` receives what `onProgress` throws or rejects with. */
+function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unknown) => void) {
+  let last = "";
+  return (progress: native.PlanProgress) => {
+    const phase = phaseNames[progress.phase];
+    const seen = `${phase} ${progress.copiedBytes}`;
+    if (onProgress === undefined || phase === undefined || seen === last) return;
+    last = seen;
+    try {
+      const returned: unknown = onProgress({
+        phase,
+        bytesDone: progress.copiedBytes,
+        bytesTotal: progress.copyBytesTotal,
+      });
+      Promise.resolve(returned).catch(fail);
+    } catch (cause) {
+      fail(cause);
+    }
+  };
+}
+
+export type Operation = "sleep" | "wake-up" | "preparation";
+
+function describeOutcome(operation: Operation, progress: native.PlanProgress): string {
+  if (progress.complete === 1) return `the ${operation} itself has succeeded`;
+  return progress.undoFailed === 1
+    ? "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again"
+    : "nothing has changed, and it can be tried again";
+}
+
+/** The error of a plan that is done, or undefined when it succeeded. */
+function errorOf(
+  operation: Operation,
+  progress: native.PlanProgress,
+  failure: native.Failure,
+  signal: AbortSignal | undefined,
+): CamemError | undefined {
+  if (progress.status === native.Status.ok) return undefined;
+  // Without an aborted signal `onProgress` has thrown, which `follow` reports.
+  if (progress.status === native.Status.aborted) return signal?.aborted ? aborted(signal) : undefined;
+  const transitionComplete = progress.complete === 1;
+  const attempt = transitionComplete
+    ? `give all memory back after the ${operation}`
+    : `finish the ${operation}`;
+  const note = hints.get(`${operation} ${progress.status}`) ?? describeOutcome(operation, progress);
+  return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
+}
+
+const dropBackup =
+  "nothing has changed; wake the other tags, drop this backup with sleep({ level: 2, tags: [...] }), wake that tag and load its content again";
+
+const backUpAnew = "nothing has changed; call markDirty(tag) to have the tag backed up anew, in host memory";
+
+/** Remedies for failures that a retry does not fix. */
+const hints = new Map([
+  [`wake-up ${native.Status.backup_corrupt}`, dropBackup],
+  [`wake-up ${native.Status.file_changed}`, dropBackup],
+  [`sleep ${native.Status.backup_corrupt}`, backUpAnew],
+  [`sleep ${native.Status.file_changed}`, backUpAnew],
+]);
+
+/**
+ * Follows a plan to its end.
+ *
+ * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
+ */
+export async function follow(
+  operation: Operation,
+  ticket: number,
+  { signal, onProgress }: TransitionControl,
+): Promise<TransitionDurations> {
+  const cancel = () => native.cancelPlan(ticket);
+  signal?.addEventListener("abort", cancel, { once: true });
+  try {
+    const { progress, failure, reportFailure } = await poll(ticket, onProgress);
+    const transitionComplete = progress.complete === 1;
+    const note = describeOutcome(operation, progress);
+    const planFailure = errorOf(operation, progress, failure, signal);
+    if (reportFailure) {
+      const cause = planFailure
+        ? new AggregateError([reportFailure.cause, planFailure])
+        : reportFailure.cause;
+      throw new CamemError("HOOK_FAILED", `onProgress threw; ${note}`, { cause, transitionComplete });
+    }
+    if (planFailure) throw planFailure;
+    return durationsOf(progress);
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+  }
+}

@@ -1,0 +1,92 @@
+import type { SegmentTable } from "../memory/table.ts";
+import {
+  defaultLevel,
+  type SleepLevel,
+  type SleepSelection,
+  type TagTreatment,
+} from "../policy/tag-policies.ts";
+import { type Step, sizeBytesOf, tagsOf } from "./plan.ts";
+import type { TransitionDurations } from "./progress.ts";
+
+/** The result of a sleep. */
+export interface SleepReport {
+  /** The level of the sleep; null with `offloadTags`. */
+  readonly level: SleepLevel | null;
+  /** Bytes whose content is kept off the device: on the host, in the spill folder or in a checkpoint. */
+  readonly offloadedBytes: number;
+  /** The part of `offloadedBytes` that was copied; the rest had an unchanged backup. */
+  readonly copiedBytes: number;
+  /** Bytes whose content is gone, including dropped backups. */
+  readonly discardedBytes: number;
+  /** Bytes still mapped on the device. */
+  readonly keptBytes: number;
+  /** Bytes of device memory given back. */
+  readonly freedBytes: number;
+  /** True when all selected memory was asleep before the call. */
+  readonly alreadySleeping: boolean;
+  /** Milliseconds of each phase. */
+  readonly durations: TransitionDurations;
+}
+
+/** The result of a wake-up. */
+export interface WakeReport {
+  /** Bytes that have their content back. */
+  readonly restoredBytes: number;
+  /** Bytes mapped again with undefined content. */
+  readonly remappedBytes: number;
+  /** The tags of remapped memory: load their content again before using it. */
+  readonly remappedTags: readonly string[];
+  /** The tags that still have memory asleep. */
+  readonly stillAsleep: readonly string[];
+  /** True when all selected memory was awake before the call. */
+  readonly alreadyAwake: boolean;
+  /** Milliseconds of each phase. */
+  readonly durations: TransitionDurations;
+}
+
+/** The result of a preparation. */
+export interface PrepareReport {
+  /** Bytes of page-locked host memory that are free for the next sleep. */
+  readonly preparedBytes: number;
+  /** Milliseconds of each phase. */
+  readonly durations: TransitionDurations;
+}
+
+/** The transition as it ran: its steps and how long they took. */
+export interface Executed {
+  readonly steps: readonly Step[];
+  readonly durations: TransitionDurations;
+}
+
+export function sleepReport(
+  { level, offloadTags }: SleepSelection,
+  treatment: (tag: string) => TagTreatment,
+  { steps, durations }: Executed,
+  table: SegmentTable,
+): SleepReport {
+  const tags = table.tagsInUse();
+  const copied = steps.filter((step) => !step.group.clean);
+  return {
+    level: offloadTags === undefined ? (level ?? defaultLevel) : null,
+    offloadedBytes: sizeBytesOf(steps, "offload"),
+    copiedBytes: sizeBytesOf(copied, "offload"),
+    discardedBytes: sizeBytesOf(steps, "discard"),
+    keptBytes: tags.reduce((sum, tag) => sum + tag.mappedBytes, 0),
+    freedBytes: steps.reduce((sum, step) => sum + step.group.committedBytes, 0),
+    alreadySleeping: steps.length === 0 && tags.some((tag) => treatment(tag.name).action !== "keep"),
+    durations,
+  };
+}
+
+export function wakeReport({ steps, durations }: Executed, table: SegmentTable): WakeReport {
+  const remapped = steps.filter((step) => step.action === "remap").map((step) => step.group);
+  const asleep = table.tagsInUse().filter((tag) => tag.awakeSegments < tag.segments);
+  return {
+    restoredBytes: sizeBytesOf(steps, "restore"),
+    remappedBytes: sizeBytesOf(steps, "remap"),
+    remappedTags: tagsOf(remapped),
+    stillAsleep: asleep.map((tag) => tag.name),
+    alreadyAwake: steps.length === 0,
+    durations,
+  };
+}

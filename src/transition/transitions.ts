@@ -1,0 +1,288 @@
+/** Sleeps, wake-ups and preparations: queued, planned, checked, run by the shim and reported. */
+
+import { existsSync, statfsSync } from "node:fs";
+import { aborted } from "../async/abortable.ts";
+import { SerialQueue } from "../async/serial-queue.ts";
+import { CamemError, formatValue } from "../errors.ts";
+import * as native from "../ffi/index.ts";
+import type { SegmentTable, TableSummary } from "../memory/table.ts";
+import { hostUsage } from "../memory/usage.ts";
+import type { Config } from "../options/config.ts";
+import {
+  type SleepSelection,
+  type TagPolicies,
+  type TagTreatment,
+  treatmentOf,
+} from "../policy/tag-policies.ts";
+import { Hooks } from "./hooks.ts";
+import {
+  checkSleepOptions,
+  checkWakeOptions,
+  type IsKnownTag,
+  type SleepOptions,
+  type WakeOptions,
+} from "./options.ts";
+import { backupBytesNeeded, planSleep, planWake, type Step, spillBeyond, tagsOf } from "./plan.ts";
+import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
+import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
+import {
+  type Executed,
+  type PrepareReport,
+  type SleepReport,
+  sleepReport,
+  type WakeReport,
+  wakeReport,
+} from "./reports.ts";
+import { HostRetention } from "./retention.ts";
+
+const noDurations: TransitionDurations = {
+  totalMs: 0,
+  waitingMs: 0,
+  preparingMs: 0,
+  mappingMs: 0,
+  copyingMs: 0,
+  verifyingMs: 0,
+  releasingMs: 0,
+};
+
+/** How often the shim may refuse one unchanged plan as stale: a race resolves itself long before. */
+const stalePlanLimit = 100;
+
+/** The steps of a transition, and the table that they were planned for. */
+interface Planned extends TableSummary {
+  readonly steps: readonly Step[];
+}
+
+/** The memory that `beforeSleep` hooks know about: segments of these tags up to this id. */
+interface HookScope {
+  readonly tags: readonly string[];
+  readonly lastSegmentId: number;
+}
+
+interface Signalled {
+  readonly signal: AbortSignal;
+}
+
+/** Zero where the folder is gone, so that only a sleep that spills fails. */
+function freeDiskBytes(folder: string | null): number | undefined {
+  if (folder === null) return undefined;
+  if (!existsSync(folder)) return 0;
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}
+
+function isComplete(error: unknown): error is CamemError {
+  return error instanceof CamemError && error.transitionComplete;
+}
+
+export class Transitions {
+  readonly hooks: Hooks;
+  readonly #config: Config;
+  readonly #table: SegmentTable;
+  readonly #policies: TagPolicies;
+  readonly #isKnownTag: IsKnownTag;
+  readonly #queue = new SerialQueue();
+  readonly #retention: HostRetention;
+
+  constructor(config: Config, table: SegmentTable, policies: TagPolicies, isKnownTag: IsKnownTag) {
+    this.hooks = new Hooks(this.#queue.ending);
+    this.#config = config;
+    this.#table = table;
+    this.#policies = policies;
+    this.#isKnownTag = isKnownTag;
+    this.#retention = new HostRetention(config, () => this.#giveBackRetained());
+  }
+
+  async sleep(options: SleepOptions): Promise<SleepReport> {
+    checkSleepOptions(options, this.#isKnownTag);
+    this.hooks.assertOutside();
+    return this.#queue.run(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
+  }
+
+  async wakeUp(options: WakeOptions): Promise<WakeReport> {
+    checkWakeOptions(options, this.#isKnownTag);
+    this.hooks.assertOutside();
+    return this.#queue.run(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
+  }
+
+  async prepare(options: SleepOptions): Promise<PrepareReport> {
+    checkSleepOptions(options, this.#isKnownTag, "prepare");
+    this.hooks.assertOutside();
+    return this.#queue.run(options.signal, (signal) => this.#prepareNow({ ...options, signal }));
+  }
+
+  /** Plans a sleep or wake-up without running it. */
+  plan(operation: "sleep" | "wake", options: SleepSelection): TransitionPlan {
+    if (operation === "sleep") {
+      checkSleepOptions(options, this.#isKnownTag);
+      return this.#assess(this.#planSleep(treatmentOf(options, this.#policies)));
+    }
+    if (operation === "wake") {
+      checkWakeOptions(options, this.#isKnownTag);
+      return this.#assess(this.#planWake(options.tags));
+    }
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `the operation is ${formatValue(operation)}; it must be "sleep" or "wake"`,
+    );
+  }
+
+  /** Cancels the running transition and refuses waiting ones with `reason`; resolves when the running one has ended. */
+  async end(reason: CamemError): Promise<void> {
+    this.#retention.stop();
+    await this.#queue.end(reason);
+  }
+
+  async #sleepNow(options: SleepOptions & Signalled): Promise<SleepReport> {
+    const treatment = treatmentOf(options, this.#policies);
+    const executed = this.hooks.isEmpty
+      ? await this.#run("sleep", () => this.#planSleep(treatment), options)
+      : await this.#sleepWithHooks(treatment, options);
+    return sleepReport(options, treatment, executed, this.#table);
+  }
+
+  async #sleepWithHooks(
+    treatment: (tag: string) => TagTreatment,
+    options: SleepOptions & Signalled,
+  ): Promise<Executed> {
+    const planned = this.#planSleep(treatment);
+    if (planned.steps.length === 0) return { steps: [], durations: noDurations };
+    assertFits(this.#assess(planned));
+    const tags = tagsOf(planned.steps.map((step) => step.group));
+    await this.hooks.beforeSleep(tags, options.signal);
+    // Memory that a hook or a native thread has allocated since is out of scope and stays awake.
+    const scope = { tags, lastSegmentId: planned.lastSegmentId };
+    try {
+      return await this.#run("sleep", () => this.#planSleep(treatment, scope), options);
+    } catch (error) {
+      // `afterWake` must rebuild what `beforeSleep` dropped, unless the memory is asleep despite the error.
+      if (!isComplete(error)) await this.#afterFailedSleep(scope, error);
+      throw error;
+    }
+  }
+
+  async #afterFailedSleep(scope: HookScope, failure: unknown): Promise<void> {
+    const { groups } = this.#table.summary(scope.lastSegmentId);
+    const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.includes(tag));
+    const tags = tagsOf(awake);
+    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
+  }
+
+  async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
+    const plan = () => this.#planWake(options.tags);
+    const tags = this.hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.group));
+    const executed = await this.#run("wake-up", plan, options).catch(async (error) => {
+      if (isComplete(error) && tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" }, error);
+      throw error;
+    });
+    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" });
+    return wakeReport(executed, this.#table);
+  }
+
+  async #prepareNow(options: SleepOptions & Signalled): Promise<PrepareReport> {
+    const planned = this.#planSleep(treatmentOf(options, this.#policies));
+    assertFits(this.#assess(planned));
+    const device = planned.steps[0]?.group.device ?? this.#config.device;
+    const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
+    const submit = () => native.submitPreparation(device, bytes);
+    const durations = await this.#submit("preparation", submit, options);
+    return { preparedBytes: hostUsage().preparedBytes, durations };
+  }
+
+  /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
+  #stagingBytes(steps: readonly Step[]): number {
+    const devices = new Set<number>();
+    for (const { spilledSegments, group } of steps)
+      if (spilledSegments > 0 || group.fileBytes > 0) devices.add(group.device);
+    return devices.size * native.hostInfo().stagingBytes;
+  }
+
+  #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
+    const table = this.#table.summary(scope?.lastSegmentId);
+    const all = planSleep(table.groups, treatment);
+    const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.includes(group.tag));
+    // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
+    const groups = scope === undefined ? table.groups : this.#table.summary().groups;
+    if (this.#config.spillDir === null) return { ...table, groups, steps };
+    const leftBytes = hostBytesLeft(groups, this.#config.hostBudgetBytes);
+    return { ...table, groups, steps: spillBeyond(steps, leftBytes) };
+  }
+
+  #planWake(tags: readonly string[] | undefined): Planned {
+    const table = this.#table.summary();
+    return { ...table, steps: planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag)) };
+  }
+
+  /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */
+  async #run(
+    operation: Operation,
+    plan: () => Planned,
+    control: TransitionControl & Signalled,
+  ): Promise<Executed> {
+    let steps: readonly Step[] = [];
+    let stale = { plan: "", count: 0 };
+    const submit = () => {
+      const planned = plan();
+      steps = planned.steps;
+      if (steps.length === 0) return this.#giveBackLeftovers(planned);
+      assertFits(this.#assess(planned));
+      if (steps.some((step) => step.group.moving)) return "busy";
+      const ticket = native.submitPlan(steps, planned, this.#config.verify);
+      if (ticket === "stale") {
+        const refusedPlan = JSON.stringify(planned);
+        stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
+        if (stale.count > stalePlanLimit)
+          throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
+      }
+      return ticket;
+    };
+    const durations = await this.#submit(operation, submit, control);
+    return { steps, durations };
+  }
+
+  /** Submits until the shim accepts, unless there is nothing to do, and waits for the end. */
+  async #submit(
+    operation: Operation,
+    submit: () => number | native.Refusal | "nothing",
+    control: TransitionControl & Signalled,
+    retainBytes = this.#retention.limitBytes,
+  ): Promise<TransitionDurations> {
+    while (true) {
+      if (control.signal.aborted) throw aborted(control.signal);
+      // Workers may have different limits: the one that moves memory decides.
+      native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
+      const ticket = submit();
+      if (ticket === "nothing") return noDurations;
+      if (typeof ticket === "number")
+        return follow(operation, ticket, control).finally(() => {
+          if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
+        });
+      await Bun.sleep(1);
+    }
+  }
+
+  #assess({ steps, groups }: Planned): TransitionPlan {
+    return assess(steps, groups, {
+      hostBudgetBytes: this.#config.hostBudgetBytes,
+      freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
+      freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
+    });
+  }
+
+  /** Page-locks what is reserved and gives back all other free host memory. */
+  #submitReserved(): number | native.Refusal {
+    return native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
+  }
+
+  /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */
+  #giveBackLeftovers({ groups }: Planned): number | native.Refusal | "nothing" {
+    return this.#retention.hasLeftovers(groups) ? this.#submitReserved() : "nothing";
+  }
+
+  #giveBackRetained(): void {
+    const giveBack = (signal: AbortSignal) =>
+      this.#submit("preparation", () => this.#submitReserved(), { signal }, 0);
+    // The next transition retries a failure.
+    this.#queue.run(undefined, giveBack).catch(() => undefined);
+  }
+}

@@ -1,0 +1,96 @@
+/** The benchmark runs, and writes what it says it writes. No time is asserted: machines differ. */
+
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Value } from "typebox/value";
+import { type Comparison, Results, type Statistic } from "../../bench/schema.ts";
+import { targets } from "../../bench/targets.ts";
+
+const root = join(import.meta.dir, "../..");
+const program = join(root, "bench/main.ts");
+const folder = mkdtempSync(join(tmpdir(), "camem-bench-test-"));
+const limitMs = 300_000;
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number }> {
+  const child = Bun.spawn([process.execPath, program, ...args], { stdout: "pipe", stderr: "pipe" });
+  const [stdout, stderr, exitCode] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { stdout, stderr, exitCode };
+}
+
+const isRatio = ({ median, p25, p75 }: Statistic) =>
+  [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
+
+test(
+  "a quick run measures every target, and writes JSON, Markdown and charts",
+  async () => {
+    const { stdout, stderr, exitCode } = await bench("--quick", "--out", folder);
+    expect(exitCode, stderr).toBe(0);
+    expect(stdout).toMatch(/^measured on: /);
+
+    const results = Value.Parse(Results, JSON.parse(readFileSync(join(folder, "latest.json"), "utf8")));
+    expect(results.quick).toBe(true);
+    expect(results.targets.map(({ id }) => id)).toEqual(targets.map(({ id }) => id));
+    for (const { id, value } of results.targets) expect(isRatio(value), id).toBe(true);
+    const compared = results.figures.flatMap(({ limit, peers }): Comparison[] =>
+      [limit, peers].filter((comparison) => comparison !== undefined),
+    );
+    expect(compared.length).toBeGreaterThan(40);
+    for (const { what, ratio } of compared) expect(isRatio(ratio), what).toBe(true);
+
+    const markdown = readFileSync(join(folder, "latest.md"), "utf8");
+    for (const { figure } of targets) {
+      expect(markdown).toContain(figure);
+      expect(stdout).toContain(figure);
+    }
+    const charts = [...markdown.matchAll(/\]\(([\w-]+\.svg)\)/g)].map(([, name = ""]) => name);
+    expect(charts.length).toBeGreaterThanOrEqual(2);
+    for (const name of charts) {
+      const svg = readFileSync(join(folder, name), "utf8");
+      expect(svg, name).toStartWith("<svg");
+      expect(svg, name).not.toMatch(/NaN|undefined/);
+    }
+  },
+  limitMs,
+);
+
+/** As it is committed, whatever has been measured since; outside of a git checkout as it is. */
+function committed(path: string): string {
+  const shown = Bun.spawnSync(["git", "show", `HEAD:${path}`], { cwd: root, stderr: "ignore" });
+  return shown.success ? shown.stdout.toString() : readFileSync(join(root, path), "utf8");
+}
+
+test("docs/performance.md quotes the full run that is committed", () => {
+  const results = JSON.parse(committed("bench/results/latest.json"));
+  const { quick, targets: rows, machine } = Value.Parse(Results, results);
+  expect(quick).toBe(false);
+  const { cores, cpu, memoryBytes } = machine;
+  const quoted = [
+    `${cores} cores of an ${cpu} with ${Math.round(memoryBytes / 2 ** 30)} GiB`,
+    ...rows.map(({ figure, measured, target, value, unit }) => {
+      const median = `${Number(value.median.toPrecision(3))} ${unit}`;
+      return `| ${figure}: ${measured.split(";")[0]} | ${target} | ${median} |`;
+    }),
+  ];
+  const page = readFileSync(join(root, "docs/performance.md"), "utf8");
+  expect(quoted.filter((text) => !page.includes(text))).toEqual([]);
+});
+
+test.each([
+  { args: ["--fast"], message: "--fast" },
+  { args: ["--out"], message: "--out" },
+  { args: ["--out", ""], message: "--out is empty" },
+  { args: ["everything"], message: "everything" },
+])("it refuses $args", async ({ args, message }) => {
+  const { stderr, exitCode } = await bench(...args);
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain(message);
+  expect(stderr).toContain("usage: bun run bench");
+});

@@ -1,0 +1,462 @@
+/**
+ * docs/deploy.md is true: its server runs, its manifests name what that server has, and the calls of its tables, sent byte for
+ * byte as their programs send them, are answered with what those programs read.
+ */
+
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { EngineStatus } from "camem/server";
+
+const root = join(import.meta.dir, "../..");
+const folder = mkdtempSync(join(tmpdir(), "camem-deploy-"));
+const page = readFileSync(join(root, "docs/deploy.md"), "utf8");
+const key = "a-secret";
+
+/** What a reader writes himself: an engine whose text is right only if its weights are. */
+const engineCode = `
+import type { CaMemAllocator, DeviceBuffer } from "camem";
+let weights: DeviceBuffer | undefined;
+export async function load(allocator: CaMemAllocator): Promise<void> {
+  weights ??= allocator.malloc(3_000_000, { tag: "weights" });
+  weights.fill(7);
+}
+export async function complete(_lease: unknown, prompt: string): Promise<string> {
+  // Longer than the server wants to live.
+  if (prompt === "slow") await new Promise<void>((resolve) => process.once("SIGTERM", () => setTimeout(resolve)));
+  return prompt + " " + weights?.read(2_999_999, 1)[0];
+}`;
+
+interface Started {
+  readonly ports: number[];
+  readonly child: Bun.Subprocess<"ignore", "pipe", "inherit">;
+}
+
+let started: Started | undefined;
+
+/** Runs the server of the page. Ports that are 0 are free ones. */
+async function start(env: Record<string, string>): Promise<Started> {
+  const child = Bun.spawn([process.execPath, "server.ts"], {
+    cwd: folder,
+    env: { ...process.env, PORT: "0", ...env },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  let output = "";
+  for await (const chunk of child.stdout) {
+    output += new TextDecoder().decode(chunk);
+    if (output.includes("\n")) break;
+  }
+  started = { ports: JSON.parse(output).ports, child };
+  return started;
+}
+
+async function end(): Promise<number> {
+  started?.child.kill("SIGTERM");
+  const code = (await started?.child.exited) ?? 0;
+  started = undefined;
+  return code;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly body: string;
+}
+
+/** Sends lines and a body as they stand, and reads one answer. */
+function send(port: number, lines: readonly string[], body = ""): Promise<Answer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+  let text = "";
+  const socket = connect(port, "127.0.0.1", () => socket.write(`${lines.join("\r\n")}\r\n\r\n${body}`));
+  socket.setEncoding("latin1");
+  socket.on("error", reject);
+  socket.on("data", (data) => {
+    text += data;
+    const [head = "", ...rest] = text.split("\r\n\r\n");
+    const answer = rest.join("\r\n\r\n");
+    const length = Number(/^content-length: (\d+)/im.exec(head)?.[1] ?? Number.NaN);
+    if (rest.length === 0 || answer.length < length) return;
+    socket.destroy();
+    resolve({ status: Number(head.split(" ")[1]), body: answer });
+  });
+  socket.on("close", () => reject(new Error(`closed after ${JSON.stringify(text)}`)));
+  return promise;
+}
+
+type Send = (method: string, path: string, body?: string) => Promise<Answer>;
+
+const json = "Content-Type: application/json";
+
+const client =
+  (port: number, headersOf: (method: string, body: string) => readonly string[]): Send =>
+  (method, path, body = "") =>
+    send(port, [`${method} ${path} HTTP/1.1`, `Host: 127.0.0.1:${port}`, ...headersOf(method, body)], body);
+
+/** As Python's requests does, in the router's discovery and in SGLang's and verl's adapters. */
+const requests = (port: number, ...headers: string[]) =>
+  client(port, (_method, body) => [
+    "User-Agent: python-requests/2.32.3",
+    "Accept-Encoding: gzip, deflate",
+    "Accept: */*",
+    "Connection: keep-alive",
+    ...headers,
+    ...(body === "" ? [] : [`Content-Length: ${body.length}`, json]),
+  ]);
+
+/** As aiohttp does, in the router's proxying and in kvcached's controller. */
+const aiohttp = (port: number, ...headers: string[]) =>
+  client(port, (method, body) => [
+    ...headers,
+    "Accept: */*",
+    "Accept-Encoding: gzip, deflate",
+    "User-Agent: Python/3.12 aiohttp/3.11.11",
+    ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
+    ...(method === "GET" ? [] : [body === "" ? "Content-Type: application/octet-stream" : json]),
+  ]);
+
+/** As Go's net/http does, in llama-swap's wrapper and in llmsnap. */
+const go = (port: number, ...headers: string[]) =>
+  client(port, (method, body) => [
+    "User-Agent: Go-http-client/1.1",
+    ...(method === "GET" ? [] : [`Content-Length: ${body.length}`]),
+    ...headers,
+    "Accept-Encoding: gzip",
+  ]);
+
+async function complete(port: number, prompt: string): Promise<[number, string | undefined]> {
+  const body = JSON.stringify({ model: "qwen", prompt });
+  const response = await fetch(`http://127.0.0.1:${port}/v1/completions`, { method: "POST", body });
+  const answer = (await response.json()) as { choices?: { text: string }[] };
+  return [response.status, answer.choices?.[0]?.text];
+}
+
+interface EngineUsage {
+  readonly status: EngineStatus;
+  readonly tags: { readonly weights: object };
+}
+
+async function usageOf(port: number): Promise<EngineUsage> {
+  const headers = { authorization: `Bearer ${key}` };
+  const usage = (await (await fetch(`http://127.0.0.1:${port}/camem/usage`, { headers })).json()) as {
+    engines: { qwen: EngineUsage };
+  };
+  return usage.engines.qwen;
+}
+
+const asleep = { mappedBytes: 0, hostBytes: 4 * 2 ** 20, state: "asleep" };
+const dropped = { mappedBytes: 0, hostBytes: 0, discardedBytes: 4 * 2 ** 20, state: "asleep" };
+
+// biome-ignore lint/suspicious/noExplicitAny: manifests are as deep as their authors want them
+type Manifest = any;
+
+/** The YAML blocks of the page under one heading, document by document. */
+function manifestsOf(heading: string): Manifest[] {
+  const section = page.split(/^## /m).find((text) => text.startsWith(heading)) ?? "";
+  const blocks = [...section.matchAll(/```yaml\n(.*?)```/gs)];
+  return blocks.flatMap((block) => Bun.YAML.parse(block[1] ?? "") as Manifest);
+}
+
+const ofKind = (manifests: readonly Manifest[], kind: string): Manifest =>
+  manifests.find((manifest) => manifest.kind === kind);
+
+const environmentOf = (container: Manifest) =>
+  Object.fromEntries(
+    container.env.flatMap(({ name, value }: Manifest) => (value === undefined ? [] : [[name, value]])),
+  );
+
+beforeAll(async () => {
+  const code = /```ts\n(.*?)```/s.exec(page)?.[1] ?? "";
+  await Bun.write(join(folder, "server.ts"), code);
+  await Bun.write(join(folder, "engine.ts"), engineCode);
+  mkdirSync(join(folder, "node_modules"));
+  symlinkSync(root, join(folder, "node_modules/camem"));
+});
+afterEach(() => end());
+afterAll(() => rmSync(folder, { recursive: true }));
+
+test("the server's types hold", async () => {
+  const paths = { camem: [join(root, "src/index.ts")], "camem/server": [join(root, "src/server/index.ts")] };
+  const compilerOptions = { paths, typeRoots: [join(root, "node_modules/@types")] };
+  const config = { extends: join(root, "tsconfig.json"), compilerOptions, include: ["../server.ts"] };
+  await Bun.write(join(folder, "types/tsconfig.json"), JSON.stringify(config));
+  const tsc = join(root, "node_modules/typescript/lib/tsc.js");
+  const { stdout } = Bun.spawnSync([process.execPath, tsc, "--project", join(folder, "types")]);
+  expect(stdout.toString()).toBe("");
+});
+
+describe("Kubernetes", () => {
+  const manifests = manifestsOf("Kubernetes");
+  const pod = ofKind(manifests, "Deployment").spec.template;
+  const [container] = pod.spec.containers;
+  const ports = new Map<string, number>(
+    container.ports.map(({ name, containerPort }: Manifest) => [name, containerPort]),
+  );
+
+  /** The server with the environment of the manifest, and a way to send its probes. */
+  async function deploy(changes: Record<string, string> = {}) {
+    const environment = environmentOf(container);
+    expect([environment["PORT"], environment["ADMIN_PORT"]]).toEqual([
+      String(ports.get("http")),
+      String(ports.get("admin")),
+    ]);
+    const server = await start({ ...environment, PORT: "0", ADMIN_PORT: "0", CAMEM_TOKEN: key, ...changes });
+    const [http = 0, admin = 0] = server.ports;
+    const real: Record<string, number> = { http, admin };
+    const probe = async (name: "startupProbe" | "livenessProbe" | "readinessProbe") => {
+      const { path, port } = container[name].httpGet;
+      return (
+        await send(real[port] ?? 0, [`GET ${path} HTTP/1.1`, "Host: 10.0.0.7", "User-Agent: kube-probe/1.31"])
+      ).status;
+    };
+    const probes = async () => [
+      await probe("startupProbe"),
+      await probe("livenessProbe"),
+      await probe("readinessProbe"),
+    ];
+    const operate = (path: string) =>
+      fetch(`http://127.0.0.1:${admin}${path}`, {
+        method: "POST",
+        headers: { authorization: `Bearer ${key}` },
+      });
+    return { http, admin, probes, operate };
+  }
+
+  test("what the manifests name is there", () => {
+    const [secret, service, policy] = ["Secret", "Service", "NetworkPolicy"].map((kind) =>
+      ofKind(manifests, kind),
+    );
+    const { matchLabels } = ofKind(manifests, "Deployment").spec.selector;
+    expect(pod.metadata.labels).toMatchObject(matchLabels);
+    expect(pod.metadata.labels).toMatchObject(service.spec.selector);
+    expect(pod.metadata.labels).toMatchObject(policy.spec.podSelector.matchLabels);
+    expect(service.spec.ports.map(({ targetPort }: Manifest) => targetPort)).toEqual(["http"]);
+    const [everybody, operators] = policy.spec.ingress;
+    expect([everybody.from, everybody.ports]).toEqual([undefined, [{ port: ports.get("http") }]]);
+    expect(operators.from).toHaveLength(1);
+    expect(operators.ports).toEqual([{ port: ports.get("admin") }]);
+    const { secretKeyRef } = container.env.find(({ name }: Manifest) => name === "CAMEM_TOKEN").valueFrom;
+    expect([secretKeyRef.name, Object.keys(secret.stringData)]).toEqual([
+      secret.metadata.name,
+      [secretKeyRef.key],
+    ]);
+    const { requests: asked, limits } = container.resources;
+    expect(limits["huawei.com/Ascend910"]).toBe(asked["huawei.com/Ascend910"]);
+    expect(Number.parseInt(limits.memory, 10)).toBeGreaterThan(
+      Number.parseInt(environmentOf(container)["CAMEM_HOST_BUDGET"], 10),
+    );
+    const [, seconds] = container.lifecycle.preStop.exec.command;
+    expect(pod.spec.terminationGracePeriodSeconds).toBeGreaterThan(Number(seconds));
+  });
+
+  test("a sleeping engine that requests wake is healthy and ready, and one that an operator put to sleep is not ready", async () => {
+    const { http, admin, probes, operate } = await deploy();
+    expect(await probes()).toEqual([200, 200, 200]);
+    await operate("/sleep");
+    expect((await usageOf(admin)).tags.weights).toMatchObject(asleep);
+    expect(await probes()).toEqual([200, 200, 503]);
+    await operate("/wake_up");
+    expect(await probes()).toEqual([200, 200, 200]);
+    expect(await complete(http, "hello")).toEqual([200, "hello 7"]);
+  });
+
+  test("one that fell asleep by itself is ready, and the next request wakes it", async () => {
+    const { http, admin, probes } = await deploy({ IDLE_AFTER: "1ms" });
+    while ((await usageOf(admin)).status.state !== "asleep") await Bun.sleep(1);
+    expect((await usageOf(admin)).status.reason).toBe("idle");
+    expect(await probes()).toEqual([200, 200, 200]);
+    expect(await complete(http, "hello")).toEqual([200, "hello 7"]);
+  });
+
+  test("a sleeping engine that refuses requests is healthy and not ready", async () => {
+    const { http, probes, operate } = await deploy({ WHEN_ASLEEP: "refuse" });
+    await operate("/sleep");
+    expect(await probes()).toEqual([200, 200, 503]);
+    expect(await complete(http, "hello")).toEqual([503, undefined]);
+  });
+
+  test("the port of the Service has no administrative route", async () => {
+    const { http } = await deploy();
+    for (const path of ["/sleep", "/wake_up", "/is_sleeping", "/camem", "/camem/usage", "/health"])
+      expect((await fetch(`http://127.0.0.1:${http}${path}`)).status).toBe(404);
+  });
+
+  test("SIGTERM ends it when its requests have ended, asleep or awake", async () => {
+    const { http, admin } = await deploy();
+    const slow = complete(http, "slow");
+    while ((await usageOf(admin)).status.requests.running === 0) await Bun.sleep(1);
+    expect(await Promise.all([slow, end()])).toEqual([[200, "slow 7"], 0]);
+    const { operate } = await deploy();
+    await operate("/sleep?level=2");
+    expect(await end()).toBe(0);
+  });
+});
+
+describe("vLLM's production-stack router", () => {
+  const manifests = manifestsOf("vLLM's production-stack router");
+  const authorization = `Authorization: Bearer ${key}`;
+  const requestId = "X-Request-Id: 7b0a2a6e-6a6f-4a55-9a3c-0f6f1f6f2b11";
+
+  async function route(changes: Record<string, string> = {}) {
+    const { ports } = await start({ CAMEM_TOKEN: key, ...changes });
+    const [port = 0] = ports;
+    return { port, discover: requests(port, authorization), proxy: aiohttp(port, requestId, authorization) };
+  }
+
+  test("it looks for the pods of our Deployment, at their port, with their token", () => {
+    const deployment = ofKind(manifestsOf("Kubernetes"), "Deployment");
+    const [engine] = deployment.spec.template.spec.containers;
+    const router = ofKind(manifests, "Deployment").spec.template.spec;
+    const args = Object.fromEntries(
+      router.containers[0].args.map((argument: string) => argument.replace(/^--/, "").split(/=(.*)/s)),
+    );
+    const [label, value] = args["k8s-label-selector"].split("=");
+    expect(deployment.spec.template.metadata.labels[label]).toBe(value);
+    expect(args["k8s-port"]).toBe(environmentOf(engine)["PORT"]);
+    const keyOf = (container: Manifest, name: string) =>
+      container.env.find((variable: Manifest) => variable.name === name).valueFrom;
+    expect(keyOf(router.containers[0], "VLLM_API_KEY")).toEqual(keyOf(engine, "CAMEM_TOKEN"));
+    expect(ofKind(manifests, "RoleBinding").subjects[0].name).toBe(router.serviceAccountName);
+    expect(ofKind(manifests, "Role").rules[0].verbs).toContain("patch");
+    // As the page says: under this name the router always routes, and a request wakes.
+    expect(engine.name).not.toBe("vllm");
+  });
+
+  test("it discovers, puts to sleep, wakes", async () => {
+    const { port, discover, proxy } = await route();
+    const models = await discover("GET", "/v1/models");
+    expect(models.status).toBe(200);
+    expect(JSON.parse(models.body).data.map(({ id }: { id: string }) => id)).toEqual(["qwen"]);
+    const isSleeping = async () => {
+      const answers = [await discover("GET", "/is_sleeping"), await proxy("GET", "/is_sleeping")];
+      expect(answers.map(({ status }) => status)).toEqual([200, 200]);
+      return answers.map(({ body }) => JSON.parse(body).is_sleeping);
+    };
+    expect(await isSleeping()).toEqual([false, false]);
+    expect((await proxy("POST", "/sleep")).status).toBe(200);
+    expect(await isSleeping()).toEqual([true, true]);
+    expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+    expect((await proxy("POST", "/wake_up")).status).toBe(200);
+    expect(await isSleeping()).toEqual([false, false]);
+    expect((await proxy("POST", "/sleep?level=2&mode=wait")).status).toBe(200);
+    expect((await usageOf(port)).tags.weights).toMatchObject(dropped);
+    expect((await proxy("POST", "/wake_up")).status).toBe(200);
+    expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+    // A body that its client sent goes on as it is.
+    expect((await proxy("POST", "/sleep", '{"level": 1}')).status).toBe(200);
+    expect((await usageOf(port)).status.level).toBe(1);
+  });
+
+  test("without its key it is told so, and calls the engine awake", async () => {
+    const { port } = await route();
+    expect((await requests(port)("GET", "/is_sleeping")).status).toBe(401);
+    expect((await requests(port)("GET", "/v1/models")).status).toBe(200);
+  });
+});
+
+describe("llama-swap", () => {
+  const [swap, snap] = manifestsOf("llama-swap").map(({ models }) => models.qwen);
+
+  async function serveFor(environment: readonly string[]) {
+    const env = Object.fromEntries(environment.map((variable) => variable.split("=")));
+    const { ports } = await start({ ...env, PORT: "0" });
+    return { port: ports[0] ?? 0 };
+  }
+
+  test("the configuration names one and the same port", () => {
+    const port = swap.env.find((variable: string) => variable.startsWith("PORT=")).slice(5);
+    for (const command of [swap.cmd, swap.cmdStop])
+      expect(/--vllm-url (\S+)/.exec(command)?.[1]).toBe(`http://127.0.0.1:${port}`);
+    expect(swap.env.some((variable: string) => variable.startsWith("CAMEM_TOKEN"))).toBe(false);
+  });
+
+  test("its wrapper wakes and puts to sleep, without a token", async () => {
+    const { port } = await serveFor(swap.env);
+    const wrapper = go(port);
+    const wake = async () => {
+      expect((await wrapper("GET", "/health")).status).toBe(200);
+      expect((await go(port, json)("POST", "/wake_up", "")).status).toBe(200);
+      expect((await wrapper("GET", "/health")).status).toBe(200);
+    };
+    await wake();
+    expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+    expect((await go(port, json)("POST", "/sleep", '{"level":1}')).status).toBe(200);
+    expect((await wrapper("GET", "/health")).status).toBe(200);
+    expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+    expect(await complete(port, "hello")).toEqual([503, undefined]);
+    await wake();
+    expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+  });
+
+  test("what comes through its proxy reaches completions and nothing administrative", async () => {
+    const { port } = await serveFor(swap.env);
+    const proxied = go(port, "X-Forwarded-For: 127.0.0.1", json);
+    expect((await proxied("POST", "/v1/completions", '{"prompt":"hello"}')).status).toBe(200);
+    expect((await proxied("POST", "/sleep", '{"level":1}')).status).toBe(403);
+    expect((await proxied("GET", "/camem")).status).toBe(403);
+    expect((await usageOf(port)).status.state).toBe("awake");
+  });
+
+  test("llmsnap's endpoints are ours", async () => {
+    expect(snap.proxy).toContain(":$" + "{PORT}");
+    const { port } = await serveFor(snap.cmd.split(" ").filter((word: string) => word.includes("=")));
+    const call = ({ endpoint, method }: Manifest) => go(port)(method, endpoint);
+    expect((await go(port)("GET", snap.checkEndpoint)).status).toBe(200);
+    for (const endpoint of snap.sleepEndpoints) expect((await call(endpoint)).status).toBe(200);
+    expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+    for (const endpoint of snap.wakeEndpoints) expect((await call(endpoint)).status).toBe(200);
+    expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+    for (const path of ["/collective_rpc", "/reset_prefix_cache"])
+      expect((await go(port)("POST", path)).status).toBe(404);
+  });
+});
+
+describe("kvcached and SGLang's clients", () => {
+  test("kvcached's controller, its level as text", async () => {
+    const { ports } = await start({});
+    const [port = 0] = ports;
+    const call = aiohttp(port);
+    expect((await call("POST", "/sleep", '{"level": "1"}')).status).toBe(200);
+    expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+    expect(JSON.parse((await call("GET", "/is_sleeping")).body).is_sleeping).toBe(true);
+    expect((await call("POST", "/wake_up")).status).toBe(200);
+    expect(JSON.parse((await call("GET", "/is_sleeping")).body).is_sleeping).toBe(false);
+    expect((await call("POST", "/release_memory_occupation")).status).toBe(200);
+    expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+    expect((await call("POST", "/resume_memory_occupation")).status).toBe(200);
+    expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+  });
+
+  test("SGLang's and verl's adapters", async () => {
+    const { ports } = await start({});
+    const [port = 0] = ports;
+    const call = requests(port);
+    for (const body of ["{}", '{"tags": ["weights"]}']) {
+      const released = await call("POST", "/release_memory_occupation", body);
+      expect([released.status, JSON.parse(released.body)]).toEqual([200, null]);
+      expect((await usageOf(port)).tags.weights).toMatchObject(asleep);
+      const resumed = await call("POST", "/resume_memory_occupation", body);
+      expect([resumed.status, JSON.parse(resumed.body)]).toEqual([200, null]);
+      expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
+    }
+  });
+});
+
+test("the server has every route that the page's tables name, but for the metrics", async () => {
+  const { ports } = await start({});
+  const calls = [...page.matchAll(/^\|.*?`(GET|POST) ([^`]+)`/gm)].map(([, method = "", path = ""]) => [
+    method,
+    path,
+  ]);
+  expect(calls.length).toBeGreaterThan(15);
+  const missing: string[] = [];
+  for (const [method = "", path = ""] of calls) {
+    const body = path === "/v1/completions" ? '{"prompt":"hello"}' : null;
+    const { status } = await fetch(`http://127.0.0.1:${ports[0]}${path}`, { method, body });
+    if (status === 404) missing.push(path);
+    else expect([path, status]).toEqual([path, 200]);
+    if (path.startsWith("/sleep") || path.startsWith("/release"))
+      await fetch(`http://127.0.0.1:${ports[0]}/wake_up`, { method: "POST" });
+  }
+  expect(missing).toEqual(["/metrics"]);
+});

@@ -1,0 +1,324 @@
+/** Completions from a running example server whose models sleep and wake. */
+
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { ExampleServer } from "../../examples/serve/server.ts";
+import { ServeClient } from "./serve-client.ts";
+import {
+  answer,
+  ask,
+  defaults,
+  expected,
+  kvCacheBytes,
+  model,
+  prompt,
+  reference,
+  twin,
+} from "./serve-fixture.ts";
+
+describe("one server", () => {
+  let server: ExampleServer;
+  let client: ServeClient;
+
+  beforeAll(async () => {
+    server = await ExampleServer.start(defaults);
+    client = new ServeClient(server.url);
+  });
+
+  beforeEach(async () => {
+    for (const name of [model, twin]) await client.post(`/wake_up?model=${name}`);
+  });
+
+  afterAll(async () => {
+    await server.stop();
+  });
+
+  test("it writes what the reference says, and counts tokens", async () => {
+    const [status, body] = await client.complete({ ...ask, max_tokens: 120 });
+    expect(status).toBe(200);
+    expect(body).toMatchObject({
+      object: "text_completion",
+      model,
+      choices: [{ index: 0, text: expected(prompt, 120), logprobs: null, finish_reason: "length" }],
+      usage: { prompt_tokens: 16, completion_tokens: 120, total_tokens: 136 },
+    });
+    expect(body.id).toStartWith("cmpl-");
+  });
+
+  test("the same text before a level 1 sleep and after the wake-up, three times, and no memory is lost", async () => {
+    const awakeBytes = await client.freeBytes();
+    for (let cycle = 0; cycle < 3; cycle++) {
+      expect(await client.text(ask)).toBe(answer);
+      expect(await client.post(`/sleep?level=1&model=${model}`)).toEqual([
+        200,
+        { status: "sleeping", level: 1 },
+      ]);
+      expect((await client.freeBytes()) - awakeBytes).toBeGreaterThanOrEqual(kvCacheBytes + 1_542_400);
+      expect(await client.get(`/is_sleeping?model=${model}`)).toEqual({ is_sleeping: true });
+      await client.post(`/wake_up?model=${model}`);
+      expect(await client.freeBytes()).toBe(awakeBytes);
+    }
+    expect(await client.text(ask)).toBe(answer);
+  });
+
+  test("a staged wake-up takes memory step by step, and no request gets in before all of it is back", async () => {
+    await client.post(`/sleep?level=1&model=${model}`);
+    const asleepBytes = await client.freeBytes();
+    await client.post(`/wake_up?model=${model}&tags=weights&tags=buffers`);
+    const weightsBytes = asleepBytes - (await client.freeBytes());
+    expect(weightsBytes).toBeGreaterThanOrEqual(1_542_400);
+    expect(await client.state(model)).toBe("asleep");
+    await client.post(`/wake_up?model=${model}&tags=kv_cache`);
+    expect(asleepBytes - (await client.freeBytes()) - weightsBytes).toBeGreaterThan(weightsBytes);
+    expect(await client.state(model)).toBe("awake");
+    expect(await client.text(ask)).toBe(answer);
+  });
+
+  test("after level 2 the checkpoint is loaded again, and the text and its log-probabilities are the same", async () => {
+    const question = { ...ask, logprobs: 5 };
+    const [, before] = await client.complete(question);
+    await client.post(`/sleep?level=2&model=${model}`);
+    expect((await client.usage()).engines[model]?.tags["weights"]).toMatchObject({
+      mappedBytes: 0,
+      hostBytes: 0,
+    });
+    const [status, after] = await client.complete(question);
+    expect(status).toBe(200);
+    expect(after.choices).toEqual(before.choices);
+    const drift = after.choices[0]?.logprobs?.token_logprobs ?? [];
+    expect(drift.length).toBe(40);
+    expect(Math.max(...drift)).toBeLessThanOrEqual(0);
+  });
+
+  test.each([1, 2])("a request to a model that sleeps at level %d is held, and wakes it", async (level) => {
+    await client.post(`/sleep?level=${level}&model=${model}`);
+    expect((await client.fetch("/health")).status).toBe(200);
+    const [texts, chunks] = await Promise.all([
+      Promise.all(Array.from({ length: 4 }, () => client.text(ask))),
+      client.stream(ask),
+    ]);
+    expect(texts).toEqual([answer, answer, answer, answer]);
+    expect(chunks.map(({ choices }) => choices[0]?.text).join("")).toBe(answer);
+    expect(await client.state(model)).toBe("awake");
+  });
+
+  test("a text that a sleep halts in the middle goes on where it was, though its cache is lost", async () => {
+    const question = { model, prompt: "The whale", max_tokens: 240 };
+    const whole = await client.text(question);
+    const halted = client.stream(question);
+    while ((await client.usage()).engines[model]?.status.requests.running !== 1) await Bun.sleep(1);
+    await client.post(`/sleep?level=1&mode=keep&model=${model}`);
+    expect((await client.usage()).engines[model]?.status.requests.parked).toBe(1);
+    await client.post(`/wake_up?model=${model}`);
+    expect((await halted).map(({ choices }) => choices[0]?.text).join("")).toBe(whole);
+    expect(whole).toStartWith(expected("The whale", 120));
+  });
+
+  test("a sleep in mode abort ends a request with 503, or its stream with an error", async () => {
+    const question = { ...ask, max_tokens: 240 };
+    const whole = client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(question) });
+    const stream = client.stream(question);
+    const running = async () => (await client.usage()).engines[model]?.status.requests.running;
+    while ((await running()) !== 2) await Bun.sleep(1);
+    await client.post(`/sleep?level=1&mode=abort&model=${model}`);
+    const ended = await whole;
+    expect([ended.status, ended.headers.get("retry-after")]).toEqual([503, "1"]);
+    expect((await stream).at(-1)?.error).toMatchObject({ type: "server_error", code: "aborted" });
+    expect(await client.text(ask)).toBe(answer);
+  });
+
+  test("streaming is the same text in pieces, in several bytes for a character too", async () => {
+    for (const { prompt: text } of reference) {
+      const question = { model, prompt: text, max_tokens: 120, logprobs: 1 };
+      const chunks = await client.stream({ ...question, stream_options: { include_usage: true } });
+      const [, { choices, usage }] = await client.complete(question);
+      const pieces = chunks.flatMap((chunk) => chunk.choices);
+      expect(pieces.map((piece) => piece.text).join("")).toBe(expected(text, 120));
+      expect(choices[0]?.text).toBe(expected(text, 120));
+      expect(pieces.flatMap(({ logprobs }) => logprobs?.tokens ?? [])).toEqual([
+        ...(choices[0]?.logprobs?.tokens ?? []),
+      ]);
+      expect(pieces.map((piece) => piece.finish_reason).filter((reason) => reason !== null)).toEqual([
+        "length",
+      ]);
+      expect(chunks.at(-1)).toMatchObject({ choices: [], usage: usage ?? {} });
+    }
+  });
+
+  test("several prompts in one request, each by its index", async () => {
+    const prompts = reference.map((one) => one.prompt);
+    const [, { choices, usage }] = await client.complete({ model, prompt: prompts, max_tokens: 20 });
+    expect(choices.map(({ index, text }) => [index, text])).toEqual(
+      prompts.map((text, index) => [index, expected(text, 20)]),
+    );
+    expect(usage?.["completion_tokens"]).toBe(60);
+    const chunks = await client.stream({ model, prompt: prompts, max_tokens: 20 });
+    for (const [index, text] of prompts.entries()) {
+      const own = chunks.flatMap((chunk) => chunk.choices).filter((choice) => choice.index === index);
+      expect(own.map((choice) => choice.text).join("")).toBe(expected(text, 20));
+    }
+  });
+
+  test("a stop text ends the answer and is not part of it, in a stream neither", async () => {
+    const question = { ...ask, max_tokens: 100, stop: ["stranger of", "never there"] };
+    const [, { choices }] = await client.complete(question);
+    expect(choices[0]).toMatchObject({ text: " The ship was a strange ", finish_reason: "stop" });
+    const chunks = await client.stream(question);
+    expect(chunks.map((chunk) => chunk.choices[0]?.text).join("")).toBe(" The ship was a strange ");
+    expect(chunks.at(-1)?.choices[0]?.finish_reason).toBe("stop");
+  });
+
+  test("with a temperature the text differs from seed to seed, and is the same for one seed", async () => {
+    const draw = (seed: number) => client.text({ ...ask, temperature: 1, seed });
+    const texts = await Promise.all([draw(1), draw(1), draw(2)]);
+    expect(texts[1]).toBe(texts[0] ?? "");
+    expect(texts[2]).not.toBe(texts[0] ?? "");
+  });
+
+  test("models are listed, also while they sleep", async () => {
+    await client.post(`/sleep?model=${model}`);
+    const { object, data } = await client.get<{ object: string; data: { id: string; object: string }[] }>(
+      "/v1/models",
+    );
+    expect([object, ...data.map((one) => `${one.object} ${one.id}`)]).toEqual([
+      "list",
+      `model ${model}`,
+      `model ${twin}`,
+    ]);
+    expect(await client.get(`/v1/models/${twin}`)).toMatchObject({ id: twin, max_model_len: 256 });
+    expect((await client.fetch("/v1/models/none")).status).toBe(404);
+    expect(await client.state(model)).toBe("asleep");
+  });
+
+  test("the metrics agree with what the models do", async () => {
+    const line = async (start: string) =>
+      (await (await client.fetch("/metrics")).text()).split("\n").find((one) => one.startsWith(start));
+    const offloaded = `vllm:engine_sleep_state{engine="0",model_name="${model}",sleep_state="weights_offloaded"}`;
+    expect(await line(offloaded)).toBe(`${offloaded} 0`);
+    await client.post(`/sleep?model=${model}`);
+    expect(await line(offloaded)).toBe(`${offloaded} 1`);
+    expect(await line("camem_device_free_bytes")).toBe(
+      `camem_device_free_bytes{device="0"} ${await client.freeBytes()}`,
+    );
+  });
+
+  const bad: [string, unknown, number, string | null][] = [
+    ["no JSON", "{", 400, null],
+    ["an array", [], 400, null],
+    ["no prompt", { model }, 400, "prompt"],
+    ["an empty prompt", { model, prompt: "" }, 400, "prompt"],
+    ["a prompt of numbers", { model, prompt: [1] }, 400, "prompt"],
+    ["no model", { prompt }, 400, "model"],
+    ["an unknown model", { ...ask, model: "gpt" }, 404, "model"],
+    ["no tokens", { ...ask, max_tokens: 0 }, 400, "max_tokens"],
+    ["more than the context", { ...ask, max_tokens: 241 }, 400, "max_tokens"],
+    ["a prompt beyond the context", { model, prompt: "x".repeat(300) }, 400, "prompt"],
+    ["a temperature that is none", { ...ask, temperature: "hot" }, 400, "temperature"],
+    ["five stops", { ...ask, stop: ["a", "b", "c", "d", "e"] }, 400, "stop"],
+    ["two answers", { ...ask, n: 2 }, 400, "n"],
+    ["stream as text", { ...ask, stream: "yes" }, 400, "stream"],
+  ];
+  test.each(bad)("%s is refused in OpenAI's shape", async (_what, body, expectedStatus, param) => {
+    const [status, { error }] = await client.complete(body);
+    expect([status, error?.type, error?.param]).toEqual([expectedStatus, "invalid_request_error", param]);
+    expect(error?.message).not.toBe("");
+  });
+
+  test("null stands for what is left to the server, and what is unknown is ignored", async () => {
+    expect(await client.text({ ...ask, stop: null, n: 1, user: "me", logit_bias: null })).toBe(answer);
+  });
+
+  test("other methods and paths are refused", async () => {
+    expect((await client.fetch("/v1/completions")).status).toBe(405);
+    expect((await client.fetch("/v1/nothing")).status).toBe(404);
+    expect((await client.post("/sleep"))[0]).toBe(400);
+  });
+
+  test("a client that goes away gives its place back", async () => {
+    const leaving = new AbortController();
+    const response = await client.fetch("/v1/completions", {
+      method: "POST",
+      body: JSON.stringify({ ...ask, max_tokens: 240, stream: true }),
+      signal: leaving.signal,
+    });
+    await response.body?.getReader().read();
+    leaving.abort();
+    while ((await client.usage()).engines[model]?.status.requests.running !== 0) await Bun.sleep(1);
+    expect(await client.text(ask)).toBe(answer);
+  });
+
+  test("health and metrics are answered while texts are written", async () => {
+    let over = false;
+    const texts = Promise.all(
+      Array.from({ length: 20 }, () => client.text({ model, prompt: "x".repeat(200), max_tokens: 20 })),
+    ).finally(() => {
+      over = true;
+    });
+    let answered = 0;
+    while (!over) answered += Number((await client.fetch("/health")).ok);
+    await texts;
+    expect(answered).toBeGreaterThan(20);
+  });
+
+  test("200 completions at once across sleeps and wake-ups: none is lost, none is wrong", async () => {
+    let over = false;
+    const asked = Promise.all(
+      Array.from({ length: 200 }, async (_, index) => {
+        const { prompt: text } = reference[index % reference.length] ?? { prompt };
+        const length = 1 + (index % 8);
+        const question = { model: index % 2 ? model : twin, prompt: text, max_tokens: length };
+        const chunks =
+          index % 5 === 0 ? await client.stream(question) : [(await client.complete(question))[1]];
+        const written = chunks
+          .map((chunk) => chunk.choices?.[0]?.text ?? JSON.stringify(chunk.error))
+          .join("");
+        return written === expected(text, length) ? "right" : written;
+      }),
+    ).finally(() => {
+      over = true;
+    });
+    const sleeps = ["level=1&mode=keep", "level=2&mode=wait", "level=1&mode=wait", "level=2&mode=keep"];
+    const statuses: number[] = [];
+    for (let cycle = 0; !over; cycle++) {
+      const name = cycle % 2 ? model : twin;
+      statuses.push((await client.post(`/sleep?model=${name}&${sleeps[cycle % sleeps.length]}`))[0]);
+      if ((await client.usage()).engines[name]?.status.requests.parked)
+        await client.post(`/wake_up?model=${name}`);
+    }
+    expect((await asked).filter((outcome) => outcome !== "right")).toEqual([]);
+    // Level 1 right after level 2 is the one refusal that there may be.
+    expect(statuses.filter((status) => status !== 200 && status !== 409)).toEqual([]);
+    expect(statuses).toContain(200);
+  });
+
+  test("more texts at once than the cache has room for: the others wait, and none is lost", async () => {
+    const places = kvCacheBytes / (512 * 1024);
+    const texts = await Promise.all(
+      Array.from({ length: places + 30 }, () => client.text({ ...ask, max_tokens: 2 })),
+    );
+    expect(texts).toEqual(Array.from({ length: places + 30 }, () => expected(prompt, 2)));
+  });
+
+  test("two models where there is room for one: each request puts the other to sleep, and every text is right", async () => {
+    await client.post(`/sleep?model=${twin}`);
+    const { freeBytes } = server.allocator.memGetInfo();
+    const taken = server.allocator.malloc(freeBytes, { tag: "sleep_persistent" });
+    try {
+      for (let round = 0; round < 3; round++) {
+        for (const [name, other] of [
+          [twin, model],
+          [model, twin],
+        ] as const) {
+          const [status, body] = await client.complete({ ...ask, model: name });
+          expect([status, body.model, body.choices[0]?.text]).toEqual([200, name, answer]);
+          expect([await client.state(name), await client.state(other)]).toEqual(["awake", "asleep"]);
+        }
+      }
+      const both = await Promise.all(
+        [model, twin, model, twin].map((name) => client.text({ ...ask, model: name })),
+      );
+      expect(both).toEqual([answer, answer, answer, answer]);
+    } finally {
+      taken.free();
+    }
+  });
+});

@@ -1,0 +1,126 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { CaMemAllocator } from "camem";
+import { GreedyDecoder, generate } from "../../examples/tiny-llama/greedy-decoder.ts";
+import { TinyLlama } from "../../examples/tiny-llama/model.ts";
+
+interface Reference {
+  readonly prompt: string;
+  /** One character for each byte, as in Latin-1. */
+  readonly greedy_120_bytes: string;
+  readonly first_token_top5: readonly (readonly [token: number, logit: number])[];
+}
+
+const directory = join(import.meta.dir, "../../examples/tiny-llama/model");
+const references: Reference[] = await Bun.file(join(directory, "reference.json")).json();
+const kvCacheBytes = 8 * 1024 * 1024;
+const byteCount = 120;
+
+function bytesOf(latin1: string): Uint8Array {
+  return Uint8Array.from(latin1, (character) => character.charCodeAt(0));
+}
+
+let allocator: CaMemAllocator;
+let model: TinyLlama;
+
+beforeAll(() => {
+  allocator = CaMemAllocator.getInstance();
+});
+
+afterAll(async () => {
+  await allocator.close();
+});
+
+beforeEach(async () => {
+  model = await TinyLlama.load(directory, allocator, kvCacheBytes);
+});
+
+afterEach(() => {
+  model.free();
+});
+
+describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_bytes, first_token_top5 }) => {
+  const promptBytes = new TextEncoder().encode(prompt);
+  const expected = bytesOf(greedy_120_bytes);
+
+  test("the five highest logits are the reference's", () => {
+    const logits = [...model.forward(promptBytes, 0).entries()];
+    const highest = logits.sort((left, right) => right[1] - left[1]).slice(0, 5);
+    expect(highest.map(([token]) => token)).toEqual(first_token_top5.map(([token]) => token));
+    for (const [index, [, logit]] of first_token_top5.entries()) {
+      expect(Math.abs((highest[index]?.[1] ?? Number.NaN) - logit)).toBeLessThan(1e-2);
+    }
+  });
+
+  test("the bytes are the reference's", () => {
+    expect(generate(model, promptBytes, byteCount)).toEqual(expected);
+  });
+
+  /** Half of the text, then `interruption`, then the other half by the same decoder. */
+  async function generateAround(interruption: () => Promise<void>): Promise<Uint8Array> {
+    const decoder = new GreedyDecoder(model, promptBytes);
+    const next = (): number => decoder.next();
+    const before = Array.from({ length: byteCount / 2 }, next);
+    await interruption();
+    decoder.forgetCache();
+    return Uint8Array.from([...before, ...Array.from({ length: byteCount / 2 }, next)]);
+  }
+
+  test("a level 1 sleep in the middle changes nothing", async () => {
+    const bytes = await generateAround(async () => {
+      await allocator.sleep({ level: 1 });
+      expect(() => model.forward(promptBytes, 0)).toThrow();
+      await allocator.wakeUp();
+    });
+    expect(bytes).toEqual(expected);
+  });
+
+  test("a level 2 sleep with a reload and a wake-up in two phases changes nothing", async () => {
+    const bytes = await generateAround(async () => {
+      await allocator.sleep({ level: 2 });
+      await allocator.wakeUp({ tags: ["weights", "buffers"] });
+      await model.reloadWeights();
+      expect(allocator.isSleeping).toBe(true);
+      await allocator.wakeUp({ tags: ["kv_cache"] });
+      expect(allocator.isSleeping).toBe(false);
+    });
+    expect(bytes).toEqual(expected);
+  });
+});
+
+test("weights that a level 2 sleep dropped are not on the host either", async () => {
+  const prompt = new TextEncoder().encode("The whale");
+  const before = model.forward(prompt, 0);
+  await allocator.sleep({ level: 2 });
+  await allocator.wakeUp();
+  expect(model.forward(prompt, 0)).not.toEqual(before);
+  await model.reloadWeights();
+  expect(model.forward(prompt, 0)).toEqual(before);
+});
+
+test("beyond 256 bytes the window moves, and each step sees the last 256", () => {
+  const text = [...bytesOf("Call me Ishmael. ".repeat(15))];
+  expect(text.length).toBeLessThan(256);
+  const decoder = new GreedyDecoder(model, Uint8Array.from(text));
+  for (let step = 0; step < 5; step++) {
+    const logits = model.forward(Uint8Array.from(text.slice(-256)), 0);
+    const byte = decoder.next();
+    expect(byte).toBe(logits.indexOf(Math.max(...logits)));
+    text.push(byte);
+  }
+  expect(text.length).toBeGreaterThan(256);
+});
+
+test("a load that fails gives back what it had allocated", async () => {
+  const usage = allocator.getCurrentUsage();
+  const totalBytes = allocator.memGetInfo().totalBytes;
+  await expect(TinyLlama.load(directory, allocator, totalBytes)).rejects.toThrow();
+  await expect(TinyLlama.load(join(directory, "missing"), allocator, kvCacheBytes)).rejects.toThrow();
+  expect(allocator.getCurrentUsage()).toBe(usage);
+});
+
+test("a key-value cache too small for the model is refused with the size it needs", async () => {
+  const usage = allocator.getCurrentUsage();
+  await expect(TinyLlama.load(directory, allocator, 1000)).rejects.toThrow("524288");
+  expect(allocator.getCurrentUsage()).toBe(usage);
+});

@@ -1,0 +1,114 @@
+/** What planning sees of the table of segments, and which plans the shim takes. */
+
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
+import { codeOf, MiB } from "../support/device.ts";
+
+let allocator: CaMemAllocator;
+let weights: DeviceBuffer[];
+const everySegment = Number.MAX_SAFE_INTEGER;
+
+beforeEach(() => {
+  allocator = CaMemAllocator.getInstance();
+  weights = Array.from({ length: 50 }, () => allocator.malloc(2 * MiB, { tag: "weights" }));
+});
+
+afterEach(() => allocator.close());
+
+/** A step that discards all of the only group of segments there is, and what it was planned for. */
+function planDiscard() {
+  const { groups, version } = segmentGroups(everySegment);
+  const [group] = groups;
+  if (group === undefined) throw new Error("there is no group");
+  const step = {
+    group: {
+      segments: group.segments,
+      segmentBytes: group.segmentBytes,
+      tagId: group.tag,
+      device: group.device,
+      state: "mapped",
+      unreleased: false,
+      clean: false,
+      backedUp: false,
+    },
+    action: "discard",
+    immutable: false,
+    spilledSegments: 0,
+  } as const;
+  return { step, basis: { lastSegmentId: group.lastSegmentId, version } };
+}
+
+async function ended(ticket: ReturnType<typeof submitPlan>): Promise<void> {
+  if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
+  while (pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+}
+
+const states = () => new Set(weights.map((buffer) => buffer.state));
+
+test("segments that are alike are one group, in the order of their allocation", async () => {
+  allocator.malloc(2 * MiB, { tag: "kv_cache" });
+  allocator.malloc(4 * MiB, { tag: "weights" });
+  weights[7]?.free();
+  expect(segmentGroups(everySegment).groups).toMatchObject([
+    { segments: 49, segmentBytes: 2 * MiB, committedBytes: 98 * MiB, hostBytes: 0, backedUp: 0 },
+    { segments: 1, segmentBytes: 2 * MiB },
+    { segments: 1, segmentBytes: 4 * MiB },
+  ]);
+  await allocator.sleep({ tags: ["weights"] });
+  expect(segmentGroups(everySegment).groups).toMatchObject([
+    { segments: 49, committedBytes: 0, hostBytes: 98 * MiB, backedUp: 1 },
+    { segments: 1, committedBytes: 2 * MiB },
+    { segments: 1, hostBytes: 4 * MiB },
+  ]);
+});
+
+test("what was allocated or freed since a plan was made is left out of it", async () => {
+  const { step, basis } = planDiscard();
+  const younger = allocator.malloc(2 * MiB, { tag: "weights" });
+  for (const buffer of weights.splice(10, 20)) buffer.free();
+  await ended(submitPlan([step], basis, false));
+  expect(states()).toEqual(new Set(["discarded"]));
+  expect(younger.state).toBe("mapped");
+  expect(segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
+});
+
+test("of new backups, as many go to the host as were to go there, also when some segments are freed", async () => {
+  const { step, basis } = planDiscard();
+  for (const buffer of weights.splice(0, 5)) buffer.free();
+  await ended(submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, false));
+  expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 90 * MiB, spilledBytes: 0 });
+});
+
+test("a plan is refused when the table has changed otherwise, and nothing moves", async () => {
+  const { step, basis } = planDiscard();
+  const submit = (changes: Partial<typeof step.group>) =>
+    submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
+  expect(submit({ segments: 49 as 50 })).toBe("stale");
+  expect(submit({ state: "discarded" as "mapped" })).toBe("stale");
+  allocator.defineTag("weights", { immutable: true });
+  expect(submit({})).toBe("stale");
+  expect(states()).toEqual(new Set(["mapped"]));
+  const anew = planDiscard();
+  await ended(submitPlan([anew.step], anew.basis, false));
+  expect(states()).toEqual(new Set(["discarded"]));
+  expect(submitPlan([anew.step], anew.basis, false)).toBe("stale");
+});
+
+test("a plan for what has all been freed is refused", () => {
+  const { step, basis } = planDiscard();
+  for (const buffer of weights) buffer.free();
+  expect(submitPlan([step], basis, false)).toBe("stale");
+});
+
+test("a plan has to make sense", async () => {
+  const { step, basis } = planDiscard();
+  const other = { ...step, group: { ...step.group, segmentBytes: 4 * MiB } };
+  const refusalOf = (...steps: Parameters<typeof submitPlan>[0]) =>
+    codeOf(() => submitPlan(steps, basis, false));
+  expect(await refusalOf()).toBe("INVALID_ARGUMENT");
+  expect(await refusalOf(step, step)).toBe("INVALID_ARGUMENT");
+  expect(await refusalOf({ ...step, spilledSegments: 51 })).toBe("INVALID_ARGUMENT");
+  expect(await refusalOf(step, { ...other, action: "remap" })).toBe("INVALID_ARGUMENT");
+  expect(states()).toEqual(new Set(["mapped"]));
+});

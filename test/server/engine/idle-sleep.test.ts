@@ -1,0 +1,199 @@
+/** An engine that nobody asks anything falls asleep by itself. */
+
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator } from "camem";
+import { type ControllerOptions, type IdleOptions, IdleSleep, SleepController } from "camem/server";
+import { codeOf, failureOf, holdDevice, MiB } from "../../support/device.ts";
+import { FakeClock } from "../../support/fake-clock.ts";
+import { FakeEngine, until } from "../../support/fake-engine.ts";
+
+const minute = 60_000;
+
+let allocator: CaMemAllocator;
+let engine: FakeEngine;
+let controller: SleepController;
+let idle: IdleSleep;
+let clock: FakeClock;
+
+async function start(options: Partial<IdleOptions> = {}, controllerOptions: ControllerOptions = {}) {
+  idle?.close();
+  await controller?.close();
+  clock = new FakeClock();
+  controller = new SleepController(allocator, { whenAsleep: "wake", ...controllerOptions });
+  const ladder = [
+    { after: "5m", level: 1 },
+    { after: "1h", level: 2 },
+  ] as const;
+  idle = new IdleSleep(controller, { ladder, clock, ...options });
+}
+
+beforeEach(async () => {
+  allocator = CaMemAllocator.getInstance();
+  engine = new FakeEngine(allocator);
+  await start();
+});
+
+afterEach(async () => {
+  idle.close();
+  await controller.close();
+  await allocator.close();
+});
+
+const asleepAt = (level: number) =>
+  until(() => controller.status.state === "asleep" && controller.status.level === level);
+
+/** Lets whatever was started go on; nothing may have come of it. */
+const settle = () => Bun.sleep(5);
+
+test("it goes down the ladder, rung by rung", async () => {
+  clock.advance(5 * minute - 1);
+  await settle();
+  expect(controller.status.state).toBe("awake");
+  clock.advance(1);
+  await asleepAt(1);
+  expect(controller.status.reason).toBe("idle");
+  clock.advance(55 * minute - 1);
+  await settle();
+  expect(controller.status.level).toBe(1);
+  clock.advance(1);
+  await asleepAt(2);
+  expect(clock.timers).toBe(0);
+});
+
+test("a request wakes it, and idleness begins anew when the request has ended", async () => {
+  clock.advance(5 * minute);
+  await asleepAt(1);
+  const lease = await controller.admit();
+  expect(await engine.complete(lease, "once", 8)).toBe(engine.expected("once", 8));
+  clock.advance(60 * minute);
+  await settle();
+  expect(controller.status.state).toBe("awake");
+  lease.release();
+  clock.advance(5 * minute - 1);
+  await settle();
+  expect(controller.status.state).toBe("awake");
+  clock.advance(1);
+  await asleepAt(1);
+});
+
+test("it stays awake for a while once it woke, which delays no wake-up", async () => {
+  await start({ ladder: [{ after: 10, level: 1 }], minimumAwake: "1s" });
+  clock.advance(1000);
+  await asleepAt(1);
+  for (let cycle = 0; cycle < 3; cycle++) {
+    (await controller.admit()).release();
+    clock.advance(999);
+    await settle();
+    expect(controller.status.state).toBe("awake");
+    clock.advance(1);
+    await asleepAt(1);
+  }
+});
+
+test("a sleep that an operator asked for is neither deepened nor undone", async () => {
+  await controller.sleep();
+  clock.advance(100 * minute);
+  await settle();
+  expect(controller.status).toMatchObject({ level: 1, reason: "operator" });
+  expect(await codeOf(() => controller.admit(undefined, { deadlineMs: 1 }))).toBe("ENGINE_UNAVAILABLE");
+  await controller.wakeUp();
+  clock.advance(5 * minute);
+  await asleepAt(1);
+  expect(controller.status.reason).toBe("idle");
+});
+
+test("a paused engine is left alone", async () => {
+  await controller.pause();
+  clock.advance(100 * minute);
+  await settle();
+  expect(controller.status.state).toBe("paused");
+  await controller.resume();
+  clock.advance(5 * minute);
+  await asleepAt(1);
+});
+
+test("a request that comes while it falls asleep calls that off", async () => {
+  const device = holdDevice();
+  clock.advance(5 * minute);
+  await until(() => engine.weights.state === "moving");
+  const lease = await controller.admit();
+  expect(engine.weights.state).toBe("mapped");
+  device.release();
+  lease.release();
+  await settle();
+  clock.advance(5 * minute);
+  await asleepAt(1);
+});
+
+test("a sleep that fails is tried again when the engine has been idle for as long once more", async () => {
+  await allocator.close();
+  allocator = CaMemAllocator.getInstance({ hostBudget: 2 * MiB });
+  engine = new FakeEngine(allocator);
+  await start();
+  const failures: string[] = [];
+  controller.subscribe((event) => {
+    if (event.type === "transition-ended" && event.failure) failures.push(event.failure.code);
+  });
+  clock.advance(5 * minute);
+  await until(() => failures.length === 1);
+  clock.advance(5 * minute - 1);
+  await settle();
+  expect(failures).toEqual(["HOST_BUDGET_EXCEEDED"]);
+  clock.advance(1);
+  await until(() => failures.length === 2);
+  expect(controller.status.state).toBe("awake");
+});
+
+test("closing it leaves nothing behind", async () => {
+  idle.close();
+  expect(clock.timers).toBe(0);
+  (await controller.admit()).release();
+  expect(clock.timers).toBe(0);
+});
+
+test("it ends with the controller", async () => {
+  await controller.close();
+  clock.advance(5 * minute);
+  await settle();
+  expect(clock.timers).toBe(0);
+});
+
+test("bad options are refused, and named", async () => {
+  const bad: [unknown, string][] = [
+    [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
+    [{ ladder: [] }, "one or more"],
+    [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
+    [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],
+    [{ ladder: [{ after: 5, level: 0 }] }, "ladder[0].level is 0"],
+    [{ ladder: [{ after: 5, level: 1, mode: "wait" }] }, 'ladder[0] has no "mode"'],
+    [
+      {
+        ladder: [
+          { after: 5, level: 1 },
+          { after: 5, level: 2 },
+        ],
+      },
+      "ladder[1] must be later and deeper",
+    ],
+    [
+      {
+        ladder: [
+          { after: 5, level: 2 },
+          { after: 6, level: 1 },
+        ],
+      },
+      "ladder[1] must be later and deeper",
+    ],
+    [{ ladder: [{ after: 5, level: 1 }], minimumAwake: "soon" }, 'minimumAwake is "soon"'],
+    [{ ladder: [{ after: 5, level: 1 }], nap: 1 }, "nap"],
+  ];
+  for (const [options, part] of bad) {
+    const error = await failureOf(() => new IdleSleep(controller, options as IdleOptions));
+    expect(error.code).toBe("INVALID_CONFIG");
+    expect(error.message).toContain(part);
+  }
+  const pool = {} as SleepController;
+  expect(await codeOf(() => new IdleSleep(pool, { ladder: [{ after: 5, level: 1 }] }))).toBe(
+    "INVALID_CONFIG",
+  );
+});

@@ -1,0 +1,109 @@
+/** What a transition needs is known before anything is touched. */
+
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { runtimeInfo } from "../../src/ffi/index.ts";
+import { codeOf, failureOf, MiB, pattern } from "../support/device.ts";
+
+let allocator: CaMemAllocator;
+let weights: DeviceBuffer;
+const content = pattern(3 * MiB, 3);
+
+beforeEach(() => {
+  allocator = CaMemAllocator.getInstance({ hostBudget: 6 * MiB });
+  weights = allocator.malloc(content.length, { tag: "weights" });
+  weights.write(content);
+  allocator.malloc(5 * MiB, { tag: "kv_cache" });
+});
+
+afterEach(() => allocator.close());
+
+/** Takes device memory, as another user of the device does, until `leftBytes` are free. */
+function takeAllBut(leftBytes: number) {
+  const { freeBytes } = allocator.memGetInfo();
+  return allocator.malloc(freeBytes - leftBytes, { tag: "sleep_persistent" });
+}
+
+test("a plan tells bytes by tag, what is free and whether it fits, and touches nothing", async () => {
+  expect(allocator.plan("sleep", { level: 1 })).toEqual({
+    tags: {
+      weights: { offloadBytes: 4 * MiB, discardBytes: 0, restoreBytes: 0, remapBytes: 0 },
+      kv_cache: { offloadBytes: 0, discardBytes: 6 * MiB, restoreBytes: 0, remapBytes: 0 },
+    },
+    devices: [],
+    host: { neededBytes: 4 * MiB, freeBytes: 6 * MiB },
+    spill: null,
+    fits: true,
+  });
+  await allocator.sleep();
+  const { freeBytes } = allocator.memGetInfo();
+  expect(allocator.plan("wake")).toEqual({
+    tags: {
+      weights: { offloadBytes: 0, discardBytes: 0, restoreBytes: 4 * MiB, remapBytes: 0 },
+      kv_cache: { offloadBytes: 0, discardBytes: 0, restoreBytes: 0, remapBytes: 6 * MiB },
+    },
+    devices: [{ device: 0, neededBytes: 10 * MiB, freeBytes }],
+    host: { neededBytes: 0, freeBytes: 2 * MiB },
+    spill: null,
+    fits: true,
+  });
+  expect(allocator.plan("wake", { tags: ["weights"] }).devices[0]?.neededBytes).toBe(4 * MiB);
+  expect(weights.state).toBe("offloaded");
+});
+
+test("a wake-up that cannot fit is refused before it takes anything, and works when memory is back", async () => {
+  await allocator.sleep();
+  const taken = takeAllBut(8 * MiB);
+  expect(allocator.plan("wake")).toMatchObject({ fits: false });
+  const error = await failureOf(() => allocator.wakeUp());
+  expect(error.code).toBe("OUT_OF_DEVICE_MEMORY");
+  expect(error.message).toContain("needs 10 MiB on device 0, where 8 MiB are free");
+  expect(error.sizeBytes).toBe(2 * MiB);
+  expect(error.call).toBeUndefined();
+  expect(allocator.memGetInfo().freeBytes).toBe(8 * MiB);
+  await allocator.wakeUp({ tags: ["weights"] });
+  expect(weights.read()).toEqual(content);
+  taken.free();
+  expect(await allocator.wakeUp()).toMatchObject({ remappedBytes: 6 * MiB, stillAsleep: [] });
+});
+
+test("a sleep beyond the host budget is refused before it copies a byte, naming the shortfall", async () => {
+  const more = allocator.malloc(4 * MiB, { tag: "weights" });
+  expect(allocator.plan("sleep")).toMatchObject({
+    fits: false,
+    host: { neededBytes: 8 * MiB, freeBytes: 6 * MiB },
+  });
+  const phases: string[] = [];
+  const error = await failureOf(() => allocator.sleep({ onProgress: ({ phase }) => phases.push(phase) }));
+  expect(error.code).toBe("HOST_BUDGET_EXCEEDED");
+  expect(error.message).toContain("2 MiB too little");
+  expect(error.message).toContain("CAMEM_HOST_BUDGET");
+  expect(phases).toEqual([]);
+  expect(allocator.isSleeping).toBe(false);
+  more.free();
+  await allocator.sleep();
+});
+
+test("what the budget holds counts until it is given back", async () => {
+  await allocator.sleep();
+  const more = allocator.malloc(4 * MiB, { tag: "weights" });
+  expect(await codeOf(() => allocator.sleep())).toBe("HOST_BUDGET_EXCEEDED");
+  await allocator.sleep({ level: 2 });
+  expect(more.state).toBe("discarded");
+  expect(allocator.plan("sleep").host.freeBytes).toBe(6 * MiB);
+});
+
+test("an operation that is none is refused", async () => {
+  expect(await codeOf(() => allocator.plan("nap" as "wake"))).toBe("INVALID_ARGUMENT");
+  expect(await codeOf(() => allocator.plan("wake", { tags: ["kv_cash"] }))).toBe("UNKNOWN_TAG");
+});
+
+test("a default device that is not there is refused at once, and leaves nothing open", async () => {
+  const { deviceCount } = runtimeInfo();
+  await allocator.close();
+  const open = () => CaMemAllocator.getInstance({ device: deviceCount });
+  expect((await failureOf(open)).message).toContain(`the device (CAMEM_DEVICE) is ${deviceCount}; there `);
+  expect(await codeOf(open)).toBe("UNKNOWN_DEVICE");
+  allocator = CaMemAllocator.getInstance({ device: deviceCount - 1 });
+  expect(allocator.malloc(MiB).device).toBe(deviceCount - 1);
+});

@@ -1,0 +1,212 @@
+/** What the host budget has no room for goes to files that nobody sees and that are gone with the process. */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer } from "camem";
+import { accounting, codeOf, failureOf, MiB, nothingHeld, onEmulator, pattern } from "../support/device.ts";
+
+let allocator: CaMemAllocator;
+let folder: string;
+let buffers: DeviceBuffer[];
+
+const sizes = [3 * MiB, 40 * MiB, 100];
+
+function open(options: AllocatorOptions = {}): void {
+  allocator = CaMemAllocator.getInstance({ spillDir: folder, hostBudget: 0, ...options });
+  buffers = sizes.map((sizeBytes, index) => {
+    const buffer = allocator.malloc(sizeBytes, { tag: index === 1 ? "buffers" : "weights" });
+    buffer.write(pattern(sizeBytes, index));
+    return buffer;
+  });
+}
+
+function expectContents(): void {
+  for (const [index, buffer] of buffers.entries())
+    expect(Buffer.compare(buffer.read(), pattern(buffer.sizeBytes, index))).toBe(0);
+}
+
+/** The spill files that this process has open. */
+function spillFiles(): { path: string; target: string }[] {
+  const paths = readdirSync("/proc/self/fd").map((name) => `/proc/self/fd/${name}`);
+  return paths.flatMap((path) => {
+    const target = targetOf(path);
+    return target.startsWith(folder) ? [{ path, target }] : [];
+  });
+}
+
+function targetOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return ""; // that of the listing itself
+  }
+}
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "camem-spill-"));
+});
+
+afterEach(async () => {
+  await allocator.close();
+  if (onEmulator) expect(accounting()).toEqual(nothingHeld);
+  expect(spillFiles()).toEqual([]);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test.each([
+  ["with", true],
+  ["without", false],
+])("content comes back from the disk, %s checksums", async (_, verify) => {
+  open({ verify });
+  for (let cycle = 0; cycle < 3; cycle++) {
+    const { offloadedBytes, copiedBytes } = await allocator.sleep();
+    expect([offloadedBytes, copiedBytes]).toEqual([46 * MiB, 46 * MiB]);
+    expect(allocator.usage()).toMatchObject({
+      weights: { hostBytes: 0, spilledBytes: 6 * MiB, state: "asleep" },
+      buffers: { hostBytes: 0, spilledBytes: 40 * MiB, state: "asleep" },
+    });
+    expect(allocator.hostUsage().pageLockedBytes).toBe(0);
+    expect((await allocator.wakeUp()).restoredBytes).toBe(46 * MiB);
+    expectContents();
+    expect(allocator.usage()["weights"]?.spilledBytes).toBe(0);
+  }
+});
+
+test("the files have no name, are for their owner only, and have their space from the start", async () => {
+  open();
+  await allocator.sleep();
+  expect(readdirSync(folder)).toEqual([]);
+  const files = spillFiles();
+  expect(files).toHaveLength(2);
+  for (const { path, target } of files) {
+    expect(target).toEndWith("(deleted)");
+    const { mode, nlink, size, blocks } = statSync(path);
+    expect(mode & 0o777).toBe(0o600);
+    expect(nlink).toBe(0);
+    expect(blocks * 512).toBeGreaterThanOrEqual(size);
+  }
+  await allocator.wakeUp({ tags: ["weights"] });
+  expect(spillFiles()).toHaveLength(1);
+  await allocator.wakeUp();
+  expect(spillFiles()).toEqual([]);
+});
+
+test("the disk space of what is freed asleep is given back, though its file has more", async () => {
+  open();
+  await allocator.sleep({ tags: ["weights"] });
+  const blocks = () => spillFiles().map(({ path }) => statSync(path).blocks * 512);
+  expect(blocks()).toEqual([6 * MiB]);
+  buffers[0]?.free();
+  expect(blocks()).toEqual([2 * MiB]);
+  buffers[2]?.free();
+  expect(blocks()).toEqual([]);
+});
+
+test("the host takes what fits into its budget", async () => {
+  open({ hostBudget: 10 * MiB });
+  expect(allocator.plan("sleep")).toMatchObject({
+    host: { neededBytes: 6 * MiB, freeBytes: 10 * MiB },
+    spill: { neededBytes: 40 * MiB },
+    fits: true,
+  });
+  await allocator.sleep();
+  expect(allocator.usage()).toMatchObject({
+    weights: { hostBytes: 6 * MiB, spilledBytes: 0 },
+    buffers: { hostBytes: 0, spilledBytes: 40 * MiB },
+  });
+  await allocator.wakeUp();
+  expectContents();
+});
+
+test("backups can be read from the disk, and a deeper sleep drops them", async () => {
+  open();
+  await allocator.sleep();
+  const [backup] = allocator.backup("buffers");
+  expect(backup?.read(17 * MiB - 5, 100)).toEqual(pattern(40 * MiB, 1).slice(17 * MiB - 5, 17 * MiB + 95));
+  await allocator.sleep({ level: 2, tags: ["weights"] });
+  expect(allocator.usage()["weights"]).toMatchObject({ spilledBytes: 0, discardedBytes: 6 * MiB });
+  expect(allocator.backup("weights")).toEqual([]);
+});
+
+test("an immutable tag stays on the disk while it is awake, and is copied there once", async () => {
+  open();
+  allocator.defineTag("weights", { immutable: true });
+  await allocator.sleep({ tags: ["weights"] });
+  await allocator.wakeUp();
+  expect(allocator.usage()["weights"]).toMatchObject({ spilledBytes: 6 * MiB, mappedBytes: 6 * MiB });
+  expect(await allocator.sleep({ tags: ["weights"] })).toMatchObject({ copiedBytes: 0 });
+  await allocator.wakeUp();
+  expectContents();
+});
+
+describe("with the folder gone", () => {
+  test("what is on the disk wakes up, and what does not spill sleeps", async () => {
+    open({ hostBudget: 10 * MiB });
+    await allocator.sleep();
+    rmSync(folder, { recursive: true });
+    await allocator.wakeUp();
+    expectContents();
+    await allocator.sleep({ tags: ["weights"] });
+    await allocator.wakeUp();
+    expectContents();
+  });
+
+  test("a sleep that would spill is refused", async () => {
+    open();
+    rmSync(folder, { recursive: true });
+    expect(await codeOf(() => allocator.sleep())).toBe("FILE_FAILED");
+    expect(allocator.plan("sleep")).toMatchObject({ fits: false, spill: { freeBytes: 0 } });
+    expectContents();
+  });
+});
+
+test("an allocator whose spillDir is refused is not left half open", async () => {
+  open();
+  await allocator.close();
+  const tooLong = join(folder, ...Array.from({ length: 5 }, () => "x".repeat(250)));
+  mkdirSync(tooLong, { recursive: true });
+  const error = await failureOf(() => CaMemAllocator.getInstance({ spillDir: tooLong }));
+  expect(error.code).toBe("INVALID_CONFIG");
+  expect(error.message).toContain("longer than 1023 bytes");
+  if (onEmulator) expect(accounting()).toEqual(nothingHeld);
+});
+
+describe.skipIf(!onEmulator)("in a process of its own,", () => {
+  async function run(name: string): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "spill-process.ts"), name], {
+      env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [stdout, stderr] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    return { exitCode: child.exitCode, stdout, stderr };
+  }
+
+  beforeEach(() => {
+    allocator = CaMemAllocator.getInstance();
+  });
+
+  test.each([
+    "disk full",
+    "disk full while writing",
+    "larger than files may be",
+    "flush fails",
+    "flush of the first file fails",
+    "reading fails",
+  ])("%s: a clean rejection, with the content where it was", async (name) => {
+    expect(await run(name)).toEqual({ exitCode: 0, stdout: "", stderr: "" });
+  });
+
+  test("nothing is left on the disk by a process that was killed", async () => {
+    const { exitCode, stdout } = await run("killed");
+    expect(exitCode).not.toBe(0);
+    const left = stdout.trim();
+    expect(readdirSync(left)).toEqual([]);
+    rmSync(left, { recursive: true });
+  });
+});
