@@ -2,8 +2,8 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
+import type { Command } from "./support/allocator-worker.ts";
 import { accounting, holdDevice, MiB, nothingHeld, onEmulator, setFaults } from "./support/device.ts";
-import type { Command } from "./support/worker.ts";
 
 let allocator: CaMemAllocator;
 let own: DeviceBuffer;
@@ -19,7 +19,7 @@ function ask(worker: Worker, command: Command): Promise<unknown> {
 }
 
 function startWorker(): Worker {
-  const worker = new Worker(new URL("./support/worker.ts", import.meta.url), {
+  const worker = new Worker(new URL("./support/allocator-worker.ts", import.meta.url), {
     env: process.env as Record<string, string>,
   });
   workers.push(worker);

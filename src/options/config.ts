@@ -1,80 +1,89 @@
 import { accessSync, constants, statSync } from "node:fs";
 import { resolve } from "node:path";
-import Type from "typebox";
+import Type, { type Static } from "typebox";
+import { longestDelayMs } from "../async/clock.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
-import { formatSize, parseSize } from "./sizes.ts";
+import { closedObject, Device, Flag, optional, Size } from "./schemas.ts";
+import { formatSize, parseSize, sizeText } from "./sizes.ts";
 import { validate } from "./validate.ts";
 
-const sizeText = 'bytes or a size such as "8GiB"';
-const Size = Type.Union([Type.Integer({ minimum: 0 }), Type.String()], { description: sizeText });
-const retainText = '"all", "none", a size such as "8GiB", or { maxBytes, idleMs }';
-const RetainLimits = Type.Object(
-  {
-    maxBytes: Type.Optional(Size),
-    idleMs: Type.Optional(
-      Type.Number({
-        exclusiveMinimum: 0,
-        maximum: 2 ** 31 - 1,
-        description: "milliseconds, above 0 and below 2^31",
-      }),
-    ),
-  },
-  { additionalProperties: false },
-);
+const RetainLimits = closedObject({
+  /** The most host memory that is kept, in bytes or as a size such as `"8GiB"`; by default `"all"`. */
+  maxBytes: optional(Size),
+  /** Milliseconds after the last transition until it is given back; by default for ever. */
+  idleMs: optional(
+    Type.Number({
+      exclusiveMinimum: 0,
+      maximum: longestDelayMs,
+      description: "milliseconds, above 0 and below 2^31",
+    }),
+  ),
+});
+
+const retainText = `"all", "none", a size such as "8GiB", or { maxBytes, idleMs }`;
 const Retain = Type.Union([Size, RetainLimits], { description: retainText });
 
-export const AllocatorOptions = Type.Object(
-  {
-    backend: Type.Optional(
-      Type.Union([Type.Literal("ascend"), Type.Literal("emulator")], {
-        description: '"ascend" or "emulator"',
-      }),
-    ),
-    aclLibrary: Type.Optional(
-      Type.String({ minLength: 1, description: "the path of a libascendcl.so or libacl_rt.so" }),
-    ),
-    device: Type.Optional(Type.Integer({ minimum: 0, description: "a device number, 0 or above" })),
-    hostBudget: Type.Optional(Size),
-    poolSegment: Type.Optional(Size),
-    prepareOnLoad: Type.Optional(Type.Boolean({ description: "true or false" })),
-    retain: Type.Optional(Retain),
-    spillDir: Type.Optional(Type.String({ minLength: 1, description: "the path of a folder" })),
-    verify: Type.Optional(Type.Boolean({ description: "true or false" })),
-  },
-  { additionalProperties: false },
-);
+const AllocatorOptions = closedObject({
+  /** The kind of device; by default `ascend`. `CAMEM_BACKEND` */
+  backend: optional(
+    Type.Union([Type.Literal("ascend"), Type.Literal("emulator")], { description: '"ascend" or "emulator"' }),
+  ),
+  /** The path of AscendCL's library; by default CANN's, or the shipped emulator. `CAMEM_ACL_LIBRARY` */
+  aclLibrary: optional(
+    Type.String({ minLength: 1, description: "the path of a libascendcl.so or libacl_rt.so" }),
+  ),
+  /** The device number of calls that name none; by default 0. `CAMEM_DEVICE` */
+  device: optional(Device),
+  /** The most page-locked host memory for all backups together; by default no limit. `CAMEM_HOST_BUDGET` */
+  hostBudget: optional(Size),
+  /** The size of the segments of memory pools; by default `"32MiB"`. `CAMEM_POOL_SEGMENT` */
+  poolSegment: optional(Size),
+  /** Prepare the next sleep after each `loadSafetensors`; by default false. `CAMEM_PREPARE_ON_LOAD` */
+  prepareOnLoad: optional(Flag),
+  /**
+   * Page-locked host memory that is kept after a transition although nothing needs it: `"all"`, `"none"`, a size, or a limit
+   * with an idle time; by default `"none"`. `CAMEM_RETAIN`
+   */
+  retain: optional(Retain),
+  /** The folder for backups beyond the host budget; by default none. `CAMEM_SPILL_DIR` */
+  spillDir: optional(Type.String({ minLength: 1, description: "the path of a folder" })),
+  /** Give each backup a checksum and compare it before restoring; by default false. `CAMEM_VERIFY` */
+  verify: optional(Flag),
+});
 
-/** Options of {@link CaMemAllocator.getInstance}. Each one goes before its environment variable. */
-export type AllocatorOptions = Type.Static<typeof AllocatorOptions>;
+/** Options of `CaMemAllocator.getInstance`. Each overrides its environment variable. */
+export interface AllocatorOptions extends Static<typeof AllocatorOptions> {}
 
-/** Options, environment and defaults resolved. */
+/** The options of an allocator, with environment variables and defaults applied. */
 export interface Config {
   readonly backend: "ascend" | "emulator";
-  /** The library to open, or null: search for CANN's, or the emulator that is shipped. */
+  /** The path of the library; null searches for CANN's or takes the shipped emulator. */
   readonly aclLibrary: string | null;
-  /** The device that `malloc` and `memGetInfo` use where none is named. */
+  /** The device number of calls that name none. */
   readonly device: number;
-  /** The most page-locked host memory that all backups together may take. */
+  /** The most page-locked host memory for all backups together; infinite without a limit. */
   readonly hostBudgetBytes: number;
-  /** The size of the segments that a `MemoryPool` asks for. */
+  /** The size of the segments of memory pools. */
   readonly poolSegmentBytes: number;
-  /** Whether `loadSafetensors` has the next sleep prepared when it has ended. */
+  /** True to prepare the next sleep after each `loadSafetensors`. */
   readonly prepareOnLoad: boolean;
-  /** Page-locked host memory that is kept while nothing needs it, at most. */
+  /** The most page-locked host memory that is kept while nothing needs it. */
   readonly retainBytes: number;
-  /** For how long it is kept after a transition; infinite without a limit. */
+  /** How long it is kept after a transition; infinite without a limit. */
   readonly retainIdleMs: number;
-  /** The folder for backups that the host budget has no room for, or null. */
+  /** The absolute path of the folder for backups beyond the host budget, or null. */
   readonly spillDir: string | null;
-  /** Whether each backup gets a checksum, which is compared before it is restored. */
+  /** True to give each backup a checksum and compare it before restoring. */
   readonly verify: boolean;
 }
 
-/** @throws CamemError `UNKNOWN_DEVICE` for a number that is none of `deviceCount` devices */
-export function checkDevice(device: number, deviceCount: number, what = "the device"): void {
+/** @throws CamemError `UNKNOWN_DEVICE` for anything but the number of one of `deviceCount` devices */
+export function checkDevice(device: number, deviceCount: number, label = "the device"): void {
   if (Number.isSafeInteger(device) && device >= 0 && device < deviceCount) return;
   const there = deviceCount === 1 ? "is only device 0" : `are devices 0 to ${deviceCount - 1}`;
-  throw new CamemError("UNKNOWN_DEVICE", `${what} is ${formatValue(device)}; there ${there}`);
+  throw new CamemError("UNKNOWN_DEVICE", `${label} is ${formatValue(device)}; there ${there}`, {
+    property: "device",
+  });
 }
 
 const optionNames: Partial<Record<keyof Config, string>> = {
@@ -84,21 +93,21 @@ const optionNames: Partial<Record<keyof Config, string>> = {
   retainIdleMs: "retain.idleMs",
 };
 
-function inWords(name: keyof Config, value: unknown): string {
+function describeSetting(name: keyof Config, value: unknown): string {
   if (value === null) return "none";
   if (value === Number.POSITIVE_INFINITY) return "no limit";
   return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : formatValue(value);
 }
 
-/** The first option in which two configurations differ, in words, or undefined. */
+/** Describes the first option that differs between two configurations; undefined where none does. */
 export function differenceOf(existing: Config, wanted: Config): string | undefined {
   const names = Object.keys(wanted) as (keyof Config)[];
   const name = names.find((each) => wanted[each] !== existing[each]);
   if (name === undefined) return undefined;
-  return `${optionNames[name] ?? name} ${inWords(name, existing[name])}, not ${inWords(name, wanted[name])}`;
+  return `${optionNames[name] ?? name} ${describeSetting(name, existing[name])}, not ${describeSetting(name, wanted[name])}`;
 }
 
-/** The environment variable behind each option. */
+/** The environment variable of each option. */
 export const environmentNames = {
   backend: "CAMEM_BACKEND",
   aclLibrary: "CAMEM_ACL_LIBRARY",
@@ -113,8 +122,8 @@ export const environmentNames = {
 
 const defaultPoolSegment = "32MiB";
 
-/** A variable's text as the type of its option; text that is no such thing is left for the validation to refuse. */
-function fromText(option: keyof AllocatorOptions, text: string): unknown {
+/** Parses a variable's text as the type of its option; returns other text as it is, for validation to refuse. */
+function parseVariable(option: keyof AllocatorOptions, text: string): unknown {
   if (option === "device" && /^\d+$/.test(text)) return Number(text);
   if ((option === "verify" || option === "prepareOnLoad") && /^(true|false)$/.test(text))
     return text === "true";
@@ -126,12 +135,13 @@ function fromEnvironment(environment: Readonly<Record<string, string | undefined
   for (const [option, name] of Object.entries(environmentNames)) {
     const value = environment[name];
     if (value === undefined || value === "") continue;
-    values[option] = fromText(option as keyof AllocatorOptions, value);
+    values[option] = parseVariable(option as keyof AllocatorOptions, value);
   }
   return values;
 }
 
-function bytesOf(
+/** @throws CamemError `INVALID_CONFIG` for anything but a size of `minimum` bytes or more */
+function resolveSize(
   value: number | string,
   option: keyof AllocatorOptions,
   minimum: number,
@@ -142,32 +152,33 @@ function bytesOf(
     throw new CamemError(
       "INVALID_CONFIG",
       `${option} (${environmentNames[option]}) is ${formatValue(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
+      { property: option },
     );
   return bytes;
 }
 
 /** How much unused host memory is kept, and for how long. */
-function retentionOf(retain: AllocatorOptions["retain"] = "none"): {
+function resolveRetention(retain: AllocatorOptions["retain"] = "none"): {
   retainBytes: number;
   retainIdleMs: number;
 } {
   const { maxBytes = "all", idleMs = Number.POSITIVE_INFINITY } =
     typeof retain === "object" ? retain : { maxBytes: retain };
-  const words = new Map<unknown, number>([
+  const limits = new Map<unknown, number>([
     ["all", Number.POSITIVE_INFINITY],
     ["none", 0],
   ]);
   return {
-    retainBytes: words.get(maxBytes) ?? bytesOf(maxBytes, "retain", 0, retainText),
+    retainBytes: limits.get(maxBytes) ?? resolveSize(maxBytes, "retain", 0, retainText),
     retainIdleMs: idleMs,
   };
 }
 
-/** What the shim has room for. */
+/** The longest path that the shim can store. */
 const longestFolderBytes = 1023;
 
-/** @throws CamemError `INVALID_CONFIG` for anything but a folder that can be written */
-function spillFolder(path: string | undefined): string | null {
+/** @throws CamemError `INVALID_CONFIG` for anything but a writable folder */
+function resolveSpillFolder(path: string | undefined): string | null {
   if (path === undefined) return null;
   const absolute = resolve(path);
   try {
@@ -178,15 +189,15 @@ function spillFolder(path: string | undefined): string | null {
   } catch (cause) {
     throw new CamemError(
       "INVALID_CONFIG",
-      `spillDir (${environmentNames.spillDir}) is ${formatValue(path)}; it must be a folder that can be written: ${messageOf(cause)}`,
-      { cause },
+      `spillDir (${environmentNames.spillDir}) is ${formatValue(path)}; it must be a writable folder: ${messageOf(cause)}`,
+      { property: "spillDir", cause },
     );
   }
   return absolute;
 }
 
 /**
- * Resolves options over the environment over the defaults.
+ * Applies environment variables and defaults to options.
  *
  * @throws CamemError `INVALID_CONFIG` naming the option or variable, its value and what it must be
  */
@@ -207,11 +218,13 @@ export function resolveConfig(
     aclLibrary: given.aclLibrary ?? null,
     device: given.device ?? 0,
     hostBudgetBytes:
-      given.hostBudget === undefined ? Number.POSITIVE_INFINITY : bytesOf(given.hostBudget, "hostBudget", 0),
-    poolSegmentBytes: bytesOf(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
+      given.hostBudget === undefined
+        ? Number.POSITIVE_INFINITY
+        : resolveSize(given.hostBudget, "hostBudget", 0),
+    poolSegmentBytes: resolveSize(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
     prepareOnLoad: given.prepareOnLoad ?? false,
-    ...retentionOf(given.retain),
-    spillDir: spillFolder(given.spillDir),
+    ...resolveRetention(given.retain),
+    spillDir: resolveSpillFolder(given.spillDir),
     verify: given.verify ?? false,
   };
 }

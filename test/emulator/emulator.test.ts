@@ -19,7 +19,7 @@ function doctor(environment: Record<string, string>) {
 }
 
 test("60 GiB sleep and wake in the modelled time, on a machine that has no such memory", () => {
-  const { output, errors } = run("../support/timing-process.ts", [], {
+  const { output, errors } = run("timing-process.ts", [], {
     CAMEM_EMULATOR_TIMING: "d2h=600GiB/s,h2d=300GiB/s,content=off",
   });
   expect(errors).toBe("");

@@ -4,12 +4,14 @@
  * one there was, so a run that depends on timing may take another path when it is repeated, and diverge at another try only.
  */
 
+import * as closing from "./close-events.ts";
+import { Divergence, Harness } from "./harness.ts";
 import type { Event } from "./memory-events.ts";
 import * as memory from "./memory-events.ts";
 import type { Mistake } from "./model.ts";
+import * as overlap from "./overlap-events.ts";
 import { Random } from "./random.ts";
 import * as transitions from "./transition-events.ts";
-import { Divergence, World } from "./world.ts";
 
 export interface FuzzOptions {
   readonly seed: number;
@@ -53,9 +55,9 @@ const events: readonly (readonly [string, number, Event])[] = [
   ["sleep or wake aborted", 4, transitions.abortedMidway],
   ["sleep or wake with a callback that throws", 1, transitions.callbackThrows],
   ["sleeps and wake-ups at once", 2, transitions.atOnce],
-  ["calls while a transition runs", 6, transitions.overlapped],
-  ["calls while a sleep waits for the device", 3, transitions.held],
-  ["close and reopen", 0.3, transitions.closeAndReopen],
+  ["calls while a transition runs", 6, overlap.overlapped],
+  ["calls while a sleep waits for the device", 3, overlap.held],
+  ["close and reopen", 0.3, closing.closeAndReopen],
 ];
 
 const totalWeight = events.reduce((total, [, weight]) => total + weight, 0);
@@ -90,19 +92,19 @@ function messageOf(error: unknown): string {
 
 /** One seed, from a fresh allocator to `close()`. */
 export async function fuzz({ seed, events: count, deadlineMs, mistake }: FuzzOptions): Promise<FuzzResult> {
-  const world = new World(mistake);
+  const harness = new Harness(mistake);
   const history: string[] = [];
   const counts = new Map<string, number>();
   const result = (done: number, divergence?: FuzzResult["divergence"]) => ({
     seed,
     events: done,
     counts,
-    outcomes: world.notes,
+    outcomes: harness.notes,
     divergence,
   });
   let number = 0;
   try {
-    await world.open(new Random(seed, 0), (text) => history.push(`0 ${text}`));
+    await harness.open(new Random(seed, 0), (text) => history.push(`0 ${text}`));
     while (number < count && performance.now() < (deadlineMs ?? Number.POSITIVE_INFINITY)) {
       number++;
       const random = new Random(seed, number);
@@ -114,22 +116,22 @@ export async function fuzz({ seed, events: count, deadlineMs, mistake }: FuzzOpt
         history[history.length - 1] = `${number} ${name}: ${words.join(" ")}`;
       };
       if (history.length > historyLength) history.shift();
-      await withinTime(event(world, random, log));
-      world.compare(random);
+      await withinTime(event(harness, random, log));
+      harness.compare(random);
       counts.set(name, (counts.get(name) ?? 0) + 1);
     }
-    await finish(world);
+    await finish(harness);
     return result(number);
   } catch (error) {
     return result(number, { message: messageOf(error), history });
   } finally {
-    world.stop();
+    harness.stop();
   }
 }
 
-async function finish(world: World): Promise<void> {
-  world.compareContents();
-  for (const region of world.regions) await region.leave();
-  await withinTime(world.allocator.close());
-  world.expectNothingHeld();
+async function finish(harness: Harness): Promise<void> {
+  harness.compareContents();
+  for (const region of harness.regions) await region.leave();
+  await withinTime(harness.allocator.close());
+  harness.expectNothingHeld();
 }

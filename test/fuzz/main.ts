@@ -12,8 +12,8 @@
 import { parseArgs } from "node:util";
 import { buildNative } from "../../scripts/native.ts";
 import { type FuzzResult, fuzz } from "./driver.ts";
+import { emulatorEnvironment } from "./harness.ts";
 import type { Mistake } from "./model.ts";
-import { emulatorEnvironment } from "./world.ts";
 
 const defaultEvents = 2000;
 

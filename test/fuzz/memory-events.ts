@@ -2,8 +2,6 @@
 
 import type { CamemError } from "camem";
 import { MiB, setFaults } from "../support/device.ts";
-import type { Fate } from "./model.ts";
-import type { Random } from "./random.ts";
 import {
   attempt,
   attemptNow,
@@ -11,13 +9,15 @@ import {
   deviceCount,
   expectSame,
   expectThat,
+  type Harness,
   type Live,
   type Outcome,
-  type World,
-} from "./world.ts";
+} from "./harness.ts";
+import type { Fate } from "./model.ts";
+import type { Random } from "./random.ts";
 
 /** Applies one random event to both worlds. `log` says what it is, for whoever reads a failing run. */
-export type Event = (world: World, random: Random, log: (text: string) => void) => Promise<void> | void;
+export type Event = (harness: Harness, random: Random, log: (text: string) => void) => Promise<void> | void;
 
 export const tags = ["weights", "buffers", "kv_cache", "default", "sleep_persistent", "adapters", "scratch"];
 
@@ -40,8 +40,8 @@ export function randomSize(random: Random): number {
 }
 
 /** Whether to free instead, so that there is neither nothing nor too much. */
-export const isCrowded = (world: World, random: Random) =>
-  random.below(world.model.segments.length + 1) > crowd || world.lives.length > 60;
+export const isCrowded = (harness: Harness, random: Random) =>
+  random.below(harness.model.segments.length + 1) > crowd || harness.lives.length > 60;
 
 /** A call of `*`, or work that was queued, to fail. */
 export function randomFault(random: Random): string {
@@ -85,37 +85,37 @@ export function expectFaultExplains(error: CamemError | undefined): void {
 
 // Allocating.
 
-function requestOf(world: World, random: Random) {
+function requestOf(harness: Harness, random: Random) {
   const sizeBytes = randomSize(random);
   const device = random.oneIn(4) ? 1 : 0;
-  const fits = world.model.segmentBytes(sizeBytes) <= world.model.free(device);
+  const fits = harness.model.segmentBytes(sizeBytes) <= harness.model.free(device);
   return { sizeBytes, device, fits, refusal: fits ? undefined : "OUT_OF_DEVICE_MEMORY" };
 }
 
-export const malloc: Event = async (world, random, log) => {
-  if (isCrowded(world, random)) return free(world, random, log);
-  const { sizeBytes, device, refusal } = requestOf(world, random);
+export const malloc: Event = async (harness, random, log) => {
+  if (isCrowded(harness, random)) return free(harness, random, log);
+  const { sizeBytes, device, refusal } = requestOf(harness, random);
   const tag = random.oneIn(5) ? undefined : random.pick(tags);
   log(`malloc(${sizeBytes}, ${tag} on ${device})`);
-  const run = () => world.allocator.malloc(sizeBytes, { tag, device });
+  const run = () => harness.allocator.malloc(sizeBytes, { tag, device });
   let outcome =
     refusal === undefined && random.oneIn(6) ? await withFault(random, log, run) : attemptNow(run);
   if (outcome.error && refusal === undefined) {
-    world.compare(random);
+    harness.compare(random);
     outcome = attemptNow(run);
   }
   expectOutcome("malloc", outcome, refusal);
-  if (outcome.value) world.adopt(outcome.value.ptr, sizeBytes, tag ?? "default", device, outcome.value);
+  if (outcome.value) harness.adopt(outcome.value.ptr, sizeBytes, tag ?? "default", device, outcome.value);
 };
 
-export const poolMalloc: Event = async (world, random, log) => {
-  if (isCrowded(world, random)) return free(world, random, log);
+export const poolMalloc: Event = async (harness, random, log) => {
+  if (isCrowded(harness, random)) return free(harness, random, log);
   const sizeBytes = random.oneIn(4) ? randomSize(random) : random.magnitude(1, MiB);
   const device = random.oneIn(4) ? 1 : 0;
   const tag = random.pick(tags);
   log(`memoryPool(${tag} on ${device}).malloc(${sizeBytes})`);
-  const pool = world.allocator.memoryPool(tag, { device });
-  await pooled(world, random, log, () => pool.malloc(sizeBytes), { sizeBytes, device, tag });
+  const pool = harness.allocator.memoryPool(tag, { device });
+  await pooled(harness, random, log, () => pool.malloc(sizeBytes), { sizeBytes, device, tag });
 };
 
 interface PoolRequest {
@@ -125,47 +125,47 @@ interface PoolRequest {
 }
 
 async function pooled(
-  world: World,
+  harness: Harness,
   random: Random,
   log: (text: string) => void,
-  run: () => ReturnType<World["allocator"]["malloc"]>,
+  run: () => ReturnType<Harness["allocator"]["malloc"]>,
   request: PoolRequest,
 ): Promise<void> {
-  const refusal = poolRefusal(world, request);
+  const refusal = poolRefusal(harness, request);
   let outcome =
     refusal === undefined && random.oneIn(6) ? await withFault(random, log, run) : attemptNow(run);
   if (outcome.error && refusal === undefined) {
-    world.compare(random);
+    harness.compare(random);
     outcome = attemptNow(run);
   }
   expectOutcome("pool.malloc", outcome, refusal);
-  if (outcome.value) adoptPooledAwake(world, outcome.value, request);
+  if (outcome.value) adoptPooledAwake(harness, outcome.value, request);
 }
 
-function poolRefusal({ model }: World, { tag, device, sizeBytes }: PoolRequest): string | undefined {
+function poolRefusal({ model }: Harness, { tag, device, sizeBytes }: PoolRequest): string | undefined {
   if (model.poolHasRoom(tag, device, sizeBytes)) return undefined;
   return model.poolSegmentBytes(sizeBytes) <= model.free(device) ? undefined : "OUT_OF_DEVICE_MEMORY";
 }
 
-function adoptPooledAwake(world: World, real: NonNullable<Live["real"]>, request: PoolRequest): void {
-  const hadRoom = world.model.poolHasRoom(request.tag, request.device, request.sizeBytes);
-  const segmentsBefore = world.model.segments.length;
-  const { model } = world.adoptPooled(real);
+function adoptPooledAwake(harness: Harness, real: NonNullable<Live["real"]>, request: PoolRequest): void {
+  const hadRoom = harness.model.poolHasRoom(request.tag, request.device, request.sizeBytes);
+  const segmentsBefore = harness.model.segments.length;
+  const { model } = harness.adoptPooled(real);
   expectSame("alignment", model.address % 512, 0);
   expectThat(
-    hadRoom === (world.model.segments.length === segmentsBefore),
+    hadRoom === (harness.model.segments.length === segmentsBefore),
     hadRoom ? "a new segment though there was room" : "no new segment though there was no room",
   );
   expectThat(model.segment.place === "device", "a buffer in memory that is asleep");
-  expectAlone(world, model);
+  expectAlone(harness, model);
 }
 
 /** A buffer lies within its segment and overlaps no other. */
-export function expectAlone(world: World, buffer: Live["model"]): void {
+export function expectAlone(harness: Harness, buffer: Live["model"]): void {
   const end = buffer.address + buffer.sizeBytes;
   const { segment } = buffer;
   expectThat(end <= segment.address + segment.sizeBytes, "a buffer beyond its segment");
-  const others = world.model.buffers.filter((other) => other !== buffer && other.segment === segment);
+  const others = harness.model.buffers.filter((other) => other !== buffer && other.segment === segment);
   const overlapped = others.find(
     (other) => other.address < end && buffer.address < other.address + other.sizeBytes,
   );
@@ -175,24 +175,24 @@ export function expectAlone(world: World, buffer: Live["model"]): void {
 /** `my_malloc`, here or on another thread. */
 const nativeMallocOn =
   (foreign: boolean): Event =>
-  async (world, random, log) => {
-    if (isCrowded(world, random)) return (foreign ? foreignFree : nativeFree)(world, random, log);
-    const { sizeBytes, device, fits } = requestOf(world, random);
-    log(`my_malloc(${sizeBytes} on ${device}) in ${world.regionTag()}`);
+  async (harness, random, log) => {
+    if (isCrowded(harness, random)) return (foreign ? foreignFree : nativeFree)(harness, random, log);
+    const { sizeBytes, device, fits } = requestOf(harness, random);
+    log(`my_malloc(${sizeBytes} on ${device}) in ${harness.regionTag()}`);
     const run = () =>
       foreign
-        ? world.onForeignThread({ call: "malloc", sizeBytes, device })
-        : world.pluggable.malloc(sizeBytes, device);
+        ? harness.onForeignThread({ call: "malloc", sizeBytes, device })
+        : harness.pluggable.malloc(sizeBytes, device);
     let address = fits && random.oneIn(6) ? ((await withFault(random, log, run)).value ?? 0) : await run();
     if (address === 0 && fits) {
-      world.compare(random);
+      harness.compare(random);
       address = await run();
     }
     expectThat(
       fits === address > 0,
-      `my_malloc returns ${address}, with ${world.model.free(device)} bytes free`,
+      `my_malloc returns ${address}, with ${harness.model.free(device)} bytes free`,
     );
-    if (fits) world.adopt(address, sizeBytes, world.regionTag(), device, undefined);
+    if (fits) harness.adopt(address, sizeBytes, harness.regionTag(), device, undefined);
   };
 
 export const nativeMalloc = nativeMallocOn(false);
@@ -201,11 +201,11 @@ export const foreignMalloc = nativeMallocOn(true);
 // Freeing.
 
 export function pickLive(
-  world: World,
+  harness: Harness,
   random: Random,
   fits: (live: Live) => boolean = () => true,
 ): Live | undefined {
-  const candidates = world.lives.filter(fits);
+  const candidates = harness.lives.filter(fits);
   return candidates.length === 0 ? undefined : random.pick(candidates);
 }
 
@@ -213,15 +213,15 @@ export const isNative = (live: Live) => live.real === undefined;
 export const describe = ({ model, real }: Live) =>
   `${real ? "buffer" : "native memory"} of ${model.sizeBytes} in ${model.segment.tag} (${model.segment.place})`;
 
-export const free: Event = async (world, random, log) => {
-  const live = pickLive(world, random, (each) => !isNative(each));
+export const free: Event = async (harness, random, log) => {
+  const live = pickLive(harness, random, (each) => !isNative(each));
   if (!live?.real) return log("nothing to free");
   const { real } = live;
   log(`free the ${describe(live)}`);
   const run = () => real.free();
   const outcome = random.oneIn(6) ? await withFault(random, log, run) : attemptNow(run);
   if (outcome.error) {
-    if (random.oneIn(2)) await allocateMeanwhile(world, random, log);
+    if (random.oneIn(2)) await allocateMeanwhile(harness, random, log);
     expectOutcome("free again", attemptNow(run), undefined);
   }
   expectSame("state of a freed buffer", real.state, "freed");
@@ -232,45 +232,49 @@ export const free: Event = async (world, random, log) => {
     "BUFFER_FREED",
   );
   real[Symbol.dispose]();
-  world.forget(live);
-  if (outcome.error) await world.awaitRelease();
+  harness.forget(live);
+  if (outcome.error) await harness.awaitRelease();
 };
 
 /** Between a free that failed and its repetition. */
-async function allocateMeanwhile(world: World, random: Random, log: (text: string) => void): Promise<void> {
+async function allocateMeanwhile(
+  harness: Harness,
+  random: Random,
+  log: (text: string) => void,
+): Promise<void> {
   log("malloc meanwhile");
   const tag = random.pick(tags);
-  const outcome = attemptNow(() => world.allocator.malloc(1, { tag }));
-  if (outcome.value) world.adopt(outcome.value.ptr, 1, tag, 0, outcome.value);
+  const outcome = attemptNow(() => harness.allocator.malloc(1, { tag }));
+  if (outcome.value) harness.adopt(outcome.value.ptr, 1, tag, 0, outcome.value);
   else expectOutcome("malloc meanwhile", outcome, "OUT_OF_DEVICE_MEMORY");
 }
 
 const nativeFreeOn =
   (foreign: boolean): Event =>
-  async (world, random, log) => {
-    const live = pickLive(world, random, isNative);
+  async (harness, random, log) => {
+    const live = pickLive(harness, random, isNative);
     if (!live) return log("nothing to free");
     log(`my_free the ${describe(live)}`);
     const { address, sizeBytes, segment } = live.model;
     const { device } = segment;
     const run = async () => {
-      if (foreign) await world.onForeignThread({ call: "free", address, sizeBytes, device });
-      else world.pluggable.free(address, sizeBytes, device);
+      if (foreign) await harness.onForeignThread({ call: "free", address, sizeBytes, device });
+      else harness.pluggable.free(address, sizeBytes, device);
     };
     const faulty = random.oneIn(6);
     if (faulty) await withFault(random, log, run);
     else await run();
-    world.forget(live);
-    if (faulty) await runSomePlan(world);
-    if (faulty) await world.awaitRelease();
-    if (random.oneIn(4)) world.pluggable.free(address, sizeBytes, device);
+    harness.forget(live);
+    if (faulty) await runSomePlan(harness);
+    if (faulty) await harness.awaitRelease();
+    if (random.oneIn(4)) harness.pluggable.free(address, sizeBytes, device);
   };
 
 /** What `my_free` could not give back is tried again after the next plan; until then it may be what an allocation lacks. */
-async function runSomePlan(world: World): Promise<void> {
-  const outcome = attemptNow(() => world.allocator.malloc(1, { tag: "flush" }));
+async function runSomePlan(harness: Harness): Promise<void> {
+  const outcome = attemptNow(() => harness.allocator.malloc(1, { tag: "flush" }));
   if (!outcome.value) return expectOutcome("malloc to flush", outcome, "OUT_OF_DEVICE_MEMORY");
-  await world.allocator.sleep({ level: 2, tags: ["flush"] });
+  await harness.allocator.sleep({ level: 2, tags: ["flush"] });
   outcome.value.free();
 }
 
@@ -278,14 +282,14 @@ export const nativeFree = nativeFreeOn(false);
 export const foreignFree = nativeFreeOn(true);
 
 /** Frees by the dozen, so that pools and devices run empty too. */
-export const freeMany: Event = (world, random, log) => {
-  const lives = world.lives.filter(() => random.oneIn(2));
-  log(`free ${lives.length} of ${world.lives.length}`);
+export const freeMany: Event = (harness, random, log) => {
+  const lives = harness.lives.filter(() => random.oneIn(2));
+  log(`free ${lives.length} of ${harness.lives.length}`);
   for (const live of lives) {
     const { address, sizeBytes, segment } = live.model;
     if (live.real) live.real.free();
-    else world.pluggable.free(address, sizeBytes, segment.device);
-    world.forget(live);
+    else harness.pluggable.free(address, sizeBytes, segment.device);
+    harness.forget(live);
   }
 };
 
@@ -302,8 +306,8 @@ export function randomRange(random: Random, sizeBytes: number, atMost: number) {
   return { offset: random.below(sizeBytes - count + 1), count };
 }
 
-export const write: Event = async (world, random, log) => {
-  const live = pickLive(world, random);
+export const write: Event = async (harness, random, log) => {
+  const live = pickLive(harness, random);
   if (!live) return log("nothing to write to");
   const { offset, count } = randomRange(random, live.model.sizeBytes, random.oneIn(20) ? MiB : 16_384);
   log(`write ${count} at ${offset} to the ${describe(live)}`);
@@ -312,9 +316,9 @@ export const write: Event = async (world, random, log) => {
   // An engine that writes to final content breaks its promise, and nobody can notice.
   if (real === undefined && model.segment.sealed) return log("not: its content is final");
   if (real === undefined) {
-    const done = world.copies.write(model.segment.device, model.address + offset, bytes);
+    const done = harness.copies.write(model.segment.device, model.address + offset, bytes);
     expectSame("an engine's copy", done, model.segment.place === "device");
-    if (done) world.model.write(model, bytes, offset);
+    if (done) harness.model.write(model, bytes, offset);
     return;
   }
   const run = () => real.write(bytes, offset);
@@ -323,11 +327,11 @@ export const write: Event = async (world, random, log) => {
     refusal === undefined && random.oneIn(8) ? await withFault(random, log, run) : attemptNow(run);
   if (outcome.error && refusal === undefined) outcome = attemptNow(run);
   expectOutcome("write", outcome, refusal);
-  if (refusal === undefined) world.model.write(model, bytes, offset);
+  if (refusal === undefined) harness.model.write(model, bytes, offset);
 };
 
-export const fill: Event = (world, random, log) => {
-  const live = pickLive(world, random, (each) => !isNative(each));
+export const fill: Event = (harness, random, log) => {
+  const live = pickLive(harness, random, (each) => !isNative(each));
   if (!live?.real) return log("nothing to fill");
   const { real, model } = live;
   const { offset, count } = random.oneIn(10)
@@ -337,12 +341,12 @@ export const fill: Event = (world, random, log) => {
   log(`fill ${count} at ${offset} of the ${describe(live)}`);
   const outcome = attemptNow(() => real.fill(value, offset, count));
   expectOutcome("fill", outcome, writeRefusal(live));
-  if (!outcome.error) world.model.write(model, new Uint8Array(count).fill(value), offset);
+  if (!outcome.error) harness.model.write(model, new Uint8Array(count).fill(value), offset);
 };
 
 // Tags and regions.
 
-export const defineTag: Event = (world, random, log) => {
+export const defineTag: Event = (harness, random, log) => {
   const tag = random.pick(tags);
   const fates: Fate[] = ["keep", "offload", "offload", "discard"];
   const policy = {
@@ -351,55 +355,55 @@ export const defineTag: Event = (world, random, log) => {
     ...(random.oneIn(2) ? { immutable: random.below(3) > 0 } : {}),
   };
   log(`defineTag(${tag}, ${JSON.stringify(policy)})`);
-  const outcome = attemptNow(() => world.allocator.defineTag(tag, policy));
-  const ends = policy.immutable === false && world.model.isImmutable(tag);
-  const refusal = ends ? world.model.dirtyRefusal(tag) : undefined;
+  const outcome = attemptNow(() => harness.allocator.defineTag(tag, policy));
+  const ends = policy.immutable === false && harness.model.isImmutable(tag);
+  const refusal = ends ? harness.model.dirtyRefusal(tag) : undefined;
   expectOutcome("defineTag", outcome, tag === "sleep_persistent" ? "INVALID_TAG" : refusal);
-  if (!outcome.error) world.model.defineTag(tag, policy);
+  if (!outcome.error) harness.model.defineTag(tag, policy);
 };
 
-export const markDirty: Event = (world, random, log) => {
-  const tag = random.pick(world.knownTags());
+export const markDirty: Event = (harness, random, log) => {
+  const tag = random.pick(harness.knownTags());
   log(`markDirty(${tag})`);
-  const outcome = attemptNow(() => world.allocator.markDirty(tag));
-  expectOutcome("markDirty", outcome, world.model.dirtyRefusal(tag));
-  if (!outcome.error) world.model.markDirty(tag);
+  const outcome = attemptNow(() => harness.allocator.markDirty(tag));
+  expectOutcome("markDirty", outcome, harness.model.dirtyRefusal(tag));
+  if (!outcome.error) harness.model.markDirty(tag);
 };
 
 /** Opens a region that stays open over several events. */
-export const enterRegion: Event = (world, random, log) => {
-  if (world.regions.length > 3) return leaveRegion(world, random, log);
+export const enterRegion: Event = (harness, random, log) => {
+  if (harness.regions.length > 3) return leaveRegion(harness, random, log);
   const tag = random.pick(tags);
   log(`enter ${tag}`);
   const { promise, resolve } = Promise.withResolvers<void>();
-  const body = world.allocator.useMemoryPool(tag, () => promise);
+  const body = harness.allocator.useMemoryPool(tag, () => promise);
   const leave = () => {
     resolve();
     return body;
   };
-  world.regions.push({ tag, leave });
+  harness.regions.push({ tag, leave });
 };
 
-export const leaveRegion: Event = async (world, random, log) => {
-  if (world.regions.length === 0) return log("no region to leave");
-  const region = random.pick(world.regions);
+export const leaveRegion: Event = async (harness, random, log) => {
+  if (harness.regions.length === 0) return log("no region to leave");
+  const region = random.pick(harness.regions);
   log(`leave ${region.tag}`);
   await region.leave();
-  world.regions = world.regions.filter((other) => other !== region);
+  harness.regions = harness.regions.filter((other) => other !== region);
 };
 
 /** Nested regions with allocations of every kind inside, some of which throw. */
-export const nestedRegions: Event = async (world, random, log) => {
+export const nestedRegions: Event = async (harness, random, log) => {
   const thrown = new RangeError("thrown by the body");
   const enter = (depth: number): void => {
     const tag = random.pick(tags);
     log(`{ ${tag}`);
-    world.allocator.useMemoryPool(tag, (pool) => {
+    harness.allocator.useMemoryPool(tag, (pool) => {
       expectSame("tag of the pool", pool.tag, tag);
-      allocateInside(world, random, tag, pool);
+      allocateInside(harness, random, tag, pool);
       if (depth < 2 && random.oneIn(2)) {
         nested(depth + 1);
-        allocateInside(world, random, tag, pool);
+        allocateInside(harness, random, tag, pool);
       }
       if (random.oneIn(4)) throw thrown;
     });
@@ -417,48 +421,48 @@ export const nestedRegions: Event = async (world, random, log) => {
 };
 
 function allocateInside(
-  world: World,
+  harness: Harness,
   random: Random,
   tag: string,
   pool: { malloc(sizeBytes: number): NonNullable<Live["real"]> },
 ): void {
-  if (world.lives.length > 60 || world.model.segments.length > 2 * crowd) return;
+  if (harness.lives.length > 60 || harness.model.segments.length > 2 * crowd) return;
   const sizeBytes = random.magnitude(1, MiB);
-  const fits = world.model.segmentBytes(sizeBytes) <= world.model.free(0);
+  const fits = harness.model.segmentBytes(sizeBytes) <= harness.model.free(0);
   const refusal = fits ? undefined : "OUT_OF_DEVICE_MEMORY";
   if (random.oneIn(3)) {
-    const address = world.pluggable.malloc(sizeBytes, 0);
+    const address = harness.pluggable.malloc(sizeBytes, 0);
     expectSame("my_malloc in a region succeeds", address > 0, fits);
-    if (fits) world.adopt(address, sizeBytes, tag, 0, undefined);
+    if (fits) harness.adopt(address, sizeBytes, tag, 0, undefined);
   } else if (random.oneIn(2)) {
-    const outcome = attemptNow(() => world.allocator.malloc(sizeBytes));
+    const outcome = attemptNow(() => harness.allocator.malloc(sizeBytes));
     expectOutcome("malloc in a region", outcome, refusal);
-    if (outcome.value) world.adopt(outcome.value.ptr, sizeBytes, tag, 0, outcome.value);
+    if (outcome.value) harness.adopt(outcome.value.ptr, sizeBytes, tag, 0, outcome.value);
   } else {
     const request = { sizeBytes, device: 0, tag };
-    const expected = poolRefusal(world, request);
+    const expected = poolRefusal(harness, request);
     const outcome = attemptNow(() => pool.malloc(sizeBytes));
     expectOutcome("pool.malloc in a region", outcome, expected);
-    if (outcome.value) adoptPooledAwake(world, outcome.value, request);
+    if (outcome.value) adoptPooledAwake(harness, outcome.value, request);
   }
 }
 
 /** Requests that are refused, and change nothing. */
-export const badRequest: Event = async (world, random, log) => {
-  const { allocator } = world;
-  const live = pickLive(world, random, (each) => !isNative(each))?.real;
+export const badRequest: Event = async (harness, random, log) => {
+  const { allocator } = harness;
+  const live = pickLive(harness, random, (each) => !isNative(each))?.real;
   const requests: Record<string, [string, () => unknown]> = {
     "malloc(0)": ["INVALID_SIZE", () => allocator.malloc(0)],
     "malloc on device 7": ["UNKNOWN_DEVICE", () => allocator.malloc(1, { device: 7 })],
     "sleep an unknown tag": ["UNKNOWN_TAG", () => allocator.sleep({ tags: ["never used"] })],
     "wake an unknown tag": ["UNKNOWN_TAG", () => allocator.wakeUp({ tags: ["never used"] })],
     "sleep with both": ["INVALID_ARGUMENT", () => allocator.sleep({ level: 1, offloadTags: [] })],
-    "my_malloc(0)": ["", () => expectSame("my_malloc(0)", world.pluggable.malloc(0, 0), 0)],
+    "my_malloc(0)": ["", () => expectSame("my_malloc(0)", harness.pluggable.malloc(0, 0), 0)],
     "my_malloc on device 7": [
       "",
-      () => expectSame("my_malloc", world.pluggable.malloc(1, deviceCount + 5), 0),
+      () => expectSame("my_malloc", harness.pluggable.malloc(1, deviceCount + 5), 0),
     ],
-    "my_free of an unknown address": ["", () => world.pluggable.free(4096 + random.below(2 ** 30), 1, 0)],
+    "my_free of an unknown address": ["", () => harness.pluggable.free(4096 + random.below(2 ** 30), 1, 0)],
     ...(live ? { "read beyond the end": ["OUT_OF_BOUNDS", () => live.read(live.sizeBytes, 1)] } : {}),
   };
   const name = random.pick(Object.keys(requests));

@@ -6,20 +6,20 @@ import { type MetricsOptions, type MetricsRegistration, registerMetrics } from "
 import { ModelPool, SleepController } from "camem/server";
 import { Registry } from "prom-client";
 import { codeOf, failureOf, holdDevice, MiB, onEmulator, setFaults } from "../support/device.ts";
-import { ToyEngine, until } from "../support/toy-engine.ts";
+import { FakeEngine, until } from "../support/fake-engine.ts";
 
 const weightsBytes = 4 * MiB;
 const cacheBytes = 6 * MiB;
 
 let allocator: CaMemAllocator;
-let toy: ToyEngine;
+let toy: FakeEngine;
 let engine: SleepController;
 let registry: Registry;
 let registration: MetricsRegistration;
 
 beforeEach(async () => {
   allocator = CaMemAllocator.getInstance();
-  toy = new ToyEngine(allocator, { weightsBytes, cacheBytes });
+  toy = new FakeEngine(allocator, { weightsBytes, cacheBytes });
   engine = new SleepController(allocator, { name: "toy" });
   registry = new Registry();
   registration = await registerMetrics(registry, { engine, allocator });
@@ -258,7 +258,7 @@ test("scraping twice counts nothing twice", async () => {
 });
 
 test("several engines in one registry, each by its name, and a pool just so", async () => {
-  const twin = new ToyEngine(allocator, { prefix: "twin/", seed: 2 });
+  const twin = new FakeEngine(allocator, { prefix: "twin/", seed: 2 });
   await using first = new SleepController(allocator, {
     name: "first",
     tags: { weights: toy.tags.weights, kv_cache: toy.tags.kv_cache },

@@ -326,7 +326,7 @@ describe("with a Worker", () => {
   let worker: Worker;
 
   function start(env: Record<string, string> = {}): void {
-    worker = new Worker(new URL("../support/worker.ts", import.meta.url), {
+    worker = new Worker(new URL("../support/allocator-worker.ts", import.meta.url), {
       env: { ...(process.env as Record<string, string>), ...env },
     });
   }

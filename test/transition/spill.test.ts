@@ -175,7 +175,7 @@ test("an allocator whose spillDir is refused is not left half open", async () =>
 
 describe.skipIf(!onEmulator)("in a process of its own,", () => {
   async function run(name: string): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "../support/spill-process.ts"), name], {
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "spill-process.ts"), name], {
       env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
       stdio: ["ignore", "pipe", "pipe"],
     });

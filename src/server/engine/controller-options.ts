@@ -50,38 +50,38 @@ const TagNames = Type.Unsafe<Readonly<Record<string, string>>>(
 );
 
 export const ControllerOptions = closedObject({
-  /** The engine's name in events and in a pool; default `"default"`. */
+  /** The engine's name in events and in a pool; by default `"default"`. */
   name: optional(Type.String({ minLength: 1, maxLength: 128, description: "a name" })),
   /**
    * The engine's own names of its tags and the allocator's tags behind them, such as `{ weights: "qwen/weights" }`, for engines
    * that share the allocator: the controller touches only these tags. A tag named `weights`, `kv_cache`, `buffers` or `default`
-   * gets the policy of that name; for any other name, call `defineTag` afterwards. Default: all tags, under their own names.
+   * gets the policy of that name; for any other name, call `defineTag` afterwards. By default all tags, under their own names.
    */
   tags: optional(TagNames),
-  /** Own names of the tags that must be reloaded when their content is lost; default `["weights"]`. */
+  /** Own names of the tags that must be reloaded when their content is lost; by default `["weights"]`. */
   weightTags: optional(Tags),
   /** Loads the weights in place when a wake-up finds their content lost. Without it, call `confirmWeights`. */
   reload: optional(callback<(context: ReloadContext) => unknown>()),
-  /** What happens to a request while the engine is asleep; default `"refuse"`, as in vLLM. */
+  /** What happens to a request while the engine is asleep; by default `"refuse"`, as in vLLM. */
   whenAsleep: optional(WhenAsleepSchema),
-  /** The same during a sleep that an operator asked for; default as `whenAsleep`, but `"hold"` instead of `"wake"`. */
+  /** The same during a sleep that an operator asked for; by default as `whenAsleep`, but `"hold"` instead of `"wake"`. */
   whenOperatorAsleep: optional(WhenAsleepSchema),
-  /** The longest that a request is held, in milliseconds; default 30,000. */
+  /** The longest that a request is held, in milliseconds; by default 30,000. */
   holdDeadlineMs: optional(Milliseconds),
-  /** The longest that a sleep or pause waits for requests in flight, in milliseconds; default 30,000. */
+  /** The longest that a sleep or pause waits for requests in flight, in milliseconds; by default 30,000. */
   drainDeadlineMs: optional(Milliseconds),
-  /** When a refused client should retry; default 5. */
+  /** When a refused client should retry; by default 5. */
   retryAfterSeconds: optional(WholeSeconds),
-  /** The most requests that are held at once; default 1,024. */
+  /** The most requests that are held at once; by default 1,024. */
   queueLimit: optional(Count),
-  /** The devices that {@link SleepController.deviceMemory} reports; default the allocator's own. */
+  /** The devices that {@link SleepController.deviceMemory} reports; by default the allocator's own. */
   devices: optional(Devices),
   /** For tests. */
   clock: optional(unchecked<Clock>()),
 });
 
 /** Options of {@link SleepController}. */
-export type ControllerOptions = Static<typeof ControllerOptions>;
+export interface ControllerOptions extends Static<typeof ControllerOptions> {}
 
 /** The options with their defaults. */
 export type ControllerConfig = {
@@ -123,9 +123,9 @@ export function resolveController(options: ControllerOptions): ControllerConfig 
 }
 
 const pauseProperties = {
-  /** What happens to requests in flight; default `abort`. */
+  /** What happens to requests in flight; by default `abort`. */
   mode: optional(Mode),
-  /** The longest wait for requests in flight, in milliseconds; default the controller's `drainDeadlineMs`. */
+  /** The longest wait for requests in flight, in milliseconds; by default the controller's `drainDeadlineMs`. */
   deadlineMs: optional(Milliseconds),
   /** Aborting it cancels the operation until memory is being freed. */
   signal: optional(Signal),
@@ -134,50 +134,50 @@ const pauseProperties = {
 export const PauseOptions = closedObject(pauseProperties);
 
 /** Options of {@link SleepController.pause}. */
-export type PauseOptions = Static<typeof PauseOptions>;
+export interface PauseOptions extends Static<typeof PauseOptions> {}
 
 export const EngineSleepOptions = closedObject({
   ...pauseProperties,
-  /** Default 1. */
+  /** By default 1. */
   level: optional(Level),
-  /** Only these tags, by the engine's own names; default all of the engine's. */
+  /** Only these tags, by the engine's own names; by default all of the engine's. */
   tags: optional(Tags),
-  /** Who asks; default `operator`. */
+  /** Who asks; by default `operator`. */
   reason: optional(Reason),
 });
 
 /** Options of {@link SleepController.sleep}. */
-export type EngineSleepOptions = Static<typeof EngineSleepOptions>;
+export interface EngineSleepOptions extends Static<typeof EngineSleepOptions> {}
 
 export const EngineWakeOptions = closedObject({
-  /** Only these tags, by the engine's own names; default all of the engine's. */
+  /** Only these tags, by the engine's own names; by default all of the engine's. */
   tags: optional(Tags),
   /** Aborting it cancels the wake-up. */
   signal: optional(Signal),
-  /** Who asks, for events; default `operator`. */
+  /** Who asks, for events; by default `operator`. */
   reason: optional(Reason),
 });
 
 /** Options of {@link SleepController.wakeUp}. */
-export type EngineWakeOptions = Static<typeof EngineWakeOptions>;
+export interface EngineWakeOptions extends Static<typeof EngineWakeOptions> {}
 
 export const EnginePlanOptions = closedObject({
-  /** The level of a sleep; default 1. */
+  /** The level of a sleep; by default 1. */
   level: optional(Level),
-  /** Only these tags, by the engine's own names; default all of the engine's. */
+  /** Only these tags, by the engine's own names; by default all of the engine's. */
   tags: optional(Tags),
 });
 
 /** Options of {@link SleepController.plan}. */
-export type EnginePlanOptions = Static<typeof EnginePlanOptions>;
+export interface EnginePlanOptions extends Static<typeof EnginePlanOptions> {}
 
 export const AdmitOptions = closedObject({
-  /** The longest that the request is held, in milliseconds; default the controller's `holdDeadlineMs`. */
+  /** The longest that the request is held, in milliseconds; by default the controller's `holdDeadlineMs`. */
   deadlineMs: optional(Milliseconds),
 });
 
 /** Options of {@link SleepController.admit}. */
-export type AdmitOptions = Static<typeof AdmitOptions>;
+export interface AdmitOptions extends Static<typeof AdmitOptions> {}
 
 const schemas = {
   pause: PauseOptions,

@@ -1,6 +1,6 @@
 import { CamemError, formatValue } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
-import type { SleepLevel } from "../../policy/tag-policies.ts";
+import { defaultLevel, type SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import { Admission } from "./admission.ts";
@@ -189,7 +189,7 @@ export class SleepController {
     checkCall("sleep", options);
     this.#assertCanMove();
     this.#assertKnown(options.tags);
-    const { level = 1, tags, reason = "operator" } = options;
+    const { level = defaultLevel, tags, reason = "operator" } = options;
     return this.#transitions.enqueue(options.signal, (signal) =>
       this.#runTransition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
         const result = await this.#sleepNow(identity, options, signal);
@@ -318,7 +318,7 @@ export class SleepController {
     options: EngineSleepOptions,
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
-    const { level = 1, tags, reason = "operator" } = options;
+    const { level = defaultLevel, tags, reason = "operator" } = options;
     if (this.#memory.prepareSleep(level, tags, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
     this.#state.beginSleep(reason);

@@ -22,7 +22,7 @@ const IdleRung = closedObject({
 });
 
 /** One step of the ladder: the level of the sleep after a time without requests. */
-export type IdleRung = Static<typeof IdleRung>;
+export interface IdleRung extends Static<typeof IdleRung> {}
 
 const IdleOptions = closedObject({
   /** From the lightest level to the deepest, such as `[{ after: "5m", level: 1 }, { after: "1h", level: 2 }]`. */
@@ -34,14 +34,14 @@ const IdleOptions = closedObject({
       }),
     ),
   ),
-  /** How long the engine stays awake at least after it woke; default 0. It never delays a wake-up. */
+  /** How long the engine stays awake at least after it woke; by default 0. It never delays a wake-up. */
   minimumAwake: optional(Duration),
   /** For tests. */
   clock: optional(unchecked<Clock>()),
 });
 
 /** Options of {@link IdleSleep}. */
-export type IdleOptions = Static<typeof IdleOptions>;
+export interface IdleOptions extends Static<typeof IdleOptions> {}
 
 interface Rung {
   readonly afterMs: number;

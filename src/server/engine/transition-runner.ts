@@ -45,7 +45,7 @@ export class TransitionRunner {
       );
   }
 
-  /** Runs `run` after everything that was enqueued before, as {@link SerialQueue.take}. */
+  /** Runs `run` after everything that was enqueued before, as {@link SerialQueue.run}. */
   enqueue<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     return this.#queue.run(signal, run);
   }

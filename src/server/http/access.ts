@@ -26,7 +26,7 @@ export const accessProperties = {
 };
 
 /** Who may use the routes. Give `token`, `loopbackOnly: true`, or both. */
-export type AccessOptions = Static<TObject<typeof accessProperties>>;
+export interface AccessOptions extends Static<TObject<typeof accessProperties>> {}
 
 /** Throws unless the request may use the route. */
 export type AccessCheck = (request: Request, server: ServerInfo | undefined) => void;

@@ -16,12 +16,12 @@ const AdmitRequestOptions = closedObject({
   model: optional(unchecked<string>()),
   /** The server of `Bun.serve`. Its idle timeout is disabled for this request, which may be held and whose answer may pause. */
   server: optional(unchecked<ServerInfo>()),
-  /** The longest that the request is held, in milliseconds; default the controller's `holdDeadlineMs`. */
+  /** The longest that the request is held, in milliseconds; by default the controller's `holdDeadlineMs`. */
   deadlineMs: optional(unchecked<number>()),
 });
 
 /** Options of {@link admitRequest}. */
-export type AdmitRequestOptions = Static<typeof AdmitRequestOptions>;
+export interface AdmitRequestOptions extends Static<typeof AdmitRequestOptions> {}
 
 /**
  * Admits a request to a model. Returns a lease, which `request.signal` aborts, or the answer that refuses the request: 503 with

@@ -20,18 +20,18 @@ const HandlerOptions = closedObject({
   /** The engine, or the pool of engines, that the routes control. */
   engine: required(EngineOrGroup),
   ...accessProperties,
-  /** True: also answers `GET /health`, to everybody. 200, also while asleep; 503 when an engine has failed. Default false. */
+  /** True: also answers `GET /health`, to everybody. 200, also while asleep; 503 when an engine has failed. By default false. */
   health: optional(Flag),
-  /** The largest request body; default 16,384 bytes. */
+  /** The largest request body; by default 16,384 bytes. */
   bodyLimitBytes: optional(PositiveInteger),
-  /** The longest time for a body to arrive, in milliseconds; default 5,000. */
+  /** The longest time for a body to arrive, in milliseconds; by default 5,000. */
   bodyTimeoutMs: optional(PositiveInteger),
-  /** The interval between heartbeats of an event stream, in milliseconds; default 15,000. */
+  /** The interval between heartbeats of an event stream, in milliseconds; by default 15,000. */
   heartbeatMs: optional(PositiveInteger),
 });
 
 /** Options of {@link createHandler}. */
-export type HandlerOptions = Static<typeof HandlerOptions>;
+export interface HandlerOptions extends Static<typeof HandlerOptions> {}
 
 /** Answers a request, or returns undefined for other paths. `loopbackOnly` needs `server`, the server of `Bun.serve`. */
 export interface AdminHandler {

@@ -30,24 +30,24 @@ import { chooseVictims, type EvictionOptions, switchTo } from "./eviction.ts";
 import { PoolMember } from "./pool-member.ts";
 
 const ModelPoolOptions = closedObject({
-  /** The level at which an engine sleeps to make room for another; default 1. Level 2 needs the engine's `reload`. */
+  /** The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. */
   sleepLevel: optional(LevelAboveZero),
   /**
-   * How long an engine that woke serves requests before it must make room for others; default one second. With alternating
+   * How long an engine that woke serves requests before it must make room for others; by default one second. With alternating
    * requests, each switch is followed by at least this much work.
    */
   minimumResidency: optional(Duration),
-  /** What happens to the requests in flight of an engine that makes room; default `wait`. */
+  /** What happens to the requests in flight of an engine that makes room; by default `wait`. */
   evictionMode: optional(
     Type.Union([Type.Literal("abort"), Type.Literal("wait")], { description: '"abort" or "wait"' }),
   ),
-  /** The longest wait for these requests, in milliseconds; default the engine's `drainDeadlineMs`. */
+  /** The longest wait for these requests, in milliseconds; by default the engine's `drainDeadlineMs`. */
   drainDeadlineMs: optional(Milliseconds),
-  /** The most requests that wait at once, for all engines together; default 1,024. */
+  /** The most requests that wait at once, for all engines together; by default 1,024. */
   queueLimit: optional(Count),
-  /** The longest that a request waits, in milliseconds; default 30,000. */
+  /** The longest that a request waits, in milliseconds; by default 30,000. */
   holdDeadlineMs: optional(Milliseconds),
-  /** When a refused client should retry; default 5. */
+  /** When a refused client should retry; by default 5. */
   retryAfterSeconds: optional(WholeSeconds),
   /** True: a request also wakes an engine that an operator put to sleep. By default its controller refuses or holds it. */
   wakeOperatorSleep: optional(Flag),
@@ -56,7 +56,7 @@ const ModelPoolOptions = closedObject({
 });
 
 /** Options of {@link ModelPool}. */
-export type ModelPoolOptions = Static<typeof ModelPoolOptions>;
+export interface ModelPoolOptions extends Static<typeof ModelPoolOptions> {}
 
 /**
  * Engines that share devices without room for all of them. A request for a sleeping engine puts the least recently used engines

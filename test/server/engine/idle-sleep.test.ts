@@ -5,12 +5,12 @@ import { CaMemAllocator } from "camem";
 import { type ControllerOptions, type IdleOptions, IdleSleep, SleepController } from "camem/server";
 import { codeOf, failureOf, holdDevice, MiB } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
-import { ToyEngine, until } from "../../support/toy-engine.ts";
+import { FakeEngine, until } from "../../support/fake-engine.ts";
 
 const minute = 60_000;
 
 let allocator: CaMemAllocator;
-let engine: ToyEngine;
+let engine: FakeEngine;
 let controller: SleepController;
 let idle: IdleSleep;
 let clock: FakeClock;
@@ -29,7 +29,7 @@ async function start(options: Partial<IdleOptions> = {}, controllerOptions: Cont
 
 beforeEach(async () => {
   allocator = CaMemAllocator.getInstance();
-  engine = new ToyEngine(allocator);
+  engine = new FakeEngine(allocator);
   await start();
 });
 
@@ -128,7 +128,7 @@ test("a request that comes while it falls asleep calls that off", async () => {
 test("a sleep that fails is tried again when the engine has been idle for as long once more", async () => {
   await allocator.close();
   allocator = CaMemAllocator.getInstance({ hostBudget: 2 * MiB });
-  engine = new ToyEngine(allocator);
+  engine = new FakeEngine(allocator);
   await start();
   const failures: string[] = [];
   controller.subscribe((event) => {

@@ -1,17 +1,10 @@
-/** The page at `/camem` in a real browser: Debian's Chromium, headless. */
+/** The page at `/camem` in a browser: Debian's Chromium, headless. */
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { CaMemAllocator } from "camem";
-import {
-  createHandler,
-  type EngineListener,
-  type HandlerOptions,
-  ModelPool,
-  SleepController,
-} from "camem/server";
+import type { EngineListener } from "camem/server";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
-import { holdDevice, MiB, onEmulator, setFaults } from "../../support/device.ts";
-import { ToyEngine } from "../../support/toy-engine.ts";
+import { MiB, onEmulator, setFaults } from "../../support/device.ts";
+import { markup, PageFixture, token } from "./page-fixture.ts";
 
 const executablePath = Bun.which("chromium");
 if (executablePath === null)
@@ -19,131 +12,19 @@ if (executablePath === null)
     "SKIPPED: the page is not tested in a browser, as there is no chromium (apt-get install chromium)",
   );
 
-const token = "a-secret";
-const markup = `<img src=x onerror="window.hacked = true">`;
-
-let allocator: CaMemAllocator;
-let alpha: SleepController;
-let beta: SleepController;
-let pool: ModelPool;
-let handler: ReturnType<typeof createHandler>;
-let server: Bun.Server<undefined>;
-let release: (() => void) | undefined;
-
-function serve(options: Partial<HandlerOptions> = { token }, port = 0): void {
-  handler = createHandler({ engine: pool, ...options });
-  server = Bun.serve({
-    port,
-    hostname: "127.0.0.1",
-    fetch: (request, self) => handler(request, self) ?? new Response(null, { status: 404 }),
-  });
-}
-
-/** Puts work on the device that does not end before the returned function is called, or the test is over. */
-function hold(): () => void {
-  const held = holdDevice();
-  release = () => {
-    release = undefined;
-    held.release();
-  };
-  return release;
-}
-
-async function stop(): Promise<void> {
-  handler.close();
-  await server.stop(true);
-}
+let fixture: PageFixture;
 
 beforeEach(() => {
-  allocator = CaMemAllocator.getInstance();
-  const engines = ["alpha", "beta"].map((name) => new ToyEngine(allocator, { prefix: `${name}/` }));
-  allocator.malloc(2 * MiB, { tag: "marked" });
-  alpha = new SleepController(allocator, { name: "alpha", tags: { ...engines[0]?.tags } });
-  beta = new SleepController(allocator, {
-    name: `beta ${markup}`,
-    tags: { ...engines[1]?.tags, [markup]: "marked" },
-  });
-  pool = new ModelPool([alpha, beta]);
-  serve();
+  fixture = new PageFixture();
 });
 
-afterEach(async () => {
-  release?.();
-  await stop();
-  await pool.close();
-  for (const engine of [alpha, beta]) await engine.close();
-  await allocator.close();
-});
-
-describe("what the server gives", () => {
-  test("the page goes to everybody, its data only to those with the token", async () => {
-    for (const [path, type] of [
-      ["/camem", "text/html"],
-      ["/camem/page.css", "text/css"],
-      ["/camem/page.js", "text/javascript"],
-    ] as const) {
-      const response = await fetch(new URL(path, server.url));
-      expect([path, response.status]).toEqual([path, 200]);
-      expect(response.headers.get("content-type")).toBe(`${type}; charset=utf-8`);
-      expect(response.headers.get("content-security-policy")).toContain(
-        "default-src 'none'; script-src 'self'",
-      );
-      expect(response.headers.get("x-content-type-options")).toBe("nosniff");
-      expect(await response.text()).not.toContain("alpha");
-      expect((await fetch(new URL(path, server.url), { method: "POST" })).status).toBe(405);
-    }
-    for (const path of ["/camem/usage", "/camem/transitions", "/camem/events"])
-      expect((await fetch(new URL(path, server.url))).status).toBe(401);
-  });
-
-  test("with loopbackOnly the page too is for this machine only", async () => {
-    for (const options of [{ loopbackOnly: true }, { loopbackOnly: true, token }]) {
-      await stop();
-      serve(options);
-      expect((await fetch(new URL("/camem", server.url))).status).toBe(200);
-      const headers = { host: "camem.example" };
-      expect((await fetch(new URL("/camem", server.url), { headers })).status).toBe(403);
-      expect((await fetch(new URL("/camem/page.js", server.url), { headers })).status).toBe(403);
-    }
-  });
-
-  test("markup and style hold no script, no style and no address of another place", async () => {
-    const html = await (await fetch(new URL("/camem", server.url))).text();
-    expect(html).not.toMatch(/<script(?![^>]* src="camem\/page\.js")|<style| style=| on\w+=/);
-    for (const path of ["/camem", "/camem/page.css", "/camem/page.js"])
-      expect(await (await fetch(new URL(path, server.url))).text()).not.toMatch(/https?:\/\/|url\(/);
-  });
-
-  test("the last 50 transitions are kept, and those that run are told", async () => {
-    // biome-ignore lint/suspicious/noExplicitAny: what is expected of it is below
-    const transitions = async (): Promise<any> =>
-      (
-        await fetch(new URL("/camem/transitions", server.url), {
-          headers: { authorization: `Bearer ${token}` },
-        })
-      ).json();
-    for (let count = 0; count < 26; count++) {
-      await alpha.sleep({ level: 0 });
-      await alpha.wakeUp();
-    }
-    const { running, ended } = await transitions();
-    expect([running, ended.length, ended[0].id]).toEqual([[], 50, 52]);
-    const release = hold();
-    const sleeping = beta.sleep();
-    expect((await transitions()).running).toMatchObject([
-      { engine: beta.name, operation: "sleep", level: 1 },
-    ]);
-    release();
-    await sleeping;
-    expect((await transitions()).running).toEqual([]);
-  });
-});
+afterEach(() => fixture.close());
 
 describe.skipIf(executablePath === null)("in a browser", () => {
   let browser: Browser;
   let page: Page;
   let problems: string[];
-  const origin = () => `http://127.0.0.1:${server.port}`;
+  const origin = () => `http://127.0.0.1:${fixture.server.port}`;
 
   beforeAll(async () => {
     browser = await chromium.launch({ executablePath: executablePath ?? "", args: ["--no-sandbox"] });
@@ -186,7 +67,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   }
 
   const expectedOf = (tag: string) => {
-    const usage: Record<string, unknown> = { ...allocator.usage()[tag] };
+    const usage: Record<string, unknown> = { ...fixture.allocator.usage()[tag] };
     const sizes = Object.entries(usage).filter(([name]) => name.endsWith("Bytes"));
     return Object.fromEntries(sizes.map(([name, bytes]) => [name.replace("Bytes", ""), Number(bytes)]));
   };
@@ -198,10 +79,10 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 6 * MiB });
     const used = async () =>
       Number(await page.locator('#devices data[data-kind="used"]').getAttribute("value"));
-    const { freeBytes, totalBytes } = allocator.memGetInfo();
+    const { freeBytes, totalBytes } = fixture.allocator.memGetInfo();
     expect(await used()).toBe(totalBytes - freeBytes);
 
-    const release = hold();
+    const release = fixture.hold();
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".running"), "sleep, level 1: waiting");
     await shown(model("alpha").locator(".state"), "falling asleep");
@@ -219,7 +100,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 4 * MiB, discarded: 0 });
     expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 0, host: 0, discarded: 6 * MiB });
     expect(await bytesOf("beta", "weights")).toMatchObject({ mapped: 4 * MiB });
-    expect(await used()).toBe(totalBytes - allocator.memGetInfo().freeBytes);
+    expect(await used()).toBe(totalBytes - fixture.allocator.memGetInfo().freeBytes);
     const meter = model("alpha").getByRole("meter", { name: "weights" });
     expect(await meter.getAttribute("aria-valuetext")).toContain("0 B mapped, 4 MiB host");
 
@@ -245,13 +126,13 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   });
 
   test("what others do is shown too, also what was before", async () => {
-    await alpha.sleep({ level: 0, reason: "idle" });
+    await fixture.alpha.sleep({ level: 0, reason: "idle" });
     await open();
     await shown(page.locator("#transitions li"), "alpha: sleep, level 0, by idleness");
-    await alpha.wakeUp();
+    await fixture.alpha.wakeUp();
     await shown(page.locator("#transitions li"), "alpha: wake-up");
     await shown(page.locator("#announcement"), /^alpha: wake-up: done after/);
-    const lease = await alpha.admit();
+    const lease = await fixture.alpha.admit();
     await shown(model("alpha").locator(".details"), "requests: 1 running");
     lease.release();
     await shown(model("alpha").locator(".details"), "requests: 0 running");
@@ -274,7 +155,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("what to do with requests in flight is chosen on the page", async () => {
     await open();
-    const lease = await alpha.admit();
+    const lease = await fixture.alpha.admit();
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), "falling asleep");
     expect(lease.signal.aborted).toBe(false);
@@ -282,7 +163,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await shown(model("alpha").locator(".state"), /^asleep$/);
     await press("Wake up: alpha");
     await shown(model("alpha").locator(".state"), "awake");
-    const other = await alpha.admit();
+    const other = await fixture.alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
     await page.getByLabel("A sleep meets requests in flight").selectOption("abort");
     await press("Sleep, level 1: alpha");
@@ -314,8 +195,8 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   });
 
   test("without a token there is none to ask for", async () => {
-    await stop();
-    serve({ loopbackOnly: true });
+    await fixture.stop();
+    fixture.serve({ loopbackOnly: true });
     await page.goto(`${origin()}/camem`);
     await connected();
     await model("alpha").waitFor();
@@ -355,7 +236,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   });
 
   test("roles and names are those that a screen reader needs", async () => {
-    await alpha.sleep();
+    await fixture.alpha.sleep();
     await open();
     const snapshot = await page.locator("body").ariaSnapshot();
     for (const line of [
@@ -382,12 +263,12 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("names are text, whatever they hold", async () => {
     await open();
-    await beta.sleep();
-    await shown(page.locator("#transitions .what"), `${beta.name}: sleep, level 1`);
+    await fixture.beta.sleep();
+    await shown(page.locator("#transitions .what"), `${fixture.beta.name}: sleep, level 1`);
     await shown(page.locator(".tag"), markup);
-    await page.getByRole("button", { name: `Wake up: ${beta.name}` }).click();
-    await shown(page.locator("#transitions .what"), `${beta.name}: wake-up`);
-    expect(await page.locator("h3", { hasText: "beta" }).textContent()).toBe(beta.name);
+    await page.getByRole("button", { name: `Wake up: ${fixture.beta.name}` }).click();
+    await shown(page.locator("#transitions .what"), `${fixture.beta.name}: wake-up`);
+    expect(await page.locator("h3", { hasText: "beta" }).textContent()).toBe(fixture.beta.name);
     expect(await page.locator("img").count()).toBe(0);
     expect(await page.evaluate(() => "hacked" in window)).toBe(false);
     expect(problems).toEqual([]);
@@ -395,16 +276,22 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("progress has numbers where bytes are copied", async () => {
     let emit: EngineListener = () => undefined;
-    const engines = new Map([[alpha.name, alpha]]);
+    const engines = new Map([[fixture.alpha.name, fixture.alpha]]);
     const subscribe = (listener: EngineListener) => {
       emit = listener;
       return () => undefined;
     };
-    await stop();
+    await fixture.stop();
     const queueOf = () => ({ waiting: 0, refusedTotal: 0 });
-    serve({
+    fixture.serve({
       token,
-      engine: { engines, subscribe, queueOf, admit: () => alpha.admit(), wakeUp: () => alpha.wakeUp() },
+      engine: {
+        engines,
+        subscribe,
+        queueOf,
+        admit: () => fixture.alpha.admit(),
+        wakeUp: () => fixture.alpha.wakeUp(),
+      },
     });
     await open();
     const base = { engine: "alpha", atMs: Date.now(), id: 7, operation: "sleep", level: 1 } as const;
@@ -438,16 +325,8 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   });
 
   test("it works below another path", async () => {
-    await stop();
-    handler = createHandler({ engine: pool, token });
-    server = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch: (request, self) => {
-        const url = request.url.replace("/admin/", "/");
-        return handler(new Request(url, request), self) ?? new Response(null, { status: 404 });
-      },
-    });
+    await fixture.stop();
+    fixture.serve({ token }, 0, (request) => new Request(request.url.replace("/admin/", "/"), request));
     await open("/admin/camem");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
@@ -487,14 +366,14 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("it comes back to a server that was started anew, with what it had seen", async () => {
     await open();
-    await alpha.sleep();
+    await fixture.alpha.sleep();
     await shown(page.locator("#transitions li"), "alpha: sleep, level 1");
     await shown(model("alpha").locator(".state"), "asleep");
-    const port = Number(server.port);
-    await stop();
+    const port = Number(fixture.server.port);
+    await fixture.stop();
     await shown(page.locator("#connection"), "Disconnected");
-    await alpha.wakeUp();
-    serve({ token }, port);
+    await fixture.alpha.wakeUp();
+    fixture.serve({ token }, port);
     await connected();
     await shown(model("alpha").locator(".state"), "awake");
     await shown(page.locator("#transitions li"), "alpha: sleep, level 1");
@@ -505,8 +384,8 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   test("320 pixels are enough, in light and in dark, and all text can be read", async () => {
     await page.setViewportSize({ width: 320, height: 640 });
     await open();
-    await alpha.sleep();
-    await beta.sleep({ level: 2 });
+    await fixture.alpha.sleep();
+    await fixture.beta.sleep({ level: 2 });
     await shown(page.locator("#transitions li"), "level 2");
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(320);
     for (const colorScheme of ["light", "dark"] as const) {

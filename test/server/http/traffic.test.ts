@@ -4,23 +4,23 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import { type EngineStatus, ModelPool, SleepController } from "camem/server";
 import { onEmulator, setFaults } from "../../support/device.ts";
-import { Serving } from "../../support/serving.ts";
-import { ToyEngine, until } from "../../support/toy-engine.ts";
+import { FakeEngine, until } from "../../support/fake-engine.ts";
+import { TestServer } from "../../support/test-server.ts";
 
 let allocator: CaMemAllocator;
-let engine: ToyEngine;
+let engine: FakeEngine;
 let controller: SleepController;
-let server: Serving;
+let server: TestServer;
 
 beforeEach(() => {
   allocator = CaMemAllocator.getInstance();
-  engine = new ToyEngine(allocator);
+  engine = new FakeEngine(allocator);
   controller = new SleepController(allocator, {
     whenAsleep: "wake",
     whenOperatorAsleep: "wake",
     reload: () => engine.load(),
   });
-  server = new Serving(controller, { default: engine });
+  server = new TestServer(controller, { default: engine });
 });
 
 afterEach(async () => {
@@ -79,7 +79,7 @@ test("200 requests in a stream of sleeps and wake-ups by an operator, the first 
   await server.stop();
   await controller.close();
   controller = new SleepController(allocator, { whenAsleep: "hold" });
-  server = new Serving(controller, { default: engine });
+  server = new TestServer(controller, { default: engine });
   let over = false;
   const answers = Promise.all(
     Array.from({ length: 200 }, (_, index) => ask(index).catch(() => "cut" as const)),
@@ -170,14 +170,14 @@ test.if(onEmulator)(
 test("two engines on a device for one: 200 requests at once for both, all right", async () => {
   await controller.close();
   await server.stop();
-  const toys = { a: engine, b: new ToyEngine(allocator, { prefix: "b/", seed: 9 }) };
+  const toys = { a: engine, b: new FakeEngine(allocator, { prefix: "b/", seed: 9 }) };
   const controllers = (["a", "b"] as const).map(
     (name) => new SleepController(allocator, { name, tags: toys[name].tags }),
   );
   await controllers[1]?.sleep({ reason: "pool" });
   allocator.malloc(allocator.memGetInfo().freeBytes, { tag: "sleep_persistent" });
   await using pool = new ModelPool(controllers, { minimumResidency: 20 });
-  server = new Serving(pool, toys);
+  server = new TestServer(pool, toys);
   const answers = await Promise.all(
     Array.from({ length: 200 }, async (_, index) => {
       const model = index % 3 ? "a" : "b";

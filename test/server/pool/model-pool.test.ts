@@ -5,14 +5,14 @@ import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
 import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
-import { Serving } from "../../support/serving.ts";
-import { ToyEngine, until } from "../../support/toy-engine.ts";
+import { FakeEngine, until } from "../../support/fake-engine.ts";
+import { TestServer } from "../../support/test-server.ts";
 
 const names = ["a", "b", "c"] as const;
 type Name = (typeof names)[number];
 
 let allocator: CaMemAllocator;
-let toys: Record<Name, ToyEngine>;
+let toys: Record<Name, FakeEngine>;
 let engines: Record<Name, SleepController>;
 let pool: ModelPool;
 let clock: FakeClock;
@@ -32,7 +32,7 @@ async function start(
   engines = {} as typeof engines;
   for (const [index, name] of names.entries()) {
     const sizes = { weightsBytes: weightsBytes[name] ?? 4 * MiB };
-    toys[name] = new ToyEngine(allocator, { prefix: `${name}/`, seed: index + 1, ...sizes });
+    toys[name] = new FakeEngine(allocator, { prefix: `${name}/`, seed: index + 1, ...sizes });
     engines[name] = new SleepController(allocator, { name, tags: toys[name].tags, ...controllerOptions });
   }
   for (const name of names.slice(room)) await engines[name].sleep({ reason: "pool" });
@@ -349,7 +349,7 @@ test.if(onEmulator)("so are those for who made room, where an operator's wake-up
 
 test("over HTTP: models by name", async () => {
   await start(1);
-  await using server = new Serving(pool, toys);
+  await using server = new TestServer(pool, toys);
   const text = await (await server.fetch("/complete?model=b")).text();
   expect(text).toBe(toys.b.expected("once", 8));
   expect(states()).toBe("asleep awake asleep");

@@ -1,0 +1,139 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { CamemError } from "camem";
+import { parseSafetensorsHeader } from "../../src/checkpoint/header.ts";
+import { badFiles, entry, fileOf, smallFile, smallHeader } from "./safetensors-files.ts";
+
+const modelPath = join(import.meta.dir, "../../examples/tiny-llama/model/model.safetensors");
+
+function parse(file: Uint8Array) {
+  return parseSafetensorsHeader(file, file.length, "model.safetensors");
+}
+
+/** The error that parsing `file` throws; a file that is taken fails the test. */
+function rejectionOf(file: Uint8Array): CamemError {
+  try {
+    parse(file);
+  } catch (error) {
+    if (error instanceof CamemError) return error;
+    throw error;
+  }
+  throw new Error("the file was taken");
+}
+
+describe("a header that keeps to the format", () => {
+  test("gives metadata and the tensors in the order of the data", () => {
+    const header = parse(smallFile);
+    expect(header.metadata).toEqual(new Map([["format", "pt"]]));
+    expect(header.entries).toEqual([
+      { name: "first", dtype: "BF16", shape: [2, 2], beginBytes: 0, endBytes: 8 },
+      { name: "second", dtype: "F32", shape: [3], beginBytes: 8, endBytes: 20 },
+      { name: "scalar", dtype: "U8", shape: [], beginBytes: 20, endBytes: 21 },
+    ]);
+    expect(header.dataOffsetBytes).toBe(8 + smallHeader.length);
+    expect(header.dataSizeBytes).toBe(21);
+  });
+
+  test("is read from a view that starts in the middle of its buffer", () => {
+    const shifted = new Uint8Array(smallFile.length + 3);
+    shifted.set(smallFile, 3);
+    expect(parse(shifted.subarray(3))).toEqual(parse(smallFile));
+  });
+
+  test("may be padded with spaces", () => {
+    expect(parse(fileOf(`${smallHeader}       `, 21)).entries).toHaveLength(3);
+  });
+
+  test("may hold no tensor at all", () => {
+    expect(parse(fileOf("{}", 0)).entries).toEqual([]);
+  });
+
+  test("may hold tensors without elements", () => {
+    const header = { empty: entry("F32", [0, 7], [4, 4]), one: entry("F32", [1], [0, 4]) };
+    expect(parse(fileOf(JSON.stringify(header), 4)).entries.map(({ name }) => name)).toEqual([
+      "one",
+      "empty",
+    ]);
+  });
+
+  test("may call tensors like the properties of an object", () => {
+    const text =
+      '{"__proto__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"constructor":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}';
+    expect(parse(fileOf(text, 2)).entries.map(({ name }) => name)).toEqual(["__proto__", "constructor"]);
+  });
+
+  test("may have quotes, brackets and commas inside names", () => {
+    const name = 'a"b\\",{["}]:';
+    expect(parse(fileOf(JSON.stringify({ [name]: entry("U8", [1], [0, 1]) }), 1)).entries[0]?.name).toBe(
+      name,
+    );
+  });
+
+  test.each([
+    ["BOOL", 1],
+    ["U8", 1],
+    ["I8", 1],
+    ["F8_E4M3", 1],
+    ["F8_E5M2", 1],
+    ["F8_E8M0", 1],
+    ["U16", 2],
+    ["I16", 2],
+    ["F16", 2],
+    ["BF16", 2],
+    ["U32", 4],
+    ["I32", 4],
+    ["F32", 4],
+    ["U64", 8],
+    ["I64", 8],
+    ["F64", 8],
+    ["C64", 8],
+    ["F4", 0.5],
+    ["F6_E2M3", 0.75],
+  ])("knows %s with %p bytes an element", (dtype, elementBytes) => {
+    const sizeBytes = 8 * elementBytes;
+    expect(
+      parse(fileOf(JSON.stringify({ x: entry(dtype, [8], [0, sizeBytes]) }), sizeBytes)).entries,
+    ).toHaveLength(1);
+    expect(rejectionOf(fileOf(JSON.stringify({ x: entry(dtype, [8], [0, 63]) }), 63)).message).toContain(
+      "63",
+    );
+  });
+
+  test("is what the demo's model has", async () => {
+    const bytes = await Bun.file(modelPath).bytes();
+    expect(parse(bytes).entries).toHaveLength(38);
+  });
+});
+
+describe("a file cut short", () => {
+  test.each(Array.from({ length: smallFile.length }, (_, sizeBytes) => sizeBytes))(
+    "at byte %p",
+    (sizeBytes) => {
+      const error = rejectionOf(smallFile.slice(0, sizeBytes));
+      expect(error.code).toBe("SAFETENSORS_INVALID");
+      expect(error.message).toStartWith("model.safetensors: ");
+    },
+  );
+
+  test("while the caller passes fewer bytes than the header has", () => {
+    expect(() => parseSafetensorsHeader(smallFile.subarray(0, 20), smallFile.length, "m")).toThrow(
+      "20 bytes",
+    );
+  });
+});
+
+test("one byte too many at the end is not taken", () => {
+  const longer = new Uint8Array(smallFile.length + 1);
+  longer.set(smallFile);
+  expect(rejectionOf(longer).message).toContain("the data has 22 bytes");
+});
+
+describe("a file that breaks the format is rejected", () => {
+  test.each(badFiles)("%s", (_name, file, named) => {
+    const error = rejectionOf(file);
+    expect(error.code).toBe("SAFETENSORS_INVALID");
+    expect(error.message).toStartWith("model.safetensors: ");
+    for (const part of named) expect(error.message).toContain(part);
+    expect(error.message.length).toBeLessThan(1000);
+  });
+});

@@ -1,0 +1,315 @@
+/**
+ * Every AscendCL call of every verb fails once, with every plausible code; and pairs of calls fail, so that undoing fails too.
+ * Fault model: a call returns a code and has no effect; every other call works. After each fault the error is typed, the
+ * allocator knows exactly what the device and the host hold, no content that was promised is lost, and once the fault is gone
+ * the same verb succeeds.
+ */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CaMemAllocator, CamemError, loadSafetensors } from "camem";
+import { checkpointOf } from "../support/checkpoint.ts";
+import {
+  accounting,
+  callCount,
+  MiB,
+  nothingHeld,
+  onEmulator,
+  pattern,
+  setFaults,
+} from "../support/device.ts";
+import {
+  expectExactAccounting,
+  heartbeatLost,
+  internalError,
+  invalidHandle,
+  LoadedModel,
+  outOfMemory,
+  recipe,
+} from "./loaded-model.ts";
+
+/** The codes to fail with, and what each becomes. */
+const codes: readonly (readonly [number, RegExp])[] = [
+  [outOfMemory, /^OUT_OF_(DEVICE|HOST)_MEMORY$/],
+  [invalidHandle, /^ACL_CALL_FAILED$/],
+  [internalError, /^ACL_CALL_FAILED$/],
+  [heartbeatLost, /^DEVICE_LOST$/],
+];
+
+let model: LoadedModel;
+/** For checkpoints and spill files. */
+let folder: string;
+
+/** Brings about a state with everything loaded. */
+async function loaded(asleep: boolean): Promise<void> {
+  if (model.items.length === 0) model.load();
+  await (asleep ? model.allocator.sleep({ level: 1 }) : model.allocator.wakeUp());
+}
+
+/** Weights and buffers are immutable, and have a backup. */
+async function openImmutable(): Promise<void> {
+  model.allocator = CaMemAllocator.getInstance();
+  model.load();
+  for (const tag of ["weights", "buffers"]) model.allocator.defineTag(tag, { immutable: true });
+  await model.allocator.sleep();
+  await model.allocator.wakeUp();
+}
+
+/** Weights are loaded from a checkpoint that is their backup; buffers are immutable and spill. */
+async function openWithFiles(): Promise<void> {
+  model.allocator = CaMemAllocator.getInstance({ spillDir: folder, hostBudget: 0 });
+  model.load(recipe.filter(({ tag }) => tag !== "weights"));
+  model.allocator.defineTag("buffers", { immutable: true });
+  for (const device of [0, 1]) {
+    const content = pattern(2 * MiB + 1, 50 + device);
+    const path = join(folder, `${device}.safetensors`);
+    writeFileSync(path, checkpointOf({ tensor: content }));
+    const tensors = await loadSafetensors(path, { allocator: model.allocator, device, backing: "file" });
+    for (const { buffer } of tensors.values()) model.items.push({ buffer, content, preserved: true });
+  }
+}
+
+interface Verb {
+  /** Opens the allocator and loads what the verb is tried on; the recipe without it. */
+  readonly open?: () => Promise<void>;
+  readonly prepare: () => unknown;
+  readonly run: () => unknown;
+  /** It keeps all content where it is when it has failed and says that nothing has changed. */
+  readonly undone?: boolean;
+  /** Frees or closes, so that no content is left to compare. */
+  readonly gives?: boolean;
+  /** Content that a sleep may drop is dropped. */
+  readonly drops?: boolean;
+}
+
+const verbs: Record<string, Verb> = {
+  load: { prepare: () => model.freeAll(), run: () => model.load() },
+  "sleep at level 1": {
+    prepare: () => loaded(false),
+    run: () => model.allocator.sleep({ level: 1 }),
+    undone: true,
+  },
+  "sleep at level 2": {
+    prepare: () => loaded(false),
+    run: () => model.allocator.sleep({ level: 2 }),
+    drops: true,
+  },
+  "a deeper sleep": {
+    prepare: () => loaded(true),
+    run: () => model.allocator.sleep({ level: 2 }),
+    drops: true,
+  },
+  "wake of one tag": {
+    prepare: () => loaded(true),
+    run: () => model.allocator.wakeUp({ tags: ["weights"] }),
+  },
+  "wake of everything": { prepare: () => loaded(true), run: () => model.allocator.wakeUp() },
+  prepare: {
+    prepare: async () => {
+      await loaded(false);
+      await model.allocator.prepare({ level: 0 });
+    },
+    run: () => model.allocator.prepare(),
+    undone: true,
+  },
+  "sleep with memory prepared": {
+    prepare: async () => {
+      await loaded(false);
+      await model.allocator.prepare();
+    },
+    run: () => model.allocator.sleep(),
+    undone: true,
+  },
+  "sleep of immutable tags": {
+    open: openImmutable,
+    prepare: () => loaded(false),
+    run: () => model.allocator.sleep(),
+    undone: true,
+  },
+  "wake of immutable tags": {
+    open: openImmutable,
+    prepare: () => loaded(true),
+    run: () => model.allocator.wakeUp(),
+  },
+  "sleep of immutable tags that were written to": {
+    open: openImmutable,
+    prepare: async () => {
+      await loaded(false);
+      model.allocator.markDirty("weights");
+      while (model.allocator.hostUsage().freeBytes > 0) await Bun.sleep(0);
+    },
+    run: () => model.allocator.sleep(),
+    undone: true,
+  },
+  "sleep to files": {
+    open: openWithFiles,
+    prepare: async () => {
+      await loaded(false);
+      model.allocator.markDirty("buffers");
+    },
+    run: () => model.allocator.sleep(),
+    undone: true,
+  },
+  "wake from files": {
+    open: openWithFiles,
+    prepare: () => loaded(true),
+    run: () => model.allocator.wakeUp(),
+  },
+  "free of what is in files": {
+    open: openWithFiles,
+    prepare: () => loaded(true),
+    run: () => model.freeAll(),
+    gives: true,
+  },
+  free: { prepare: () => loaded(false), run: () => model.freeAll(), gives: true },
+  "free while asleep": { prepare: () => loaded(true), run: () => model.freeAll(), gives: true },
+  close: {
+    prepare: async () => {
+      await loaded(false);
+      await model.allocator.sleep({ tags: ["weights", "kv_cache"] });
+    },
+    run: () => model.allocator.close(),
+    gives: true,
+  },
+};
+
+function verbOf(name: string): Verb {
+  const verb = verbs[name];
+  if (verb === undefined) throw new Error(`there is no verb ${name}`);
+  return verb;
+}
+
+/** Runs `run` with faults; undefined when it succeeded all the same. */
+async function withFaults(faults: string, run: () => unknown): Promise<CamemError | undefined> {
+  setFaults(faults);
+  try {
+    await run();
+    return undefined;
+  } catch (error) {
+    if (error instanceof CamemError) return error;
+    throw error;
+  } finally {
+    setFaults("");
+  }
+}
+
+/** Brings everything back to loaded and awake, from wherever a fault left it, and checks what was promised. */
+async function recover({ open, gives, drops }: Verb): Promise<void> {
+  model.allocator = CaMemAllocator.getInstance();
+  if (gives) {
+    model.items = [];
+    if (open) {
+      await model.allocator.close();
+      await open();
+    } else model.load();
+  }
+  await model.allocator.wakeUp();
+  if (!drops) model.expectContents({ all: false });
+  for (const { buffer, content } of model.items) if (!buffer.immutable) buffer.write(content);
+}
+
+let tried = 0;
+let failed = 0;
+
+/** Runs a verb with faults, then again without, and checks all that is promised of both. */
+async function tryFaults(verb: Verb, faults: string, code: number, expected: RegExp): Promise<void> {
+  await verb.prepare();
+  const wasAsleep = model.allocator.isSleeping;
+  const error = await withFaults(faults, verb.run);
+  tried++;
+  if (error) {
+    failed++;
+    expect(error.call).toMatch(/^acl/);
+    expect(error.aclCode).toBe(code);
+    expect(error.code).toMatch(expected);
+    expectExactAccounting();
+    const unchanged = verb.undone && error.message.includes("nothing has changed");
+    if (unchanged) {
+      expect(model.allocator.isSleeping).toBe(wasAsleep);
+      model.expectContents({ all: true });
+    }
+    await verb.run();
+  }
+  expectExactAccounting();
+  await recover(verb);
+}
+
+async function countCalls(verb: Verb): Promise<number> {
+  await verb.prepare();
+  setFaults("");
+  await verb.run();
+  const calls = callCount("*");
+  await recover(verb);
+  return calls;
+}
+
+/** Opens anew for a verb that asks for it. */
+async function openFor({ open }: Verb): Promise<void> {
+  if (open === undefined) return;
+  model.freeAll();
+  await model.allocator.close();
+  await open();
+}
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "camem-faults-"));
+  model = new LoadedModel();
+  model.load();
+});
+
+afterEach(async () => {
+  if (onEmulator) setFaults("");
+  await model.allocator.close();
+  if (onEmulator) expect(accounting()).toEqual(nothingHeld);
+  rmSync(folder, { recursive: true });
+});
+
+const longMs = 120_000;
+
+describe.skipIf(!onEmulator).each(Object.keys(verbs))("every call of %s fails once", (name) => {
+  test.each(codes)(
+    "with %i",
+    async (code, expected) => {
+      const verb = verbOf(name);
+      await openFor(verb);
+      const calls = await countCalls(verb);
+      expect(calls).toBeGreaterThan(1);
+      for (let k = 1; k <= calls; k++) await tryFaults(verb, `*:${k}=${code}`, code, expected);
+    },
+    longMs,
+  );
+});
+
+describe
+  .skipIf(!onEmulator)
+  .each([
+    "sleep at level 1",
+    "wake of everything",
+    "sleep of immutable tags",
+    "sleep to files",
+    "wake from files",
+    "close",
+  ])("two calls of %s fail, so that undoing fails too", (name) => {
+  test.each([1, 2, 3, 5])(
+    "the second %i calls later",
+    async (distance) => {
+      const verb = verbOf(name);
+      await openFor(verb);
+      const calls = await countCalls(verb);
+      for (let k = 1; k <= calls; k++) {
+        const faults = `*:${k}=${internalError},*:${k + distance}=${internalError}`;
+        await tryFaults(verb, faults, internalError, /^ACL_CALL_FAILED$/);
+      }
+    },
+    longMs,
+  );
+});
+
+test.skipIf(!onEmulator)("every fault was tried", () => {
+  // Contents and accounting were compared after each: a loss or a leak has failed a test above.
+  console.log(`faults tried: ${tried}, of which ${failed} failed the verb; content lost: 0, leaks: 0`);
+  expect(tried).toBeGreaterThan(1000);
+  expect(failed).toBeGreaterThan(0.8 * tried);
+});

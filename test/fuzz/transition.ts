@@ -1,0 +1,115 @@
+/** Random transitions, and their comparison with the model. */
+
+import type { SleepReport, WakeReport } from "camem";
+import { expectSame, type Harness, type Outcome, stateOf } from "./harness.ts";
+import { expectOutcome } from "./memory-events.ts";
+import type { ModelSegment, Place, SleepRequest, WakeRequest } from "./model.ts";
+import type { Random } from "./random.ts";
+
+export type Transition =
+  | { readonly kind: "sleep"; readonly request: SleepRequest }
+  | { readonly kind: "wake"; readonly request: WakeRequest };
+
+export function randomTransition(harness: Harness, random: Random): Transition {
+  const known = harness.knownTags();
+  const only = random.oneIn(3) ? { tags: random.some(known) } : {};
+  const asleep = harness.model.isSleeping();
+  if (random.oneIn(10) ? !asleep : asleep) {
+    if (random.below(3) > 0) return { kind: "wake", request: only };
+  }
+  if (random.oneIn(3))
+    return { kind: "sleep", request: { ...only, offloadTags: random.some(known).slice(0, 3) } };
+  const level = random.oneIn(4) ? {} : { level: random.pick([0, 1, 1, 1, 2, 2] as const) };
+  return { kind: "sleep", request: { ...only, ...level } };
+}
+
+export const text = ({ kind, request }: Transition) => `${kind} ${JSON.stringify(request)}`;
+
+/** What both calls take beside the request. */
+export interface Control {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: () => void;
+}
+
+export function call(
+  harness: Harness,
+  transition: Transition,
+  control: Control = {},
+): Promise<SleepReport | WakeReport> {
+  return transition.kind === "sleep"
+    ? harness.allocator.sleep({ ...transition.request, ...control })
+    : harness.allocator.wakeUp({ ...transition.request, ...control });
+}
+
+/** Leaves out what depends on time, and the order of tags, which is not promised. */
+function comparable(report: SleepReport | WakeReport): unknown {
+  const { durations: _, ...rest } = report;
+  if (!("remappedTags" in rest)) return rest;
+  return {
+    ...rest,
+    remappedTags: rest.remappedTags.toSorted(),
+    stillAsleep: rest.stillAsleep.toSorted(),
+  };
+}
+
+export const refusalOf = ({ model }: Harness, { kind, request }: Transition) =>
+  kind === "sleep" ? model.sleepRefusal(request) : model.wakeRefusal(request);
+
+const reportOf = ({ model }: Harness, { kind, request }: Transition): unknown =>
+  kind === "sleep" ? model.sleepReport(request) : model.wakeReport(request);
+
+export function apply(
+  { model }: Harness,
+  { kind, request }: Transition,
+  among?: readonly ModelSegment[],
+): void {
+  if (kind === "sleep") model.sleep(request, among);
+  else model.wake(request, among);
+}
+
+export function placeAfter({ model }: Harness, { kind, request }: Transition, segment: ModelSegment): Place {
+  return kind === "sleep" ? model.placeAfterSleep(segment, request) : model.placeAfterWake(segment, request);
+}
+
+/** The outcome of a transition that nothing disturbed. */
+export function settle(
+  harness: Harness,
+  transition: Transition,
+  outcome: Outcome<SleepReport | WakeReport>,
+): void {
+  const refusal = refusalOf(harness, transition);
+  expectOutcome(text(transition), outcome, refusal);
+  if (refusal) harness.note(`refused: ${refusal}`);
+  if (outcome.value === undefined) return;
+  expectSame(`report of ${text(transition)}`, comparable(outcome.value), reportOf(harness, transition));
+  apply(harness, transition);
+}
+
+export function settleContents(harness: Harness, transition: Transition): void {
+  if (transition.kind === "wake") harness.compareContents();
+}
+
+/** Takes over which of the two legal outcomes a disturbed transition had. Returns whether it has taken place. */
+export function settleEither(
+  harness: Harness,
+  transition: Transition,
+  outcome: Outcome<SleepReport | WakeReport>,
+): boolean {
+  if (outcome.error) {
+    const { code, transitionComplete } = outcome.error;
+    const undoFailed = outcome.error.message.includes("undoing it failed");
+    const what = undoFailed ? "not all undone" : "nothing changed";
+    harness.note(`${code}: ${transitionComplete ? "complete all the same" : what}`);
+    if (transitionComplete) apply(harness, transition);
+    return transitionComplete;
+  }
+  settle(harness, transition, outcome);
+  return true;
+}
+
+/** The state of every buffer, also while memory that could not be given back is still held. */
+export function expectPlaces(harness: Harness): void {
+  for (const { real, model } of harness.lives)
+    if (real) expectSame("state of a buffer", real.state, stateOf(model.segment));
+  expectSame("isSleeping", harness.allocator.isSleeping, harness.model.isSleeping());
+}

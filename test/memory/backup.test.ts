@@ -1,0 +1,138 @@
+/** Backups can be read, are verified where that is asked for, and outlive the device. */
+
+import { type Pointer, toArrayBuffer } from "bun:ffi";
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { snapshot } from "../../src/ffi/index.ts";
+import { codeOf, failureOf, MiB, onEmulator, pattern, setFaults } from "../support/device.ts";
+
+let allocator: CaMemAllocator;
+let weights: DeviceBuffer;
+const content = pattern(3 * MiB, 9);
+
+beforeEach(() => {
+  allocator = CaMemAllocator.getInstance({ verify: true });
+  weights = allocator.malloc(content.length, { tag: "weights" });
+  weights.write(content);
+});
+
+afterEach(async () => {
+  if (onEmulator) setFaults("");
+  await allocator.close();
+});
+
+/** Page-locked memory as a stray write of the host reaches it. */
+function backupMemory(): Uint8Array {
+  const [segment] = snapshot();
+  if (segment === undefined) throw new Error("there is no segment");
+  return new Uint8Array(toArrayBuffer(segment.hostAddress as Pointer, 0, segment.hostBytes));
+}
+
+function flip(memory: Uint8Array, at: number): void {
+  memory[at] = (memory[at] ?? 0) ^ 255;
+}
+
+describe("with verify", () => {
+  test.each([0, content.length - 1, 4 * MiB - 1])(
+    "a backup with byte %i flipped is reported and not mapped",
+    async (at) => {
+      await allocator.sleep();
+      const memory = backupMemory();
+      memory[at] = (memory[at] ?? 0) ^ 1;
+      const { freeBytes } = allocator.memGetInfo();
+      const error = await failureOf(() => allocator.wakeUp());
+      expect(error.code).toBe("BACKUP_CORRUPT");
+      expect(error.address).toBe(weights.ptr);
+      expect(error.message).toContain("nothing has changed");
+      expect(weights.state).toBe("offloaded");
+      expect(allocator.memGetInfo().freeBytes).toBe(freeBytes);
+      memory[at] = (memory[at] ?? 0) ^ 1;
+      await allocator.wakeUp();
+      expect(weights.read()).toEqual(content);
+    },
+  );
+
+  test("a corrupt backup can be dropped, and the memory used again", async () => {
+    await allocator.sleep();
+    flip(backupMemory(), 5);
+    expect(await codeOf(() => allocator.wakeUp())).toBe("BACKUP_CORRUPT");
+    await allocator.sleep({ level: 2 });
+    await allocator.wakeUp();
+    weights.write(content);
+    expect(weights.read()).toEqual(content);
+  });
+
+  test("sleeping again takes a new checksum", async () => {
+    for (const value of [1, 2]) {
+      weights.fill(value);
+      await allocator.sleep();
+      await allocator.wakeUp();
+    }
+    expect(weights.read(0, 1)).toEqual(new Uint8Array([2]));
+  });
+});
+
+test("without verify a flipped byte is not looked for", async () => {
+  await allocator.close();
+  allocator = CaMemAllocator.getInstance();
+  weights = allocator.malloc(content.length, { tag: "weights" });
+  weights.write(content);
+  await allocator.sleep();
+  flip(backupMemory(), 0);
+  await allocator.wakeUp();
+  expect(weights.read(1)).toEqual(content.subarray(1));
+});
+
+test("backups are handed out while memory is offloaded, and only then", async () => {
+  expect(allocator.backup("weights")).toEqual([]);
+  await allocator.sleep();
+  const [backup] = allocator.backup("weights");
+  expect(backup?.ptr).toBe(weights.ptr);
+  expect(backup?.read(0, content.length)).toEqual(content);
+  expect(backup?.read(7, 3)).toEqual(content.slice(7, 10));
+  expect(await codeOf(() => backup?.read(4 * MiB - 1, 2))).toBe("OUT_OF_BOUNDS");
+  expect(await codeOf(() => allocator.backup("wieghts"))).toBe("UNKNOWN_TAG");
+  await allocator.wakeUp();
+  expect(await codeOf(() => backup?.read(0, 1))).toBe("NO_BACKUP");
+  weights.free();
+  expect(await codeOf(() => backup?.read(0, 1))).toBe("BUFFER_FREED");
+});
+
+describe.skipIf(!onEmulator).each([507010, 507053, 507054, 507056])("with the device lost (%i)", (code) => {
+  test("a sleep and a wake-up reject, and backups stay readable", async () => {
+    setFaults(`*:1+=${code}`);
+    expect(await codeOf(() => allocator.sleep())).toBe("DEVICE_LOST");
+    setFaults("");
+    expect(weights.state).toBe("mapped");
+    await allocator.sleep();
+    setFaults(`*:1+=${code}`);
+    expect(await codeOf(() => allocator.wakeUp())).toBe("DEVICE_LOST");
+    expect(allocator.backup("weights")[0]?.read(0, content.length)).toEqual(content);
+    setFaults("");
+  });
+
+  test.each([
+    "aclrtMemcpyAsync",
+    "aclrtSynchronizeStream",
+    "aclrtUnmapMem",
+    "aclrtMallocPhysical",
+    "aclrtMapMem",
+  ])("from %s on, nothing hangs and nothing is lost", async (call) => {
+    const lose = async (transition: () => Promise<unknown>) => {
+      setFaults(`${call}:1+=${code}`);
+      const outcome = await transition().then(
+        () => "done",
+        (error) => error.code,
+      );
+      setFaults("");
+      expect(["done", "DEVICE_LOST"]).toContain(outcome);
+    };
+    await lose(() => allocator.sleep());
+    await allocator.wakeUp();
+    expect(weights.read()).toEqual(content);
+    await allocator.sleep();
+    await lose(() => allocator.wakeUp());
+    await allocator.wakeUp();
+    expect(weights.read()).toEqual(content);
+  });
+});

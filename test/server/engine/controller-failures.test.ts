@@ -1,0 +1,190 @@
+/** The state of an engine after each failure, and the events that it emits. */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { SleepController } from "camem/server";
+import { summaryOf } from "../../../src/server/engine/events.ts";
+import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
+import { until } from "../../support/fake-engine.ts";
+import { ControllerFixture } from "./controller-fixture.ts";
+
+let fixture: ControllerFixture;
+
+beforeEach(() => {
+  fixture = new ControllerFixture();
+});
+
+afterEach(() => fixture.close());
+
+describe("failures", () => {
+  test.if(onEmulator)("a failed wake-up leaves the engine asleep, and works when there is room", async () => {
+    await fixture.controller.sleep();
+    setFaults("aclrtMapMem:1=507899");
+    expect(await codeOf(() => fixture.controller.wakeUp())).toBe("ACL_CALL_FAILED");
+    setFaults("");
+    expect(fixture.controller.status).toMatchObject({ state: "asleep", level: 1 });
+    expect(fixture.events.at(-1)).toMatchObject({
+      type: "transition-ended",
+      outcome: "failed",
+      failure: { code: "ACL_CALL_FAILED" },
+    });
+    await fixture.controller.wakeUp();
+    expect(await fixture.complete()).toBe(fixture.expected());
+  });
+
+  test.if(onEmulator)("a failed sleep leaves the engine awake and serving", async () => {
+    setFaults("aclrtMemcpyAsync:1=507899");
+    expect(await codeOf(() => fixture.controller.sleep())).toBe("ACL_CALL_FAILED");
+    setFaults("");
+    expect(fixture.controller.status.state).toBe("awake");
+    expect(await fixture.complete()).toBe(fixture.expected());
+  });
+
+  test("a hook that throws after a wake-up that took place leaves the engine awake, its losses known", async () => {
+    const remove = fixture.allocator.onTransition({
+      afterWake: () => {
+        throw new RangeError("graph");
+      },
+    });
+    await fixture.controller.sleep({ level: 2 });
+    expect(await failureOf(() => fixture.controller.wakeUp())).toMatchObject({
+      code: "HOOK_FAILED",
+      transitionComplete: true,
+    });
+    remove();
+    expect(fixture.controller.status).toMatchObject({ state: "awaiting-weights", sleepingTags: [] });
+  });
+
+  test.if(onEmulator)("a lost device makes it fail until a transition succeeds", async () => {
+    await fixture.controller.sleep();
+    setFaults("*:1+=507010");
+    expect(await codeOf(() => fixture.controller.wakeUp())).toBe("DEVICE_LOST");
+    expect(fixture.controller.status).toMatchObject({
+      state: "failed",
+      level: 1,
+      failure: { code: "DEVICE_LOST" },
+    });
+    expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
+    expect(await fixture.controller.sleep()).toMatchObject({ alreadySleeping: true });
+    expect(fixture.controller.status.state).toBe("failed");
+    setFaults("");
+    await fixture.controller.wakeUp();
+    expect(fixture.controller.status).toMatchObject({ state: "awake", failure: null });
+    expect(await fixture.complete()).toBe(fixture.expected());
+  });
+
+  test("an allocator that was closed makes it fail, and refuse requests", async () => {
+    await fixture.allocator.close();
+    expect(await codeOf(() => fixture.controller.sleep())).toBe("CLOSED");
+    expect(fixture.controller.status).toMatchObject({ state: "failed", failure: { code: "CLOSED" } });
+    expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
+  });
+
+  test("a hook and a reload that ask for a transition are refused instead of waiting for themselves", async () => {
+    const codes: string[] = [];
+    const attempt = async (run: () => Promise<unknown>) => codes.push(await codeOf(run));
+    await fixture.restart({
+      reload: async () => {
+        await attempt(() => fixture.controller.wakeUp());
+        await attempt(() => fixture.controller.confirmWeights());
+        fixture.engine.load();
+      },
+    });
+    const remove = fixture.allocator.onTransition({
+      beforeSleep: async () => {
+        await attempt(() => fixture.controller.pause());
+        await attempt(() => fixture.controller.close());
+      },
+    });
+    await fixture.controller.sleep({ level: 2 });
+    await fixture.controller.wakeUp();
+    remove();
+    expect(codes).toEqual(Array(4).fill("CALLED_FROM_HOOK"));
+  });
+
+  test("bad input is refused and changes nothing", async () => {
+    const bad: [() => unknown, string][] = [
+      [() => fixture.controller.sleep({ level: 3 as 2 }), "UNKNOWN_LEVEL"],
+      [() => fixture.controller.sleep({ mode: "kill" as "abort" }), "INVALID_ARGUMENT"],
+      [() => fixture.controller.sleep({ tags: ["kv_cash"] }), "UNKNOWN_TAG"],
+      [() => fixture.controller.sleep({ tags: "kv_cache" as never }), "INVALID_TAG"],
+      [() => fixture.controller.sleep({ deadlineMs: -1 }), "INVALID_ARGUMENT"],
+      [() => fixture.controller.wakeUp({ tags: ["kv_cash"] }), "UNKNOWN_TAG"],
+      [() => fixture.controller.wakeUp({ level: 1 } as never), "INVALID_ARGUMENT"],
+      [() => fixture.controller.wakeUp({ reason: "request" as "pool" }), "INVALID_ARGUMENT"],
+      [() => fixture.controller.pause({ mode: "later" as "wait" }), "INVALID_ARGUMENT"],
+      [() => fixture.controller.admit({} as AbortSignal), "INVALID_ARGUMENT"],
+      [() => fixture.controller.admit(undefined, { deadlineMs: Number.NaN }), "INVALID_ARGUMENT"],
+      [() => new SleepController(fixture.allocator, { whenAsleep: "later" as "hold" }), "INVALID_CONFIG"],
+      [() => new SleepController(fixture.allocator, { reload: 1 as never }), "INVALID_CONFIG"],
+      [() => new SleepController(fixture.allocator, { tags: { a: "x", b: "x" } }), "INVALID_CONFIG"],
+      [() => new SleepController(fixture.allocator, { tags: { a: "" } }), "INVALID_TAG"],
+      [() => new SleepController(fixture.allocator, { nap: 1 } as never), "INVALID_CONFIG"],
+      [() => new SleepController(undefined as never), "INVALID_CONFIG"],
+      [
+        () => new SleepController(fixture.allocator, { tags: { weights: "x" }, weightTags: ["wights"] }),
+        "INVALID_CONFIG",
+      ],
+      [() => fixture.controller.plan("sleep", { tags: "weights" as never }), "INVALID_TAG"],
+      [() => fixture.controller.subscribe("console.log" as never), "INVALID_ARGUMENT"],
+    ];
+    for (const [call, code] of bad) expect([String(call), await codeOf(call)]).toEqual([String(call), code]);
+    expect(fixture.events).toEqual([]);
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("memory that is asleep already is not taken over", async () => {
+    await fixture.controller.sleep();
+    expect(await codeOf(() => new SleepController(fixture.allocator))).toBe("STATE_CONFLICT");
+  });
+});
+
+describe("events", () => {
+  test("a failure that has no words for itself is told all the same", () => {
+    expect(summaryOf(Object.create(null))).toEqual({ code: "UNKNOWN", message: "an object" });
+    expect(summaryOf(undefined)).toEqual({ code: "UNKNOWN", message: "undefined" });
+  });
+
+  test("each transition starts once, tells its progress and ends once, in order", async () => {
+    await fixture.controller.sleep();
+    const types = fixture.events.map((event) => event.type).filter((type) => type !== "state");
+    expect(types[0]).toBe("transition-started");
+    expect(types.at(-1)).toBe("transition-ended");
+    expect(types.slice(1, -1).every((type) => type === "transition-progress")).toBe(true);
+    expect(types.length).toBeGreaterThan(2);
+    expect(fixture.events.at(-1)).toMatchObject({
+      engine: "default",
+      id: 1,
+      operation: "sleep",
+      level: 1,
+      reason: "operator",
+      outcome: "done",
+      report: { offloadedBytes: 4 * MiB },
+    });
+  });
+
+  test("a listener that throws disturbs nobody, and one that starts a transition may", async () => {
+    const warnings: string[] = [];
+    const note = (warning: Error) => warnings.push(warning.message);
+    process.on("warning", note);
+    const woken = Promise.withResolvers<unknown>();
+    const unsubscribe = fixture.controller.subscribe((event) => {
+      if (event.type === "state" && event.status.state === "falling-asleep")
+        woken.resolve(fixture.controller.wakeUp());
+      throw new RangeError("display");
+    });
+    const unsubscribeLater = fixture.controller.subscribe(async () => {
+      await null;
+      throw new RangeError("asynchronous");
+    });
+    await fixture.controller.sleep();
+    await woken.promise;
+    unsubscribe();
+    unsubscribeLater();
+    expect(fixture.controller.status.state).toBe("awake");
+    await until(() => warnings.some((warning) => warning.includes("asynchronous")));
+    process.off("warning", note);
+    expect(warnings[0]).toContain("display");
+    await fixture.controller.sleep();
+    expect(fixture.controller.status.state).toBe("asleep");
+  });
+});

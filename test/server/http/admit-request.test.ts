@@ -1,0 +1,130 @@
+/** Requests to the model: admission, streaming, and disconnecting clients. */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { type AdmitRequestOptions, admitRequest, leasedStream } from "camem/server";
+import { failureOf, holdDevice } from "../../support/device.ts";
+import { until } from "../../support/fake-engine.ts";
+import { HandlerFixture } from "./handler-fixture.ts";
+
+let fixture: HandlerFixture;
+
+beforeEach(() => {
+  fixture = new HandlerFixture();
+});
+
+afterEach(() => fixture.close());
+
+describe("requests to the model", () => {
+  test("a sleeping engine answers 503 with Retry-After", async () => {
+    await fixture.restart({ retryAfterSeconds: 7 });
+    await fixture.controller.sleep();
+    const response = await fixture.server.fetch("/complete");
+    expect([response.status, response.headers.get("retry-after")]).toEqual([503, "7"]);
+    expect(await response.json()).toMatchObject({
+      error: { type: "ServiceUnavailableError", reason: "ENGINE_UNAVAILABLE", code: 503 },
+    });
+  });
+
+  test("or holds them, wakes, and answers", async () => {
+    await fixture.restart({ whenAsleep: "wake", whenOperatorAsleep: "wake" });
+    await fixture.server.post("/sleep");
+    expect(await (await fixture.server.fetch("/complete")).text()).toBe(fixture.engine.expected("once", 8));
+  });
+
+  test("a client that disconnects while held frees its place", async () => {
+    await fixture.restart({ whenAsleep: "hold", queueLimit: 1 });
+    await fixture.server.post("/sleep");
+    const client = new AbortController();
+    const gone = fixture.server.fetch("/complete", { signal: client.signal }).catch((error) => error.name);
+    await until(() => fixture.controller.status.requests.waiting === 1);
+    expect((await fixture.server.fetch("/complete")).status).toBe(503);
+    client.abort();
+    expect(await gone).toBe("AbortError");
+    await until(() => fixture.controller.status.requests.waiting === 0);
+    const held = fixture.server.fetch("/complete");
+    await until(() => fixture.controller.status.requests.waiting === 1);
+    await fixture.server.post("/wake_up");
+    expect(await (await held).text()).toBe(fixture.engine.expected("once", 8));
+    expect(fixture.controller.status.requests).toMatchObject({ running: 0, admittedTotal: 1 });
+  });
+
+  test("a client that disconnects while its answer is streamed gives its lease back", async () => {
+    const client = new AbortController();
+    const response = await fixture.server.fetch("/complete?stream&length=100000", { signal: client.signal });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    expect(fixture.controller.status.requests.running).toBe(1);
+    client.abort();
+    await until(() => fixture.controller.status.requests.running === 0);
+    expect(await fixture.server.postJson("/sleep?mode=wait")).toMatchObject([200, { status: "sleeping" }]);
+  });
+
+  test("a stream that is cancelled before anybody read it gives its lease back", async () => {
+    const lease = await fixture.controller.admit();
+    await leasedStream(lease, fixture.engine.generate(lease, "once", 8)).cancel();
+    expect(fixture.controller.status.requests.running).toBe(0);
+  });
+
+  test("a stream that is cancelled in the middle of a step keeps its lease until the engine has tidied up", async () => {
+    const lease = await fixture.controller.admit();
+    const begun = Promise.withResolvers<void>();
+    const step = Promise.withResolvers<void>();
+    const running: number[] = [];
+    async function* source() {
+      try {
+        begun.resolve();
+        await step.promise;
+        yield "piece";
+      } finally {
+        await Bun.sleep(5);
+        running.push(fixture.controller.status.requests.running);
+      }
+    }
+    const stream = leasedStream(lease, source());
+    await begun.promise;
+    const cancelled = stream.cancel();
+    step.resolve();
+    await cancelled;
+    expect(running).toEqual([1]);
+    expect(fixture.controller.status.requests.running).toBe(0);
+  });
+
+  test("an answer is streamed across a sleep in mode keep", async () => {
+    const response = fixture.server.fetch("/complete?stream&length=5000");
+    await until(() => fixture.controller.status.requests.running === 1);
+    expect(await fixture.server.postJson("/sleep?mode=keep")).toMatchObject([200, { status: "sleeping" }]);
+    expect(fixture.controller.status.requests.parked).toBe(1);
+    await fixture.server.post("/wake_up");
+    expect(await (await response).text()).toBe(fixture.engine.expected("once", 5000));
+  });
+
+  test("a sleep in mode abort ends a stream, and health checks are answered meanwhile", async () => {
+    const cut = fixture.server.fetch("/complete?stream&length=100000").then(
+      (response) =>
+        response.text().then(
+          () => "ended",
+          () => "cut",
+        ),
+      () => "cut",
+    );
+    await until(() => fixture.controller.status.requests.running === 1);
+    const device = holdDevice();
+    const slept = fixture.server.postJson("/sleep");
+    await until(() => fixture.engine.weights.state === "moving");
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: false }]);
+    device.release();
+    expect(await slept).toEqual([200, { status: "sleeping", level: 1 }]);
+    await cut;
+  });
+});
+
+test("admitRequest refuses a mistake in its call, and no request has a lease by it", async () => {
+  const request = new Request("http://localhost/complete");
+  const calls: [() => unknown, string][] = [
+    [() => admitRequest(fixture.controller, request, { modle: "x" } as AdmitRequestOptions), 'no "modle"'],
+    [() => admitRequest(fixture.controller, undefined as never), "request is undefined"],
+    [() => admitRequest(fixture.allocator as never, request), "engine is an object"],
+  ];
+  for (const [call, part] of calls) expect((await failureOf(call)).message).toContain(part);
+  expect(fixture.controller.status.requests.running).toBe(0);
+});

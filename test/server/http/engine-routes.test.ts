@@ -1,0 +1,177 @@
+/** The routes of vLLM and of SGLang, over real HTTP. */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { onEmulator, setFaults } from "../../support/device.ts";
+import { until } from "../../support/fake-engine.ts";
+import { raw } from "../../support/test-server.ts";
+import { errorOf, errorShape, HandlerFixture } from "./handler-fixture.ts";
+
+let fixture: HandlerFixture;
+
+beforeEach(() => {
+  fixture = new HandlerFixture();
+});
+
+afterEach(() => fixture.close());
+
+describe("vLLM's contract", () => {
+  test("sleep, is_sleeping, wake_up", async () => {
+    expect(await fixture.server.postJson("/sleep")).toEqual([200, { status: "sleeping", level: 1 }]);
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
+    expect(fixture.engine.weights.state).toBe("offloaded");
+    expect(await fixture.server.postJson("/wake_up")).toEqual([200, { status: "awake", tags: null }]);
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: false }]);
+    expect(await (await fixture.server.fetch("/complete")).text()).toBe(fixture.engine.expected("once", 8));
+  });
+
+  test("the level comes from the query, as vLLM's callers send it, or from JSON, as kvcached and llama-swap do", async () => {
+    for (const call of [
+      () => fixture.server.postJson("/sleep?level=2&mode=wait"),
+      () => fixture.server.postJson("/sleep", { level: 2 }),
+      () => fixture.server.postJson("/sleep?level=2", { level: 1 }),
+    ]) {
+      expect(await call()).toEqual([200, { status: "sleeping", level: 2 }]);
+      expect(fixture.engine.weights.state).toBe("discarded");
+      await fixture.controller.wakeUp();
+    }
+    expect(await fixture.server.postJson("/sleep?level=0")).toEqual([200, { status: "sleeping", level: 0 }]);
+    expect(await fixture.server.json("/is_paused")).toEqual([200, { is_paused: true }]);
+    expect(await fixture.server.postJson("/wake_up?tags=scheduling")).toEqual([
+      200,
+      { status: "awake", tags: ["scheduling"], awaiting_weights: ["weights"] },
+    ]);
+  });
+
+  test("a staged wake-up: sleeping until the last tag is awake", async () => {
+    await fixture.server.post("/sleep?level=2");
+    expect(await fixture.server.postJson("/wake_up?tags=weights")).toEqual([
+      200,
+      { status: "sleeping", tags: ["weights"], awaiting_weights: ["weights"] },
+    ]);
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
+    expect((await fixture.server.fetch("/complete")).status).toBe(503);
+    fixture.engine.load();
+    expect(await fixture.server.postJson("/camem/confirm_weights")).toEqual([200, { status: "sleeping" }]);
+    expect(await fixture.server.postJson("/wake_up", { tags: ["kv_cache"] })).toEqual([
+      200,
+      { status: "awake", tags: ["kv_cache"] },
+    ]);
+    expect(await (await fixture.server.fetch("/complete")).text()).toBe(fixture.engine.expected("once", 8));
+    await fixture.server.post("/sleep?tags=weights&tags=kv_cache");
+    expect(await fixture.server.postJson("/wake_up?tags=weights&tags=kv_cache")).toEqual([
+      200,
+      { status: "awake", tags: ["weights", "kv_cache"] },
+    ]);
+  });
+
+  test("a no-op says so", async () => {
+    expect(await fixture.server.postJson("/wake_up")).toEqual([
+      200,
+      { status: "awake", tags: null, already_awake: true },
+    ]);
+    await fixture.server.post("/sleep");
+    expect(await fixture.server.postJson("/sleep")).toEqual([
+      200,
+      { status: "sleeping", level: 1, already_sleeping: true },
+    ]);
+  });
+
+  test("pause, resume, is_paused", async () => {
+    expect(await fixture.server.postJson("/pause?mode=keep&clear_cache=false")).toEqual([
+      200,
+      { status: "paused" },
+    ]);
+    expect(await fixture.server.json("/is_paused")).toEqual([200, { is_paused: true }]);
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: false }]);
+    expect((await fixture.server.fetch("/complete")).status).toBe(503);
+    expect(await fixture.server.postJson("/resume")).toEqual([200, { status: "resumed" }]);
+    expect(await fixture.server.json("/is_paused")).toEqual([200, { is_paused: false }]);
+    for (const yes of ["true", "True", "1"]) {
+      const lease = await fixture.controller.admit();
+      const paused = fixture.server.postJson(`/pause?wait_for_inflight_requests=${yes}&clear_cache=False`);
+      await until(() => fixture.controller.isPaused);
+      expect(lease.signal.aborted).toBe(false);
+      lease.release();
+      expect(await paused).toEqual([200, { status: "paused" }]);
+      await fixture.server.post("/resume");
+    }
+  });
+
+  test("level 1 while asleep at 2 is a conflict that explains", async () => {
+    await fixture.server.post("/sleep?level=2");
+    const [status, body] = await fixture.server.postJson("/sleep?level=1");
+    expect([status, body]).toMatchObject([
+      409,
+      { error: { type: "ConflictError", reason: "STATE_CONFLICT" } },
+    ]);
+    expect(JSON.stringify(body)).toContain("asleep at level 2");
+  });
+
+  test.if(onEmulator)("a failed wake-up is a 500 in vLLM's shape, never a success while asleep", async () => {
+    await fixture.server.post("/sleep");
+    setFaults("aclrtMallocPhysical:1=207001");
+    const [status, body] = await fixture.server.postJson("/wake_up");
+    setFaults("");
+    expect([status, body]).toMatchObject([500, errorShape(500)]);
+    expect(body).toMatchObject({ error: { type: "InternalServerError", reason: "OUT_OF_DEVICE_MEMORY" } });
+    expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
+    expect(await fixture.server.postJson("/wake_up")).toEqual([200, { status: "awake", tags: null }]);
+  });
+
+  test("a sleep that requests in flight outlast is a 504, and nothing has changed", async () => {
+    const lease = await fixture.controller.admit();
+    expect(await errorOf(fixture.server.postJson("/sleep?mode=wait&deadline_ms=5"))).toEqual([504, null]);
+    expect(fixture.controller.status.state).toBe("awake");
+    lease.release();
+  });
+
+  test("health stays 200 while asleep, to everybody, where it is asked for", async () => {
+    await fixture.restart({}, { health: true, token: "secret" });
+    await fixture.controller.sleep();
+    const response = await fixture.server.fetch("/health");
+    expect([response.status, await response.text()]).toEqual([200, ""]);
+  });
+});
+
+describe("SGLang's contract", () => {
+  test.each(["GET", "POST"])("release and resume by %s", async (method) => {
+    expect(await fixture.server.json("/release_memory_occupation", { method })).toEqual([200, null]);
+    expect(fixture.engine.weights.state).toBe("offloaded");
+    expect(await fixture.server.json("/resume_memory_occupation", { method })).toEqual([200, null]);
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("tags in the body", async () => {
+    await fixture.server.post("/release_memory_occupation", { tags: ["kv_cache"] });
+    expect([fixture.engine.weights.state, fixture.engine.cache.state]).toEqual(["mapped", "discarded"]);
+    await fixture.server.post("/release_memory_occupation", { tags: ["weights"] });
+    await fixture.server.post("/resume_memory_occupation", { tags: ["weights"] });
+    expect([fixture.engine.weights.state, fixture.engine.cache.state]).toEqual(["mapped", "discarded"]);
+    await fixture.server.post("/resume_memory_occupation", { tags: null });
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("an empty array of tags stands for all", async () => {
+    for (const [sleep, wake] of [
+      ["/release_memory_occupation", "/resume_memory_occupation"],
+      ["/sleep", "/wake_up"],
+    ] as const) {
+      expect((await fixture.server.post(sleep, { tags: [] })).status).toBe(200);
+      expect(fixture.controller.status.sleepingTags).toEqual(["weights", "kv_cache"]);
+      expect((await fixture.server.post(wake, { tags: [] })).status).toBe(200);
+      expect(fixture.controller.status.state).toBe("awake");
+    }
+  });
+
+  test("a body that GET cannot bring is refused, not taken for everything", async () => {
+    const body = '{"tags":["weights"]}';
+    for (const framed of [
+      `Content-Length: 20\r\n\r\n${body}`,
+      `Transfer-Encoding: chunked\r\n\r\n14\r\n${body}\r\n0\r\n\r\n`,
+    ]) {
+      const head = "GET /release_memory_occupation HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+      expect(await raw(fixture.server.port, head + framed)).toStartWith("HTTP/1.1 400");
+      expect(fixture.controller.status.state).toBe("awake");
+    }
+  });
+});

@@ -1,0 +1,158 @@
+/** Requests to the administrative routes that are malformed, over real HTTP. */
+
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { createHandler, type HandlerOptions } from "camem/server";
+import { codeOf } from "../../support/device.ts";
+import { raw } from "../../support/test-server.ts";
+import { errorOf, errorShape, HandlerFixture } from "./handler-fixture.ts";
+
+let fixture: HandlerFixture;
+
+beforeEach(() => {
+  fixture = new HandlerFixture();
+});
+
+afterEach(() => fixture.close());
+
+describe("bad requests", () => {
+  const cases: [string, () => Promise<[number, unknown]>, [number, string | null]][] = [
+    ["a level that is none", () => fixture.server.postJson("/sleep?level=3"), [400, "level"]],
+    ["a level that is no number", () => fixture.server.postJson("/sleep?level=deep"), [400, "level"]],
+    ["an empty level", () => fixture.server.postJson("/sleep?level="), [400, "level"]],
+    ["a negative level", () => fixture.server.postJson("/sleep?level=-1"), [400, "level"]],
+    ["two levels", () => fixture.server.postJson("/sleep?level=1&level=2"), [400, "level"]],
+    [
+      "a level as other text in JSON",
+      () => fixture.server.postJson("/sleep", { level: "one" }),
+      [400, "level"],
+    ],
+    ["an unknown mode", () => fixture.server.postJson("/sleep?mode=kill"), [400, "mode"]],
+    ["an unknown tag", () => fixture.server.postJson("/wake_up?tags=kv_cash"), [400, "tags"]],
+    ["an empty tag", () => fixture.server.postJson("/sleep?tags="), [400, "tags"]],
+    ["tags that are no array", () => fixture.server.postJson("/wake_up", { tags: "weights" }), [400, "tags"]],
+    ["an unknown mode of pause", () => fixture.server.postJson("/pause?mode=later"), [400, "mode"]],
+    [
+      "a flag that is none",
+      () => fixture.server.postJson("/pause?clear_cache=perhaps"),
+      [400, "clear_cache"],
+    ],
+    [
+      "a deadline that is none",
+      () => fixture.server.postJson("/sleep?deadline_ms=1.5"),
+      [400, "deadline_ms"],
+    ],
+    ["a body that is no JSON", () => fixture.server.postJson("/sleep", "level=1"), [400, null]],
+    ["a body that is no object", () => fixture.server.postJson("/sleep", "[1]"), [400, null]],
+    ["another model", () => fixture.server.postJson("/sleep?model=qwen"), [404, "model"]],
+  ];
+  test.each(cases)("%s is refused and changes nothing", async (_name, call, expected) => {
+    expect(await errorOf(call())).toEqual(expected);
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("what vLLM ignores is ignored", async () => {
+    expect((await fixture.server.post("/sleep?id=7", { engine: "x" })).status).toBe(200);
+  });
+
+  test.each([
+    ["/sleep", "GET", "POST"],
+    ["/is_sleeping", "POST", "GET"],
+    ["/release_memory_occupation", "DELETE", "GET, POST"],
+    ["/camem/events", "PUT", "GET"],
+  ])("%s by %s is a 405 that says what is possible", async (path, method, allow) => {
+    const response = await fixture.server.fetch(path, { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
+    expect(await response.json()).toMatchObject(errorShape(405));
+  });
+
+  test("a body that is too large, declared or not, is refused before it is read", async () => {
+    await fixture.restart({}, { bodyLimitBytes: 64 });
+    expect(await errorOf(fixture.server.postJson("/sleep", " ".repeat(65)))).toEqual([413, null]);
+    const chunk = `20\r\n${" ".repeat(32)}\r\n`;
+    const answer = await raw(
+      fixture.server.port,
+      `POST /sleep HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n${chunk.repeat(3)}`,
+    );
+    expect(answer).toStartWith("HTTP/1.1 413");
+    expect((await fixture.server.post("/sleep", `{"level":1}${" ".repeat(53)}`)).status).toBe(200);
+  });
+
+  test("a body may take as long as is configured, also where that is longer than a timer can be set for", async () => {
+    await fixture.restart({}, { bodyTimeoutMs: Number.MAX_SAFE_INTEGER });
+    const body = new ReadableStream({
+      async start(output) {
+        output.enqueue('{"level"');
+        await Bun.sleep(50);
+        output.enqueue(":2}");
+        output.close();
+      },
+    });
+    const response = await fixture.server.fetch("/sleep", { method: "POST", body });
+    expect(await response.json()).toEqual({ status: "sleeping", level: 2 });
+  });
+
+  test("a body that does not come is given up", async () => {
+    await fixture.restart({}, { bodyTimeoutMs: 20 });
+    const answer = await raw(
+      fixture.server.port,
+      'POST /sleep HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{"leve',
+    );
+    expect(answer).toStartWith("HTTP/1.1 408");
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test.each(["a b", "%zz", "[", "x:99999"])(
+    "a malformed Host header is no failure of ours: %s",
+    async (host) => {
+      const handler = createHandler({ engine: fixture.controller, token: "secret" });
+      await using admin = Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        fetch: (request, server) => handler(request, server) ?? new Response(null, { status: 404 }),
+      });
+      const answerTo = async (path: string, header = "") =>
+        (
+          await raw(
+            Number(admin.port),
+            `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n${header}\r\n`,
+          )
+        ).slice(0, 12);
+      expect(await answerTo("/is_sleeping")).toBe("HTTP/1.1 401");
+      expect(await answerTo("/is_sleeping?model=x", "Authorization: Bearer secret\r\n")).toBe("HTTP/1.1 404");
+      expect(await answerTo("/is_sleeping?model=default", "Authorization: Bearer secret\r\n")).toBe(
+        "HTTP/1.1 200",
+      );
+      expect(await answerTo("/nothing")).toBe("HTTP/1.1 404");
+    },
+  );
+
+  test("other paths are none of ours", () => {
+    const handler = createHandler({ engine: fixture.controller, loopbackOnly: true });
+    expect(handler(new Request("http://localhost/v1/models"))).toBeUndefined();
+    expect(handler(new Request("http://localhost/health"))).toBeUndefined();
+    expect(handler(new Request("http://localhost/sleep/"))).toBeUndefined();
+    expect(handler(new Request("http://localhost/camembert"))).toBeUndefined();
+  });
+
+  test("what is misspelt below /camem is no request to the model", async () => {
+    const response = await fixture.server.fetch("/camem/usge");
+    expect(response.status).toBe(404);
+    expect(await response.text()).toContain("/camem/usge");
+  });
+
+  test("bad options are refused", async () => {
+    const bad: unknown[] = [
+      { engine: fixture.controller },
+      { engine: fixture.controller, loopbackOnly: false },
+      { engine: fixture.controller, loopbackOnly: "yes" },
+      { engine: fixture.controller, token: "" },
+      { engine: fixture.controller, token: "a b" },
+      { engine: fixture.controller, token: 7 },
+      { engine: {}, loopbackOnly: true },
+      { engine: fixture.controller, loopbackOnly: true, bodyLimitBytes: 0 },
+      { engine: fixture.controller, loopbackOnly: true, open: true },
+    ];
+    for (const options of bad)
+      expect(await codeOf(() => createHandler(options as HandlerOptions))).toBe("INVALID_CONFIG");
+  });
+});
