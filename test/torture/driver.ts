@@ -1,7 +1,7 @@
 /** Runs the process under torture and tells how it ended: well, with a finding, hanging, or killed. */
 
 import { join } from "node:path";
-import { emulatorEnvironment } from "../fuzz/world.ts";
+import { emulatorEnvironment } from "../fuzz/harness.ts";
 import type { Libraries } from "./builds.ts";
 
 /** How a process under torture ended. */

@@ -8,9 +8,10 @@ import {
   errorCodes,
   type Tensor,
 } from "camem";
-import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/native.ts";
+import { hostInfo, SegmentState, snapshot } from "../../src/ffi/index.ts";
+import type { SegmentSnapshot } from "../../src/ffi/segments.ts";
+import { EngineCopies } from "../fuzz/harness.ts";
 import type { Random } from "../fuzz/random.ts";
-import { EngineCopies } from "../fuzz/world.ts";
 import { accounting, nothingHeld } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 import { disarm, type Faults, nativeThreads, noFaults } from "./faults.ts";
