@@ -63,7 +63,7 @@ fn mapFile(memory: *const physical.Memory, start: u64, size: u64, access: Access
 /// it is a NaN.
 pub const poison_stride: u64 = 64 << 10;
 pub const poison_bytes = 64;
-pub const poison_byte = 0xff;
+const poison_byte = 0xff;
 
 fn poison(start: u64, size: u64) void {
     var at = start;

@@ -26,7 +26,7 @@ pub const normal_page_bytes: u64 = 4096;
 pub const huge_page_bytes: u64 = 2 << 20;
 pub const giant_page_bytes: u64 = 1 << 30;
 
-pub const Purpose = enum { physical, allocation };
+const Purpose = enum { physical, allocation };
 
 pub fn outOfMemory() acl.Error {
     return errors.fail(acl.code.rt_memory_allocation, "out of memory");
@@ -86,7 +86,7 @@ pub const Pool = struct {
 
 const Place = struct { offset: u64, residence: Residence };
 
-pub const Residence = enum {
+const Residence = enum {
     /// Takes host memory where it is touched.
     sparse,
     /// Its first mapping populates it as a whole.
