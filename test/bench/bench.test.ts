@@ -29,7 +29,7 @@ const isRatio = ({ median, p25, p75 }: Statistic) =>
   [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
 
 test(
-  "a quick run measures every figure that has a reach, and writes JSON, Markdown and charts",
+  "bench measures every figure with a limit and writes JSON, Markdown and charts",
   async () => {
     const { stdout, stderr, exitCode } = await bench("--quick", "--out", folder);
     expect(exitCode, stderr).toBe(0);
@@ -67,7 +67,7 @@ function committed(path: string): string {
   return shown.success ? shown.stdout.toString() : readFileSync(join(root, path), "utf8");
 }
 
-test("the README quotes the full run that is committed", () => {
+test("README quotes the committed full run of the benchmark", () => {
   const results = JSON.parse(committed("bench/results/latest.json"));
   const { quick, reach, machine } = Value.Parse(Results, results);
   expect(quick).toBe(false);
@@ -88,7 +88,7 @@ test.each([
   { args: ["--out"], message: "--out" },
   { args: ["--out", ""], message: "--out is empty" },
   { args: ["everything"], message: "everything" },
-])("it refuses $args", async ({ args, message }) => {
+])("bench refuses $args", async ({ args, message }) => {
   const { stderr, exitCode } = await bench(...args);
   expect(exitCode).toBe(2);
   expect(stderr).toContain(message);

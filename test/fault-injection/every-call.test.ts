@@ -268,9 +268,9 @@ afterEach(async () => {
 
 const longMs = 120_000;
 
-describe.skipIf(!onEmulator).each(Object.keys(verbs))("every call of %s fails once", (name) => {
+describe.skipIf(!onEmulator).each(Object.keys(verbs))("one failing call in %s", (name) => {
   test.each(codes)(
-    "with %i",
+    "verb recovers when any one of its calls fails with %i",
     async (code, expected) => {
       const verb = verbOf(name);
       await openFor(verb);
@@ -291,9 +291,9 @@ describe
     "sleep to files",
     "wake from files",
     "close",
-  ])("two calls of %s fail, so that undoing fails too", (name) => {
+  ])("two failing calls in %s", (name) => {
   test.each([1, 2, 3, 5])(
-    "the second %i calls later",
+    "verb recovers when two of its calls, %i apart, fail",
     async (distance) => {
       const verb = verbOf(name);
       await openFor(verb);
@@ -307,7 +307,7 @@ describe
   );
 });
 
-test.skipIf(!onEmulator)("every fault was tried", () => {
+test.skipIf(!onEmulator)("fault injection tried more than 1000 faults", () => {
   // Contents and accounting were compared after each: a loss or a leak has failed a test above.
   console.log(`faults tried: ${tried}, of which ${failed} failed the verb; content lost: 0, leaks: 0`);
   expect(tried).toBeGreaterThan(1000);

@@ -14,7 +14,7 @@ async function fuzz(...args: string[]): Promise<{ exitCode: number; output: stri
 }
 
 test.skipIf(!onEmulator)(
-  "the allocator and the model agree after every event",
+  "allocator agrees with the model after every event",
   async () => {
     const { exitCode, output } = await fuzz("--seed", "2", "--seeds", "4", "--events", "1200");
     if (exitCode !== 0) console.log(output);
@@ -32,7 +32,7 @@ test
     "forgets a byte",
     "forgets that final content has a backup",
   ])(
-  "a model that %s is found out, with the seed and how to repeat it",
+  "fuzz reports a model that %s, with the seed and the command that repeats it",
   async (mistake) => {
     const { exitCode, output } = await fuzz("--seed", "1", "--events", "1000", "--mistake", mistake);
     expect(exitCode).toBe(1);

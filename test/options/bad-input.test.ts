@@ -173,7 +173,7 @@ test.each(cases)("%s", async (_name, run, code, part) => {
   expect(errorCodes).toContain(error.code);
 });
 
-test("the same options again give the same allocator", () => {
+test("getInstance() returns the same allocator for the same options", () => {
   expect(CaMemAllocator.getInstance()).toBe(allocator);
   expect(CaMemAllocator.getInstance({ poolSegment: 32 * MiB })).toBe(allocator);
 });

@@ -1,6 +1,6 @@
 /**
- * A process that ends in the way that its argument names, at the worst moment for it; started by exits.test.ts. It prints a
- * line when it is at that moment, and one for what has to be so afterwards.
+ * Ends in the way that its argument names, at the worst moment; process-exit.test.ts starts it. It prints a line at that moment,
+ * and one for what must hold afterwards.
  */
 
 import assert from "node:assert/strict";
@@ -9,7 +9,7 @@ import { accounting, holdDevice, MiB, nothingHeld, onEmulator } from "../support
 import { openPluggable } from "../support/pluggable.ts";
 import type { Order } from "./worker.ts";
 
-/** Long enough that a copy is met in its middle. */
+/** Large enough that a copy can be interrupted in its middle. */
 const largeBytes = 384 * MiB;
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
@@ -31,7 +31,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(1);
 }
 
-/** A sleep that runs and does not end before the device is let go of. */
+/** Starts a sleep that cannot end before the device is released. */
 async function holdSleep() {
   const { allocator, weights } = allocate();
   const held = holdDevice();
@@ -41,7 +41,7 @@ async function holdSleep() {
   return { allocator, weights, sleeping, held };
 }
 
-/** Sleeps and wakes until the middle of the copies of a sleep or a wake-up is met, where it calls `then`, which ends all. */
+/** Sleeps and wakes until a transition is in the middle of its copies, then calls `then`, which ends the process. */
 async function inMidCopy(transition: "sleep" | "wakeUp", then: (allocator: CaMemAllocator) => void) {
   const { allocator } = allocate(largeBytes);
   let met = false;

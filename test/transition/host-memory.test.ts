@@ -55,7 +55,7 @@ afterEach(async () => {
 });
 
 describe.skipIf(!onEmulator)("page-locking", () => {
-  test("comes before the first copy, and never between two", async () => {
+  test("sleep() page-locks host memory before the first copy", async () => {
     open();
     for (const sizeBytes of [3 * MiB, 70 * MiB, 100]) allocate("weights", sizeBytes);
     allocate("buffers", 5 * MiB);
@@ -68,7 +68,7 @@ describe.skipIf(!onEmulator)("page-locking", () => {
     expect(callCount("aclrtMallocHost")).toBe(beforeFirstCopy);
   });
 
-  test("of a level 1 sleep is at most 1.02 times what it offloads, and 64 MiB", async () => {
+  test("sleep() page-locks at most 1.02 times the offloaded bytes plus 64 MiB", async () => {
     open({ spillDir: folder, hostBudget: 40 * MiB });
     for (let index = 0; index < 20; index++) allocate("weights", 3 * MiB + index);
     let peakBytes = 0;
@@ -84,7 +84,7 @@ describe.skipIf(!onEmulator)("page-locking", () => {
 });
 
 describe("prepare", () => {
-  test.skipIf(!onEmulator)("page-locks all that the sleep needs", async () => {
+  test.skipIf(!onEmulator)("prepare() page-locks all host memory that the sleep needs", async () => {
     open({ spillDir: folder, hostBudget: 80 * MiB });
     for (const sizeBytes of [3 * MiB, 70 * MiB, 30 * MiB]) allocate("weights", sizeBytes);
     const { preparedBytes } = await allocator.prepare();
@@ -102,7 +102,7 @@ describe("prepare", () => {
     expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 74 * MiB, spilledBytes: 30 * MiB });
   });
 
-  test("is kept until a sleep takes it, however much is moved meanwhile", async () => {
+  test("prepare() keeps its memory until a sleep uses it", async () => {
     open({ spillDir: folder, hostBudget: 4 * MiB });
     const adapter = allocate("adapter", 6 * MiB);
     const weights = allocate("weights", 3 * MiB);
@@ -118,7 +118,7 @@ describe("prepare", () => {
     expect(weights.state).toBe("offloaded");
   });
 
-  test("is replaced by the next one, and given back by that of level 0", async () => {
+  test("prepare() replaces earlier prepared memory, and releases it at level 0", async () => {
     open();
     const large = allocate("weights", 100 * MiB);
     await allocator.prepare();
@@ -132,7 +132,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBe(0);
   });
 
-  test.skipIf(!onEmulator)("that fails leaves what an earlier one holds", async () => {
+  test.skipIf(!onEmulator)("prepare() keeps earlier prepared memory when it fails", async () => {
     open();
     allocate("weights", 6 * MiB);
     await allocator.prepare();
@@ -146,7 +146,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBeLessThan(6 * MiB + slabBytes);
   });
 
-  test.skipIf(!onEmulator)("that is aborted leaves what an earlier one holds", async () => {
+  test.skipIf(!onEmulator)("prepare() keeps earlier prepared memory when it is aborted", async () => {
     open();
     allocate("weights", 6 * MiB);
     await allocator.prepare();
@@ -164,7 +164,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBeLessThan(expected + slabBytes);
   });
 
-  test("beyond the host budget is refused before anything is page-locked", async () => {
+  test("prepare() page-locks nothing when it exceeds the host budget", async () => {
     open({ hostBudget: 6 * MiB });
     allocate("weights", 8 * MiB);
     const error = await failureOf(() => allocator.prepare());
@@ -173,7 +173,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBe(0);
   });
 
-  test("ends when the allocator closes", async () => {
+  test("prepare() rejects when the allocator closes", async () => {
     open();
     allocate("weights", 640 * MiB);
     const preparing = codeOf(() => allocator.prepare());
@@ -183,7 +183,7 @@ describe("prepare", () => {
     open();
   });
 
-  test("runs by itself once a checkpoint is loaded, where prepareOnLoad asks for it", async () => {
+  test("loadSafetensors() prepares host memory with prepareOnLoad", async () => {
     const path = join(folder, "model.safetensors");
     writeFileSync(path, checkpointOf({ tensor: pattern(5 * MiB, 1) }));
     open({ prepareOnLoad: true });
@@ -237,7 +237,7 @@ describe("retain", () => {
     expect(callCount("aclrtFreeHost")).toBe(0);
   });
 
-  test("a size is the most that is kept", async () => {
+  test("retain limits the host memory that is kept", async () => {
     open({ retain: "16MiB" });
     for (const tag of ["a", "b", "c", "d"]) allocate(tag, 6 * MiB);
     await allocator.sleep({ offloadTags: ["a", "b", "c", "d"] });
@@ -246,7 +246,7 @@ describe("retain", () => {
     expect(pageLocked()).toBe(12 * MiB);
   });
 
-  test("with idleMs, what is kept goes when nothing has moved for so long, and what is prepared stays", async () => {
+  test("retain with idleMs releases kept memory after the idle time, but not prepared memory", async () => {
     open({ retain: { idleMs: 20 } });
     const tags = { offloadTags: ["weights", "adapter"] };
     allocate("weights", 6 * MiB);
