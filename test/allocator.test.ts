@@ -1,5 +1,5 @@
-/** The allocator's contract through the shipped binary: after every combination of level and tags, the same addresses, the
- * same bytes where content is kept, and free memory that moves by exactly the bytes that it should. */
+/** The contract of the allocator: every combination of level and tags keeps addresses and content, and moves free memory by
+ * exactly the reported bytes. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer, type SleepOptions } from "camem";
@@ -26,7 +26,7 @@ const subsets = Array.from({ length: 2 ** tags.length }, (_, bits) =>
 type Fate = "kept" | "offloaded" | "discarded";
 const stateAfter = { kept: "mapped", offloaded: "offloaded", discarded: "discarded" } as const;
 
-/** What the documentation says, written down independently of the code. */
+/** The documented policy, written independently of the code. */
 function expectedFate(tag: Tag, options: SleepOptions): Fate {
   if (tag === "sleep_persistent" || options.level === 0) return "kept";
   if (options.tags && !options.tags.includes(tag)) return "kept";

@@ -22,7 +22,7 @@ const installed = join(project, "node_modules/camem");
 const oldestGlibc = 28;
 
 function run(cwd: string, ...command: string[]): string {
-  // Bun itself is all that a user has: no Node, no Zig, no AscendCL, no configuration.
+  // The environment of a user has only Bun: no Node, Zig, AscendCL or configuration.
   const env = { ...process.env, PATH: bin, CAMEM_BACKEND: "", CAMEM_ACL_LIBRARY: "" };
   const result = Bun.spawnSync(command, { cwd, env });
   const output = `${result.stdout}${result.stderr}`;

@@ -1,4 +1,4 @@
-/** The benchmark runs, and writes what it says it writes. No time is asserted: machines differ. */
+/** The benchmark runs and writes its results. Durations are not asserted, because machines differ. */
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -61,7 +61,7 @@ test(
   limitMs,
 );
 
-/** As it is committed, whatever has been measured since; outside of a git checkout as it is. */
+/** The committed version of a file; outside a git checkout the file itself. */
 function committed(path: string): string {
   const shown = Bun.spawnSync(["git", "show", `HEAD:${path}`], { cwd: root, stderr: "ignore" });
   return shown.success ? shown.stdout.toString() : readFileSync(join(root, path), "utf8");

@@ -1,4 +1,4 @@
-/** With `backing: "file"` the checkpoint is the backup: it has to stay as it was loaded, and is never written to. */
+/** With `backing: "file"` the checkpoint is the backup: it must stay unchanged, and is never written. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
@@ -31,7 +31,7 @@ import {
   setFaults,
 } from "../support/device.ts";
 
-/** Odd sizes, one of more than staging holds, and one without elements. */
+/** Odd sizes, one larger than the staging memory, and one without elements. */
 const contents = {
   small: pattern(1000, 1),
   large: pattern(50 * MiB + 3, 2),
@@ -68,7 +68,7 @@ function expectContents(): void {
   }
 }
 
-/** Waits until the clock of files has moved on, so that a write is sure to show. */
+/** Waits until the clock of file times advances, so that a write changes the time. */
 function waitForFileClock(): void {
   const probe = join(folder, "probe");
   const modified = () => {
@@ -163,7 +163,7 @@ test("loadSafetensors() restores the file backing when it reloads after level 2"
   expectContents();
 });
 
-/** Sleeps and wakes, with memory of other content on the device meanwhile. */
+/** Sleeps and wakes, with other content on the device in between. */
 async function cycleThroughOther(): Promise<void> {
   await allocator.sleep();
   const other = allocator.malloc(80 * MiB, { tag: "sleep_persistent" });
@@ -212,7 +212,7 @@ describe("separate segments", () => {
   });
 });
 
-/** What somebody does to the file, and what the error calls it. */
+/** Changes of the file, and the word of the error for each. */
 const changes: Record<string, [change: () => void, word: RegExp]> = {
   truncated: [() => truncateSync(path, statSync(path).size - 1), /the size of the checkpoint/],
   "appended to": [() => appendFileSync(path, "x"), /the size of the checkpoint/],
@@ -289,7 +289,7 @@ test("loadSafetensors() frees what it loaded when the checkpoint changes during 
 
 test("wakeUp() leaves nothing mapped when the checkpoint changes during the copy", async () => {
   const outcomes: string[] = [];
-  // Where the last byte was read before the change, it is too late to notice: once more then.
+  // A change after the last byte was read goes undetected, so try again.
   while (!outcomes.includes("FILE_CHANGED") && outcomes.length < 20) {
     await reopen({});
     await allocator.sleep();

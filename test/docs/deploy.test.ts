@@ -1,6 +1,6 @@
 /**
- * docs/deploy.md is true: its server runs, its manifests name what that server has, and the calls of its tables, sent byte for
- * byte as their programs send them, are answered with what those programs read.
+ * Checks docs/deploy.md: its server runs, its manifests match that server, and the server answers the calls in its tables, sent
+ * byte for byte like their programs send them.
  */
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
@@ -15,7 +15,7 @@ const folder = mkdtempSync(join(tmpdir(), "camem-deploy-"));
 const page = readFileSync(join(root, "docs/deploy.md"), "utf8");
 const key = "a-secret";
 
-/** What a reader writes himself: an engine whose text is right only if its weights are. */
+/** The reader's own part: an engine whose text is correct only if its weights are. */
 const engineCode = `
 import type { CaMemAllocator, DeviceBuffer } from "camem";
 let weights: DeviceBuffer | undefined;
@@ -24,7 +24,7 @@ export async function load(allocator: CaMemAllocator): Promise<void> {
   weights.fill(7);
 }
 export async function complete(_lease: unknown, prompt: string): Promise<string> {
-  // Longer than the server wants to live.
+  // Longer than the grace period of the server.
   if (prompt === "slow") await new Promise<void>((resolve) => process.once("SIGTERM", () => setTimeout(resolve)));
   return prompt + " " + weights?.read(2_999_999, 1)[0];
 }`;
@@ -36,7 +36,7 @@ interface Started {
 
 let started: Started | undefined;
 
-/** Runs the server of the page. Ports that are 0 are free ones. */
+/** Runs the server of deploy.md. Port 0 takes a free port. */
 async function start(env: Record<string, string>): Promise<Started> {
   const child = Bun.spawn([process.execPath, "server.ts"], {
     cwd: folder,
@@ -64,7 +64,7 @@ interface Answer {
   readonly body: string;
 }
 
-/** Sends lines and a body as they stand, and reads one answer. */
+/** Sends raw lines and a body, and reads one response. */
 function send(port: number, lines: readonly string[], body = ""): Promise<Answer> {
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   let text = "";
@@ -93,7 +93,7 @@ const client =
   (method, path, body = "") =>
     send(port, [`${method} ${path} HTTP/1.1`, `Host: 127.0.0.1:${port}`, ...headersOf(method, body)], body);
 
-/** As Python's requests does, in the router's discovery and in SGLang's and verl's adapters. */
+/** Sends like Python's requests, which the router's discovery and the adapters of SGLang and verl use. */
 const requests = (port: number, ...headers: string[]) =>
   client(port, (_method, body) => [
     "User-Agent: python-requests/2.32.3",
@@ -104,7 +104,7 @@ const requests = (port: number, ...headers: string[]) =>
     ...(body === "" ? [] : [`Content-Length: ${body.length}`, json]),
   ]);
 
-/** As aiohttp does, in the router's proxying and in kvcached's controller. */
+/** Sends like aiohttp, which the router's proxy and kvcached's controller use. */
 const aiohttp = (port: number, ...headers: string[]) =>
   client(port, (method, body) => [
     ...headers,
@@ -115,7 +115,7 @@ const aiohttp = (port: number, ...headers: string[]) =>
     ...(method === "GET" ? [] : [body === "" ? "Content-Type: application/octet-stream" : json]),
   ]);
 
-/** As Go's net/http does, in llama-swap's wrapper and in llmsnap. */
+/** Sends like Go's net/http, which llama-swap's wrapper and llmsnap use. */
 const go = (port: number, ...headers: string[]) =>
   client(port, (method, body) => [
     "User-Agent: Go-http-client/1.1",
@@ -342,7 +342,7 @@ describe("vLLM's production-stack router", () => {
     expect((await usageOf(port)).tags.weights).toMatchObject(dropped);
     expect((await proxy("POST", "/wake_up")).status).toBe(200);
     expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
-    // A body that its client sent goes on as it is.
+    // The proxy forwards the client's body unchanged.
     expect((await proxy("POST", "/sleep", '{"level": 1}')).status).toBe(200);
     expect((await usageOf(port)).status.level).toBe(1);
   });

@@ -142,7 +142,7 @@ describe("C programs on the emulator, with or without an NPU", () => {
     return path;
   };
 
-  /** Nothing of our own environment: settings of the emulator or of a real device there would change the outcome. */
+  /** A clean environment: settings of the emulator or of a real device would change the outcome. */
   const run = (name: string, cwd: string, limitMs = RUN_LIMIT_MS): Promise<Outcome> =>
     capture([join(folder, name)], {
       cwd,

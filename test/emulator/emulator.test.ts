@@ -1,4 +1,4 @@
-/** What the emulator can be told by its environment. */
+/** Environment variables of the emulator. */
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";

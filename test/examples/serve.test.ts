@@ -291,7 +291,7 @@ describe("ExampleServer", () => {
         await client.post(`/wake_up?model=${name}`);
     }
     expect((await asked).filter((outcome) => outcome !== "right")).toEqual([]);
-    // Level 1 right after level 2 is the one refusal that there may be.
+    // The server may refuse only level 1 right after level 2.
     expect(statuses.filter((status) => status !== 200 && status !== 409)).toEqual([]);
     expect(statuses).toContain(200);
   });

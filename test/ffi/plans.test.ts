@@ -1,4 +1,4 @@
-/** What planning sees of the table of segments, and which plans the shim takes. */
+/** Groups of segments that plans are made of, and the plans that the shim accepts. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
@@ -16,7 +16,7 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** A step that discards all of the only group of segments there is, and what it was planned for. */
+/** A step that discards the only group of segments. */
 function planDiscard() {
   const { groups, version } = segmentGroups(everySegment);
   const [group] = groups;

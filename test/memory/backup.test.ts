@@ -1,4 +1,4 @@
-/** Backups can be read, are verified where that is asked for, and outlive the device. */
+/** Backups: reading, checksums with verify, and a lost device. */
 
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -21,7 +21,7 @@ afterEach(async () => {
   await allocator.close();
 });
 
-/** Page-locked memory as a stray write of the host reaches it. */
+/** A view of the page-locked backup, for a stray write of the host. */
 function backupMemory(): Uint8Array {
   const [segment] = snapshot();
   if (segment === undefined) throw new Error("there is no segment");

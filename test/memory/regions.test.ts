@@ -1,4 +1,4 @@
-/** `useMemoryPool`: what is allocated inside carries the tag, and the tag before comes back in every way of leaving. */
+/** `useMemoryPool`: allocations inside carry the tag, and every exit restores the tag before. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -14,7 +14,7 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** The tag that a JavaScript and a native allocation get right now. */
+/** The tags of a JavaScript and a native allocation at this moment. */
 function currentTags(): [string, string] {
   const buffer = allocator.malloc(1);
   const before = new Set(Object.keys(allocator.usage()));

@@ -1,4 +1,4 @@
-/** camem/metrics: what a scrape says before, during and after sleeps and wake-ups, with a real prom-client. */
+/** Scrapes of camem/metrics before, during and after transitions, with the real prom-client. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -32,7 +32,7 @@ afterEach(async () => {
   await allocator.close();
 });
 
-/** The samples of a scrape, by the text that stands before the value. */
+/** The samples of a scrape, by name and labels. */
 async function scrape(from = registry): Promise<Record<string, number>> {
   const lines = (await from.metrics()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return Object.fromEntries(
@@ -44,7 +44,7 @@ const sleepState = (state: string) =>
   `vllm:engine_sleep_state{engine="0",model_name="toy",sleep_state="${state}"}`;
 const ofTag = (metric: string, tag: string) => `camem_${metric}{model_name="toy",tag="${tag}"}`;
 
-/** The metrics of memory, against what the allocator says of itself at the same moment. */
+/** Compares the metrics of memory with the allocator's own figures. */
 async function expectMemory(): Promise<void> {
   const samples = await scrape();
   const usage = allocator.usage();

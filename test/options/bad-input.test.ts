@@ -1,4 +1,4 @@
-/** Bad input gets a typed error that names the value and the mend, and changes nothing. */
+/** Invalid input throws a typed error that names the value and the remedy, and changes nothing. */
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { CaMemAllocator, type CamemErrorCode, type DeviceBuffer, errorCodes } from "camem";

@@ -80,7 +80,7 @@ function startWorker(order: Order): { worker: Worker; next: () => Promise<string
   return { worker, next };
 }
 
-/** After a Worker has gone the allocator works as before, and gives everything back. */
+/** Asserts that the allocator works and releases everything after a Worker has ended. */
 async function assertUsable(allocator: CaMemAllocator, weights: DeviceBuffer): Promise<void> {
   await allocator.wakeUp();
   await allocator.sleep();
@@ -94,7 +94,7 @@ async function assertUsable(allocator: CaMemAllocator, weights: DeviceBuffer): P
 const randomPause = () => Bun.sleep(Math.random() * 20);
 
 const endings: Record<string, () => Promise<unknown>> = {
-  /** Nothing but the process's own end gives memory back. */
+  /** Only the end of the process releases memory. */
   "exit asleep": async () => {
     await allocate().allocator.sleep();
     say("ready");
@@ -279,7 +279,7 @@ const endings: Record<string, () => Promise<unknown>> = {
       throw failure;
     };
     await assert.rejects(block, failure);
-    // Disposed of after the allocator, as a forgotten buffer would be.
+    // Disposed after the allocator, like a forgotten buffer.
     const late = async () => {
       using _buffer = await (async () => {
         await using allocator = CaMemAllocator.getInstance();
@@ -356,5 +356,5 @@ function accountingNow() {
 
 const ending = endings[process.argv[2] ?? ""];
 if (ending === undefined) throw new Error(`there is no ending ${process.argv[2]}`);
-// Not awaited: while a module is being evaluated, Bun reports an error that nobody catches and goes on.
+// Not awaited: during the evaluation of a module Bun reports an uncaught error and continues.
 void ending();

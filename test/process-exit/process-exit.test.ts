@@ -79,7 +79,7 @@ setDefaultTimeout(longMs);
 
 describe("process exit", () => {
   test.each(["exit asleep", "end asleep", "end awake", "end after close"])(
-    "process holds nothing after: %s",
+    "process ends cleanly: %s",
     async (name) => {
       expect(await run(name)).toEqual(exits("ready\n"));
     },
@@ -105,7 +105,7 @@ describe("process exit", () => {
   );
 
   test.each(["throw while a sleep waits", "throw in mid-copy", "reject in mid-copy"])(
-    "process holds nothing after: %s",
+    "process reports an uncaught error: %s",
     expectUncaught,
   );
 });

@@ -29,7 +29,7 @@ test(
     try {
       await zigBuild("stress", "-Dsanitize-thread", "--", "40");
     } catch (error) {
-      // Where the kernel places memory as the sanitizer cannot bear, it says so before it starts.
+      // The sanitizer reports an unsupported memory layout before it starts.
       if (!String(error).includes("FATAL: ThreadSanitizer: unexpected memory mapping")) throw error;
       console.log("the thread sanitizer does not run on this kernel: skipped");
     }

@@ -74,7 +74,7 @@ async function sleepAndWakeBeside(tag: string, verifyContent: boolean) {
       await allocator.wakeUp();
       expect(Buffer.compare(weights.read(), content)).toBe(0);
     }
-    // Every thread gets its turn, however fast the cycles were.
+    // Every thread makes progress even when the cycles are fast.
     const done = Number(stress.stress_allocations());
     while (Number(stress.stress_allocations()) < done + threadCount * 8) await Bun.sleep(1);
     stress.stress_stop(totals);

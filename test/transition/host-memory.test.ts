@@ -1,4 +1,4 @@
-/** Page-locked host memory: taken before the first copy, prepared, used again, and given back as `retain` says. */
+/** Page-locked host memory: allocated before the first copy, prepared, reused, and released by `retain`. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -20,7 +20,7 @@ import {
 
 const outOfMemory = 207001;
 
-/** The largest piece that is page-locked, and so given back, at once. */
+/** The largest block that is page-locked, and released, at once. */
 const slabBytes = 64 * MiB;
 
 let allocator: CaMemAllocator;
@@ -36,7 +36,7 @@ function allocate(tag: string, sizeBytes: number): DeviceBuffer {
   return buffer;
 }
 
-/** Waits for what the shim does on a thread of its own; a test that waits for ever is ended by its timeout. */
+/** Waits for work on the shim's thread; the timeout of the test limits it. */
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(1);
 }
@@ -88,7 +88,7 @@ describe("prepare", () => {
     open({ spillDir: folder, hostBudget: 80 * MiB });
     for (const sizeBytes of [3 * MiB, 70 * MiB, 30 * MiB]) allocate("weights", sizeBytes);
     const { preparedBytes } = await allocator.prepare();
-    // What is spilled goes through staging of 8 MiB.
+    // Spilled content is copied through 8 MiB of staging memory.
     expect(preparedBytes).toBe(74 * MiB + 8 * MiB);
     expect(allocator.hostUsage()).toEqual({
       pageLockedBytes: preparedBytes,
@@ -158,7 +158,7 @@ describe("prepare", () => {
       () => "prepared",
       (error) => error.code,
     );
-    // Where the abort came too late the preparation is complete.
+    // The preparation is complete when the abort is too late.
     const expected = outcome === "ABORTED" ? 6 * MiB : 646 * MiB;
     expect(allocator.hostUsage().preparedBytes).toBe(expected);
     expect(pageLocked()).toBeLessThan(expected + slabBytes);
@@ -220,7 +220,7 @@ describe("retain", () => {
       const asleep = allocator.usage();
       expect((asleep["weights"]?.hostBytes ?? 0) + (asleep["buffers"]?.hostBytes ?? 0)).toBe(totalBytes);
       expect(pageLocked()).toBe(totalBytes);
-      // Freed in another order than they were taken, some asleep and some awake.
+      // Frees in another order than allocated, some asleep and some awake.
       for (const buffer of buffers.filter((_, index) => index % 2)) buffer.free();
       await allocator.wakeUp();
       for (const buffer of buffers.filter((_, index) => index % 2 === 0)) {

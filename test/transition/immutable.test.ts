@@ -1,4 +1,4 @@
-/** Content that is declared final is backed up once; from then on a sleep only unmaps it, and writes are refused. */
+/** Immutable content has one backup: later sleeps only unmap it, and writes throw. */
 
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -52,7 +52,7 @@ afterEach(async () => {
 
 const immutable = { immutable: true };
 
-/** Puts the tag through a sleep and a wake-up. */
+/** Sleeps and wakes the tag once. */
 async function cycle(): Promise<{ copiedBytes: number }> {
   const report = await allocator.sleep();
   await allocator.wakeUp();

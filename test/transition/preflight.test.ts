@@ -1,4 +1,4 @@
-/** What a transition needs is known before anything is touched. */
+/** A transition checks the memory it needs before it moves anything. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";

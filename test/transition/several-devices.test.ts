@@ -1,4 +1,4 @@
-/** Each device's memory is moved by a thread of its own; what becomes of it is decided for all of them together. */
+/** Each device has its own thread that moves its memory; the outcome is decided for all devices together. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -79,14 +79,14 @@ test.skipIf(!onEmulator)("wakeUp() restores content of every kind of backup on e
 const sleepCalls = ["aclrtMemcpyAsync", "aclrtSynchronizeStream", "aclrtUnmapMem"];
 const wakeCalls = ["aclrtMallocPhysical", "aclrtMapMem", "aclrtMemcpyAsync", "aclrtSynchronizeStream"];
 
-/** How often a call is made by what `run` does. */
+/** The number of calls of a function that `run` makes. */
 async function countOf(call: string, run: () => Promise<unknown>): Promise<number> {
   setFaults("");
   await run();
   return callCount(call);
 }
 
-/** What `run` fails with; undefined when the streams shared the work so that there were fewer calls this time. */
+/** The error of `run`; undefined when this run made fewer calls, which depends on how streams share the work. */
 async function errorOf(faults: string, run: () => Promise<unknown>): Promise<CamemError | undefined> {
   setFaults(faults);
   const error = await run().then(
@@ -157,7 +157,7 @@ test.skipIf(!onEmulator).each(["sleep", "wakeUp"] as const)(
       (error) => error.code,
     );
     const [before, after] = name === "sleep" ? ["mapped", "offloaded"] : ["offloaded", "mapped"];
-    // Where all was copied before anybody looked, the abort came too late.
+    // The abort is too late when all copies end first.
     expect<Set<string>>(states()).toEqual(new Set([outcome === "ABORTED" ? before : after]));
     await allocator.wakeUp();
     expectContents();

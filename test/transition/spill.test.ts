@@ -1,4 +1,4 @@
-/** What the host budget has no room for goes to files that nobody sees and that are gone with the process. */
+/** Backups beyond the host budget spill to unlinked files, deleted when the process exits. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
@@ -27,7 +27,7 @@ function expectContents(): void {
     expect(Buffer.compare(buffer.read(), pattern(buffer.sizeBytes, index))).toBe(0);
 }
 
-/** The spill files that this process has open. */
+/** Open spill files of this process. */
 function spillFiles(): { path: string; target: string }[] {
   const paths = readdirSync("/proc/self/fd").map((name) => `/proc/self/fd/${name}`);
   return paths.flatMap((path) => {

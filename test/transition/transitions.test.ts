@@ -1,4 +1,4 @@
-/** Sleep and wake as operations: the event loop goes on, they can be aborted, report progress, take turns, and call hooks. */
+/** Sleep and wake-up as operations: event loop, abort, progress, order, and hooks. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
@@ -20,7 +20,7 @@ afterEach(() => allocator.close());
 test("sleep() does not block the event loop while it waits for the device", async () => {
   const held = holdDevice();
   const sleeping = allocator.sleep();
-  // Were the loop blocked, this timer would not come, the device would never be released, and the test would hang.
+  // A blocked event loop would never run this timer, so the device would stay held and the test would hang.
   await Bun.sleep(20);
   expect(weights.state).toBe("moving");
   held.release();
@@ -238,7 +238,7 @@ test("wakeUp() runs every afterWake hook and reports all their errors", async ()
   const error = await failureOf(() => allocator.sleep());
   expect(error.code).toBe("HOOK_FAILED");
   expect((error.cause as AggregateError).errors.length).toBe(2);
-  // Only hooks whose beforeSleep was called have anything to rebuild.
+  // Only hooks whose beforeSleep ran must rebuild.
   expect(ran).toEqual(["first"]);
   await allocator.close();
 });

@@ -1,4 +1,4 @@
-/** An engine that nobody asks anything falls asleep by itself. */
+/** An idle engine falls asleep by itself. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -42,7 +42,7 @@ afterEach(async () => {
 const asleepAt = (level: number) =>
   until(() => controller.status.state === "asleep" && controller.status.level === level);
 
-/** Lets whatever was started go on; nothing may have come of it. */
+/** Gives pending work time to run, before an assertion that nothing changed. */
 const settle = () => Bun.sleep(5);
 
 test("IdleSleep goes down its ladder level by level", async () => {

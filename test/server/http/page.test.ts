@@ -55,7 +55,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await connected();
   }
 
-  /** The bytes by kind that the page shows for a tag of a model. */
+  /** The bytes that the page shows for a tag of a model, by kind. */
   async function bytesOf(name: string, tag: string): Promise<Record<string, number>> {
     const entry = model(name).locator(".tag").filter({ hasText: tag });
     const pairs = await entry
@@ -184,7 +184,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await press("Use this token");
     await connected();
     expect(await page.getByRole("alert").textContent()).toBe("");
-    // A token stays for the tab, and goes with everything that it has shown.
+    // The token lasts as long as the tab; forgetting it also removes all data.
     await page.reload();
     await connected();
     await model("alpha").waitFor();
@@ -406,7 +406,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
   });
 });
 
-/** Runs in the page: every text whose contrast with what is behind it is below 4.5 to 1. */
+/** Runs in the page. Finds text whose contrast with its background is below 4.5 to 1. */
 function readContrast(): { faint: string[]; background: number[]; texts: number } {
   const channels = (color: string) => (color.match(/[\d.]+/g) ?? []).map(Number);
   const luminance = ([red = 0, green = 0, blue = 0]: number[]) => {

@@ -1,4 +1,4 @@
-/** Many requests over real HTTP, across sleeps and wake-ups of every kind: none is lost, none is wrong, nothing piles up. */
+/** Many requests over real HTTP across all kinds of transitions: each is answered correctly, and nothing accumulates. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -66,7 +66,7 @@ test("server answers 200 concurrent requests correctly across sleeps that reques
   expect(settled.filter(({ status }) => status !== 200)).toEqual([]);
   expect(settled.filter(({ isRight }) => !isRight)).toEqual([]);
   expect(statuses.length).toBeGreaterThan(1);
-  // Level 1 right after level 2 is the one refusal that there may be.
+  // The server may refuse only level 1 right after level 2.
   expect(statuses.filter((status) => status !== 200 && status !== 409)).toEqual([]);
   await controller.wakeUp();
   expect(controller.status).toMatchObject({
@@ -96,7 +96,7 @@ test("server answers or ends 200 concurrent requests across sleeps by an operato
   }
   await server.post("/wake_up");
   const settled = await answers;
-  // Those that were ended know it: by a cut connection or a failure. Nobody got a wrong text for a right one.
+  // An aborted request ends with a cut connection or an error, never with a wrong text.
   const served = settled.filter((answer) => answer !== "cut" && answer.status === 200);
   expect(served.filter((answer) => answer !== "cut" && !answer.isRight)).toEqual([]);
   const { abortedTotal, admittedTotal, refusedTotal } = controller.status.requests;

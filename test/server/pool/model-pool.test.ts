@@ -20,7 +20,7 @@ let taken: DeviceBuffer;
 /** Switches as they happen: "a sleeps", "b wakes". */
 let log: string[];
 
-/** Three engines of 10 MiB, or more, on a device with room for the first `room` of them, which are awake. */
+/** Starts three engines of at least 10 MiB on a device with room for the first `room` of them, which are awake. */
 async function start(
   room: number,
   options: PoolOptions = {},
@@ -131,7 +131,7 @@ test("pool alternates with its minimum residency under load, and starves no requ
     clock.advance(100);
     await Bun.sleep(1);
   }
-  // 4 seconds have passed: with a residency of one second no more than 5 switches can have begun.
+  // In 4 seconds, with a residency of one second, at most 5 switches can begin.
   expect(log.filter((line) => line.endsWith("wakes")).length).toBeLessThanOrEqual(5);
   const done = Promise.all(results);
   let over = false;
