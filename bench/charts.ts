@@ -1,4 +1,4 @@
-/** The results as charts, in SVG that needs nothing to be shown. */
+/** Draws the results as charts, in SVG without external resources. */
 
 import { join } from "node:path";
 import { parse, View } from "vega";
@@ -18,13 +18,13 @@ const config: Config = {
   point: { size: 45, filled: true },
 };
 
-/** The legend shows a line as it is drawn. */
+/** The legend shows each line with its dashes. */
 function lineConfig(columns: number): Config {
   const symbol = { symbolType: "stroke", symbolSize: 500, symbolStrokeWidth: 2.5 } as const;
   return { ...config, legend: { ...config.legend, ...symbol, columns } };
 }
 
-/** One line of a chart's data. */
+/** One point of a chart. */
 interface Datum {
   readonly series: string;
   readonly operation: string;
@@ -38,9 +38,9 @@ interface Series {
   readonly dash: readonly number[];
 }
 
-/** Limits are dashed and grey, the peers red, camem in colours that the colour-blind tell apart. */
-const limitLook = { colour: "#666666", dash: [6, 4] } as const;
-const peersLook = { colour: "#d1495b", dash: [2, 3] } as const;
+/** Limits are dashed and grey, the peers red. camem's colours are safe for colour-blind readers. */
+const limitStyle = { colour: "#666666", dash: [6, 4] } as const;
+const peersStyle = { colour: "#d1495b", dash: [2, 3] } as const;
 
 function seriesScales(series: readonly Series[]) {
   const domain = series.map(({ name }) => name);
@@ -50,8 +50,8 @@ function seriesScales(series: readonly Series[]) {
   };
 }
 
-/** Where the figures of a run were measured, for below a title. */
-function origin({ device, machine, quick }: Results): string {
+/** Names the device and the machine of a run. */
+function subtitleOf({ device, machine, quick }: Results): string {
   return `${device.soc}${quick ? ", quick run" : ""}; ${machine.cpu}, ${machine.cores} cores; medians`;
 }
 
@@ -74,8 +74,8 @@ function throughputData(figures: readonly Figure[]): Datum[] {
   return data;
 }
 
-/** Of the layouts of one size, the one with the fewest segments. */
-function pooledOnly(figures: readonly Figure[]): Figure[] {
+/** Keeps the layout with the fewest segments for each size. */
+function withFewestSegments(figures: readonly Figure[]): Figure[] {
   return figures.filter((figure) =>
     figures.every((other) => other.sizeBytes !== figure.sizeBytes || other.segments >= figure.segments),
   );
@@ -84,15 +84,15 @@ function pooledOnly(figures: readonly Figure[]): Figure[] {
 function throughputChart(results: Results): TopLevelSpec {
   const transitions = results.figures.filter(({ scenario }) => scenario === "transitions");
   const scales = seriesScales([
-    { name: "limit: C copy loop", ...limitLook },
+    { name: "limit: C copy loop", ...limitStyle },
     { name: "camem, prepared", colour: "#0072b2", dash: [1, 0] },
     { name: "camem, cold", colour: "#56b4e9", dash: [1, 0] },
     { name: "camem, from the checkpoint", colour: "#e69f00", dash: [1, 0] },
-    { name: "peers' algorithm", ...peersLook },
+    { name: "peers' algorithm", ...peersStyle },
   ]);
   return {
-    title: { text: "Throughput of sleep and wake-up by size", subtitle: origin(results) },
-    data: { values: throughputData(pooledOnly(transitions)) },
+    title: { text: "Throughput of sleep and wake-up by size", subtitle: subtitleOf(results) },
+    data: { values: throughputData(withFewestSegments(transitions)) },
     facet: {
       column: { field: "operation", title: null, header: { labelExpr: "'level 1: ' + datum.value" } },
     },
@@ -129,12 +129,12 @@ function countChart(results: Results): TopLevelSpec {
     });
   const scales = seriesScales([
     { name: "camem", colour: "#0072b2", dash: [1, 0] },
-    { name: "limit: the same calls in C", ...limitLook },
+    { name: "limit: the same calls in C", ...limitStyle },
   ]);
   return {
     title: {
-      text: "Cost of a segment by how many sleep or wake (2 MiB each, level 2)",
-      subtitle: origin(results),
+      text: "Cost of a segment by the number of segments (2 MiB each, level 2)",
+      subtitle: subtitleOf(results),
     },
     data: { values: data },
     facet: { column: { field: "operation", title: null } },
@@ -166,8 +166,8 @@ const phases = {
   verifying: { label: "checking backups", colour: "#8c6d31" },
   mapping: { label: "mapping", colour: "#009e73" },
   copying: { label: "copying", colour: "#0072b2" },
-  releasing: { label: "giving memory back", colour: "#cc79a7" },
-  total: { label: "the peers' algorithm, all blocking", colour: peersLook.colour },
+  releasing: { label: "releasing memory", colour: "#cc79a7" },
+  total: { label: "the peers' algorithm, all blocking", colour: peersStyle.colour },
 } as const;
 
 type PhaseName = keyof typeof phases;
@@ -175,7 +175,7 @@ type PhaseName = keyof typeof phases;
 const cases = ["cold", "first after prepare", "prepared", "clean", "file", "level 2"];
 const peersCase = "peers' algorithm";
 
-/** The size that most cases were measured at, and the largest of those up to 1 GiB. */
+/** The largest measured size up to 1 GiB, which most cases share. */
 function commonSize(figures: readonly Figure[]): number {
   return Math.max(...figures.map(({ sizeBytes }) => sizeBytes).filter((size) => size <= 2 ** 30));
 }
@@ -200,12 +200,14 @@ function phaseData(figures: readonly Figure[]) {
 }
 
 function phaseChart(results: Results): TopLevelSpec {
-  const transitions = pooledOnly(results.figures.filter(({ scenario }) => scenario === "transitions"));
-  const looks = Object.values(phases);
+  const transitions = withFewestSegments(
+    results.figures.filter(({ scenario }) => scenario === "transitions"),
+  );
+  const styles = Object.values(phases);
   return {
     title: {
-      text: `What the time goes to: ${formatSize(commonSize(transitions))} that sleep and wake`,
-      subtitle: origin(results),
+      text: `Phases of a sleep and wake-up of ${formatSize(commonSize(transitions))}`,
+      subtitle: subtitleOf(results),
     },
     data: { values: phaseData(transitions) },
     facet: { column: { field: "operation", title: null } },
@@ -221,7 +223,7 @@ function phaseChart(results: Results): TopLevelSpec {
           field: "phase",
           type: "nominal",
           title: null,
-          scale: { domain: looks.map(({ label }) => label), range: looks.map(({ colour }) => colour) },
+          scale: { domain: styles.map(({ label }) => label), range: styles.map(({ colour }) => colour) },
         },
       },
     },
@@ -235,7 +237,7 @@ const charts: Readonly<Record<string, (results: Results) => TopLevelSpec>> = {
   "phases.svg": phaseChart,
 };
 
-/** Draws every chart into `folder`; their names. */
+/** Draws every chart into `folder` and returns the file names. */
 export async function drawCharts(results: Results, folder: string): Promise<string[]> {
   for (const [name, chart] of Object.entries(charts)) {
     const view = new View(parse(compile(chart(results)).spec), { renderer: "none" });

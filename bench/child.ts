@@ -1,4 +1,4 @@
-/** Runs one scenario in this process and writes its findings to a file: `child.ts <scenario> <context as JSON> <file>`. */
+/** Runs one scenario and writes its findings to a file: `child.ts <scenario> <context as JSON> <file>`. */
 
 import { scenarios } from "./scenarios/index.ts";
 

@@ -1,4 +1,4 @@
-/** The C loops of `bench/native`: the limits that camem is measured against, and the peers' algorithm. */
+/** Bindings of the C loops in `bench/native`: camem's limits and the peers' algorithm. */
 
 import { dlopen, type Pointer } from "bun:ffi";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import type { DeviceBuffer } from "../src/memory/buffer.ts";
 
 const sources = join(import.meta.dir, "native");
 
-/** Compiles the loops into `folder`; the path of the library. */
+/** Compiles the loops into `folder` and returns the library's path. */
 export async function compileLoops(folder: string): Promise<string> {
   const library = join(folder, "libloops.so");
   const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
@@ -44,22 +44,23 @@ function openLibrary(path: string) {
 
 type Symbols = ReturnType<typeof openLibrary>;
 
-/** By whom the bytes of a limit are copied. */
+/** What copies the bytes of a limit: threads of the processor, or streams of the device. */
 export const CopyBy = { threads: 0, streams: 1 } as const;
 export type CopyBy = (typeof CopyBy)[keyof typeof CopyBy];
 
-/** As many as camem has streams on a device (`shim/src/runtime.zig`), each of which the emulator gives a thread. */
+/** Threads or streams of a copy. Equals camem's streams per device (`shim/src/runtime.zig`). */
 const lanes = 2;
 
+/** Output of the C loops, in nanoseconds. */
 const elapsed = new BigUint64Array(2);
-const second = elapsed.subarray(1);
+const secondElapsed = elapsed.subarray(1);
 const elapsedMs = (index = 0) => Number(elapsed[index]) / 1e6;
 
-function succeed(code: number, what: string): void {
+function check(code: number, what: string): void {
   if (code !== 0) throw new Error(`${what} failed in the C loops with ${code}`);
 }
 
-function created(pointer: Pointer | bigint | null, what: string): Pointer {
+function notNull(pointer: Pointer | bigint | null, what: string): Pointer {
   if (typeof pointer !== "number") throw new Error(`the C loops got no ${what}`);
   return pointer;
 }
@@ -68,37 +69,37 @@ export class Loops implements Disposable {
   readonly #symbols: Symbols;
   readonly #copyBy: CopyBy;
 
-  /** AscendCL has to be initialised. Device memory and the calling thread's context stay as they are. */
+  /** Requires that AscendCL is initialised. Keeps device memory and the calling thread's context. */
   constructor(path: string, aclLibrary: string, device: number, copyBy: CopyBy) {
     this.#symbols = openLibrary(path);
     this.#copyBy = copyBy;
-    succeed(this.#symbols.loops_open(Buffer.from(`${aclLibrary}\0`), device), "opening AscendCL");
+    check(this.#symbols.loops_open(Buffer.from(`${aclLibrary}\0`), device), "opening AscendCL");
   }
 
   [Symbol.dispose](): void {
-    succeed(this.#symbols.loops_close(), "closing the device");
+    check(this.#symbols.loops_close(), "closing the device");
   }
 
-  /** Mapped segments beside camem's. */
+  /** Maps segments of its own. */
   segments(count: number, sizeBytes: number): SegmentSet {
     const pointer = this.#symbols.loops_set_create(count, sizeBytes);
-    return new SegmentSet(this.#symbols, created(pointer, "device memory"), count);
+    return new SegmentSet(this.#symbols, notNull(pointer, "device memory"), count);
   }
 
-  /** Page-locked memory for copies that are compared with. */
+  /** Page-locked host memory for copies. */
   host(sizeBytes: number): HostMemory {
-    const pointer = created(this.#symbols.loops_host_create(sizeBytes), "host memory");
+    const pointer = notNull(this.#symbols.loops_host_create(sizeBytes), "host memory");
     return new HostMemory(this.#symbols, pointer, sizeBytes, this.#copyBy);
   }
 
-  /** Milliseconds of mapping and of unmapping one segment, on average. */
+  /** Mean milliseconds to map and to unmap one segment. */
   latency(sizeBytes: number, repetitions: number): { readonly mapMs: number; readonly unmapMs: number } {
-    succeed(this.#symbols.loops_latency(sizeBytes, repetitions, elapsed, second), "mapping one segment");
+    check(this.#symbols.loops_latency(sizeBytes, repetitions, elapsed, secondElapsed), "mapping one segment");
     return { mapMs: elapsedMs(0) / repetitions, unmapMs: elapsedMs(1) / repetitions };
   }
 }
 
-/** Segments of one size that the C loops map and unmap; times in milliseconds. */
+/** Segments of one size that the C loops map and unmap. Methods return milliseconds. */
 export class SegmentSet implements Disposable {
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
@@ -114,39 +115,39 @@ export class SegmentSet implements Disposable {
   }
 
   unmap(): number {
-    succeed(this.#symbols.loops_set_unmap(this.#pointer, elapsed), "unmapping");
+    check(this.#symbols.loops_set_unmap(this.#pointer, elapsed), "unmapping");
     return elapsedMs();
   }
 
   map(): number {
-    succeed(this.#symbols.loops_set_map(this.#pointer, elapsed), "mapping");
+    check(this.#symbols.loops_set_map(this.#pointer, elapsed), "mapping");
     return elapsedMs();
   }
 
   peersSleep(): number {
-    succeed(this.#symbols.loops_peers_sleep(this.#pointer, elapsed), "the peers' sleep");
+    check(this.#symbols.loops_peers_sleep(this.#pointer, elapsed), "the peers' sleep");
     return elapsedMs();
   }
 
   peersWake(): number {
-    succeed(this.#symbols.loops_peers_wake(this.#pointer, elapsed), "the peers' wake-up");
+    check(this.#symbols.loops_peers_wake(this.#pointer, elapsed), "the peers' wake-up");
     return elapsedMs();
   }
 
-  /** They have to be mapped. */
+  /** Requires that the segments are mapped. */
   [Symbol.dispose](): void {
-    succeed(this.#symbols.loops_set_destroy(this.#pointer), "freeing");
+    check(this.#symbols.loops_set_destroy(this.#pointer), "freeing");
   }
 }
 
-/** Device memory as the C loops take it: pairs of address and size. */
+/** Device memory as pairs of address and size, which the C loops take. */
 export function rangesOf(buffers: readonly DeviceBuffer[]): BigUint64Array {
   return new BigUint64Array(buffers.flatMap(({ ptr, sizeBytes }) => [BigInt(ptr), BigInt(sizeBytes)]));
 }
 
-/** Page-locked memory that the C loops copy to and from; times in milliseconds. */
+/** Page-locked memory that the C loops copy to and from. Methods return milliseconds. */
 export class HostMemory implements Disposable {
-  /** Which part of its time the threads of the last copy were running: 1 where they had a core each. */
+  /** Share of the last copy's time in which its threads ran: 1 when each thread had a core. */
   runningShare = 1;
   readonly #symbols: Symbols;
   readonly #pointer: Pointer;
@@ -170,27 +171,27 @@ export class HostMemory implements Disposable {
 
   #copy(ranges: BigUint64Array, toHost: 0 | 1): number {
     const [memory, size, by, count] = [this.#pointer, this.#sizeBytes, this.#copyBy, ranges.length / 2];
-    succeed(
-      this.#symbols.loops_copy(ranges, count, memory, size, toHost, by, lanes, elapsed, second),
+    check(
+      this.#symbols.loops_copy(ranges, count, memory, size, toHost, by, lanes, elapsed, secondElapsed),
       "copying",
     );
     if (by === CopyBy.threads) this.runningShare = elapsedMs(1) / (elapsedMs(0) * lanes);
     return elapsedMs();
   }
 
-  /** Copies without blocking the event loop, by threads: where the processor can address device memory. */
-  async copyBeside(ranges: BigUint64Array, direction: "toHost" | "toDevice"): Promise<void> {
+  /** Copies on threads without blocking the event loop. The processor must address device memory. */
+  async copyInBackground(ranges: BigUint64Array, direction: "toHost" | "toDevice"): Promise<void> {
     const [memory, size] = [this.#pointer, this.#sizeBytes];
     const toHost = direction === "toHost" ? 1 : 0;
     const code = this.#symbols.loops_copy_begin(ranges, ranges.length / 2, memory, size, toHost, lanes);
-    succeed(code, "starting to copy");
+    check(code, "starting to copy");
     while (this.#symbols.loops_copy_poll() === 0) await Bun.sleep(1);
   }
 
   copyFromFile(descriptor: number, ranges: BigUint64Array): number {
     const count = ranges.length / 2;
     const [memory, size] = [this.#pointer, this.#sizeBytes];
-    succeed(
+    check(
       this.#symbols.loops_copy_file(descriptor, ranges, count, memory, size, lanes, elapsed),
       "copying a file",
     );
@@ -198,6 +199,6 @@ export class HostMemory implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    succeed(this.#symbols.loops_host_destroy(this.#pointer), "freeing host memory");
+    check(this.#symbols.loops_host_destroy(this.#pointer), "freeing host memory");
   }
 }

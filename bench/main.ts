@@ -1,6 +1,6 @@
 /**
- * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and beside the peers' algorithm, on a real NPU
- * where one is found and on the emulator otherwise. Prints tables, and writes `latest.json`, `latest.md` and charts.
+ * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and the peers' algorithm, on an
+ * NPU if there is one, and on the emulator otherwise. Prints tables; writes `latest.json`, `latest.md`, charts.
  */
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -9,16 +9,17 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { CaMemAllocator } from "camem";
 import { Value } from "typebox/value";
-import { type BackendChoice, selectBackend } from "../scripts/backend.ts";
+import type { BackendChoice } from "../examples/tiny-llama/backend.ts";
+import { selectBackend } from "../scripts/backend.ts";
 import { runtimeInfo } from "../src/ffi/index.ts";
-import { environmentNames } from "../src/options/config.ts";
+import { environmentNames } from "../src/options/allocator-options.ts";
 import { drawCharts } from "./charts.ts";
 import { compileLoops } from "./loops.ts";
-import { reachTable } from "./reach.ts";
 import { describeDevice, describeMachine, markdown, summary, tables } from "./report.ts";
 import { type Scenario, scenarios } from "./scenarios/index.ts";
 import { type Device, Findings, type Machine, Results } from "./schema.ts";
 import { type Context, hasTimingModel } from "./session.ts";
+import { targetRows } from "./targets.ts";
 
 interface Options {
   readonly quick: boolean;
@@ -27,7 +28,7 @@ interface Options {
 
 const usage = "bun run bench [--quick] [--out <folder>]";
 
-/** A quick run leaves the results of a full one, which are committed, as they are. */
+/** A quick run keeps the committed results of the full run. */
 function defaultFolder(quick: boolean): string {
   return join(import.meta.dir, "results", quick ? "quick" : "");
 }
@@ -61,9 +62,9 @@ async function findDevice({ backend, reason }: BackendChoice): Promise<Device> {
   return {
     backend,
     reason,
-    // A path of the checkout would say nothing to others, to whom the results go.
+    // Relative to the checkout, because other people read the results.
     library: allocator.backend.library.replace(checkout, ""),
-    soc: soc === "" ? "a device that does not say its name" : soc,
+    soc: soc === "" ? "a device without a name" : soc,
     timingModel: hasTimingModel(soc),
   };
 }
@@ -79,7 +80,7 @@ function findMachine(): Machine {
   };
 }
 
-/** What the allocators of a scenario are like is the scenario's to say: only where the device is comes from outside. */
+/** Variables that choose the device. A scenario sets all other options of its allocators itself. */
 const deviceVariables: readonly string[] = [
   environmentNames.backend,
   environmentNames.aclLibrary,
@@ -87,12 +88,14 @@ const deviceVariables: readonly string[] = [
 ];
 
 function environmentOf({ residentBytes }: Scenario): Record<string, string | undefined> {
-  const others = Object.values(environmentNames).filter((name) => !deviceVariables.includes(name));
-  const cleared = Object.fromEntries([...others, "CAMEM_EMULATOR_FAULTS"].map((name) => [name, undefined]));
+  const otherNames = Object.values(environmentNames).filter((name) => !deviceVariables.includes(name));
+  const cleared = Object.fromEntries(
+    [...otherNames, "CAMEM_EMULATOR_FAULTS"].map((name) => [name, undefined]),
+  );
   return { ...process.env, ...cleared, CAMEM_EMULATOR_POOL: String(residentBytes) };
 }
 
-/** Each scenario has a process of its own: the emulator reads its environment once, and peaks of memory are a process's. */
+/** Runs a scenario in its own process, because environment and memory peaks are per process. */
 async function run(name: string, scenario: Scenario, context: Context): Promise<Findings> {
   const output = join(context.folder, "findings.json");
   const command = [
@@ -113,13 +116,13 @@ async function run(name: string, scenario: Scenario, context: Context): Promise<
 }
 
 async function runAll(context: Context): Promise<Findings[]> {
-  const found: Findings[] = [];
+  const findings: Findings[] = [];
   for (const [name, scenario] of Object.entries(scenarios)) {
     const startedMs = performance.now();
-    found.push(await run(name, scenario, context));
+    findings.push(await run(name, scenario, context));
     console.error(`${name}: ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
   }
-  return found;
+  return findings;
 }
 
 async function measureInFolder(quick: boolean): Promise<Findings[]> {
@@ -136,17 +139,17 @@ async function measure(quick: boolean): Promise<Results> {
   const device = await findDevice(await selectBackend());
   const machine = findMachine();
   console.log(`${describeDevice(device)}\n${describeMachine(machine)}`);
-  const found = await measureInFolder(quick);
+  const findings = await measureInFolder(quick);
   return Value.Parse(Results, {
-    version: 1,
+    version: 2,
     date: new Date().toISOString(),
     quick,
     durationSeconds: (performance.now() - startedMs) / 1000,
     device,
     machine,
-    reach: reachTable(found.flatMap(({ reached }) => reached)),
-    figures: found.flatMap(({ figures }) => figures),
-    notes: found.flatMap(({ notes }) => notes),
+    targets: targetRows(findings.flatMap(({ targets }) => targets)),
+    figures: findings.flatMap(({ figures }) => figures),
+    notes: findings.flatMap(({ notes }) => notes),
   });
 }
 

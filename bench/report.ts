@@ -1,9 +1,9 @@
-/** The results as tables for people: Markdown that is also what the terminal shows. */
+/** Renders the results as Markdown tables, for `latest.md` and the terminal. */
 
 import { formatSize } from "../src/options/sizes.ts";
-import type { Comparison, Device, Figure, Machine, ReachRow, Results, Statistic } from "./schema.ts";
+import type { Comparison, Device, Figure, Machine, Results, Statistic, TargetRow } from "./schema.ts";
 
-/** Three significant digits, which is more than the noise leaves. */
+/** Three significant digits: noise hides any further digit. */
 function number(value: number): string {
   if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(3)));
@@ -15,21 +15,23 @@ function amount(value: number, unit: Figure["unit"]): string {
 
 const spread = ({ p25, p75 }: Statistic) => `${number(p25)} to ${number(p75)}`;
 
-type Align = "left" | "right";
+interface Column<Row> {
+  readonly title: string;
+  readonly align?: "right";
+  readonly cell: (row: Row) => string;
+}
 
-/** Columns are padded, so that the source reads as well as the rendering. */
-function table(head: readonly (readonly [string, Align])[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map(([title], column) =>
-    Math.max(3, title.length, ...rows.map((row) => row[column]?.length ?? 0)),
-  );
-  const pad = (text: string, column: number) =>
-    head[column]?.[1] === "right" ? text.padStart(widths[column] ?? 0) : text.padEnd(widths[column] ?? 0);
-  const line = (cells: readonly string[]) => `| ${cells.map(pad).join(" | ")} |`;
-  const rule = head.map(([, align], column) => {
-    const dashes = "-".repeat((widths[column] ?? 0) - (align === "right" ? 1 : 0));
-    return align === "right" ? `${dashes}:` : dashes;
+/** A Markdown table with padded columns, so that the source is readable too. */
+function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
+  const padded = columns.map(({ title, align, cell }) => {
+    const cells = [title, ...rows.map(cell)];
+    const width = Math.max(3, ...cells.map((text) => text.length));
+    const rule = align === "right" ? `${"-".repeat(width - 1)}:` : "-".repeat(width);
+    const pad = (text: string) => (align === "right" ? text.padStart(width) : text.padEnd(width));
+    return [pad(title), rule, ...cells.slice(1).map(pad)];
   });
-  return [line(head.map(([title]) => title)), line(rule), ...rows.map(line)].join("\n");
+  const lines = Array.from({ length: rows.length + 2 }, (_, line) => padded.map((cells) => cells[line]));
+  return lines.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
 export function describeDevice({ backend, reason, soc, library, timingModel }: Device): string {
@@ -42,174 +44,153 @@ export function describeMachine({ cpu, cores, memoryBytes, kernel, bun }: Machin
   return `machine: ${cpu}, ${cores} cores, ${formatSize(memoryBytes)} of memory, Linux ${kernel}, Bun ${bun}`;
 }
 
-function reachTable(rows: readonly ReachRow[]): string {
-  return table(
-    [
-      ["figure", "left"],
-      ["measured", "left"],
-      ["reach", "left"],
-      ["median", "right"],
-      ["p25 to p75", "left"],
-      ["reached", "left"],
-    ],
-    rows.map(({ figure, measured, reach, value, unit, passed }) => [
-      figure,
-      measured,
-      reach,
-      `${number(value.median)} ${unit}`,
-      spread(value),
-      passed ? "yes" : "no",
-    ]),
-  );
-}
-
-function comparisonCells(comparison: Comparison | undefined, unit: Figure["unit"]): string[] {
-  if (comparison === undefined) return ["", ""];
-  return [amount(comparison.value.median, unit), `${number(comparison.ratio.median)} ×`];
-}
+const targetColumns: readonly Column<TargetRow>[] = [
+  { title: "figure", cell: ({ figure }) => figure },
+  { title: "measured", cell: ({ measured }) => measured },
+  { title: "target", cell: ({ target }) => target },
+  { title: "median", align: "right", cell: ({ value, unit }) => `${number(value.median)} ${unit}` },
+  { title: "p25 to p75", cell: ({ value }) => spread(value) },
+  { title: "met", cell: ({ isMet }) => (isMet ? "yes" : "no") },
+];
 
 const gibPerSecond = (sizeBytes: number, ms: number) => number(sizeBytes / 2 ** 30 / (ms / 1000));
-
-function transitionTable(figures: readonly Figure[]): string {
-  return table(
-    [
-      ["case", "left"],
-      ["operation", "left"],
-      ["size", "right"],
-      ["segments", "right"],
-      ["median", "right"],
-      ["p25 to p75", "left"],
-      ["GiB/s", "right"],
-      ["limit", "right"],
-      ["of it", "right"],
-      ["peers", "right"],
-      ["of it", "right"],
-    ],
-    figures.map((figure) => [
-      figure.case,
-      figure.operation,
-      formatSize(figure.sizeBytes),
-      String(figure.segments),
-      amount(figure.value.median, figure.unit),
-      spread(figure.value),
-      gibPerSecond(figure.sizeBytes, figure.value.median),
-      ...comparisonCells(figure.limit, figure.unit),
-      ...comparisonCells(figure.peers, figure.unit),
-    ]),
-  );
-}
-
 const perSegment = (ms: number, segments: number) => `${number((ms * 1000) / segments)} µs`;
 
-function countTable(figures: readonly Figure[]): string {
-  return table(
-    [
-      ["operation", "left"],
-      ["segments", "right"],
-      ["median", "right"],
-      ["per segment", "right"],
-      ["C loop, per segment", "right"],
-      ["of it", "right"],
-    ],
-    figures.map(({ operation, segments, value, unit, limit }) => [
-      operation,
-      segments.toLocaleString("en"),
-      amount(value.median, unit),
-      perSegment(value.median, segments),
-      limit ? perSegment(limit.value.median, segments) : "",
-      limit ? `${number(limit.ratio.median)} ×` : "",
-    ]),
-  );
+type FigureColumn = Column<Figure>;
+
+const operationColumn: FigureColumn = { title: "operation", cell: ({ operation }) => operation };
+const segmentsColumn: FigureColumn = {
+  title: "segments",
+  align: "right",
+  cell: ({ segments }) => segments.toLocaleString("en"),
+};
+const medianColumn: FigureColumn = {
+  title: "median",
+  align: "right",
+  cell: ({ value, unit }) => amount(value.median, unit),
+};
+const leadingColumns: readonly FigureColumn[] = [
+  { title: "case", cell: (figure) => figure.case },
+  operationColumn,
+  { title: "size", align: "right", cell: ({ sizeBytes }) => formatSize(sizeBytes) },
+  segmentsColumn,
+];
+
+function ratioColumn(comparisonOf: (figure: Figure) => Comparison | undefined): FigureColumn {
+  const cell = (comparison: Comparison | undefined) =>
+    comparison === undefined ? "" : `${number(comparison.ratio.median)} ×`;
+  return { title: "ratio", align: "right", cell: (figure) => cell(comparisonOf(figure)) };
 }
 
-function plainTable(figures: readonly Figure[]): string {
-  return table(
-    [
-      ["case", "left"],
-      ["operation", "left"],
-      ["size", "right"],
-      ["segments", "right"],
-      ["median", "right"],
-      ["compared with", "left"],
-      ["that", "right"],
-      ["of it", "right"],
-    ],
-    figures.map((figure) => [
-      figure.case,
-      figure.operation,
-      formatSize(figure.sizeBytes),
-      String(figure.segments),
-      amount(figure.value.median, figure.unit),
-      figure.limit?.what ?? "",
-      ...comparisonCells(figure.limit, figure.unit),
-    ]),
-  );
+function comparisonColumns(
+  title: string,
+  comparisonOf: (figure: Figure) => Comparison | undefined,
+): FigureColumn[] {
+  const cell = (comparison: Comparison | undefined, unit: Figure["unit"]) =>
+    comparison === undefined ? "" : amount(comparison.value.median, unit);
+  return [
+    { title, align: "right", cell: (figure) => cell(comparisonOf(figure), figure.unit) },
+    ratioColumn(comparisonOf),
+  ];
 }
 
-function phaseTable(figures: readonly Figure[]): string {
-  const names = [...new Set(figures.flatMap(({ phases }) => Object.keys(phases ?? {})))];
-  return table(
-    [
-      ["case", "left"],
-      ["operation", "left"],
-      ["size", "right"],
-      ["segments", "right"],
-      ...names.map((name) => [`${name}, ms`, "right"] as const),
-    ],
-    figures.map((figure) => [
-      figure.case,
-      figure.operation,
-      formatSize(figure.sizeBytes),
-      figure.segments.toLocaleString("en"),
-      ...names.map((name) => number(figure.phases?.[name] ?? 0)),
-    ]),
-  );
+const transitionColumns: readonly FigureColumn[] = [
+  ...leadingColumns,
+  medianColumn,
+  { title: "p25 to p75", cell: ({ value }) => spread(value) },
+  { title: "GiB/s", align: "right", cell: ({ sizeBytes, value }) => gibPerSecond(sizeBytes, value.median) },
+  ...comparisonColumns("limit", ({ limit }) => limit),
+  ...comparisonColumns("peers", ({ peers }) => peers),
+];
+
+const countColumns: readonly FigureColumn[] = [
+  operationColumn,
+  segmentsColumn,
+  medianColumn,
+  {
+    title: "per segment",
+    align: "right",
+    cell: ({ value, segments }) => perSegment(value.median, segments),
+  },
+  {
+    title: "C loop, per segment",
+    align: "right",
+    cell: ({ limit, segments }) => (limit ? perSegment(limit.value.median, segments) : ""),
+  },
+  ratioColumn(({ limit }) => limit),
+];
+
+const plainColumns: readonly FigureColumn[] = [
+  ...leadingColumns,
+  medianColumn,
+  { title: "compared with", cell: ({ limit }) => limit?.what ?? "" },
+  ...comparisonColumns("its median", ({ limit }) => limit),
+];
+
+function phaseColumns(figures: readonly Figure[]): FigureColumn[] {
+  const names = new Set(figures.flatMap(({ phases }) => Object.keys(phases ?? {})));
+  const phaseColumn = (name: string): FigureColumn => ({
+    title: `${name}, ms`,
+    align: "right",
+    cell: ({ phases }) => number(phases?.[name] ?? 0),
+  });
+  return [...leadingColumns, ...[...names].map(phaseColumn)];
 }
 
-const titles: Readonly<Record<string, { title: string; render: (figures: readonly Figure[]) => string }>> = {
-  transitions: { title: "Sleep and wake-up by size", render: transitionTable },
-  counts: { title: "Cost of a segment by how many there are (2 MiB each, level 2)", render: countTable },
-  latency: { title: "One segment", render: plainTable },
-  "first sleep": { title: "First sleep after `prepare`", render: plainTable },
-  "event loop": { title: "Event loop", render: plainTable },
-  "host memory": { title: "Host memory of a cold level-1 sleep", render: plainTable },
-  pools: { title: "Device memory of Qwen2.5-0.5B-Instruct's tensors", render: plainTable },
+interface Section {
+  readonly title: string;
+  readonly columns: readonly FigureColumn[];
+}
+
+/** Sections of the report, by the scenario of their figures. */
+const sections: Readonly<Record<string, Section>> = {
+  transitions: { title: "Sleep and wake-up by size", columns: transitionColumns },
+  counts: {
+    title: "Cost of a segment by the number of segments (2 MiB each, level 2)",
+    columns: countColumns,
+  },
+  latency: { title: "One segment", columns: plainColumns },
+  "first sleep": { title: "First sleep after `prepare`", columns: plainColumns },
+  "event loop": { title: "Event loop", columns: plainColumns },
+  "host memory": { title: "Host memory of a cold level-1 sleep", columns: plainColumns },
+  pools: { title: "Device memory of Qwen2.5-0.5B-Instruct's tensors", columns: plainColumns },
 };
 
-const explanations = `Medians of rounds in which figure and limit take turns; "of it" is the median of each round's ratio of times. The limit of
-a copy is a C loop over the same device memory with as many threads; of unmapping and mapping, a C loop of the same AscendCL
-calls; of a wake-up from a file, a C loop that reads it into page-locked memory and copies. The peers' algorithm is one
-blocking sequence per segment: page-lock host memory, copy, unmap, free. "outside" is what passes before the shim has a plan
-and after it has ended, "starting" until its thread runs it.`;
+const explanation = `
+Each figure is a median over rounds. Figure and limit alternate within a round, and "ratio" is the median of
+the rounds' ratios, figure to limit. The limit of a copy is a C loop over the same device memory with as many
+threads. The limit of mapping and unmapping is a C loop of the same AscendCL calls. The limit of a wake-up
+from a file is a C loop that reads it into page-locked memory and copies. The peers' algorithm blocks, one
+segment after the other: page-lock host memory, copy, unmap, free. Phase "starting" lasts until the shim's
+thread runs the plan. Phase "outside" is the time before the shim has the plan and after the plan has ended.`.trim();
 
-/** Headings and tables; `latest.md` without its title. */
-export function tables(results: Results): string {
-  const parts = Object.entries(titles).map(([scenario, { title, render }]) => {
-    const figures = results.figures.filter((figure) => figure.scenario === scenario);
-    return `## ${title}\n\n${render(figures)}`;
+/** The sections of `latest.md`. */
+export function tables({ figures, notes }: Results): string {
+  const parts = Object.entries(sections).map(([scenario, { title, columns }]) => {
+    const own = figures.filter((figure) => figure.scenario === scenario);
+    return `## ${title}\n\n${table(columns, own)}`;
   });
-  const withPhases = results.figures.filter(({ phases }) => phases !== undefined);
-  parts.push(`## What the time goes to\n\n${phaseTable(withPhases)}`);
-  if (results.notes.length > 0)
-    parts.push(`## Notes\n\n${results.notes.map((note) => `- ${note}`).join("\n")}`);
+  const withPhases = figures.filter(({ phases }) => phases !== undefined);
+  parts.push(`## Phases\n\n${table(phaseColumns(withPhases), withPhases)}`);
+  if (notes.length > 0) parts.push(`## Notes\n\n${notes.map((note) => `- ${note}`).join("\n")}`);
   return parts.join("\n\n");
 }
 
-/** The lines that come first, and the reach. */
-export function summary({ device, machine, quick, reach }: Results): string {
-  const scale = quick ? "quick: smaller sizes and fewer rounds than the reach is stated for\n" : "";
-  return `${describeDevice(device)}\n${describeMachine(machine)}\n${scale}\n${reachTable(reach)}`;
+/** Device, machine and targets. */
+export function summary({ device, machine, quick, targets }: Results): string {
+  const scale = quick ? "quick: smaller sizes and fewer rounds than the targets are for\n" : "";
+  return `${describeDevice(device)}\n${describeMachine(machine)}\n${scale}\n${table(targetColumns, targets)}`;
 }
 
 export function markdown(results: Results, charts: readonly string[]): string {
   const images = charts.map((name) => `![${name.replace(".svg", "").replaceAll("-", " ")}](${name})`);
   const [device, machine] = [describeDevice(results.device), describeMachine(results.machine)];
-  const when = `${results.date.slice(0, 10)}, ${results.quick ? "quick" : "full"} run of ${Math.round(results.durationSeconds)} s`;
+  const run = `${results.quick ? "quick" : "full"} run of ${Math.round(results.durationSeconds)} s`;
   return [
     "# Benchmark",
-    `${when}; ${device}; ${machine}.`,
-    reachTable(results.reach),
-    explanations,
+    `${results.date.slice(0, 10)}, ${run}; ${device}; ${machine}.`,
+    table(targetColumns, results.targets),
+    explanation,
     images.join("\n\n"),
     tables(results),
     "",

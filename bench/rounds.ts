@@ -1,21 +1,21 @@
-/** Measures things that are to be compared in turns, so that what else the machine does hits all of them. */
+/** Measures parts in alternation, so that other load on the machine affects all parts alike. */
 
 import { Bench } from "tinybench";
 import { median } from "./statistics.ts";
 
-/** What one repetition took, by name. */
+/** Measurements of one repetition, by name. */
 export type Durations = Readonly<Record<string, number>>;
 export type Part = () => Promise<Durations> | Durations;
 
-/** One value for each round and name: the median of the round's repetitions. */
+/** One value for each round, part and name: the median of the round's repetitions. */
 export class Rounds {
   readonly #values = new Map<string, number[]>();
 
   add(part: string, repetitions: readonly Durations[]): void {
-    for (const name of Object.keys(repetitions[0] ?? {})) {
+    for (const [name, value] of Object.entries(medianDurations(repetitions))) {
       const key = `${part} ${name}`;
       const values = this.#values.get(key) ?? [];
-      values.push(median(repetitions.map((durations) => durations[name] ?? Number.NaN)));
+      values.push(value);
       this.#values.set(key, values);
     }
   }
@@ -24,28 +24,38 @@ export class Rounds {
     return this.#values.get(`${part} ${name}`);
   }
 
-  of(part: string, name: string): number[] {
+  /** @throws when the part did not measure this name */
+  get(part: string, name: string): number[] {
     const values = this.find(part, name);
     if (values === undefined) throw new TypeError(`${part} measured no ${name}`);
     return values;
   }
 
-  /** What a part measured under names with this prefix, which is cut off: medians over the rounds. */
+  /** Medians over the rounds of a part's names that start with `prefix`, by the rest of the name. */
   medians(part: string, prefix: string): Record<string, number> {
     const start = `${part} ${prefix}`;
-    const own = [...this.#values].filter(([key]) => key.startsWith(start));
-    return Object.fromEntries(own.map(([key, values]) => [key.slice(start.length), median(values)]));
+    const entries = [...this.#values].filter(([key]) => key.startsWith(start));
+    return Object.fromEntries(entries.map(([key, values]) => [key.slice(start.length), median(values)]));
   }
+}
+
+export function medianDurations(repetitions: readonly Durations[]): Durations {
+  const names = Object.keys(repetitions[0] ?? {});
+  const valuesOf = (name: string) => repetitions.map((durations) => durations[name] ?? Number.NaN);
+  return Object.fromEntries(names.map((name) => [name, median(valuesOf(name))]));
 }
 
 export interface RoundsOptions {
   readonly rounds: number;
   readonly repetitions?: number;
-  /** Earlier rounds of the same parts, to which these are added. */
+  /** Earlier rounds of the same parts; new rounds are added to them. */
   readonly into?: Rounds;
 }
 
-/** Runs the parts one after the other, forwards and backwards in turns, after one repetition of each to warm up. */
+/**
+ * Runs the parts one after the other, in reverse order every second round. One repetition of each part warms
+ * up before the first round.
+ */
 export async function alternate<Name extends string>(
   parts: Readonly<Record<Name, Part>>,
   { rounds, repetitions = 1, into: result = new Rounds() }: RoundsOptions,
@@ -69,7 +79,19 @@ export async function alternate<Name extends string>(
   return result;
 }
 
-/** Rounds of many measurements, by name. */
+function addTask(bench: Bench, name: string, part: Part, measured: Durations[]): void {
+  const task = async () => {
+    measured.push(await part());
+  };
+  // Runs between warm-up and measurement, and drops the results of the warm-up.
+  const beforeAll = () => void measured.splice(0);
+  bench.add(name, task, { async: true, beforeAll });
+}
+
+/** Every size is measured once in each pass, because the machine's speed changes over minutes. */
+export const passes = 3;
+
+/** Rounds of several measurements, by name. */
 export class RoundsByName {
   readonly #rounds = new Map<string, Rounds>();
 
@@ -77,18 +99,9 @@ export class RoundsByName {
     return [...this.#rounds.values()];
   }
 
-  of(name: string): Rounds {
-    const known = this.#rounds.get(name) ?? new Rounds();
-    this.#rounds.set(name, known);
-    return known;
+  getOrCreate(name: string): Rounds {
+    const rounds = this.#rounds.get(name) ?? new Rounds();
+    this.#rounds.set(name, rounds);
+    return rounds;
   }
-}
-
-function addTask(bench: Bench, name: string, part: Part, measured: Durations[]): void {
-  const task = async () => {
-    measured.push(await part());
-  };
-  // What was measured to warm up does not count.
-  const beforeAll = () => void measured.splice(0);
-  bench.add(name, task, { async: true, beforeAll });
 }

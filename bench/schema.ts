@@ -1,23 +1,23 @@
-/** What a run of the benchmark writes to `latest.json`. */
+/** The schema of `latest.json`, which a run of the benchmark writes. */
 
 import Type from "typebox";
 
 const Count = Type.Integer({ minimum: 0 });
 const closed = { additionalProperties: false };
 
-/** Over the rounds of a measurement. */
+/** Quartiles over the rounds of a measurement. */
 export const Statistic = Type.Object(
   { median: Type.Number(), p25: Type.Number(), p75: Type.Number(), rounds: Type.Integer({ minimum: 1 }) },
   closed,
 );
 export type Statistic = Type.Static<typeof Statistic>;
 
-/** Something that was measured in the same rounds as a figure. */
+/** A measurement from the same rounds as a figure. */
 export const Comparison = Type.Object(
   {
     what: Type.String(),
     value: Statistic,
-    /** The figure over this, round by round. */
+    /** The figure divided by `value`, round by round. */
     ratio: Statistic,
   },
   closed,
@@ -27,7 +27,7 @@ export type Comparison = Type.Static<typeof Comparison>;
 export const Figure = Type.Object(
   {
     scenario: Type.String(),
-    /** What is compared within the scenario, such as `prepared`. */
+    /** The variant within the scenario, such as `prepared`. */
     case: Type.String(),
     operation: Type.String(),
     sizeBytes: Count,
@@ -38,44 +38,44 @@ export const Figure = Type.Object(
     limit: Type.Optional(Comparison),
     /** The peers' algorithm. */
     peers: Type.Optional(Comparison),
-    /** Medians, in milliseconds, of what the time went to. */
+    /** Median duration of each phase, in milliseconds. */
     phases: Type.Optional(Type.Record(Type.String(), Type.Number())),
   },
   closed,
 );
 export type Figure = Type.Static<typeof Figure>;
 
-/** A figure that has a reach. */
-export const Reached = Type.Object(
+/** The measured value of a target. */
+export const TargetValue = Type.Object(
   {
     id: Type.String(),
-    /** What was measured, with its sizes: those of a quick run are smaller. */
+    /** The measured sizes: those of a quick run are smaller. */
     measured: Type.String(),
     value: Statistic,
   },
   closed,
 );
-export type Reached = Type.Static<typeof Reached>;
+export type TargetValue = Type.Static<typeof TargetValue>;
 
 export const Findings = Type.Object(
-  { figures: Type.Array(Figure), reached: Type.Array(Reached), notes: Type.Array(Type.String()) },
+  { figures: Type.Array(Figure), targets: Type.Array(TargetValue), notes: Type.Array(Type.String()) },
   closed,
 );
 export type Findings = Type.Static<typeof Findings>;
 
-export const ReachRow = Type.Object(
+export const TargetRow = Type.Object(
   {
     id: Type.String(),
     figure: Type.String(),
-    reach: Type.String(),
+    target: Type.String(),
     measured: Type.String(),
     unit: Type.String(),
     value: Statistic,
-    passed: Type.Boolean(),
+    isMet: Type.Boolean(),
   },
   closed,
 );
-export type ReachRow = Type.Static<typeof ReachRow>;
+export type TargetRow = Type.Static<typeof TargetRow>;
 
 export const Device = Type.Object(
   {
@@ -97,13 +97,13 @@ export type Machine = Type.Static<typeof Machine>;
 
 export const Results = Type.Object(
   {
-    version: Type.Literal(1),
+    version: Type.Literal(2),
     date: Type.String(),
     quick: Type.Boolean(),
     durationSeconds: Type.Number(),
     device: Device,
     machine: Machine,
-    reach: Type.Array(ReachRow),
+    targets: Type.Array(TargetRow),
     figures: Type.Array(Figure),
     notes: Type.Array(Type.String()),
   },

@@ -1,12 +1,14 @@
+/** Medians, quartiles and ratios over rounds. */
+
 import type { Comparison, Statistic } from "./schema.ts";
 
-/** By linear interpolation between the two nearest values. */
+/** Interpolates linearly between the two nearest values. */
 function quantile(sorted: readonly number[], fraction: number): number {
-  const place = (sorted.length - 1) * fraction;
-  const low = sorted[Math.floor(place)];
-  const high = sorted[Math.ceil(place)];
-  if (low === undefined || high === undefined) throw new TypeError("a statistic of nothing");
-  return low + (high - low) * (place - Math.floor(place));
+  const position = (sorted.length - 1) * fraction;
+  const low = sorted[Math.floor(position)];
+  const high = sorted[Math.ceil(position)];
+  if (low === undefined || high === undefined) throw new TypeError("a statistic needs at least one value");
+  return low + (high - low) * (position - Math.floor(position));
 }
 
 export function statistic(values: readonly number[]): Statistic {
@@ -23,9 +25,9 @@ export function median(values: readonly number[]): number {
   return statistic(values).median;
 }
 
-/** `values` over `others`, round by round: noise that lasts longer than a round falls out. */
+/** `values` divided by `others`, round by round: noise that lasts longer than a round cancels out. */
 export function ratios(values: readonly number[], others: readonly number[]): number[] {
-  if (values.length !== others.length) throw new TypeError("the two were not measured in the same rounds");
+  if (values.length !== others.length) throw new TypeError("both series need the same rounds");
   return values.map((value, round) => value / (others[round] ?? Number.NaN));
 }
 
@@ -33,7 +35,7 @@ export function compare(what: string, values: readonly number[], others: readonl
   return { what, value: statistic(others), ratio: statistic(ratios(values, others)) };
 }
 
-/** The sums of several series, round by round. */
+/** The sum of several series, round by round. */
 export function sums(first: readonly number[], ...others: readonly (readonly number[])[]): number[] {
   return first.map((value, round) =>
     others.reduce((sum, series) => sum + (series[round] ?? Number.NaN), value),

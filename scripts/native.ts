@@ -1,6 +1,6 @@
 /**
- * Builds the native libraries into `native/`: this platform's, or with --release what is published, which is every
- * platform's and the type declarations. Incremental.
+ * Builds the native libraries of this platform into `native/`, incrementally. With --release, builds the
+ * libraries of every platform and the type declarations, for the published package.
  */
 
 import { existsSync } from "node:fs";
@@ -9,7 +9,7 @@ import { join } from "node:path";
 
 const root = join(import.meta.dir, "..");
 
-/** The Zig compiler that npm installed, without the Node wrapper around it: Node may be absent. */
+/** Path of the Zig compiler that npm installed. Skips its wrapper, which needs Node. */
 export function zigPath(): string {
   const platformPackage = `@zigc/${process.platform}-${process.arch}`;
   try {
@@ -26,7 +26,11 @@ export function zigPath(): string {
   }
 }
 
-/** Runs `zig build` in `shim/` with further arguments; throws with the compiler's own words when it fails. */
+/**
+ * Runs `zig build` in `shim/`.
+ *
+ * @throws with the compiler's output when the build fails
+ */
 export async function zigBuild(...args: string[]): Promise<void> {
   const command = [zigPath(), "build", "--prefix", join(root, "native"), ...args];
   const child = Bun.spawn(command, { cwd: join(root, "shim"), stdout: "ignore", stderr: "pipe" });
@@ -34,12 +38,12 @@ export async function zigBuild(...args: string[]): Promise<void> {
   if (exitCode !== 0) throw new Error(`"zig build ${args.join(" ")}" failed:\n${output}`);
 }
 
-/** In a checkout, brings this platform's libraries up to date. The published package has no sources and needs none. */
+/** Builds this platform's libraries in a checkout. Does nothing in the published package. */
 export async function buildNative(): Promise<void> {
   if (existsSync(join(root, "shim/build.zig"))) await zigBuild();
 }
 
-/** Runs a command-line tool of `node_modules/.bin` with Bun: Node, which its first line asks for, may be absent. */
+/** The command that runs a tool of `node_modules/.bin` with Bun instead of Node, which may be absent. */
 export function toolCommand(name: string): string[] {
   return [process.execPath, join(root, "node_modules/.bin", name)];
 }
@@ -50,7 +54,7 @@ async function buildRelease(): Promise<void> {
     cwd: root,
     stdout: "inherit",
   });
-  if ((await declarations.exited) !== 0) throw new Error("the type declarations could not be made");
+  if ((await declarations.exited) !== 0) throw new Error("tsc failed to write the type declarations");
 }
 
 if (import.meta.main) await (process.argv.includes("--release") ? buildRelease() : zigBuild());

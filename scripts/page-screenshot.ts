@@ -1,4 +1,4 @@
-/** Makes docs/camem-page.png: two models on one small device, one of them asleep. Needs Debian's Chromium. */
+/** Draws docs/camem-page.png: two models on one small device, one of them asleep. Needs Chromium on PATH. */
 
 import { join } from "node:path";
 import { CaMemAllocator } from "camem";
@@ -9,7 +9,7 @@ import { buildNative } from "./native.ts";
 const MiB = 2 ** 20;
 const path = join(import.meta.dir, "../docs/camem-page.png");
 
-// The emulator reads the environment as C does, so this has to be said before the process starts.
+// The emulator reads the C environment, so the variable must be set before the process starts.
 if (process.env["CAMEM_EMULATOR_HBM"] === undefined) {
   const env = { ...process.env, CAMEM_EMULATOR_HBM: "2GiB" };
   process.exit(
@@ -21,7 +21,7 @@ if (process.env["CAMEM_EMULATOR_HBM"] === undefined) {
 await buildNative();
 await using allocator = CaMemAllocator.getInstance({ backend: "emulator" });
 
-function engineOf(name: string, sizes: Readonly<Record<string, number>>): SleepController {
+function createEngine(name: string, sizes: Readonly<Record<string, number>>): SleepController {
   const tags = Object.fromEntries(Object.keys(sizes).map((tag) => [tag, `${name}/${tag}`]));
   const controller = new SleepController(allocator, { name, tags });
   for (const [tag, sizeBytes] of Object.entries(sizes))
@@ -30,8 +30,8 @@ function engineOf(name: string, sizes: Readonly<Record<string, number>>): SleepC
 }
 
 const pool = new ModelPool([
-  engineOf("qwen2.5-0.5b", { weights: 942 * MiB, kv_cache: 384 * MiB, buffers: 8 * MiB }),
-  engineOf("smollm2-135m", { weights: 258 * MiB, kv_cache: 128 * MiB, buffers: 4 * MiB }),
+  createEngine("qwen2.5-0.5b", { weights: 942 * MiB, kv_cache: 384 * MiB, buffers: 8 * MiB }),
+  createEngine("smollm2-135m", { weights: 258 * MiB, kv_cache: 128 * MiB, buffers: 4 * MiB }),
 ]);
 const handler = createHandler({ engine: pool, loopbackOnly: true });
 using server = Bun.serve({

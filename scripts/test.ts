@@ -1,11 +1,14 @@
-/** The whole test command: format and lint, types, Zig's tests, Bun's tests. Stops at the first that fails. */
+/**
+ * The test command: format and lint, types, unused code, Zig tests, Bun tests. Stops at the first step that
+ * fails.
+ */
 
 import { join } from "node:path";
 import { toolCommand, zigPath } from "./native.ts";
 
 const root = join(import.meta.dir, "..");
 
-/** For what hangs: on a busy machine, first touches of memory alone can take seconds. A preload can set it for one file only. */
+/** Ends a test that hangs. Generous, because the first touch of memory can take seconds on a busy machine. */
 const timeoutMs = 60_000;
 
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [
@@ -13,6 +16,10 @@ const steps: readonly { name: string; command: readonly string[]; folder?: strin
   { name: "format of the Zig sources", command: [zigPath(), "fmt", "--check", "shim"] },
   { name: "types", command: [...toolCommand("tsc"), "--noEmit"] },
   { name: "types of the page", command: [...toolCommand("tsc"), "--project", "tsconfig.page.json"] },
+  {
+    name: "unused files, exports and dependencies",
+    command: [...toolCommand("knip-bun"), "--treat-config-hints-as-errors"],
+  },
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },
   {
     name: "bun test",

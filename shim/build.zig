@@ -99,7 +99,7 @@ fn installBelow(b: *std.Build, artifact: *std.Build.Step.Compile, folder: []cons
 
 fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) void {
     const step = b.step("test", "run the Zig unit tests");
-    for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/emulator.zig" }) |root| {
+    for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/tests.zig" }) |root| {
         const module = addModule(b, root, target, options);
         module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = .{ .cwd_relative = b.pathFromRoot(bindings_path) } });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);

@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -11,7 +12,7 @@ import {
   symlinkSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 const root = join(import.meta.dir, "..");
 const folder = mkdtempSync(join(tmpdir(), "camem-package-"));
@@ -55,9 +56,24 @@ test("package contains the shim and the emulator for each platform, built for gl
 
 test("package contains only what users need and depends only on typebox", () => {
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
-  expect(entries.toSorted()).toEqual(["LICENSE", "README.md", "native", "package.json", "src", "types"]);
+  expect(entries.toSorted()).toEqual([
+    ...["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"],
+    ...["bench", "docs", "native", "package.json", "src", "types"],
+  ]);
+  expect(readdirSync(join(installed, "bench"))).toEqual(["results"]);
   const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
   expect(packages.toSorted()).toEqual(["camem", "typebox"]);
+});
+
+test("package contains every file that its documents link to", () => {
+  const documents = [...new Bun.Glob("{*.md,docs/*.md,bench/results/*.md}").scanSync(installed)];
+  expect(documents.length).toBeGreaterThan(10);
+  for (const path of documents) {
+    const links = readFileSync(join(installed, path), "utf8").matchAll(/\]\(([^)\s#]+)/g);
+    const files = [...links].map(([, link = ""]) => link).filter((link) => !/^[a-z]+:/.test(link));
+    const missing = files.filter((file) => !existsSync(join(installed, dirname(path), file)));
+    expect(missing, path).toEqual([]);
+  }
 });
 
 test("package imports and sleeps on the emulator", async () => {
@@ -138,9 +154,9 @@ test("code in the README runs unchanged on the backend that it names", async () 
   expect(run(project, process.execPath, "readme.ts")).toMatch(/^freed \d+ bytes in [\d.]+ ms/);
 });
 
-test("server in the README runs unchanged", async () => {
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const code = [...readme.matchAll(/```ts\n(.*?)```/gs)].map((match) => match[1] ?? "");
+test("server of docs/server.md runs unchanged", async () => {
+  const page = readFileSync(join(root, "docs/server.md"), "utf8");
+  const code = [...page.matchAll(/```ts\n(.*?)```/gs)].map((match) => match[1] ?? "");
   const server = code.find((text) => text.includes("camem/server")) ?? "";
   await Bun.write(
     join(project, "server.ts"),

@@ -1,4 +1,4 @@
-/* Copies of the same bytes: as fast as this machine or its copy engines do them. */
+/* Copies at the full speed of the processor or of the device's copy engines. */
 
 #include "loops.h"
 
@@ -9,11 +9,11 @@
 
 enum { MOST_LANES = 16 };
 
-/* Large enough that what it costs to begin a copy does not count, small enough that the lanes end together. */
+/* Large enough to hide the cost of starting a copy, small enough that the lanes end together. */
 #define LARGEST_PIECE_BYTES ((uint64_t)16 << 20)
 #define SMALLEST_PIECE_BYTES ((uint64_t)1 << 20)
 #define PIECES_PER_LANE 8
-/* A file is read into the cache of a core, so that the copy to the device does not go through memory twice. */
+/* A piece of a file fits into a core's cache, so the copy to the device does not read it from memory again. */
 #define FILE_PIECE_BYTES ((uint64_t)1 << 20)
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     uint64_t lanes;
     uint64_t total_bytes;
     uint64_t piece_bytes;
-    /* The next piece that no lane has taken. */
+    /* The first piece that no lane has taken yet. */
     atomic_uint_fast64_t next;
     aclrtStream streams[MOST_LANES];
     atomic_uint ready;
@@ -42,7 +42,7 @@ typedef struct {
     aclError code;
 } lane;
 
-/* The processor's own copy is the fastest for large pieces; the emulator knows that too. */
+/* The copy instruction is fastest for large pieces. The emulator uses it too. */
 static void move(void *to, const void *from, uint64_t bytes) {
 #if defined(__x86_64__)
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
@@ -73,19 +73,19 @@ static aclError copy_file_piece(const lane *on, void *device, uint64_t position,
     return acl.memcpy(device, bytes, staging, bytes, ACL_MEMCPY_HOST_TO_DEVICE);
 }
 
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t min(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* Bytes `from` to `to` of all ranges together, cut where a range ends or the host memory begins again. */
+/* Copies bytes `from` to `to` of the concatenated ranges. A part ends where its range or the host memory ends. */
 static aclError copy_bytes(const lane *on, uint64_t from, uint64_t to) {
     copy_job *job = on->job;
     uint64_t range_start = 0;
     for (uint64_t index = 0; index < job->count && range_start < to; range_start += job->ranges[index++].size) {
-        uint64_t range_end = least(range_start + job->ranges[index].size, to);
+        uint64_t range_end = min(range_start + job->ranges[index].size, to);
         uint64_t position = from > range_start ? from : range_start;
         while (position < range_end) {
             bool is_file = job->file >= 0;
             uint64_t bytes = range_end - position;
-            if (!is_file) bytes = least(bytes, job->host_size - position % job->host_size);
+            if (!is_file) bytes = min(bytes, job->host_size - position % job->host_size);
             void *device = (char *)job->ranges[index].address + (position - range_start);
             LOOPS_TRY(is_file ? copy_file_piece(on, device, position, bytes) : copy_piece(on, device, position, bytes));
             position += bytes;
@@ -94,18 +94,18 @@ static aclError copy_bytes(const lane *on, uint64_t from, uint64_t to) {
     return ACL_SUCCESS;
 }
 
-static aclError copy_numbered(const lane *on, uint64_t piece) {
+static aclError copy_nth_piece(const lane *on, uint64_t piece) {
     uint64_t from = piece * on->job->piece_bytes;
-    return copy_bytes(on, from, least(from + on->job->piece_bytes, on->job->total_bytes));
+    return copy_bytes(on, from, min(from + on->job->piece_bytes, on->job->total_bytes));
 }
 
 static uint64_t pieces_of(const copy_job *job) { return (job->total_bytes + job->piece_bytes - 1) / job->piece_bytes; }
 
-/* Whichever lane is free takes the next piece, so that none waits for another at the end. */
-static aclError copy_what_is_left(const lane *on) {
+/* A free lane takes the next piece, so no lane waits for another at the end. */
+static aclError copy_remaining_pieces(const lane *on) {
     uint64_t pieces = pieces_of(on->job);
     uint64_t piece;
-    while ((piece = atomic_fetch_add(&on->job->next, 1)) < pieces) LOOPS_TRY(copy_numbered(on, piece));
+    while ((piece = atomic_fetch_add(&on->job->next, 1)) < pieces) LOOPS_TRY(copy_nth_piece(on, piece));
     return ACL_SUCCESS;
 }
 
@@ -115,14 +115,14 @@ static void *run_thread(void *argument) {
     atomic_fetch_add(&on->job->ready, 1);
     while (!atomic_load(&on->job->go)) continue;
     uint64_t before = loops_now(CLOCK_THREAD_CPUTIME_ID);
-    if (on->code == ACL_SUCCESS) on->code = copy_what_is_left(on);
+    if (on->code == ACL_SUCCESS) on->code = copy_remaining_pieces(on);
     on->ended = loops_now(CLOCK_MONOTONIC);
     on->running = loops_now(CLOCK_THREAD_CPUTIME_ID) - before;
     if (on->job->file >= 0) acl.resetDevice(loops_device);
     return NULL;
 }
 
-/* The threads are running when the time begins, as those of a device's streams are. */
+/* The clock starts once all threads run, as the threads of a device's streams already do. */
 static int run_by_threads(copy_job *job, uint64_t *nanoseconds, uint64_t *running_nanoseconds) {
     pthread_t threads[MOST_LANES];
     lane lanes[MOST_LANES];
@@ -152,7 +152,7 @@ static int run_by_streams(copy_job *job, uint64_t *nanoseconds) {
     uint64_t begun = loops_now(CLOCK_MONOTONIC);
     for (uint64_t piece = 0; piece < pieces_of(job); piece++) {
         lane on = {.job = job, .number = piece % job->lanes};
-        LOOPS_TRY(copy_numbered(&on, piece));
+        LOOPS_TRY(copy_nth_piece(&on, piece));
     }
     for (uint64_t number = 0; number < job->lanes; number++) LOOPS_TRY(acl.synchronizeStream(job->streams[number]));
     *nanoseconds = loops_now(CLOCK_MONOTONIC) - begun;
@@ -170,14 +170,14 @@ int loops_host_destroy(void *host) { return acl.freeHost(host); }
 static void set_work(copy_job *job, const loops_range *ranges, uint64_t count, uint64_t lanes) {
     job->ranges = ranges;
     job->count = count;
-    job->lanes = least(lanes, MOST_LANES);
+    job->lanes = min(lanes, MOST_LANES);
     for (uint64_t index = 0; index < count; index++) job->total_bytes += ranges[index].size;
     uint64_t even = job->total_bytes / (job->lanes * PIECES_PER_LANE);
-    job->piece_bytes = even < SMALLEST_PIECE_BYTES ? SMALLEST_PIECE_BYTES : least(even, LARGEST_PIECE_BYTES);
+    job->piece_bytes = even < SMALLEST_PIECE_BYTES ? SMALLEST_PIECE_BYTES : min(even, LARGEST_PIECE_BYTES);
 }
 
-int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, int by, uint64_t lanes,
-               uint64_t *nanoseconds, uint64_t *running_nanoseconds) {
+int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, int by,
+               uint64_t lanes, uint64_t *nanoseconds, uint64_t *running_nanoseconds) {
     copy_job job = {.host = host, .host_size = host_size, .to_host = to_host, .by = by, .file = -1};
     set_work(&job, ranges, count, lanes);
     if (by == LOOPS_BY_THREADS) return run_by_threads(&job, nanoseconds, running_nanoseconds);
@@ -185,11 +185,11 @@ int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t h
     return run_by_streams(&job, nanoseconds);
 }
 
-int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging, uint64_t staging_size, uint64_t lanes,
-                    uint64_t *nanoseconds) {
+int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging, uint64_t staging_size,
+                    uint64_t lanes, uint64_t *nanoseconds) {
     copy_job job = {.host = staging, .host_size = staging_size, .by = LOOPS_BY_THREADS, .file = file};
     set_work(&job, ranges, count, lanes);
-    job.piece_bytes = least(staging_size / job.lanes, FILE_PIECE_BYTES);
+    job.piece_bytes = min(staging_size / job.lanes, FILE_PIECE_BYTES);
     uint64_t ignored;
     return run_by_threads(&job, nanoseconds, &ignored);
 }
@@ -205,7 +205,8 @@ static void *run_background(void *argument) {
     return NULL;
 }
 
-int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, uint64_t lanes) {
+int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host,
+                     uint64_t lanes) {
     memset(&background, 0, sizeof background);
     background.host = host;
     background.host_size = host_size;

@@ -1,5 +1,5 @@
-/* What the benchmark compares camem with: plain C loops over the same library's calls. Every function that measures writes
- * nanoseconds, and returns 0 or the first code that AscendCL refused with. Used by one thread at a time. */
+/* Plain C loops over AscendCL, to compare camem with. Functions that measure write nanoseconds, and return 0 or the
+ * first error code of AscendCL. Call them from one thread at a time. */
 #ifndef LOOPS_H
 #define LOOPS_H
 
@@ -10,7 +10,7 @@
 
 #define LOOPS_EXPORT __attribute__((visibility("default")))
 
-/* AscendCL as it was opened. */
+/* Functions of the opened library. */
 typedef struct {
     __typeof__(aclrtSetDevice) *setDevice;
     __typeof__(aclrtResetDevice) *resetDevice;
@@ -35,14 +35,14 @@ extern int32_t loops_device;
 
 uint64_t loops_now(clockid_t clock);
 
-/* Leaves the function with the code of a call that failed. */
+/* Returns from the function with the error code of a failed call. */
 #define LOOPS_TRY(call)                       \
     do {                                      \
         aclError code_ = (call);              \
         if (code_ != ACL_SUCCESS) return code_; \
     } while (0)
 
-/* Opens the library at `path` and `device` on the calling thread; -1 when it lacks a function. */
+/* Opens the library at `path`, and `device` on the calling thread. Returns -1 if the library lacks a function. */
 LOOPS_EXPORT int loops_open(const char *path, int32_t device);
 LOOPS_EXPORT int loops_close(void);
 
@@ -52,39 +52,40 @@ typedef struct {
     uint64_t size;
 } loops_range;
 
-/* Segments of their own, all of one size; `loops_set_create` maps them. NULL when AscendCL refused. */
+/* Segments of one size. `loops_set_create` maps them, and returns NULL if a call failed. */
 typedef struct loops_set loops_set;
 LOOPS_EXPORT loops_set *loops_set_create(uint64_t count, uint64_t size);
 LOOPS_EXPORT int loops_set_destroy(loops_set *set);
-/* Where they are, one range each. */
+/* Writes one range for each segment. */
 LOOPS_EXPORT void loops_set_ranges(const loops_set *set, loops_range *ranges);
-/* Synchronise once; then for each segment unmap and free the physical memory. */
+/* Synchronises once. Then unmaps each segment and frees its physical memory. */
 LOOPS_EXPORT int loops_set_unmap(loops_set *set, uint64_t *nanoseconds);
-/* For each segment allocate physical memory and map it. */
+/* Allocates physical memory for each segment and maps it. */
 LOOPS_EXPORT int loops_set_map(loops_set *set, uint64_t *nanoseconds);
 /* The peers' sleep. For each segment: page-lock host memory, copy and wait, unmap, free. */
 LOOPS_EXPORT int loops_peers_sleep(loops_set *set, uint64_t *nanoseconds);
 /* The peers' wake-up. For each segment: allocate physical memory, map, copy and wait, free the host memory. */
 LOOPS_EXPORT int loops_peers_wake(loops_set *set, uint64_t *nanoseconds);
-/* What malloc and free of one segment are made of, `repetitions` times; the sums of both. */
-LOOPS_EXPORT int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds, uint64_t *unmap_nanoseconds);
+/* The calls of malloc and free of one segment, `repetitions` times. Writes the sum of each. */
+LOOPS_EXPORT int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds,
+                               uint64_t *unmap_nanoseconds);
 
-/* By whom bytes are copied: the processor, where device memory can be addressed by it, or the device's copy engines. */
+/* What copies: threads, if the processor can address device memory, or the device's streams. */
 enum { LOOPS_BY_THREADS = 0, LOOPS_BY_STREAMS = 1 };
 
-/* Page-locked memory, NULL when AscendCL refused. */
+/* Page-locked memory, or NULL if the call failed. */
 LOOPS_EXPORT void *loops_host_create(uint64_t size);
 LOOPS_EXPORT int loops_host_destroy(void *host);
-/* Copies all ranges to the host memory or back over `lanes` threads or streams. Host memory that is shorter than the ranges
- * together is used again from its start. Of threads it also tells how long they ran, all together: less than they took where
- * the machine had other things to do. */
-LOOPS_EXPORT int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, int by, uint64_t lanes,
-                            uint64_t *nanoseconds, uint64_t *running_nanoseconds);
-/* Starts the same copy on threads of its own; `loops_copy_poll` is 1 once it has ended. Only by threads. */
-LOOPS_EXPORT int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host, uint64_t lanes);
+/* Copies all ranges to the host memory or back, on `lanes` threads or streams. A copy larger than the host memory wraps
+ * around to its start. `running_nanoseconds` is the processor time of all threads, which other load reduces. */
+LOOPS_EXPORT int loops_copy(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size, int to_host,
+                            int by, uint64_t lanes, uint64_t *nanoseconds, uint64_t *running_nanoseconds);
+/* Starts the same copy on new threads. `loops_copy_poll` returns 1 once it has ended. */
+LOOPS_EXPORT int loops_copy_begin(const loops_range *ranges, uint64_t count, void *host, uint64_t host_size,
+                                  int to_host, uint64_t lanes);
 LOOPS_EXPORT int loops_copy_poll(void);
 /* Reads a file from its start into page-locked staging, piece by piece, and copies each piece to the ranges. */
-LOOPS_EXPORT int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging, uint64_t staging_size, uint64_t lanes,
-                                 uint64_t *nanoseconds);
+LOOPS_EXPORT int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging,
+                                 uint64_t staging_size, uint64_t lanes, uint64_t *nanoseconds);
 
 #endif

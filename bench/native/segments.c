@@ -65,7 +65,7 @@ int loops_open(const char *path, int32_t device) {
 
 int loops_close(void) { return acl.resetDevice(loops_device); }
 
-static aclError back(segment *segment, uint64_t size) {
+static aclError map_segment(segment *segment, uint64_t size) {
     aclrtPhysicalMemProp prop = {
         .handleType = ACL_MEM_HANDLE_TYPE_NONE,
         .allocationType = ACL_MEM_ALLOCATION_TYPE_PINNED,
@@ -76,7 +76,7 @@ static aclError back(segment *segment, uint64_t size) {
     return acl.mapMem(segment->address, size, 0, segment->handle, 0);
 }
 
-static aclError drop(const segment *segment) {
+static aclError unmap_segment(const segment *segment) {
     LOOPS_TRY(acl.unmapMem(segment->address));
     return acl.freePhysical(segment->handle);
 }
@@ -87,7 +87,9 @@ loops_set *loops_set_create(uint64_t count, uint64_t size) {
     set->size = size;
     for (; set->count < count; set->count++) {
         segment *next = &set->segments[set->count];
-        if (acl.reserveMemAddress(&next->address, size, 0, NULL, 0) == ACL_SUCCESS && back(next, size) == ACL_SUCCESS) continue;
+        aclError code = acl.reserveMemAddress(&next->address, size, 0, NULL, 0);
+        if (code == ACL_SUCCESS) code = map_segment(next, size);
+        if (code == ACL_SUCCESS) continue;
         loops_set_destroy(set);
         return NULL;
     }
@@ -96,7 +98,7 @@ loops_set *loops_set_create(uint64_t count, uint64_t size) {
 
 int loops_set_destroy(loops_set *set) {
     for (uint64_t index = 0; index < set->count; index++) {
-        LOOPS_TRY(drop(&set->segments[index]));
+        LOOPS_TRY(unmap_segment(&set->segments[index]));
         LOOPS_TRY(acl.releaseMemAddress(set->segments[index].address));
     }
     free(set);
@@ -111,14 +113,14 @@ void loops_set_ranges(const loops_set *set, loops_range *ranges) {
 int loops_set_unmap(loops_set *set, uint64_t *nanoseconds) {
     uint64_t begun = loops_now(CLOCK_MONOTONIC);
     LOOPS_TRY(acl.synchronizeDevice());
-    for (uint64_t index = 0; index < set->count; index++) LOOPS_TRY(drop(&set->segments[index]));
+    for (uint64_t index = 0; index < set->count; index++) LOOPS_TRY(unmap_segment(&set->segments[index]));
     *nanoseconds = loops_now(CLOCK_MONOTONIC) - begun;
     return 0;
 }
 
 int loops_set_map(loops_set *set, uint64_t *nanoseconds) {
     uint64_t begun = loops_now(CLOCK_MONOTONIC);
-    for (uint64_t index = 0; index < set->count; index++) LOOPS_TRY(back(&set->segments[index], set->size));
+    for (uint64_t index = 0; index < set->count; index++) LOOPS_TRY(map_segment(&set->segments[index], set->size));
     *nanoseconds = loops_now(CLOCK_MONOTONIC) - begun;
     return 0;
 }
@@ -129,7 +131,7 @@ int loops_peers_sleep(loops_set *set, uint64_t *nanoseconds) {
         segment *next = &set->segments[index];
         LOOPS_TRY(acl.mallocHost(&next->host, set->size));
         LOOPS_TRY(acl.memcpy(next->host, set->size, next->address, set->size, ACL_MEMCPY_DEVICE_TO_HOST));
-        LOOPS_TRY(drop(next));
+        LOOPS_TRY(unmap_segment(next));
     }
     *nanoseconds = loops_now(CLOCK_MONOTONIC) - begun;
     return 0;
@@ -139,7 +141,7 @@ int loops_peers_wake(loops_set *set, uint64_t *nanoseconds) {
     uint64_t begun = loops_now(CLOCK_MONOTONIC);
     for (uint64_t index = 0; index < set->count; index++) {
         segment *next = &set->segments[index];
-        LOOPS_TRY(back(next, set->size));
+        LOOPS_TRY(map_segment(next, set->size));
         LOOPS_TRY(acl.memcpy(next->address, set->size, next->host, set->size, ACL_MEMCPY_HOST_TO_DEVICE));
         LOOPS_TRY(acl.freeHost(next->host));
     }
@@ -153,10 +155,10 @@ int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds
         segment one = {0};
         uint64_t begun = loops_now(CLOCK_MONOTONIC);
         LOOPS_TRY(acl.reserveMemAddress(&one.address, size, 0, NULL, 0));
-        LOOPS_TRY(back(&one, size));
+        LOOPS_TRY(map_segment(&one, size));
         uint64_t mapped = loops_now(CLOCK_MONOTONIC);
         LOOPS_TRY(acl.synchronizeDevice());
-        LOOPS_TRY(drop(&one));
+        LOOPS_TRY(unmap_segment(&one));
         LOOPS_TRY(acl.releaseMemAddress(one.address));
         *map_nanoseconds += mapped - begun;
         *unmap_nanoseconds += loops_now(CLOCK_MONOTONIC) - mapped;

@@ -1,29 +1,21 @@
-/** How long the event loop is held up while memory sleeps and wakes. */
+/** The longest delay of the event loop while memory sleeps and wakes. */
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import { describeLayout, GiB, MiB, segmentsOf, smallSegmentBytes } from "../layout.ts";
 import { CopyBy, rangesOf } from "../loops.ts";
 import { alternate, type Part } from "../rounds.ts";
 import type { Findings } from "../schema.ts";
-import {
-  type Context,
-  describeLayout,
-  GiB,
-  Memory,
-  MiB,
-  Session,
-  segmentsOf,
-  smallSegmentBytes,
-} from "../session.ts";
+import { type Context, Memory, Session } from "../session.ts";
 import { compare, statistic } from "../statistics.ts";
-import { limitHostBytes } from "./resident.ts";
+import { limitHostBytes } from "../transition.ts";
 
 type Histogram = ReturnType<typeof monitorEventLoopDelay>;
 
 const blockMs = 50;
-/** Before and after, so that delays at the edges are seen. */
+/** Recorded before and after the work, so that delays at its edges count. */
 const edgeMs = 5;
 
-/** The longest delay of the event loop, in milliseconds, while `run` does its work. */
+/** The longest delay of the event loop during `run`, in milliseconds. */
 async function longestDelay(histogram: Histogram, run: () => Promise<unknown> | unknown) {
   histogram.reset();
   histogram.enable();
@@ -34,11 +26,11 @@ async function longestDelay(histogram: Histogram, run: () => Promise<unknown> | 
   return histogram.max / 1e6;
 }
 
-/** @throws when the histogram does not see a loop that is blocked on purpose */
+/** @throws when the histogram misses a deliberate block of the event loop */
 async function assertSeesBlock(histogram: Histogram): Promise<void> {
   const seenMs = await longestDelay(histogram, () => Bun.sleepSync(blockMs));
   if (seenMs < blockMs * 0.9)
-    throw new Error(`monitorEventLoopDelay saw ${seenMs} ms where the loop was blocked for ${blockMs} ms`);
+    throw new Error(`monitorEventLoopDelay saw ${seenMs} ms while the loop was blocked for ${blockMs} ms`);
 }
 
 export async function eventLoop(context: Context): Promise<Findings> {
@@ -56,17 +48,17 @@ export async function eventLoop(context: Context): Promise<Findings> {
     await allocator.sleep();
     await allocator.wakeUp();
   };
-  const copyBeside = async () => {
-    await host.copyBeside(ranges, "toHost");
-    await host.copyBeside(ranges, "toDevice");
+  const copy = async () => {
+    await host.copyInBackground(ranges, "toHost");
+    await host.copyInBackground(ranges, "toDevice");
   };
   const parts: Record<string, Part> = {
     camem: async () => ({ delay: await longestDelay(histogram, cycle) }),
   };
   const hasLimit = session.copyBy === CopyBy.threads;
-  if (hasLimit) parts["copy"] = async () => ({ delay: await longestDelay(histogram, copyBeside) });
+  if (hasLimit) parts["copy"] = async () => ({ delay: await longestDelay(histogram, copy) });
   const measured = await alternate(parts, { rounds: context.quick ? 7 : 15 });
-  const delays = measured.of("camem", "delay");
+  const delays = measured.get("camem", "delay");
   return {
     figures: [
       {
@@ -78,11 +70,11 @@ export async function eventLoop(context: Context): Promise<Findings> {
         unit: "ms",
         value: statistic(delays),
         ...(hasLimit && {
-          limit: compare("while C threads copy the same bytes", delays, measured.of("copy", "delay")),
+          limit: compare("while C threads copy the same bytes", delays, measured.get("copy", "delay")),
         }),
       },
     ],
-    reached: [{ id: "delay", measured: describeLayout(layout), value: statistic(delays) }],
+    targets: [{ id: "delay", measured: describeLayout(layout), value: statistic(delays) }],
     notes: [`the longest event-loop delay of all rounds was ${Math.max(...delays).toFixed(1)} ms`],
   };
 }

@@ -1,31 +1,24 @@
-/** The host memory that a cold level-1 sleep takes at its peak, beyond what the process had before. */
+/** The peak host memory of a cold level-1 sleep, beyond the process's memory before it. */
 
 import { writeFileSync } from "node:fs";
 import type { CaMemAllocator } from "camem";
+import { describeLayout, GiB, MiB, pooled, segmentsOf } from "../layout.ts";
 import { alternate } from "../rounds.ts";
 import type { Figure, Findings } from "../schema.ts";
-import {
-  type Context,
-  describeLayout,
-  GiB,
-  kernelBytes,
-  Memory,
-  MiB,
-  pooled,
-  Session,
-  segmentsOf,
-} from "../session.ts";
+import { type Context, kernelBytes, Memory, Session } from "../session.ts";
 import { statistic } from "../statistics.ts";
 
 const statusFile = "/proc/self/status";
-const slackBytes = 64 * MiB;
+/** Host memory beyond the backup that the target allows. */
+const allowanceBytes = 64 * MiB;
 
-/** Makes VmHWM start anew from what is resident now. */
+/** Sets the peak VmHWM to the current resident memory. */
 const resetPeak = () => writeFileSync("/proc/self/clear_refs", "5");
 
 /**
- * The growth of the process's peak resident memory (on the emulator device memory is part of it before and during the sleep,
- * so that it cancels out), and of what the allocator has page-locked, which a driver may not count as resident.
+ * Peak growth of resident and of page-locked memory during a sleep. On the emulator, device memory is
+ * resident both before and during the sleep, so it cancels out. Page-locked memory is measured too, because a
+ * driver may not count it as resident.
  */
 async function peakOfSleep(allocator: CaMemAllocator) {
   Bun.gc(true);
@@ -33,13 +26,13 @@ async function peakOfSleep(allocator: CaMemAllocator) {
   const residentBefore = kernelBytes(statusFile, "VmRSS");
   const lockedBefore = allocator.hostUsage().pageLockedBytes;
   let locked = 0;
-  const look = () => {
+  const sample = () => {
     locked = Math.max(locked, allocator.hostUsage().pageLockedBytes - lockedBefore);
   };
-  const timer = setInterval(look, 1);
+  const timer = setInterval(sample, 1);
   await allocator.sleep();
   clearInterval(timer);
-  look();
+  sample();
   const resident = kernelBytes(statusFile, "VmHWM") - residentBefore;
   await allocator.wakeUp();
   return { resident, locked };
@@ -52,22 +45,23 @@ export async function hostMemory(context: Context): Promise<Findings> {
   using _memory = new Memory(allocator, "weights", layout);
   const parts = { camem: () => peakOfSleep(allocator) };
   const measured = await alternate(parts, { rounds: context.quick ? 3 : 5 });
-  const figure = (name: string, of: "resident" | "locked"): Figure => ({
+  const resident = measured.get("camem", "resident");
+  const locked = measured.get("camem", "locked");
+  const figure = (name: string, values: readonly number[]): Figure => ({
     scenario: "host memory",
     case: name,
     operation: "sleep",
     sizeBytes: layout.sizeBytes,
     segments: segmentsOf(layout),
     unit: "bytes",
-    value: statistic(measured.of("camem", of)),
+    value: statistic(values),
   });
-  const resident = measured.of("camem", "resident");
-  const peaks = measured.of("camem", "locked").map((bytes, round) => Math.max(bytes, resident[round] ?? 0));
-  // What is beyond the 64 MiB that are free in the reach; a quick run's sleep may stay below them.
-  const ratio = peaks.map((bytes) => Math.max(bytes - slackBytes, 0) / layout.sizeBytes);
+  const peaks = locked.map((bytes, round) => Math.max(bytes, resident[round] ?? 0));
+  // A quick run's sleep may stay below the allowance.
+  const ratio = peaks.map((bytes) => Math.max(bytes - allowanceBytes, 0) / layout.sizeBytes);
   return {
-    figures: [figure("peak resident memory", "resident"), figure("page-locked memory", "locked")],
-    reached: [{ id: "host", measured: describeLayout(layout), value: statistic(ratio) }],
+    figures: [figure("peak resident memory", resident), figure("page-locked memory", locked)],
+    targets: [{ id: "host", measured: describeLayout(layout), value: statistic(ratio) }],
     notes: [],
   };
 }

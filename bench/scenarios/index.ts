@@ -1,34 +1,35 @@
-/** Every scenario, in the order in which they run, each in a process of its own. */
+/** Every scenario in the order of a run. Each scenario runs in its own process. */
 
+import { GiB, MiB } from "../layout.ts";
 import type { Findings } from "../schema.ts";
-import { type Context, GiB, MiB } from "../session.ts";
+import type { Context } from "../session.ts";
 import { cold } from "./cold.ts";
-import { counts } from "./counts.ts";
 import { eventLoop } from "./event-loop.ts";
-import { file } from "./file.ts";
-import { first } from "./first.ts";
+import { fileBacking } from "./file-backing.ts";
+import { firstSleep } from "./first-sleep.ts";
 import { hostMemory } from "./host-memory.ts";
-import { latency } from "./latency.ts";
-import { pools } from "./pools.ts";
-import { resident } from "./resident.ts";
+import { poolOverhead } from "./pool-overhead.ts";
+import { prepared } from "./prepared.ts";
+import { segmentCount } from "./segment-count.ts";
+import { segmentLatency } from "./segment-latency.ts";
 
 export interface Scenario {
   readonly measure: (context: Context) => Promise<Findings>;
-  /** How much of the emulated device's memory is resident; a real device's is all there. */
+  /** How much of the emulated device's memory stays in RAM. A real device ignores this. */
   readonly residentBytes: number;
 }
 
-/** All that a scenario has on the device at once, so that what it measures are copies and not first touches. */
-const largest = 4 * GiB + 64 * MiB;
+/** All device memory of a scenario, so that measurements do not include first touches of memory. */
+const maxDeviceBytes = 4 * GiB + 64 * MiB;
 
 export const scenarios: Readonly<Record<string, Scenario>> = {
-  pools: { measure: pools, residentBytes: 0 },
-  latency: { measure: latency, residentBytes: largest },
-  counts: { measure: counts, residentBytes: 0 },
-  resident: { measure: resident, residentBytes: largest },
-  first: { measure: first, residentBytes: largest },
-  cold: { measure: cold, residentBytes: largest },
-  file: { measure: file, residentBytes: largest },
-  "event loop": { measure: eventLoop, residentBytes: largest },
-  "host memory": { measure: hostMemory, residentBytes: largest },
+  "pool overhead": { measure: poolOverhead, residentBytes: 0 },
+  "segment latency": { measure: segmentLatency, residentBytes: maxDeviceBytes },
+  "segment count": { measure: segmentCount, residentBytes: 0 },
+  prepared: { measure: prepared, residentBytes: maxDeviceBytes },
+  "first sleep": { measure: firstSleep, residentBytes: maxDeviceBytes },
+  cold: { measure: cold, residentBytes: maxDeviceBytes },
+  "file backing": { measure: fileBacking, residentBytes: maxDeviceBytes },
+  "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
+  "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },
 };

@@ -1,16 +1,14 @@
-//! What the process holds right now, for tests to assert around each fault. Only the emulator has these functions.
+//! Counts what the process holds, so that a test can compare before and after a fault. Only the emulator has this.
 
-const std = @import("std");
-const state = @import("state.zig");
-const config = @import("config.zig");
-const faults = @import("faults.zig");
+const block = @import("block.zig");
 const device = @import("device.zig");
-const events = @import("event.zig");
-const streams = @import("stream.zig");
-const system = @import("system.zig");
-const backing = @import("backing.zig");
+const event = @import("event.zig");
+const initialization = @import("initialization.zig");
+const lock = @import("lock.zig");
 const physical = @import("physical.zig");
-const address_space = @import("address_space.zig");
+const physical_handle = @import("physical_handle.zig");
+const reservation = @import("reservation.zig");
+const stream = @import("stream.zig");
 
 /// camem_emulator_accounting_t: 18 consecutive uint64_t in this order.
 pub const Accounting = extern struct {
@@ -23,9 +21,9 @@ pub const Accounting = extern struct {
     /// Made by aclrtCreateStream*; default streams are not counted.
     streams: u64 = 0,
     events: u64 = 0,
-    /// Handles that still have to be given back with aclrtFreePhysical, imported ones included.
+    /// Handles that the caller still must free with aclrtFreePhysical, imported ones included.
     physical_handles: u64 = 0,
-    /// Physical memory taken on devices and on the host; imports are their exporter's.
+    /// Physical memory taken on devices and on the host. The exporter counts what others import.
     physical_bytes: u64 = 0,
     reservations: u64 = 0,
     reserved_bytes: u64 = 0,
@@ -40,38 +38,48 @@ pub const Accounting = extern struct {
     host_registrations: u64 = 0,
     /// Queued or running on any stream.
     queued_tasks: u64 = 0,
-    /// Freed device memory that is kept touched for the next allocation. No part of the other figures.
+    /// Freed device memory that stays populated for the next allocation. No other figure includes it.
     kept_bytes: u64 = 0,
 };
 
-pub fn read(out: ?*Accounting) c_int {
-    const target = out orelse return -1;
-    state.enter();
-    defer state.leave();
+pub fn read() Accounting {
+    lock.enter();
+    defer lock.leave();
     var result: Accounting = .{
-        .init_references = system.initReferences(),
-        .device_references = device.openReferences(),
-        .contexts = device.explicitContexts(),
-        .streams = streams.explicitCount(),
-        .events = events.registry.items.count(),
-        .physical_handles = physical.liveCount(),
-        .physical_bytes = backing.committed_bytes.get(.physical),
-        .device_allocation_bytes = backing.committed_bytes.get(.allocation),
-        .reservations = address_space.reservations.count,
-        .queued_tasks = streams.queuedTasks(),
-        .kept_bytes = device.keptBytes(),
+        .init_references = initialization.references,
+        .events = event.registry.items.count(),
+        .physical_handles = physical_handle.liveCount(),
+        .physical_bytes = physical.committed_bytes.get(.physical),
+        .device_allocation_bytes = physical.committed_bytes.get(.allocation),
+        .reservations = reservation.table.count,
     };
-    var address: u64 = 0;
-    while (address_space.reservations.from(address)) |entry| : (address = entry.end)
-        result.reserved_bytes += entry.end - entry.start;
+    countDevices(&result);
+    countStreams(&result);
     countBlocks(&result);
-    target.* = result;
-    return 0;
+    return result;
+}
+
+fn countDevices(result: *Accounting) void {
+    for (device.all()) |*on| {
+        result.device_references += on.set_references;
+        result.contexts += on.explicit_contexts;
+        result.kept_bytes += on.pool.kept.bytes;
+    }
+}
+
+fn countStreams(result: *Accounting) void {
+    for (stream.registry.items.values()) |queue| {
+        if (!queue.is_default) result.streams += 1;
+        result.queued_tasks += queue.submitted - queue.completed;
+    }
 }
 
 fn countBlocks(result: *Accounting) void {
     var address: u64 = 0;
-    while (address_space.device_blocks.from(address)) |entry| : (address = entry.end) switch (entry.value.kind) {
+    while (reservation.table.from(address)) |entry| : (address = entry.end)
+        result.reserved_bytes += entry.end - entry.start;
+    address = 0;
+    while (block.device_blocks.from(address)) |entry| : (address = entry.end) switch (entry.value.kind) {
         .mapping => {
             result.mappings += 1;
             result.mapped_bytes += entry.value.size;
@@ -80,35 +88,11 @@ fn countBlocks(result: *Accounting) void {
         else => {},
     };
     address = 0;
-    while (address_space.host_blocks.from(address)) |entry| : (address = entry.end) switch (entry.value.kind) {
+    while (block.host_blocks.from(address)) |entry| : (address = entry.end) switch (entry.value.kind) {
         .host_allocation => {
             result.host_allocations += 1;
             result.host_allocation_bytes += entry.value.size;
         },
         else => result.host_registrations += 1,
     };
-}
-
-pub fn setFaults(specification: ?[*:0]const u8) c_int {
-    // The environment's faults must not arrive later and replace these.
-    _ = config.get();
-    const text = if (specification) |given| std.mem.span(given) else "";
-    faults.replace(faults.parse(text) catch return -1);
-    return 0;
-}
-
-pub fn callCount(name: ?[*:0]const u8) u64 {
-    return faults.callCount(std.mem.span(name orelse return 0));
-}
-
-test "faults that cannot be parsed change nothing" {
-    defer faults.replace(.empty);
-    try std.testing.expectEqual(0, setFaults("aclrtFree:1=107000"));
-    try std.testing.expectEqual(-1, setFaults("aclrtFree"));
-    try std.testing.expectEqual(107000, faults.intercept(comptime faults.indexOf("aclrtFree")));
-    try std.testing.expectEqual(1, callCount("aclrtFree"));
-    try std.testing.expectEqual(0, setFaults(null));
-    try std.testing.expectEqual(0, callCount("aclrtFree"));
-    try std.testing.expectEqual(0, callCount(null));
-    try std.testing.expectEqual(-1, read(null));
 }

@@ -1,75 +1,70 @@
-//! Fault injection by call count, so that a test can fail every single AscendCL call of a scenario in turn.
+//! Fault injection: a test can make every single AscendCL call of a scenario fail in turn.
 //!
-//!     CAMEM_EMULATOR_FAULTS="aclrtMallocPhysical:3=207001,aclrtUnmapMem:1+=507899,*:57=507899,aclrtMemcpyAsync.task:2=507013"
+//!     CAMEM_EMULATOR_FAULTS="aclrtMallocPhysical:3=207001,aclrtUnmapMem:1+=507899,*:57=507899"
+//!     CAMEM_EMULATOR_FAULTS="aclrtMemcpyAsync.task:2=507013"
 //!
-//! `name:n=code`: the nth call (from 1) returns the code and has no effect. `n+`: the nth and all later ones.
-//! `*` counts every AscendCL function that returns aclError. A `.task` name counts queued work when it executes: the work
-//! is not done, and the stream's next synchronize returns the code. Names are the exports of emulator.zig, so a misspelt
-//! one is an error instead of a fault that never comes.
+//! `name:n=code` fails the nth call, counted from 1. `name:n+=code` fails the nth call and all later ones. The name
+//! `*` counts every call that returns aclError. A name that ends in `.task` counts queued work as it executes. A name
+//! that does not exist is refused, so a misspelt fault cannot stay unnoticed.
+//!
+//! The fault model:
+//! - Any call that returns aclError can fail with any code. The choice is by count, so a run can be repeated exactly.
+//! - A call that fails has no effect. It checks no argument and changes no state.
+//! - Queued copies, fills and host functions can fail when they execute. Their bytes do not move and their function
+//!   does not run. The next synchronize of the stream returns the code once. The tasks behind a failed one still run.
+//! - A device that is lost is `*:n+=507010`: from then on every call fails.
+//!
+//! Not modelled: a call that reports failure after it took effect, a call that reports success without effect, a copy
+//! that moves some of its bytes, memory that changes by itself, and a call that never returns.
 
 const std = @import("std");
 const acl = @import("acl");
 const sync = @import("sync.zig");
-const state = @import("state.zig");
-const exports = @import("emulator.zig");
+const call_names = @import("call_names.zig");
+const allocator = std.heap.c_allocator;
 
-pub const task_names = [_][]const u8{
-    "aclrtMemcpyAsync.task",
-    "aclrtMemsetAsync.task",
-    "aclrtMemcpyBatchAsync.task",
-    "aclrtLaunchHostFunc.task",
-};
+/// Queued work that can fail when it executes.
+pub const Task = enum { copy, batch_copy, fill, host_function };
 
-pub const call_names = blk: {
-    @setEvalBranchQuota(100_000);
-    var found: []const []const u8 = &.{};
-    for (@typeInfo(exports).@"struct".decls) |declaration| {
-        if (!std.mem.startsWith(u8, declaration.name, "acl")) continue;
-        const signature = @typeInfo(@TypeOf(@field(exports, declaration.name))).@"fn";
-        if (signature.return_type == acl.Error) found = found ++ .{declaration.name};
-    }
-    break :blk found;
-};
+const task_names: std.EnumArray(Task, []const u8) = .init(.{
+    .copy = "aclrtMemcpyAsync.task",
+    .batch_copy = "aclrtMemcpyBatchAsync.task",
+    .fill = "aclrtMemsetAsync.task",
+    .host_function = "aclrtLaunchHostFunc.task",
+});
 
-const names = call_names ++ task_names;
-const any = names.len;
-
-const Rule = struct { target: usize, first: u64, onward: bool, code: acl.Error };
+const Target = union(enum) { any_call, call: usize, task: Task };
+const Rule = struct { target: Target, first: u64, onward: bool, code: acl.Error };
 pub const Rules = std.ArrayList(Rule);
 
-var counters: [names.len + 1]std.atomic.Value(u64) = @splat(.init(0));
+const Counter = std.atomic.Value(u64);
+var any_call_counter: Counter = .init(0);
+var call_counters: [call_names.max_count]Counter = @splat(.init(0));
+var task_counters: std.EnumArray(Task, Counter) = .initFill(.init(0));
 var armed: std.atomic.Value(bool) = .init(false);
 var mutex: sync.Mutex = .{};
 var rules: Rules = .empty;
 
-pub fn indexOf(comptime name: []const u8) usize {
-    @setEvalBranchQuota(100_000);
-    inline for (names, 0..) |candidate, index| {
-        if (comptime std.mem.eql(u8, candidate, name)) return index;
-    }
-    @compileError(name ++ " is no export that can fail");
-}
-
-/// Counts a call; the code that it is to fail with, if any.
-pub fn intercept(index: usize) ?acl.Error {
-    const count = counters[index].fetchAdd(1, .monotonic) + 1;
-    const total = counters[any].fetchAdd(1, .monotonic) + 1;
+/// Counts a call, and returns the code that it must fail with, if any.
+pub fn interceptCall(index: usize) ?acl.Error {
+    const count = call_counters[index].fetchAdd(1, .monotonic) + 1;
+    const total = any_call_counter.fetchAdd(1, .monotonic) + 1;
     if (!armed.load(.acquire)) return null;
-    return match(index, count) orelse match(any, total);
+    return match(.{ .call = index }, count) orelse match(.any_call, total);
 }
 
-/// As `intercept`, for queued work: not counted as a call.
-pub fn interceptTask(index: usize) ?acl.Error {
-    const count = counters[index].fetchAdd(1, .monotonic) + 1;
+/// Counts a task that is about to execute, and returns the code that it must fail with, if any.
+pub fn interceptTask(task: Task) ?acl.Error {
+    const count = task_counters.getPtr(task).fetchAdd(1, .monotonic) + 1;
     if (!armed.load(.acquire)) return null;
-    return match(index, count);
+    return match(.{ .task = task }, count);
 }
 
-fn match(index: usize, count: u64) ?acl.Error {
+fn match(target: Target, count: u64) ?acl.Error {
     mutex.lock();
     defer mutex.unlock();
     for (rules.items) |rule| {
-        if (rule.target != index) continue;
+        if (!std.meta.eql(rule.target, target)) continue;
         if (count == rule.first or (rule.onward and count > rule.first)) return rule.code;
     }
     return null;
@@ -79,85 +74,85 @@ fn match(index: usize, count: u64) ?acl.Error {
 pub fn replace(parsed: Rules) void {
     mutex.lock();
     defer mutex.unlock();
-    rules.deinit(state.allocator);
+    rules.deinit(allocator);
     rules = parsed;
-    for (&counters) |*counter| counter.store(0, .monotonic);
+    any_call_counter.store(0, .monotonic);
+    for (&call_counters) |*counter| counter.store(0, .monotonic);
+    for (&task_counters.values) |*counter| counter.store(0, .monotonic);
     armed.store(parsed.items.len > 0, .release);
 }
 
-pub fn parse(specification: []const u8) error{ OutOfMemory, Unparsable }!Rules {
+pub fn parse(names: call_names.Names, specification: []const u8) error{ OutOfMemory, Unparsable }!Rules {
     var parsed: Rules = .empty;
-    errdefer parsed.deinit(state.allocator);
+    errdefer parsed.deinit(allocator);
     if (std.mem.trim(u8, specification, " ").len == 0) return parsed;
     var entries = std.mem.splitScalar(u8, specification, ',');
     while (entries.next()) |entry| {
-        try parsed.append(state.allocator, try parseRule(std.mem.trim(u8, entry, " ")));
+        try parsed.append(allocator, try parseRule(names, std.mem.trim(u8, entry, " ")));
     }
     return parsed;
 }
 
-fn parseRule(entry: []const u8) error{Unparsable}!Rule {
+fn parseRule(names: call_names.Names, entry: []const u8) error{Unparsable}!Rule {
     const colon = std.mem.indexOfScalar(u8, entry, ':') orelse return error.Unparsable;
     const equals = std.mem.indexOfScalarPos(u8, entry, colon, '=') orelse return error.Unparsable;
-    const target = find(entry[0..colon]) orelse return error.Unparsable;
+    const target = find(names, entry[0..colon]) orelse return error.Unparsable;
     var count = entry[colon + 1 .. equals];
     const onward = std.mem.endsWith(u8, count, "+");
     if (onward) count = count[0 .. count.len - 1];
     const first = std.fmt.parseInt(u64, count, 10) catch return error.Unparsable;
     const code = std.fmt.parseInt(acl.Error, entry[equals + 1 ..], 10) catch return error.Unparsable;
-    // Code 0 would make a call succeed without having done anything, which no device does.
+    // Code 0 would make a call succeed without effect, which the model excludes.
     if (first == 0 or code == 0) return error.Unparsable;
     return .{ .target = target, .first = first, .onward = onward, .code = code };
 }
 
-fn find(name: []const u8) ?usize {
-    if (std.mem.eql(u8, name, "*")) return any;
-    return position(names, name);
+fn find(names: call_names.Names, name: []const u8) ?Target {
+    if (std.mem.eql(u8, name, "*")) return .any_call;
+    if (call_names.indexOf(names, name)) |index| return .{ .call = index };
+    const task = call_names.indexOf(&task_names.values, name) orelse return null;
+    return .{ .task = @enumFromInt(task) };
 }
 
-/// The index of an AscendCL function among `call_names`.
-pub fn findCall(name: []const u8) ?usize {
-    return position(call_names, name);
+/// Calls or tasks of that name since the faults were last replaced, failed ones included; 0 for an unknown name.
+pub fn countOf(names: call_names.Names, name: []const u8) u64 {
+    const target = find(names, name) orelse return 0;
+    return switch (target) {
+        .any_call => any_call_counter.load(.monotonic),
+        .call => |index| call_counters[index].load(.monotonic),
+        .task => |task| task_counters.getPtr(task).load(.monotonic),
+    };
 }
 
-fn position(candidates: []const []const u8, name: []const u8) ?usize {
-    for (candidates, 0..) |candidate, index| {
-        if (std.mem.eql(u8, candidate, name)) return index;
-    }
-    return null;
-}
+const malloc = 0;
+const free = 1;
+const test_names: call_names.Names = &.{ "aclrtMalloc", "aclrtFree" };
 
-pub fn callCount(name: []const u8) u64 {
-    const index = find(name) orelse return 0;
-    return counters[index].load(.monotonic);
-}
-
-test "the specification is parsed whole or refused" {
+test "parse refuses a specification when any part of it is wrong" {
     for ([_][]const u8{
-        "aclrtMalloc",            "aclrtMalloc:1",  "aclrtMalloc:0=207001", "aclrtMalloc:x=207001", "aclrtMaloc:1=207001",
-        "aclrtMalloc:1=207001,,", "aclrtMalloc:1=", "aclrtMalloc:1=0",      ":1=207001",            "*:+=1",
-        "aclrtMalloc=1:207001",
-    }) |text| try std.testing.expectError(error.Unparsable, parse(text));
-    var parsed = try parse(" aclrtMalloc:3=207001, *:57+=507899,aclrtMemcpyAsync.task:2=507013");
-    defer parsed.deinit(state.allocator);
+        "aclrtMalloc",         "aclrtMalloc:1",          "aclrtMalloc:0=207001", "aclrtMalloc:x=207001",
+        "aclrtMaloc:1=207001", "aclrtMalloc:1=207001,,", "aclrtMalloc:1=",       "aclrtMalloc:1=0",
+        ":1=207001",           "*:+=1",                  "aclrtMalloc=1:207001",
+    }) |text| try std.testing.expectError(error.Unparsable, parse(test_names, text));
+    var parsed = try parse(test_names, " aclrtMalloc:3=207001, *:57+=507899,aclrtMemcpyAsync.task:2=507013");
+    defer parsed.deinit(allocator);
     try std.testing.expectEqual(3, parsed.items.len);
     try std.testing.expect(parsed.items[1].onward);
-    try std.testing.expectEqual(any, parsed.items[1].target);
+    try std.testing.expectEqual(.any_call, parsed.items[1].target);
+    try std.testing.expectEqual(Target{ .task = .copy }, parsed.items[2].target);
 }
 
-test "the nth call fails, and counters restart with the faults" {
+test "interceptCall returns the code when the count matches a rule" {
     defer replace(.empty);
-    const malloc = comptime indexOf("aclrtMalloc");
-    replace(try parse("aclrtMalloc:2=207001,aclrtFree:2+=507899,*:5=107000"));
-    try std.testing.expectEqual(null, intercept(malloc));
-    try std.testing.expectEqual(207001, intercept(malloc));
-    const free = comptime indexOf("aclrtFree");
-    try std.testing.expectEqual(null, intercept(free));
-    try std.testing.expectEqual(507899, intercept(free));
-    try std.testing.expectEqual(107000, intercept(malloc));
-    try std.testing.expectEqual(507899, intercept(free));
-    try std.testing.expectEqual(3, callCount("aclrtMalloc"));
-    try std.testing.expectEqual(6, callCount("*"));
+    replace(try parse(test_names, "aclrtMalloc:2=207001,aclrtFree:2+=507899,*:5=107000"));
+    try std.testing.expectEqual(null, interceptCall(malloc));
+    try std.testing.expectEqual(207001, interceptCall(malloc));
+    try std.testing.expectEqual(null, interceptCall(free));
+    try std.testing.expectEqual(507899, interceptCall(free));
+    try std.testing.expectEqual(107000, interceptCall(malloc));
+    try std.testing.expectEqual(507899, interceptCall(free));
+    try std.testing.expectEqual(3, countOf(test_names, "aclrtMalloc"));
+    try std.testing.expectEqual(6, countOf(test_names, "*"));
     replace(.empty);
-    try std.testing.expectEqual(0, callCount("*"));
+    try std.testing.expectEqual(0, countOf(test_names, "*"));
 }

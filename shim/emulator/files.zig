@@ -1,8 +1,8 @@
-//! Small files that AscendCL reads: its configuration and the version files of an installation.
+//! Reads the small files that AscendCL reads: its configuration and the version files of an installation.
 
 const std = @import("std");
 const linux = std.os.linux;
-const allocator = @import("state.zig").allocator;
+const allocator = std.heap.c_allocator;
 
 const max_bytes = 1 << 20;
 
@@ -24,7 +24,7 @@ pub fn read(path: [*:0]const u8) error{ Unreadable, OutOfMemory }![]u8 {
     return allocator.dupe(u8, buffer[0..length]);
 }
 
-test "what cannot be read is no content" {
+test "read fails when the path is no readable file" {
     try std.testing.expectError(error.Unreadable, read("/nowhere/at/all"));
     try std.testing.expectError(error.Unreadable, read("/"));
     const content = try read("/proc/self/stat");

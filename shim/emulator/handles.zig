@@ -1,8 +1,8 @@
-//! Handles are numbers that are never used twice, so a stale one is always recognised and can never reach freed memory.
-//! They are no valid addresses: code that dereferences one, which AscendCL forbids, faults at once.
+//! Handles are numbers, and no number is issued twice. So a stale handle is always recognised and never reaches freed
+//! memory. They are not valid addresses: dereferencing one, which AscendCL forbids, faults at once.
 
 const std = @import("std");
-const allocator = @import("state.zig").allocator;
+const allocator = std.heap.c_allocator;
 
 pub const Kind = enum(u64) { context = 0xC01, stream = 0xC02, event = 0xC03, physical = 0xC04 };
 
@@ -35,7 +35,7 @@ pub fn toPointer(handle: u64) ?*anyopaque {
     return @ptrFromInt(handle);
 }
 
-test "a removed handle is never issued again" {
+test "Registry issues a new handle when an older one was removed" {
     var registry: Registry(u32, .event) = .{};
     defer registry.items.deinit(allocator);
     var value: u32 = 7;

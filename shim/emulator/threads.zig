@@ -1,4 +1,4 @@
-//! Threads of the library: detached, deaf to the process's signals, and keeping the library loaded while they may run.
+//! Starts this library's threads. They are detached, ignore the process's signals, and keep the library loaded.
 
 const std = @import("std");
 
@@ -29,7 +29,7 @@ pub fn start(entry: Entry, argument: ?*anyopaque) bool {
     return true;
 }
 
-/// dlclose under a running thread would take its code away.
+/// Without this, dlclose would unmap the code of a running thread.
 fn keepLoaded() void {
     var info: DlInfo = undefined;
     if (dladdr(@ptrCast(&start), &info) == 0) return;

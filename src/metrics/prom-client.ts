@@ -2,7 +2,7 @@ import type * as PromClient from "prom-client";
 import { CamemError } from "../errors.ts";
 
 /**
- * Loads the peer dependency, when it is first needed.
+ * Loads the optional peer dependency on first use.
  *
  * @throws CamemError `LIBRARY_NOT_FOUND`
  */

@@ -4,30 +4,33 @@ import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { DeviceMemory } from "../server/engine/controller.ts";
 import type { EngineStatus, RequestCounts } from "../server/engine/events.ts";
 import type { EngineGroup } from "../server/pool/engine-group.ts";
+import type { OperationCounts } from "./transitions.ts";
 
 export interface EngineSnapshot {
   readonly status: EngineStatus;
-  /** Those of the engine, and those that its pool holds or has refused. */
+  /** Of the engine and of its pool's queue. */
   readonly requests: RequestCounts;
-  /** By the engine's own names; empty once the allocator is closed. */
+  /** By the engine's own names; empty after the allocator is closed. */
   readonly tags: Readonly<Record<string, TagUsage>>;
 }
 
-/** Everything that gauges tell, at one moment. */
+/** All values that are read for one scrape. */
 export interface Snapshot {
   readonly engines: readonly EngineSnapshot[];
   readonly devices: readonly DeviceMemory[];
   readonly host: HostUsage;
+  readonly inFlight: OperationCounts;
+  /** How often reading a value has failed, by error code. */
+  readonly failures: ReadonlyMap<CamemErrorCode, number>;
 }
 
-export interface SnapshotSources {
+interface SnapshotSources {
   readonly groups: readonly EngineGroup[];
   readonly allocator: Pick<CaMemAllocator, "hostUsage">;
-  /** Is told why something could not be read. What could not be is left out, so that the rest can be scraped. */
-  readonly onFailure: (code: CamemErrorCode) => unknown;
+  readonly inFlight: () => OperationCounts;
 }
 
-const nothingHeld: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
+const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
 
 function requestsOf(group: EngineGroup, { engine, requests }: EngineStatus): RequestCounts {
   const { waiting, refusedTotal } = group.queueOf(engine);
@@ -38,45 +41,54 @@ function requestsOf(group: EngineGroup, { engine, requests }: EngineStatus): Req
   };
 }
 
-function takeSnapshot({ groups, allocator, onFailure }: SnapshotSources): Snapshot {
-  const read = <T>(run: () => T, otherwise: T): T => {
-    try {
-      return run();
-    } catch (error) {
-      if (!(error instanceof CamemError)) throw error;
-      // A closed allocator holds nothing, which is no failure.
-      if (error.code !== "CLOSED") onFailure(error.code);
-      return otherwise;
-    }
-  };
-  const engines = groups.flatMap((group) =>
-    [...group.engines.values()].map((engine) => ({ engine, group, status: engine.status })),
-  );
-  const devices = engines.flatMap(({ engine }) => read(() => engine.deviceMemory(), []));
-  return {
-    engines: engines.map(({ engine, group, status }) => ({
-      status,
-      requests: requestsOf(group, status),
-      tags: read(() => engine.usage(), {}),
-    })),
-    devices: [...new Map(devices.map((memory) => [memory.device, memory])).values()],
-    host: read(() => allocator.hostUsage(), nothingHeld),
-  };
-}
+/** Reads all values. A value that cannot be read is left out, so that a scrape has the others. */
+export class SnapshotReader {
+  readonly #sources: SnapshotSources;
+  readonly #failures = new Map<CamemErrorCode, number>();
+  #latest: Snapshot | undefined;
 
-/**
- * A function that looks once for all that ask in one go, as the metrics of one scrape do: numbers that are read together belong
- * together, and the table of segments is copied once.
- */
-export function snapshotOncePerScrape(sources: SnapshotSources): () => Snapshot {
-  let latest: Snapshot | undefined;
-  return () => {
-    if (latest === undefined) {
-      latest = takeSnapshot(sources);
+  constructor(sources: SnapshotSources) {
+    this.#sources = sources;
+  }
+
+  /** One snapshot for all metrics of a scrape: its values are consistent, and the segment table is copied once. */
+  read(): Snapshot {
+    if (this.#latest === undefined) {
+      this.#latest = this.#readNow();
       queueMicrotask(() => {
-        latest = undefined;
+        this.#latest = undefined;
       });
     }
-    return latest;
-  };
+    return this.#latest;
+  }
+
+  #readNow(): Snapshot {
+    const { groups, allocator, inFlight } = this.#sources;
+    const engines = groups.flatMap((group) =>
+      [...group.engines.values()].map((engine) => ({ engine, group, status: engine.status })),
+    );
+    const devices = engines.flatMap(({ engine }) => this.#readOr(() => engine.deviceMemory(), []));
+    return {
+      engines: engines.map(({ engine, group, status }) => ({
+        status,
+        requests: requestsOf(group, status),
+        tags: this.#readOr(() => engine.usage(), {}),
+      })),
+      devices: [...new Map(devices.map((memory) => [memory.device, memory])).values()],
+      host: this.#readOr(() => allocator.hostUsage(), noHostUsage),
+      inFlight: inFlight(),
+      failures: this.#failures,
+    };
+  }
+
+  #readOr<T>(read: () => T, fallback: T): T {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof CamemError)) throw error;
+      // A closed allocator holds no memory, so reading it is no failure.
+      if (error.code !== "CLOSED") this.#failures.set(error.code, (this.#failures.get(error.code) ?? 0) + 1);
+      return fallback;
+    }
+  }
 }

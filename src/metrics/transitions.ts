@@ -1,15 +1,21 @@
-/** The metrics that grow with every sleep and wake-up. */
+/** The metrics that count every sleep and wake-up. */
 
 import type { Counter, Histogram } from "prom-client";
 import type { EngineEvent, TransitionEndedEvent } from "../server/engine/events.ts";
 import type { TransitionDurations } from "../transition/progress.ts";
+import type { transitionNames } from "./names.ts";
 
 export const operations = ["sleep", "wake"] as const;
 
-/** Those that vLLM has. */
+type Operation = (typeof operations)[number];
+
+/** How many transitions are in progress, by operation. */
+export type OperationCounts = Readonly<Record<Operation, number>>;
+
+/** vLLM's buckets, in seconds. */
 export const vllmBuckets = [0.01, 0.1, 1, 10, 30, 60, 120, 300, 600];
 
-/** Wide enough for a model from a spill folder, and fine where page-locked memory is fast. */
+/** Buckets in seconds, for slow spill folders and for fast page-locked memory. */
 export const durationBuckets = [
   0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
 ];
@@ -23,47 +29,50 @@ const phases: Readonly<Record<string, keyof TransitionDurations>> = {
   releasing: "releasingMs",
 };
 
-export interface OperationInstruments {
+/** The instruments of {@link transitionNames}. */
+interface TransitionInstruments extends Record<keyof typeof transitionNames, Histogram | Counter> {
   readonly vllmDuration: Histogram;
   readonly duration: Histogram;
   readonly phaseSeconds: Counter;
   readonly failures: Counter;
 }
 
-/** Follows the events of engines. */
-export class OperationRecorder {
-  readonly #instruments: OperationInstruments;
+/** Counts the transitions in the events of engines. */
+export class TransitionRecorder {
+  readonly #instruments: TransitionInstruments;
   readonly #labels: Readonly<Record<string, string>>;
-  /** The operation of each transition that runs, by engine and number. */
-  readonly #running = new Map<string, string>();
+  /** The operation of each transition in progress, by engine and id. */
+  readonly #inFlight = new Map<string, Operation>();
 
-  constructor(instruments: OperationInstruments, labels: Readonly<Record<string, string>>) {
+  constructor(instruments: TransitionInstruments, labels: Readonly<Record<string, string>>) {
     this.#instruments = instruments;
     this.#labels = labels;
     for (const operation of operations) instruments.vllmDuration.zero({ ...labels, operation });
   }
 
-  inFlight(operation: string): number {
-    return [...this.#running.values()].filter((running) => running === operation).length;
+  get inFlight(): OperationCounts {
+    const count = (operation: Operation) =>
+      [...this.#inFlight.values()].filter((each) => each === operation).length;
+    return { sleep: count("sleep"), wake: count("wake") };
   }
 
-  take(event: EngineEvent): void {
+  record(event: EngineEvent): void {
     if (event.type === "transition-started")
-      this.#running.set(`${event.engine} ${event.id}`, event.operation);
+      this.#inFlight.set(`${event.engine} ${event.id}`, event.operation);
     if (event.type !== "transition-ended") return;
-    this.#running.delete(`${event.engine} ${event.id}`);
-    this.#record(event);
+    this.#inFlight.delete(`${event.engine} ${event.id}`);
+    this.#recordEnd(event);
   }
 
-  #record({ engine, operation, outcome, durationMs, report, failure }: TransitionEndedEvent): void {
+  #recordEnd({ engine, operation, outcome, durationMs, report, failure }: TransitionEndedEvent): void {
     const { vllmDuration, duration, phaseSeconds, failures } = this.#instruments;
     const labels = { ...this.#labels, model_name: engine, operation };
     duration.observe({ ...labels, outcome }, durationMs / 1000);
-    // What did nothing took no time worth knowing, and would hide how long a sleep takes.
+    // Transitions that did nothing would distort the durations of the others.
     if (outcome !== "no-op") vllmDuration.observe({ ...this.#labels, operation }, durationMs / 1000);
     if (failure) failures.inc({ ...labels, code: failure.code });
     if (report === null) return;
-    for (const [phase, key] of Object.entries(phases))
-      phaseSeconds.inc({ ...labels, phase }, report.durations[key] / 1000);
+    for (const [phase, property] of Object.entries(phases))
+      phaseSeconds.inc({ ...labels, phase }, report.durations[property] / 1000);
   }
 }

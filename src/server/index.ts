@@ -3,8 +3,7 @@
 /** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
 
 export type { Clock } from "../async/clock.ts";
-export type { Duration } from "../options/durations.ts";
-export type { CheckpointResult, Lease } from "./engine/admission.ts";
+export { type Duration, parseDuration } from "../options/durations.ts";
 export {
   type DeviceMemory,
   type EngineSleepResult,
@@ -14,10 +13,13 @@ export {
 export type {
   AdmitOptions,
   ControllerOptions,
+  EnginePlanOptions,
   EngineSleepOptions,
   EngineWakeOptions,
+  InFlightMode,
   PauseOptions,
   ReloadContext,
+  SleepReason,
   WhenAsleep,
 } from "./engine/controller-options.ts";
 export type { ControlledAllocator } from "./engine/engine-tags.ts";
@@ -27,10 +29,8 @@ export type {
   EngineState,
   EngineStatus,
   FailureSummary,
-  InFlightMode,
   RequestCounts,
   RequestsEvent,
-  SleepReason,
   StateEvent,
   TransitionEndedEvent,
   TransitionIdentity,
@@ -38,8 +38,10 @@ export type {
   TransitionStartedEvent,
 } from "./engine/events.ts";
 export { type IdleOptions, type IdleRung, IdleSleep } from "./engine/idle-sleep.ts";
+export type { CheckpointResult, Lease } from "./engine/lease.ts";
 export type { AccessOptions, ServerInfo } from "./http/access.ts";
-export { type AdmitRequestOptions, admitRequest, leasedStream } from "./http/admit-request.ts";
+export { type AdmitRequestOptions, admitRequest } from "./http/admit-request.ts";
 export { type AdminHandler, createHandler, type HandlerOptions } from "./http/handler.ts";
+export { leasedStream } from "./http/leased-stream.ts";
 export type { EngineGroup, QueueCounts } from "./pool/engine-group.ts";
-export { ModelPool, type PoolOptions } from "./pool/model-pool.ts";
+export { ModelPool, type ModelPoolOptions } from "./pool/model-pool.ts";

@@ -5,8 +5,8 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Value } from "typebox/value";
-import { reaches } from "../../bench/reach.ts";
 import { type Comparison, Results, type Statistic } from "../../bench/schema.ts";
+import { targets } from "../../bench/targets.ts";
 
 const root = join(import.meta.dir, "../..");
 const program = join(root, "bench/main.ts");
@@ -29,7 +29,7 @@ const isRatio = ({ median, p25, p75 }: Statistic) =>
   [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
 
 test(
-  "bench measures every figure with a limit and writes JSON, Markdown and charts",
+  "bench measures every target and writes JSON, Markdown and charts",
   async () => {
     const { stdout, stderr, exitCode } = await bench("--quick", "--out", folder);
     expect(exitCode, stderr).toBe(0);
@@ -37,8 +37,8 @@ test(
 
     const results = Value.Parse(Results, JSON.parse(readFileSync(join(folder, "latest.json"), "utf8")));
     expect(results.quick).toBe(true);
-    expect(results.reach.map(({ id }) => id)).toEqual(reaches.map(({ id }) => id));
-    for (const { id, value } of results.reach) expect(isRatio(value), id).toBe(true);
+    expect(results.targets.map(({ id }) => id)).toEqual(targets.map(({ id }) => id));
+    for (const { id, value } of results.targets) expect(isRatio(value), id).toBe(true);
     const compared = results.figures.flatMap(({ limit, peers }): Comparison[] =>
       [limit, peers].filter((comparison) => comparison !== undefined),
     );
@@ -46,7 +46,7 @@ test(
     for (const { what, ratio } of compared) expect(isRatio(ratio), what).toBe(true);
 
     const markdown = readFileSync(join(folder, "latest.md"), "utf8");
-    for (const { figure } of reaches) {
+    for (const { figure } of targets) {
       expect(markdown).toContain(figure);
       expect(stdout).toContain(figure);
     }
@@ -67,20 +67,20 @@ function committed(path: string): string {
   return shown.success ? shown.stdout.toString() : readFileSync(join(root, path), "utf8");
 }
 
-test("README quotes the committed full run of the benchmark", () => {
+test("docs/performance.md quotes the committed full run of the benchmark", () => {
   const results = JSON.parse(committed("bench/results/latest.json"));
-  const { quick, reach, machine } = Value.Parse(Results, results);
+  const { quick, targets: rows, machine } = Value.Parse(Results, results);
   expect(quick).toBe(false);
   const { cores, cpu, memoryBytes } = machine;
   const quoted = [
     `${cores} cores of an ${cpu} with ${Math.round(memoryBytes / 2 ** 30)} GiB`,
-    ...reach.map(({ figure, measured, reach: bound, value, unit }) => {
-      const reached = `${Number(value.median.toPrecision(3))} ${unit}`;
-      return `| ${figure}: ${measured.split(";")[0]} | ${bound} | ${reached} |`;
+    ...rows.map(({ figure, measured, target, value, unit }) => {
+      const median = `${Number(value.median.toPrecision(3))} ${unit}`;
+      return `| ${figure}: ${measured.split(";")[0]} | ${target} | ${median} |`;
     }),
   ];
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  expect(quoted.filter((text) => !readme.includes(text))).toEqual([]);
+  const page = readFileSync(join(root, "docs/performance.md"), "utf8");
+  expect(quoted.filter((text) => !page.includes(text))).toEqual([]);
 });
 
 test.each([

@@ -1,173 +1,100 @@
+/** What happens to a request: it is admitted, refused, held until the engine is awake, or it wakes the engine. */
+
 import { aborted } from "../../async/abortable.ts";
-import type { Clock } from "../../async/clock.ts";
 import { Deferred } from "../../async/deferred.ts";
-
 import { CamemError } from "../../errors.ts";
-import type { InFlightMode, RequestCounts } from "./events.ts";
+import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
+import type { EngineMemory } from "./engine-memory.ts";
+import type { RequestCounts } from "./events.ts";
+import { AdmittedLease, type CheckpointResult, type Lease, releasedError } from "./lease.ts";
+import type { EngineStateTracker } from "./state.ts";
 
-/** What a request learns at a checkpoint. */
-export interface CheckpointResult {
-  /** True when the request was halted here. */
-  readonly parked: boolean;
-  /** The tags that lost their content meanwhile, by the engine's own names: compute it anew, as a KV cache from its tokens. */
-  readonly lostTags: readonly string[];
-}
+const notParked: CheckpointResult = { parked: false, lostTags: [] };
 
-/**
- * The right of one request to use the engine's memory. No memory moves while it is held, except while it is parked at a
- * checkpoint. Release it, or declare it with `using`.
- */
-export interface Lease extends Disposable {
-  /**
-   * Aborted when the request has to end early: by a sleep in mode `abort`, by the signal that `admit` was given, or by closing.
-   * The lease counts until it is released all the same.
-   */
-  readonly signal: AbortSignal;
-  /**
-   * To be awaited where the request can be halted, as between decode steps. Returns at once while the engine is awake. While a
-   * sleep or pause in mode `keep` is wanted it parks the request, and returns when the engine is awake again.
-   *
-   * @throws CamemError `ABORTED` or `CLOSED` when `signal` is aborted: then touch no device memory, and release;
-   * `STATE_CONFLICT` when it is released already
-   */
-  checkpoint(): Promise<CheckpointResult>;
-  /** Gives the right back. Doing so twice does nothing. */
-  release(): void;
-}
-
-const passedBy: CheckpointResult = { parked: false, lostTags: [] };
-
-function released(): CamemError {
-  return new CamemError("STATE_CONFLICT", "this lease is released: its request may not use the engine");
-}
-
-class GateLease implements Lease {
-  state: "running" | "parked" | "released" = "running";
-  readonly #gate: RequestGate;
-  readonly #abort = new AbortController();
-  readonly #given: AbortSignal | undefined;
-  readonly #follow = () => this.#abort.abort(this.#given?.reason);
-
-  constructor(gate: RequestGate, given: AbortSignal | undefined) {
-    this.#gate = gate;
-    this.#given = given;
-    given?.addEventListener("abort", this.#follow, { once: true });
-    if (given?.aborted) this.#follow();
-  }
-
-  get signal(): AbortSignal {
-    return this.#abort.signal;
-  }
-
-  async checkpoint(): Promise<CheckpointResult> {
-    if (this.state === "released") throw released();
-    if (this.signal.aborted) throw aborted(this.signal);
-    return this.#gate.passOrPark(this);
-  }
-
-  abort(reason: CamemError): void {
-    this.#abort.abort(reason);
-  }
-
-  release(): void {
-    if (this.state === "released") return;
-    this.state = "released";
-    this.#given?.removeEventListener("abort", this.#follow);
-    this.#gate.forget(this);
-  }
-
-  [Symbol.dispose](): void {
-    this.release();
-  }
-}
-
-/** What bounds the wait for requests in flight. */
-export interface QuiesceLimits {
+/** Limits of the wait for requests in flight. */
+interface QuiesceLimits {
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
 }
 
-/**
- * Lets requests in while it is open. Closing it ends, awaits or parks those inside. It knows nothing of memory: the controller
- * opens it when the engine is awake.
- */
-export class RequestGate {
-  readonly #clock: Clock;
-  readonly #onChange: () => void;
-  readonly #leases = new Set<GateLease>();
-  readonly #held = new Set<Deferred<Lease>>();
-  readonly #parked = new Map<GateLease, Deferred<CheckpointResult>>();
+interface AdmissionOptions {
+  readonly config: ControllerConfig;
+  readonly memory: EngineMemory;
+  readonly state: EngineStateTracker;
+  /** Wakes the engine for the requests that wait. */
+  readonly wakeUp: () => Promise<unknown>;
+  /** Called after every change of `counts`. */
+  readonly onChange: () => void;
+}
+
+/** Admits requests while the engine is awake. Quiescing it ends, awaits or parks the requests in flight. */
+export class Admission {
+  readonly #options: AdmissionOptions;
+  readonly #leases = new Set<AdmittedLease>();
+  readonly #waiting = new Set<Deferred<Lease>>();
+  readonly #parked = new Map<AdmittedLease, Deferred<CheckpointResult>>();
   /** Settles when no lease is running. */
   #quiet: Deferred | undefined;
-  #open = true;
-  #parking = false;
+  #isOpen = true;
+  #isParking = false;
+  #isWakingOnDemand = false;
+  #isClosed = false;
   readonly #totals = { admittedTotal: 0, refusedTotal: 0, abortedTotal: 0 };
 
-  /** @param onChange called after every change of `counts` */
-  constructor(clock: Clock, onChange: () => void) {
-    this.#clock = clock;
-    this.#onChange = onChange;
-  }
-
-  get isOpen(): boolean {
-    return this.#open;
+  constructor(options: AdmissionOptions) {
+    this.#options = options;
   }
 
   get counts(): RequestCounts {
     return {
       running: this.#running(),
       parked: this.#parked.size,
-      waiting: this.#held.size,
+      waiting: this.#waiting.size,
       ...this.#totals,
     };
   }
 
-  /** A lease at once. To be called while the gate is open. */
-  enter(signal: AbortSignal | undefined): Lease {
-    if (signal?.aborted) throw aborted(signal);
-    const lease = this.#newLease(signal);
-    this.#onChange();
-    return lease;
+  /** True when requests wait and may wake the engine. */
+  get isWakeUpWanted(): boolean {
+    return this.#disposition() === "wake" && this.#waiting.size > 0;
   }
 
-  /** A lease when the gate opens. Whoever asked first enters first. */
-  async hold(signal: AbortSignal | undefined, deadlineMs: number, expired: () => CamemError): Promise<Lease> {
-    const wait = new Deferred<Lease>({ signal, deadlineMs, clock: this.#clock, expired });
-    this.#held.add(wait);
-    this.#onChange();
-    try {
-      return await wait.promise;
-    } catch (error) {
-      this.#held.delete(wait);
-      if (!signal?.aborted) this.#totals.refusedTotal++;
-      this.#onChange();
-      throw error;
+  /** @throws CamemError `ENGINE_UNAVAILABLE`, `QUEUE_FULL`, or the reason of `signal` */
+  async admit(signal: AbortSignal | undefined, options: AdmitOptions): Promise<Lease> {
+    const { holdDeadlineMs, queueLimit } = this.#options.config;
+    const disposition = this.#disposition();
+    if (disposition === "admit") return this.#admitNow(signal);
+    if (disposition === "refuse" || this.#waiting.size >= queueLimit) {
+      this.#totals.refusedTotal++;
+      this.#options.onChange();
+      throw disposition === "refuse" ? this.#unavailable() : this.#queueFull();
     }
+    const held = this.#hold(signal, options.deadlineMs ?? holdDeadlineMs);
+    if (disposition === "wake") this.#wakeOnDemand();
+    return held;
   }
 
-  /** Counts a request that was refused without being held. */
-  countRefusal(): void {
-    this.#totals.refusedTotal++;
-    this.#onChange();
-  }
-
-  /** Refuses everybody that is held. */
-  refuseHeld(error: CamemError): void {
-    for (const wait of this.#held) wait.reject(error);
+  /** Admits, refuses or wakes for the requests that wait, after the engine's state has changed. */
+  update(): void {
+    if (this.#isClosed) return;
+    const disposition = this.#disposition();
+    if (disposition === "admit" && !this.#isOpen) this.#open(this.#options.memory.takeLost());
+    if (disposition === "refuse") this.#refuseWaiting(this.#unavailable());
+    if (this.isWakeUpWanted) this.#wakeOnDemand();
   }
 
   /**
-   * Shuts the gate and sees to it that no lease is running: `abort` aborts their signals, `wait` waits, `keep` parks them.
-   * On failure the gate stays shut, for the controller to decide.
+   * Stops admitting and waits until no lease is running: `abort` aborts their signals, `wait` waits, `keep` parks them. After a
+   * failure nothing is admitted until {@link update}.
    *
-   * @throws CamemError `TIMED_OUT`, or what `signal` was aborted with
+   * @throws CamemError `TIMED_OUT`, or the reason of `signal`
    */
   async quiesce(mode: InFlightMode, { deadlineMs, signal }: QuiesceLimits): Promise<void> {
-    this.#open = false;
-    this.#parking = mode === "keep";
+    this.#isOpen = false;
+    this.#isParking = mode === "keep";
     if (mode === "abort")
-      this.abortAll(
-        new CamemError("ABORTED", "the request was ended: its engine goes to sleep or is paused"),
+      this.#abortAll(
+        new CamemError("ABORTED", "the request was aborted: its engine is going to sleep or pausing"),
       );
     if (this.#running() === 0) return;
     const expired = () =>
@@ -175,7 +102,7 @@ export class RequestGate {
         "TIMED_OUT",
         `${this.#running()} requests in flight did not ${mode === "keep" ? "reach a checkpoint" : "end"} within ${deadlineMs} ms; no memory has moved; raise deadlineMs, or use another mode`,
       );
-    this.#quiet = new Deferred({ signal, deadlineMs, clock: this.#clock, expired });
+    this.#quiet = new Deferred({ signal, deadlineMs, clock: this.#options.config.clock, expired });
     try {
       await this.#quiet.promise;
     } finally {
@@ -183,24 +110,79 @@ export class RequestGate {
     }
   }
 
-  /** Lets everybody in: those that are parked go on, those that are held enter, in the order in which they came. */
-  open(lostTags: readonly string[]): void {
-    this.#open = true;
-    this.#parking = false;
-    for (const [lease, wait] of this.#parked) {
-      this.#parked.delete(lease);
-      if (lease.state === "parked") lease.state = "running";
-      wait.resolve({ parked: true, lostTags });
-    }
-    for (const wait of this.#held) {
-      this.#held.delete(wait);
-      if (!wait.settled) wait.resolve(this.#newLease(wait.signal));
-    }
-    this.#onChange();
+  /** Refuses the requests that wait and aborts the admitted ones, parked ones too. */
+  close(reason: CamemError): void {
+    this.#isClosed = true;
+    this.#refuseWaiting(reason);
+    this.#abortAll(reason);
   }
 
-  /** Aborts every request inside, parked ones too. */
-  abortAll(reason: CamemError): void {
+  /** For {@link AdmittedLease}: parks it while a sleep or pause in mode `keep` is wanted. */
+  async parkIfQuiescing(lease: AdmittedLease): Promise<CheckpointResult> {
+    if (!this.#isParking) return notParked;
+    if (lease.state === "parked")
+      throw new CamemError("STATE_CONFLICT", "this lease is already waiting at a checkpoint");
+    const wait = new Deferred<CheckpointResult>({
+      signal: lease.signal,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      clock: this.#options.config.clock,
+      expired: () => aborted(lease.signal),
+    });
+    lease.state = "parked";
+    this.#parked.set(lease, wait);
+    this.#leasesChanged();
+    return wait.promise;
+  }
+
+  /** For {@link AdmittedLease}: removes it after its release. */
+  forget(lease: AdmittedLease): void {
+    this.#leases.delete(lease);
+    this.#parked.get(lease)?.reject(releasedError());
+    this.#parked.delete(lease);
+    this.#leasesChanged();
+  }
+
+  /** What happens to a request at this moment. */
+  #disposition(): "admit" | WhenAsleep {
+    const { config, memory, state } = this.#options;
+    const { current } = state;
+    if (current === "awake") return "admit";
+    if (current === "failed") return "refuse";
+    const configured = state.sleepReason === "operator" ? config.whenOperatorAsleep : config.whenAsleep;
+    if (configured === "refuse") return "refuse";
+    if (state.isMoving || state.paused) return "hold";
+    if (memory.lacksWeights && config.reload === undefined) return "refuse";
+    return configured;
+  }
+
+  #admitNow(signal: AbortSignal | undefined): Lease {
+    if (signal?.aborted) throw aborted(signal);
+    const lease = this.#newLease(signal);
+    this.#options.onChange();
+    return lease;
+  }
+
+  async #hold(signal: AbortSignal | undefined, deadlineMs: number): Promise<Lease> {
+    const { clock } = this.#options.config;
+    const expired = () => this.#unavailable(`, after ${deadlineMs} ms`);
+    const wait = new Deferred<Lease>({ signal, deadlineMs, clock, expired });
+    this.#waiting.add(wait);
+    this.#options.onChange();
+    try {
+      return await wait.promise;
+    } catch (error) {
+      this.#waiting.delete(wait);
+      if (!signal?.aborted) this.#totals.refusedTotal++;
+      this.#options.onChange();
+      throw error;
+    }
+  }
+
+  #refuseWaiting(error: CamemError): void {
+    for (const wait of this.#waiting) wait.reject(error);
+  }
+
+  #abortAll(reason: CamemError): void {
     for (const lease of this.#leases) {
       if (lease.signal.aborted) continue;
       this.#totals.abortedTotal++;
@@ -208,33 +190,37 @@ export class RequestGate {
     }
   }
 
-  /** @internal */
-  async passOrPark(lease: GateLease): Promise<CheckpointResult> {
-    if (!this.#parking) return passedBy;
-    if (lease.state === "parked")
-      throw new CamemError("STATE_CONFLICT", "this lease waits at a checkpoint already");
-    const wait = new Deferred<CheckpointResult>({
-      signal: lease.signal,
-      deadlineMs: Number.POSITIVE_INFINITY,
-      clock: this.#clock,
-      expired: () => aborted(lease.signal),
-    });
-    lease.state = "parked";
-    this.#parked.set(lease, wait);
-    this.#changed();
-    return wait.promise;
+  #wakeOnDemand(): void {
+    if (this.#isWakingOnDemand) return;
+    this.#isWakingOnDemand = true;
+    this.#options
+      .wakeUp()
+      .catch((cause) => this.#refuseWaiting(this.#unavailable(" and could not be woken", cause)))
+      .finally(() => {
+        this.#isWakingOnDemand = false;
+        // A request that began to wait during this wake-up has not started one of its own.
+        this.update();
+      });
   }
 
-  /** @internal */
-  forget(lease: GateLease): void {
-    this.#leases.delete(lease);
-    this.#parked.get(lease)?.reject(released());
-    this.#parked.delete(lease);
-    this.#changed();
+  /** Resumes parked requests, then admits those that wait, in the order in which they came. */
+  #open(lostTags: readonly string[]): void {
+    this.#isOpen = true;
+    this.#isParking = false;
+    for (const [lease, wait] of this.#parked) {
+      this.#parked.delete(lease);
+      if (lease.state === "parked") lease.state = "running";
+      wait.resolve({ parked: true, lostTags });
+    }
+    for (const wait of this.#waiting) {
+      this.#waiting.delete(wait);
+      if (!wait.settled) wait.resolve(this.#newLease(wait.signal));
+    }
+    this.#options.onChange();
   }
 
-  #newLease(signal: AbortSignal | undefined): GateLease {
-    const lease = new GateLease(this, signal);
+  #newLease(signal: AbortSignal | undefined): AdmittedLease {
+    const lease = new AdmittedLease(this, signal);
     this.#leases.add(lease);
     this.#totals.admittedTotal++;
     return lease;
@@ -244,8 +230,27 @@ export class RequestGate {
     return this.#leases.size - this.#parked.size;
   }
 
-  #changed(): void {
+  #leasesChanged(): void {
     if (this.#running() === 0) this.#quiet?.resolve();
-    this.#onChange();
+    this.#options.onChange();
+  }
+
+  #unavailable(detail = "", cause?: unknown): CamemError {
+    const { config, memory, state } = this.#options;
+    const level = memory.sleeping ? ` at level ${memory.sleeping.level}` : "";
+    return new CamemError(
+      "ENGINE_UNAVAILABLE",
+      `the engine ${config.name} is ${state.current}${level}${detail}; try again later`,
+      { retryAfterSeconds: config.retryAfterSeconds, cause },
+    );
+  }
+
+  #queueFull(): CamemError {
+    const { name, queueLimit, retryAfterSeconds } = this.#options.config;
+    return new CamemError(
+      "QUEUE_FULL",
+      `${queueLimit} requests already wait for the engine ${name}; try again later`,
+      { retryAfterSeconds },
+    );
   }
 }

@@ -1,101 +1,76 @@
-import { AsyncLocalStorage } from "node:async_hooks";
-import { SerialQueue } from "../../async/serial-queue.ts";
 import { CamemError, formatValue } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
-import type { SleepLevel } from "../../policy/tag-policies.ts";
+import { defaultLevel, type SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
-import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
-import { type Lease, RequestGate } from "./admission.ts";
+import { Admission } from "./admission.ts";
 import {
   type AdmitOptions,
   type ControllerConfig,
   type ControllerOptions,
   checkCall,
+  type EnginePlanOptions,
   type EngineSleepOptions,
   type EngineWakeOptions,
   type PauseOptions,
   resolveController,
-  type WhenAsleep,
 } from "./controller-options.ts";
 import { EngineMemory } from "./engine-memory.ts";
 import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
-import {
-  type EngineEvent,
-  type EngineListener,
-  type EngineState,
-  type EngineStatus,
-  EventSource,
-  type FailureSummary,
-  type SleepReason,
-  summaryOf,
-  type TransitionIdentity,
-} from "./events.ts";
+import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
+import type { Lease } from "./lease.ts";
+import { EngineStateTracker } from "./state.ts";
+import { TransitionRunner } from "./transition-runner.ts";
 
 export interface EngineSleepResult {
   /** The level that the engine sleeps at now. */
   readonly level: SleepLevel;
-  /** True when nothing was to be done. */
+  /** True when there was nothing to do. */
   readonly alreadySleeping: boolean;
-  /** What the allocator did; null where it was not asked. */
+  /** What the allocator did; null when it was not called. */
   readonly report: SleepReport | null;
 }
 
 export interface EngineWakeResult {
-  /** The tags that were asked for, or null for all. */
+  /** The requested tags, or null for all. */
   readonly tags: readonly string[] | null;
-  /** True when nothing was to be done. */
+  /** True when there was nothing to do. */
   readonly alreadyAwake: boolean;
-  /** What the allocator did; null where it was not asked. */
+  /** What the allocator did; null when it was not called. */
   readonly report: WakeReport | null;
 }
 
-/** Free and total bytes of one device, all processes considered. */
+/** Free and total bytes of one device, for all processes together. */
 export interface DeviceMemory {
   readonly device: number;
   readonly freeBytes: number;
   readonly totalBytes: number;
 }
 
-/** vLLM's name, in the tags of a wake-up, for the scheduler that level 0 halts. */
+/** vLLM's name, in the tags of a wake-up, for the scheduler that a sleep of level 0 halts. */
 const schedulingTag = "scheduling";
 
 function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
-  if (tags !== undefined && !Array.isArray(tags))
-    throw new CamemError("INVALID_TAG", `tags is ${formatValue(tags)}; it must be an array of tag names`);
   return tags?.filter((name) => name !== schedulingTag);
 }
 
-function closedError(): CamemError {
-  return new CamemError("CLOSED", "the controller of this engine is closed");
-}
-
 /**
- * Ties the allocator to one engine: requests are admitted while it is awake and at no other time, and its memory moves while no
- * request uses it. Calls made at once take turns; one that has nothing to do says so.
+ * Ties the allocator to one engine. Requests are admitted only while the engine is awake, and its memory moves only while no
+ * request uses it. Concurrent calls run one after the other; a call with nothing to do reports so.
  *
- * Once an engine has a controller, its memory must go to sleep and wake through that alone.
+ * Once an engine has a controller, put its memory to sleep and wake it only through the controller.
  */
 export class SleepController {
   readonly #allocator: ControlledAllocator;
   readonly #config: ControllerConfig;
   readonly #tags: EngineTags;
   readonly #memory: EngineMemory;
-  readonly #gate: RequestGate;
-  readonly #events = new EventSource();
-  readonly #turns = new SerialQueue();
-  /** Set for code that runs inside a transition, which would wait for itself if it asked for another. */
-  readonly #caller = new AsyncLocalStorage<{ running: boolean } | undefined>();
-  #paused = false;
-  #moving: "falling-asleep" | "waking" | "awaiting-weights" | undefined;
-  /** Who asked for the sleep that is on its way. */
-  #movingReason: SleepReason | undefined;
-  #failure: FailureSummary | undefined;
+  readonly #state: EngineStateTracker;
+  readonly #admission: Admission;
+  readonly #transitions: TransitionRunner;
   #closing: Promise<void> | undefined;
-  #transitionCount = 0;
-  #wakingOnDemand = false;
-  /** The status as it was last told, and when its state began. */
-  #told: { readonly key: string; readonly state: EngineState; readonly sinceMs: number };
+  /** The status in the latest `state` event, and when its state began. */
+  #announced: { readonly key: string; readonly state: EngineState; readonly sinceMs: number };
 
   /** @throws CamemError `INVALID_CONFIG`, `INVALID_TAG`, `STATE_CONFLICT` when memory of the engine is asleep, or `CLOSED` */
   constructor(allocator: ControlledAllocator, options: ControllerOptions = {}) {
@@ -105,11 +80,20 @@ export class SleepController {
         "INVALID_CONFIG",
         `allocator is ${formatValue(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
       );
+    const { name, clock, tags, weightTags } = this.#config;
     this.#allocator = allocator;
-    this.#tags = new EngineTags(allocator, this.#config.tags);
-    this.#memory = new EngineMemory(allocator, this.#tags, this.#config.weightTags);
-    this.#gate = new RequestGate(this.#config.clock, () => this.#tellRequests());
-    this.#told = { key: this.#key(), state: "awake", sinceMs: Date.now() };
+    this.#tags = new EngineTags(allocator, tags);
+    this.#memory = new EngineMemory(allocator, this.#tags, weightTags);
+    this.#state = new EngineStateTracker(this.#memory);
+    this.#transitions = new TransitionRunner(name, clock);
+    this.#admission = new Admission({
+      config: this.#config,
+      memory: this.#memory,
+      state: this.#state,
+      wakeUp: () => this.#wakeUp({}, "request"),
+      onChange: () => this.#transitions.emit({ type: "requests", requests: this.#admission.counts }),
+    });
+    this.#announced = { key: this.#statusKey(), state: "awake", sinceMs: Date.now() };
   }
 
   /** The engine's name in events, metrics and pools. */
@@ -124,28 +108,28 @@ export class SleepController {
 
   /** True after `pause()`, and after a sleep of level 0. */
   get isPaused(): boolean {
-    return this.#paused || this.#memory.sleeping?.level === 0;
+    return this.#state.isPaused;
   }
 
-  /** The whole of it at this moment; costs next to nothing. */
+  /** The engine's status now. Cheap to read. */
   get status(): EngineStatus {
     const sleep = this.#memory.sleeping;
     return {
       engine: this.name,
-      state: this.#told.state,
-      sinceMs: this.#told.sinceMs,
+      state: this.#announced.state,
+      sinceMs: this.#announced.sinceMs,
       level: sleep?.level ?? null,
       reason: sleep?.reason ?? null,
       sleepingTags: this.#memory.sleepingTags,
       awaitingTags: this.#memory.awaitingTags,
-      paused: this.#paused,
-      requests: this.#gate.counts,
-      failure: this.#failure ?? null,
+      paused: this.#state.paused,
+      requests: this.#admission.counts,
+      failure: this.#state.failure ?? null,
     };
   }
 
   /**
-   * What each tag of the engine holds where, by the engine's own names.
+   * What each tag of the engine holds and where, by the engine's own names.
    *
    * @throws CamemError `CLOSED`
    */
@@ -154,7 +138,7 @@ export class SleepController {
   }
 
   /**
-   * What is free on the engine's devices (aclrtGetMemInfo).
+   * Free and total memory of the engine's devices (aclrtGetMemInfo).
    *
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
@@ -164,17 +148,12 @@ export class SleepController {
   }
 
   /**
-   * What a sleep or wake-up of this engine would do now, and whether it fits. Touches nothing.
+   * What a sleep or wake-up of this engine would do now, and whether it fits. Changes nothing.
    *
    * @throws CamemError as the allocator's `plan`
    */
-  plan(
-    operation: "sleep" | "wake",
-    {
-      level,
-      tags,
-    }: { readonly level?: SleepLevel | undefined; readonly tags?: readonly string[] | undefined } = {},
-  ): TransitionPlan {
+  plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
+    checkCall("plan", { level, tags });
     const own = this.#tags.tagsOf(memoryNames(tags));
     return this.#tags.named(
       operation === "sleep"
@@ -184,44 +163,35 @@ export class SleepController {
   }
 
   /**
-   * Lets a request in. While the engine is not awake the request is held, wakes it, or is refused, as configured; it is always
-   * refused while weights are lost that nobody will load by himself, and after a failure. Those held enter in their order.
+   * Admits a request. While the engine is not awake the request is held, wakes it, or is refused, as configured. After a
+   * failure, and while weights are lost that only `confirmWeights` can restore, it is always refused. Requests that are held are
+   * admitted in the order in which they came.
    *
-   * @param signal aborted when the client is gone: then the request loses its place, or its lease is told
+   * @param signal abort it when the client disconnects: a request that is held is dropped, and a lease has its signal aborted
    * @throws CamemError `ENGINE_UNAVAILABLE` or `QUEUE_FULL`, with `retryAfterSeconds`; `ABORTED`, `CLOSED` or `INVALID_ARGUMENT`
    */
   async admit(signal?: AbortSignal, options: AdmitOptions = {}): Promise<Lease> {
     checkCall("admit", options, signal);
     this.#assertOpen();
-    const reception = this.#reception();
-    if (reception === "admit") return this.#gate.enter(signal);
-    const full = this.#gate.counts.waiting >= this.#config.queueLimit;
-    if (reception === "refuse" || full) {
-      this.#gate.countRefusal();
-      throw reception === "refuse" ? this.#unavailable() : this.#queueFull();
-    }
-    const deadlineMs = options.deadlineMs ?? this.#config.holdDeadlineMs;
-    const held = this.#gate.hold(signal, deadlineMs, () => this.#unavailable(`, after ${deadlineMs} ms`));
-    if (reception === "wake") this.#wakeOnDemand();
-    return held;
+    return this.#admission.admit(signal, options);
   }
 
   /**
-   * Puts the engine to sleep: no request is admitted any more, those in flight end as `mode` says, then memory moves. Level 1
-   * while asleep at 1 does nothing and says so; level 2 while asleep at 1 drops the backups; level 0 moves nothing. What is
-   * asked for is checked, and room for the backups, before any request is disturbed. After a rejection the engine is as it was,
-   * but for requests that mode `abort` has ended; should the error's `transitionComplete` be true, it sleeps all the same.
+   * Puts the engine to sleep: admits no further request, ends those in flight as `mode` says, then moves memory. Level 1 while
+   * asleep at level 1 has nothing to do. Level 2 while asleep at level 1 drops the backups. Level 0 moves nothing. The options,
+   * and the room for the backups, are checked before any request is disturbed. After a rejection the engine is as it was, except
+   * for requests that mode `abort` has ended. If the error's `transitionComplete` is true, the engine sleeps nevertheless.
    *
    * @throws CamemError `STATE_CONFLICT` for level 1 while weights sleep at level 2, `TIMED_OUT`, `CALLED_FROM_HOOK`, `CLOSED`, and
    * as the allocator's `sleep`
    */
   async sleep(options: EngineSleepOptions = {}): Promise<EngineSleepResult> {
-    checkCall("sleep", options, options.signal);
+    checkCall("sleep", options);
     this.#assertCanMove();
     this.#assertKnown(options.tags);
-    const { level = 1, tags, reason = "operator" } = options;
-    return this.#turns.run(options.signal, (signal) =>
-      this.#transition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
+    const { level = defaultLevel, tags, reason = "operator" } = options;
+    return this.#transitions.enqueue(options.signal, (signal) =>
+      this.#runTransition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
         const result = await this.#sleepNow(identity, options, signal);
         return { result, noOp: result.alreadySleeping };
       }),
@@ -229,84 +199,84 @@ export class SleepController {
   }
 
   /**
-   * Wakes the engine's memory; with `tags` only those. Requests are admitted when all of it is awake and no weights are lost:
-   * where `reload` was given it runs in between, and should it fail the memory goes back to sleep. Undoes a sleep of level 0,
-   * but not a `pause()`. vLLM's tag `scheduling` is understood, and stands for no memory.
+   * Wakes the engine's memory; with `tags` only those. Requests are admitted once all of it is awake and no weights are lost.
+   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. Ends a sleep of level 0, but
+   * not a `pause()`. Accepts vLLM's tag `scheduling`, which stands for no memory.
    *
    * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
    */
   async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
-    checkCall("wakeUp", options, options.signal);
+    checkCall("wakeUp", options);
     this.#assertCanMove();
     this.#assertKnown(options.tags);
-    return this.#wake(options, options.reason ?? "operator");
+    return this.#wakeUp(options, options.reason ?? "operator");
   }
 
   /**
-   * Halts requests without moving memory, until {@link resume}. Those in flight end as `mode` says.
+   * Halts requests without moving memory, until {@link resume}. Ends those in flight as `mode` says.
    *
-   * @throws CamemError `TIMED_OUT` or `ABORTED`, and then nothing has changed; `INVALID_ARGUMENT`, `CALLED_FROM_HOOK` or `CLOSED`
+   * @throws CamemError `TIMED_OUT` or `ABORTED`, when nothing has changed; `INVALID_ARGUMENT`, `CALLED_FROM_HOOK` or `CLOSED`
    */
   async pause(options: PauseOptions = {}): Promise<void> {
-    checkCall("pause", options, options.signal);
+    checkCall("pause", options);
     this.#assertCanMove();
-    await this.#turns.run(options.signal, async (signal) => {
-      const before = this.#paused;
-      this.#paused = true;
-      this.#tell();
+    await this.#transitions.enqueue(options.signal, async (signal) => {
+      const before = this.#state.paused;
+      this.#state.paused = true;
+      this.#announce();
       try {
         await this.#quiesce(options, signal);
       } catch (error) {
-        this.#paused = before;
+        this.#state.paused = before;
         throw error;
       } finally {
-        this.#settle();
+        this.#applyState();
       }
     });
   }
 
   /**
-   * Ends a pause, and a sleep of level 0. Memory that is asleep stays so.
+   * Ends a pause, and a sleep of level 0. Memory that is asleep stays asleep.
    *
    * @throws CamemError `CALLED_FROM_HOOK` or `CLOSED`
    */
   async resume(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.run(undefined, async () => {
-      this.#paused = false;
+    await this.#transitions.enqueue(undefined, async () => {
+      this.#state.paused = false;
       if (this.#memory.sleeping?.level === 0) this.#memory.endEmptySleep();
-      this.#settle();
+      this.#applyState();
     });
   }
 
   /**
-   * Says that the weights were loaded again after their content was lost. Without that, or `reload`, no request is admitted
-   * after level 2. Does nothing where nothing was lost.
+   * Confirms that lost weights were loaded again. After level 2 no request is admitted without this call or `reload`. Does
+   * nothing when nothing was lost.
    *
    * @throws CamemError `STATE_CONFLICT` while lost weights are asleep, since nothing can have been loaded; `CALLED_FROM_HOOK` or
    * `CLOSED`
    */
   async confirmWeights(): Promise<void> {
     this.#assertCanMove();
-    await this.#turns.run(undefined, async () => {
+    await this.#transitions.enqueue(undefined, async () => {
       this.#memory.confirm();
-      this.#settle();
+      this.#applyState();
     });
   }
 
-  /** Tells `listener` of every event from now on. Returns a function that ends it. */
+  /** Calls `listener` for every event from now on. Returns a function that unsubscribes it. */
   subscribe(listener: EngineListener): () => void {
-    return this.#events.subscribe(listener);
+    return this.#transitions.listeners.subscribe(listener);
   }
 
   /**
-   * Lets go of the engine: requests that are held are refused, those in flight are aborted, a transition that runs is called
-   * off, or waited for where it can no longer be. Waits for no request. Memory stays as it is and remains the allocator's.
+   * Closes the controller: refuses requests that are held, aborts those in flight, and cancels the transition in progress, or
+   * waits for it when it is too late to cancel. Waits for no request. Memory stays as it is and belongs to the allocator.
    *
    * @throws CamemError `CALLED_FROM_HOOK`
    */
   async close(): Promise<void> {
-    this.#assertOutside();
+    this.#transitions.assertOutside();
     this.#closing ??= this.#closeNow();
     return this.#closing;
   }
@@ -318,9 +288,8 @@ export class SleepController {
 
   async #closeNow(): Promise<void> {
     const closed = closedError();
-    const ended = this.#turns.end(closed);
-    this.#gate.refuseHeld(closed);
-    this.#gate.abortAll(closed);
+    const ended = this.#transitions.end(closed);
+    this.#admission.close(closed);
     await ended;
   }
 
@@ -328,26 +297,18 @@ export class SleepController {
     if (this.#closing) throw closedError();
   }
 
-  #assertOutside(): void {
-    if (this.#caller.getStore()?.running)
-      throw new CamemError(
-        "CALLED_FROM_HOOK",
-        "a hook or reload function cannot start a transition; do it after the call that runs it",
-      );
-  }
-
   #assertCanMove(): void {
     this.#assertOpen();
-    this.#assertOutside();
+    this.#transitions.assertOutside();
   }
 
-  /** Bad input is refused before its turn comes, and without events. */
+  /** Refuses unknown tags at once and without events. */
   #assertKnown(tags: readonly string[] | undefined): void {
     try {
       this.plan("sleep", { tags });
     } catch (error) {
       this.#noteFailure(error);
-      this.#settle();
+      this.#applyState();
       throw error;
     }
   }
@@ -357,30 +318,30 @@ export class SleepController {
     options: EngineSleepOptions,
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
-    const { level = 1, tags, reason = "operator" } = options;
+    const { level = defaultLevel, tags, reason = "operator" } = options;
     if (this.#memory.prepareSleep(level, tags, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
-    this.#movingReason = reason;
-    this.#move("falling-asleep");
+    this.#state.beginSleep(reason);
+    this.#announce();
     await this.#quiesce(options, signal);
-    const report = await this.#memory.sleep(level, tags, reason, this.#control(identity, signal));
+    const control = this.#transitions.controlOf(identity, signal);
+    const report = await this.#memory.sleep(level, tags, reason, control);
     return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
   }
 
-  #wake(
-    options: Omit<EngineWakeOptions, "reason">,
+  #wakeUp(
+    { tags, signal: requestSignal }: Omit<EngineWakeOptions, "reason">,
     reason: TransitionIdentity["reason"],
   ): Promise<EngineWakeResult> {
-    const { tags } = options;
-    return this.#turns.run(options.signal, async (signal) => {
-      const result = { tags: tags ?? null, alreadyAwake: true, report: null };
-      // Meanwhile an operator may have put it to sleep, or the client may have gone.
-      if (reason === "request" && !this.#isWantedByRequests()) return result;
-      return this.#transition(
-        { operation: "wake", level: null, tags: result.tags, reason },
+    return this.#transitions.enqueue(requestSignal, async (signal) => {
+      const nothingDone = { tags: tags ?? null, alreadyAwake: true, report: null };
+      // Since the wake-up was enqueued an operator may have put the engine to sleep, or the client may have disconnected.
+      if (reason === "request" && !this.#admission.isWakeUpWanted) return nothingDone;
+      return this.#runTransition(
+        { operation: "wake", level: null, tags: tags ?? null, reason },
         async (identity) => {
           const woken = await this.#wakeNow(identity, tags, signal);
-          return { result: { ...result, ...woken }, noOp: woken.alreadyAwake };
+          return { result: { ...nothingDone, ...woken }, noOp: woken.alreadyAwake };
         },
       );
     });
@@ -395,179 +356,68 @@ export class SleepController {
     const before = this.#memory.snapshot();
     if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
     const names = memoryNames(tags);
-    if (this.#memory.asleepAmong(names).length > 0) this.#move("waking");
-    const report = await this.#memory.wake(names, this.#control(identity, signal));
-    const loads = reload !== undefined && this.#memory.canLoad;
-    if (loads) {
-      this.#move("awaiting-weights");
+    if (this.#memory.asleepAmong(names).length > 0) {
+      this.#state.beginWakeUp();
+      this.#announce();
+    }
+    const report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    const reloads = reload !== undefined && this.#memory.canLoad;
+    if (reloads) {
+      this.#state.beginReload();
+      this.#announce();
       await this.#memory.load(reload, before, signal);
     }
-    return { alreadyAwake: report === null && !loads, report };
+    return { alreadyAwake: report === null && !reloads, report };
   }
 
-  /** Runs one transition between its two events, and remembers a failure for good. */
-  async #transition<T extends { readonly report: SleepReport | WakeReport | null }>(
-    asked: Omit<TransitionIdentity, "id">,
-    run: (identity: TransitionIdentity) => Promise<{ readonly result: T; readonly noOp: boolean }>,
-  ): Promise<T> {
-    const identity = { id: ++this.#transitionCount, ...asked };
-    const startedMs = this.#config.clock.nowMs();
-    const end = () => ({
-      type: "transition-ended" as const,
-      ...this.#stamp(),
-      ...identity,
-      durationMs: this.#config.clock.nowMs() - startedMs,
+  #runTransition<Result extends { readonly report: SleepReport | WakeReport | null }>(
+    requested: Omit<TransitionIdentity, "id">,
+    run: (identity: TransitionIdentity) => Promise<{ readonly result: Result; readonly noOp: boolean }>,
+  ): Promise<Result> {
+    return this.#transitions.run(requested, {
+      run,
+      settle: (outcome) => {
+        if ("error" in outcome) this.#noteFailure(outcome.error);
+        else if (outcome.result.report !== null) this.#state.clearFailure();
+        this.#state.endTransition();
+        this.#applyState();
+      },
     });
-    const caller = { running: true };
-    this.#emit({ type: "transition-started", ...this.#stamp(), ...identity });
-    try {
-      const { result, noOp } = await this.#caller.run(caller, () => run(identity));
-      if (result.report !== null) this.#failure = undefined;
-      this.#standStill();
-      const outcome = noOp ? "no-op" : "done";
-      this.#emit({ ...end(), outcome, report: result.report, failure: null });
-      return result;
-    } catch (error) {
-      this.#noteFailure(error);
-      this.#standStill();
-      this.#emit({ ...end(), outcome: "failed", report: null, failure: summaryOf(error) });
-      throw error;
-    } finally {
-      caller.running = false;
-    }
   }
 
   #noteFailure(error: unknown): void {
-    if (!(error instanceof CamemError) || this.#closing) return;
-    const lastsForGood =
-      error.code === "DEVICE_LOST" || (error.code === "CLOSED" && !this.#memory.isReachable);
-    if (lastsForGood) this.#failure = summaryOf(error);
-  }
-
-  #move(state: "falling-asleep" | "waking" | "awaiting-weights"): void {
-    this.#moving = state;
-    this.#tell();
-  }
-
-  #standStill(): void {
-    this.#moving = undefined;
-    this.#movingReason = undefined;
-    this.#settle();
+    if (!this.#closing) this.#state.noteFailure(error);
   }
 
   async #quiesce(
     { mode = "abort", deadlineMs = this.#config.drainDeadlineMs }: PauseOptions,
     signal: AbortSignal,
   ): Promise<void> {
-    await this.#gate.quiesce(mode, { deadlineMs, signal });
+    await this.#admission.quiesce(mode, { deadlineMs, signal });
   }
 
-  #control(identity: TransitionIdentity, signal: AbortSignal): TransitionControl {
-    return {
-      signal,
-      onProgress: (progress) =>
-        this.#emit({ type: "transition-progress", ...this.#stamp(), ...identity, progress }),
-    };
+  #applyState(): void {
+    this.#announce();
+    this.#admission.update();
   }
 
-  #state(): EngineState {
-    if (this.#moving) return this.#moving;
-    if (this.#failure) return "failed";
-    if (this.#memory.sleeping && this.#memory.sleeping.level > 0) return "asleep";
-    if (this.isPaused) return "paused";
-    return this.#memory.awaitingTags.length > 0 ? "awaiting-weights" : "awake";
-  }
-
-  /** What a request meets at this moment. */
-  #reception(): "admit" | WhenAsleep {
-    const state = this.#state();
-    if (state === "awake") return "admit";
-    if (state === "failed") return "refuse";
-    const { whenAsleep, whenOperatorAsleep, reload } = this.#config;
-    const reason = this.#movingReason ?? this.#memory.sleeping?.reason;
-    const wanted = reason === "operator" ? whenOperatorAsleep : whenAsleep;
-    if (wanted === "refuse") return "refuse";
-    if (this.#moving || this.#paused) return "hold";
-    if (this.#memory.lacksWeights && reload === undefined) return "refuse";
-    return wanted;
-  }
-
-  /** Makes the gate what the state asks for, after anything has changed. */
-  #settle(): void {
-    this.#tell();
-    if (this.#closing) return;
-    const reception = this.#reception();
-    if (reception === "admit" && !this.#gate.isOpen) this.#gate.open(this.#memory.takeLost());
-    if (reception === "refuse") this.#gate.refuseHeld(this.#unavailable());
-    if (reception === "wake" && this.#gate.counts.waiting > 0) this.#wakeOnDemand();
-  }
-
-  #isWantedByRequests(): boolean {
-    return this.#reception() === "wake" && this.#gate.counts.waiting > 0;
-  }
-
-  #wakeOnDemand(): void {
-    if (this.#wakingOnDemand) return;
-    this.#wakingOnDemand = true;
-    this.#wake({}, "request")
-      .catch((cause) => this.#gate.refuseHeld(this.#unavailable(" and could not be woken", cause)))
-      .finally(() => {
-        this.#wakingOnDemand = false;
-        // One that came since it was found that nobody waited has had nobody to wake the engine for it.
-        this.#settle();
-      });
-  }
-
-  #unavailable(detail = "", cause?: unknown): CamemError {
-    const sleep = this.#memory.sleeping;
-    const level = sleep ? ` at level ${sleep.level}` : "";
-    return new CamemError(
-      "ENGINE_UNAVAILABLE",
-      `the engine ${this.name} is ${this.#state()}${level}${detail}; try again later`,
-      { retryAfterSeconds: this.#config.retryAfterSeconds, cause },
-    );
-  }
-
-  #queueFull(): CamemError {
-    return new CamemError(
-      "QUEUE_FULL",
-      `${this.#config.queueLimit} requests wait for the engine ${this.name} already; try again later`,
-      { retryAfterSeconds: this.#config.retryAfterSeconds },
-    );
-  }
-
-  #stamp(): { engine: string; atMs: number } {
-    return { engine: this.name, atMs: Date.now() };
-  }
-
-  #key(): string {
+  #statusKey(): string {
     const { sleeping, sleepingTags, awaitingTags } = this.#memory;
-    return JSON.stringify([
-      this.#state(),
-      sleeping,
-      sleepingTags,
-      awaitingTags,
-      this.#paused,
-      this.#failure?.message,
-    ]);
+    const { current, paused, failure } = this.#state;
+    return JSON.stringify([current, sleeping, sleepingTags, awaitingTags, paused, failure?.message]);
   }
 
-  /** Emits a `state` event where anything has changed since the last. */
-  #tell(): void {
-    const key = this.#key();
-    if (key === this.#told.key) return;
-    const { state: previous, sinceMs } = this.#told;
-    const state = this.#state();
-    this.#told = { key, state, sinceMs: state === previous ? sinceMs : Date.now() };
-    this.#emit({ type: "state", ...this.#stamp(), previous, status: this.status });
+  /** Emits a `state` event if anything has changed since the latest. */
+  #announce(): void {
+    const key = this.#statusKey();
+    if (key === this.#announced.key) return;
+    const { state: previous, sinceMs } = this.#announced;
+    const state = this.#state.current;
+    this.#announced = { key, state, sinceMs: state === previous ? sinceMs : Date.now() };
+    this.#transitions.emit({ type: "state", previous, status: this.status });
   }
+}
 
-  #tellRequests(): void {
-    this.#emit({ type: "requests", ...this.#stamp(), requests: this.#gate.counts });
-  }
-
-  /** Listeners run outside of the transition: they may start one, without waiting for it. */
-  #emit(event: EngineEvent): void {
-    this.#caller.run(undefined, () => this.#events.emit(event));
-  }
+function closedError(): CamemError {
+  return new CamemError("CLOSED", "the controller of this engine is closed");
 }

@@ -5,12 +5,11 @@ import type { SleepLevel } from "../../policy/tag-policies.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
-import type { ReloadContext } from "./controller-options.ts";
+import type { ReloadContext, SleepReason } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
-import type { SleepReason } from "./events.ts";
 
-/** A sleep that lasts until everything is awake. */
-export interface Sleep {
+/** A sleep in effect. It ends when all memory is awake. */
+interface Sleep {
   readonly level: SleepLevel;
   readonly reason: SleepReason;
 }
@@ -18,20 +17,20 @@ export interface Sleep {
 type Names = readonly string[] | undefined;
 
 /**
- * The memory of one engine: which of its tags sleep at which level, and which have lost content that somebody has to bring back.
- * After every call, also one that failed, it knows what the allocator's table says. Tags are told by the engine's own names.
+ * The memory of one engine: which of its tags sleep at which level, and which have lost content that must be restored. After
+ * every call, including one that failed, it matches the allocator's table. All tags are the engine's own names.
  */
 export class EngineMemory {
   readonly #allocator: ControlledAllocator;
   readonly #tags: EngineTags;
   readonly #weightTags: readonly string[];
   #sleep: Sleep | undefined;
-  /** The level of every tag of which memory is asleep. */
+  /** The level of every tag with memory asleep. */
   #levels: ReadonlyMap<string, 1 | 2> = new Map();
   readonly #awaiting = new Set<string>();
   readonly #lost = new Set<string>();
 
-  /** @throws CamemError `STATE_CONFLICT` when memory is asleep, of which nobody knows what it lost */
+  /** @throws CamemError `STATE_CONFLICT` when memory is already asleep: what it lost is unknown */
   constructor(allocator: ControlledAllocator, tags: EngineTags, weightTags: readonly string[]) {
     this.#allocator = allocator;
     this.#tags = tags;
@@ -40,7 +39,7 @@ export class EngineMemory {
     if (asleep.length > 0)
       throw new CamemError(
         "STATE_CONFLICT",
-        `memory of ${asleep.join(", ")} is asleep; wake it before a controller takes over`,
+        `memory of ${asleep.join(", ")} is asleep; wake it before creating a controller`,
       );
   }
 
@@ -55,7 +54,7 @@ export class EngineMemory {
     }
   }
 
-  /** The sleep that lasts, of any level; undefined when everything is awake. */
+  /** The sleep in effect, of any level; undefined when everything is awake. */
   get sleeping(): Sleep | undefined {
     return this.#sleep;
   }
@@ -64,17 +63,17 @@ export class EngineMemory {
     return [...this.#levels.keys()];
   }
 
-  /** Those tags of `names`, or of all, of which memory is asleep. */
+  /** The tags of `names`, or of all, with memory asleep. */
   asleepAmong(names: Names): string[] {
     return this.sleepingTags.filter((name) => names === undefined || names.includes(name));
   }
 
-  /** Weights that are awake or asleep without their content. */
+  /** Weights without their content, awake or asleep. */
   get awaitingTags(): readonly string[] {
     return [...this.#awaiting];
   }
 
-  /** True when waking everything leaves weights without content. */
+  /** True when weights will have no content after everything is awake. */
   get lacksWeights(): boolean {
     return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#levels.get(name) === 2);
   }
@@ -84,7 +83,7 @@ export class EngineMemory {
     return this.#awaiting.size > 0 && !this.#levelsHave(this.#awaiting);
   }
 
-  /** The tags that have lost their content since this was last called; weights that were loaded again are not among them. */
+  /** The tags that have lost their content since the last call, except weights that were loaded again. */
   takeLost(): string[] {
     const lost = [...this.#lost];
     this.#lost.clear();
@@ -92,7 +91,7 @@ export class EngineMemory {
   }
 
   /**
-   * Checks a sleep before any request is disturbed. Returns true when there is nothing to do, and what is asked for holds.
+   * Checks a sleep before any request is disturbed. Returns true when there is nothing to do.
    *
    * @throws CamemError `STATE_CONFLICT`, `HOST_BUDGET_EXCEEDED`, and as the allocator's `plan`
    */
@@ -127,7 +126,7 @@ export class EngineMemory {
     }
   }
 
-  /** Ends a sleep that moved no memory, as one of level 0. Returns false where there is none. */
+  /** Ends a sleep that moved no memory, such as one of level 0. Returns false when there is none. */
   endEmptySleep(): boolean {
     if (this.#sleep === undefined || this.#levels.size > 0) return false;
     this.#sleep = undefined;
@@ -135,7 +134,7 @@ export class EngineMemory {
   }
 
   /**
-   * Wakes the tags of `names` that are asleep; returns null where none is.
+   * Wakes the tags of `names` that are asleep. Returns null when none is.
    *
    * @throws CamemError as the allocator's `wakeUp`
    */
@@ -155,9 +154,9 @@ export class EngineMemory {
   }
 
   /**
-   * Has lost weights loaded. Where that fails, what is awake of `before` goes back to sleep.
+   * Loads lost weights. If that fails, memory that was asleep in `before` goes back to sleep.
    *
-   * @throws CamemError `HOOK_FAILED`, or what `signal` was aborted with
+   * @throws CamemError `HOOK_FAILED`, or the reason of `signal`
    */
   async load(
     reload: (context: ReloadContext) => unknown,
@@ -172,15 +171,15 @@ export class EngineMemory {
       if (signal.aborted && failures.length === 0) throw aborted(signal);
       throw new CamemError(
         "HOOK_FAILED",
-        "reload threw; no request is admitted before the weights are loaded",
+        "reload threw; no request is admitted until the weights are loaded",
         { cause: failures.length === 0 ? cause : new AggregateError([cause, ...failures]) },
       );
     }
-    this.#loaded();
+    this.#markLoaded();
   }
 
   /**
-   * Takes the word of whoever loaded the lost weights.
+   * Records that the caller has loaded the lost weights.
    *
    * @throws CamemError `STATE_CONFLICT` while their memory is asleep
    */
@@ -191,22 +190,22 @@ export class EngineMemory {
     if (asleep.length > 0)
       throw new CamemError(
         "STATE_CONFLICT",
-        `${asleep.join(", ")}: asleep without content, so nothing can have been loaded; wake it first`,
+        `${asleep.join(", ")}: asleep without content, so it cannot have been loaded; wake it first`,
       );
-    this.#loaded();
+    this.#markLoaded();
   }
 
-  /** What {@link load} goes back to. */
+  /** The state that a failed {@link load} restores. */
   snapshot(): EngineMemorySnapshot {
     return { levels: this.#levels, sleep: this.#sleep };
   }
 
-  #loaded(): void {
+  #markLoaded(): void {
     for (const name of this.#awaiting) this.#lost.delete(name);
     this.#awaiting.clear();
   }
 
-  /** Level 1 promises that weights come back, which level 2 has made impossible. */
+  /** Level 1 promises to restore weights, which is impossible after level 2. */
   #assertNotDeeper(names: Names): void {
     const gone = this.#weightTags.filter(
       (name) => this.#levels.get(name) === 2 && (names === undefined || names.includes(name)),
@@ -214,11 +213,11 @@ export class EngineMemory {
     if (gone.length === 0) return;
     throw new CamemError(
       "STATE_CONFLICT",
-      `${gone.join(", ")}: asleep at level 2, which dropped the content that level 1 would have to keep; wake it and load it first, or stay at level 2`,
+      `${gone.join(", ")}: asleep at level 2, which dropped the content that level 1 must keep; wake it and load it first, or stay at level 2`,
     );
   }
 
-  /** Notes a sleep that has taken place. An operator's stays an operator's, whoever deepens it. */
+  /** Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it. */
   #record(level: SleepLevel, names: Names, reason: SleepReason): void {
     this.#observe(level, reason);
     if (level !== 0)
@@ -228,11 +227,11 @@ export class EngineMemory {
           names === undefined || names.includes(name) ? level : before,
         ]),
       );
-    const asked = this.#sleep?.reason === "operator" ? "operator" : reason;
-    this.#sleep = { level: this.#levelAsleep() ?? level, reason: asked };
+    const recorded = this.#sleep?.reason === "operator" ? "operator" : reason;
+    this.#sleep = { level: this.#levelAsleep() ?? level, reason: recorded };
   }
 
-  /** Looks at the allocator's table. What is asleep there unexpectedly counts as asleep at `level`. */
+  /** Reads the allocator's table. Memory that is asleep unexpectedly counts as asleep at `level`. */
   #observe(level: SleepLevel, reason: SleepReason): void {
     const fallback = level === 2 ? 2 : 1;
     this.#levels = new Map(this.#asleep().map((name) => [name, this.#levels.get(name) ?? fallback]));
@@ -245,7 +244,7 @@ export class EngineMemory {
     return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
   }
 
-  /** The level that the weights sleep at; where none do, the deepest of the others. */
+  /** The level that the weights sleep at; when none do, the deepest level of the others. */
   #levelAsleep(): 1 | 2 | undefined {
     const weights = [...this.#levels].filter(([name]) => this.#weightTags.includes(name));
     const levels = (weights.length > 0 ? weights : [...this.#levels]).map(([, level]) => level);
@@ -264,21 +263,22 @@ export class EngineMemory {
     }
   }
 
-  /** Returns what went wrong, after which memory is awake without its content. */
+  /** Returns the failures; memory concerned by one stays awake without its content. */
   async #sleepAgain({ levels, sleep }: EngineMemorySnapshot): Promise<unknown[]> {
     const failures: unknown[] = [];
     for (const level of [1, 2] as const) {
-      const names = [...levels].filter(([name, its]) => its === level && !this.#levels.has(name));
+      const names = [...levels.keys()].filter(
+        (name) => levels.get(name) === level && !this.#levels.has(name),
+      );
       if (names.length === 0) continue;
-      const own = names.map(([name]) => name);
-      await this.sleep(level, own, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
+      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
     }
     return failures;
   }
 }
 
-/** Which tags slept at which level, and why. */
-export interface EngineMemorySnapshot {
+/** Which tags slept at which level, and who asked for the sleep. */
+interface EngineMemorySnapshot {
   readonly levels: ReadonlyMap<string, 1 | 2>;
   readonly sleep: Sleep | undefined;
 }

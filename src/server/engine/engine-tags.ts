@@ -5,7 +5,7 @@ import { persistentTag } from "../../policy/tag-names.ts";
 import { presetPolicies } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 
-/** What a controller needs of the allocator. */
+/** The part of the allocator that a controller uses. */
 export type ControlledAllocator = Pick<
   CaMemAllocator,
   "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
@@ -14,7 +14,7 @@ export type ControlledAllocator = Pick<
 /** The engine's own names of its tags, and the allocator's tags behind them. */
 export class EngineTags {
   readonly #allocator: ControlledAllocator;
-  /** Undefined: every tag of the allocator is the engine's, under its own name. */
+  /** Undefined when every tag of the allocator belongs to the engine, under its own name. */
   readonly #tagOf: ReadonlyMap<string, string> | undefined;
   readonly #nameOf: ReadonlyMap<string, string>;
 
@@ -24,12 +24,12 @@ export class EngineTags {
     this.#tagOf = tags && new Map(Object.entries(tags));
     this.#nameOf = new Map(Object.entries(tags ?? {}).map(([name, tag]) => [tag, name]));
     if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
-      throw new CamemError("INVALID_CONFIG", "two names in tags stand for the same tag");
+      throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
     for (const [name, tag] of this.#tagOf ?? [])
       if (tag !== persistentTag) allocator.defineTag(tag, tag === name ? {} : (presetPolicies[name] ?? {}));
   }
 
-  /** The allocator's tags for `names`; undefined stands for all there are. */
+  /** The allocator's tags for `names`; undefined means all. */
   tagsOf(names: readonly string[] | undefined): string[] | undefined {
     if (this.#tagOf === undefined) return names && [...names];
     return [...(names ?? this.#tagOf.keys())].map((name) => {
@@ -40,7 +40,7 @@ export class EngineTags {
     });
   }
 
-  /** The engine's own name of an allocator's tag; undefined where the tag is another engine's. */
+  /** The engine's own name of an allocator's tag; undefined for another engine's tag. */
   nameOf(tag: string): string | undefined {
     return this.#tagOf === undefined ? tag : this.#nameOf.get(tag);
   }

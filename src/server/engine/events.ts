@@ -2,17 +2,18 @@ import { CamemError, type CamemErrorCode, formatValue, messageOf } from "../../e
 import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionProgress } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import type { SleepReason } from "./controller-options.ts";
 
 /**
- * What an engine is doing.
+ * The state of an engine.
  *
- * - `awake`: requests are admitted. It is the only state in which they are.
- * - `paused`: memory is awake, requests wait: after `pause()`, or after `sleep({ level: 0 })`.
- * - `falling-asleep`: requests in flight are being ended or parked, or memory is moving.
+ * - `awake`: requests are admitted, in this state only.
+ * - `paused`: memory is awake, but requests wait: after `pause()`, or after `sleep({ level: 0 })`.
+ * - `falling-asleep`: requests in flight are ending or being parked, or memory is moving.
  * - `asleep`: some memory is asleep, also after a wake-up of some tags only.
  * - `waking`: memory is moving back.
  * - `awaiting-weights`: memory is awake, but the content of weights is lost until they are loaded.
- * - `failed`: the device is lost or the allocator is closed; a transition that succeeds ends it.
+ * - `failed`: the device is lost or the allocator is closed; a successful transition ends this state.
  */
 export type EngineState =
   | "awake"
@@ -23,65 +24,59 @@ export type EngineState =
   | "awaiting-weights"
   | "failed";
 
-/** Who asked for a sleep. Traffic undoes an operator's sleep only where that is configured. */
-export type SleepReason = "operator" | "idle" | "pool";
-
-/** What becomes of requests in flight: ended early, waited for, or parked at their next checkpoint. */
-export type InFlightMode = "abort" | "wait" | "keep";
-
-/** How many requests an engine has, now and so far. */
+/** How many requests an engine has, now and since its controller was made. */
 export interface RequestCounts {
   /** Admitted and neither parked nor released. */
   readonly running: number;
-  /** Admitted and halted at a checkpoint. */
+  /** Admitted and parked at a checkpoint. */
   readonly parked: number;
   /** Held until the engine is awake. */
   readonly waiting: number;
   /** Admitted since the controller was made. */
   readonly admittedTotal: number;
-  /** Refused since then, those whose deadline passed while they were held included. */
+  /** Refused since then, including requests whose deadline passed while they were held. */
   readonly refusedTotal: number;
-  /** Told to end early since then. */
+  /** Aborted since then. */
   readonly abortedTotal: number;
 }
 
-/** A failure in short, as events and HTTP answers carry it. */
+/** A failure as events and HTTP answers carry it. */
 export interface FailureSummary {
   readonly code: CamemErrorCode | "UNKNOWN";
   readonly message: string;
 }
 
-/** An engine at one moment. Plain data that can be sent as JSON. */
+/** The status of an engine at one moment, as plain data for JSON. */
 export interface EngineStatus {
   readonly engine: string;
   readonly state: EngineState;
   /** When the state began, in milliseconds since 1970. */
   readonly sinceMs: number;
-  /** The level it sleeps at, with memory of any tag asleep or after `sleep({ level: 0 })`; else null. */
+  /** The level of the sleep, while memory of any tag is asleep or after `sleep({ level: 0 })`; else null. */
   readonly level: SleepLevel | null;
-  /** Who asked for that sleep; null while none lasts. */
+  /** Who asked for that sleep; null without one. */
   readonly reason: SleepReason | null;
-  /** The tags of which memory is asleep, by the engine's own names. */
+  /** The tags with memory asleep, by the engine's own names. */
   readonly sleepingTags: readonly string[];
-  /** The weights that have to be loaded before a request is admitted, by the engine's own names. */
+  /** The weights that must be loaded before a request is admitted, by the engine's own names. */
   readonly awaitingTags: readonly string[];
-  /** True after `pause()` until `resume()`, whatever memory does. */
+  /** True from `pause()` to `resume()`, whether memory sleeps or not. */
   readonly paused: boolean;
   readonly requests: RequestCounts;
-  /** Why it is `failed`; null in every other state. */
+  /** Why the state is `failed`; null in every other state. */
   readonly failure: FailureSummary | null;
 }
 
-/** Which transition an event belongs to. */
+/** The transition that an event belongs to. */
 export interface TransitionIdentity {
-  /** Counts up from 1 in each controller. */
+  /** Counts from 1 in each controller. */
   readonly id: number;
   readonly operation: "sleep" | "wake";
-  /** The level asked for; null for a wake-up. */
+  /** The requested level; null for a wake-up. */
   readonly level: SleepLevel | null;
-  /** The tags asked for, by the engine's own names; null: all of the engine's. */
+  /** The requested tags, by the engine's own names; null for all of the engine's. */
   readonly tags: readonly string[] | null;
-  /** Who asked for it. */
+  /** Who asked for the transition. */
   readonly reason: SleepReason | "request";
 }
 
@@ -91,14 +86,14 @@ interface EventBase {
   readonly atMs: number;
 }
 
-/** The state, the pause, the level or the tags asleep have changed. */
+/** The state, the pause, the level or the sleeping tags have changed. */
 export interface StateEvent extends EventBase {
   readonly type: "state";
   readonly previous: EngineState;
   readonly status: EngineStatus;
 }
 
-/** A sleep or wake-up has begun: first the requests in flight are seen to, then memory moves. */
+/** A sleep or wake-up has begun: first requests in flight end or park, then memory moves. */
 export interface TransitionStartedEvent extends EventBase, TransitionIdentity {
   readonly type: "transition-started";
 }
@@ -109,25 +104,25 @@ export interface TransitionProgressEvent extends EventBase, TransitionIdentity {
   readonly progress: TransitionProgress;
 }
 
-/** A sleep or wake-up has ended. Each `transition-started` has exactly one. */
+/** A sleep or wake-up has ended. Exactly one follows each `transition-started`. */
 export interface TransitionEndedEvent extends EventBase, TransitionIdentity {
   readonly type: "transition-ended";
-  /** `no-op`: there was nothing to do. `failed`: see `failure`; nothing has changed unless that says so. */
+  /** `no-op`: there was nothing to do. `failed`: see `failure`; nothing has changed unless its message says so. */
   readonly outcome: "done" | "no-op" | "failed";
-  /** From `transition-started` on, the wait for requests in flight and reloading weights included. */
+  /** Since `transition-started`, including the wait for requests in flight and the reload of weights. */
   readonly durationMs: number;
-  /** What the allocator did; null where it was not asked, as at level 0, or failed. */
+  /** What the allocator did; null when it failed or was not called, as at level 0. */
   readonly report: SleepReport | WakeReport | null;
   readonly failure: FailureSummary | null;
 }
 
-/** A request was admitted, held, parked, refused, aborted or released. */
+/** The counts of requests have changed. */
 export interface RequestsEvent extends EventBase {
   readonly type: "requests";
   readonly requests: RequestCounts;
 }
 
-/** What a controller tells its listeners. */
+/** An event of a controller. */
 export type EngineEvent =
   | StateEvent
   | TransitionStartedEvent
@@ -136,22 +131,21 @@ export type EngineEvent =
   | RequestsEvent;
 
 /**
- * Is called on the event loop, in the order of events, and not waited for. What it throws, or rejects with, becomes a warning of
- * the process.
+ * Called on the event loop, in the order of events, and not awaited. What it throws, or rejects with, becomes a process warning.
  */
 export type EngineListener = (event: EngineEvent) => unknown;
 
-/** A display that fails must not fail a sleep, and only its author can mend it. */
+/** A listener that fails must not fail a sleep. */
 function warn(error: unknown): void {
   process.emitWarning(`a listener of camem/server threw: ${error}`);
 }
 
-/** A set of listeners. */
-export class EventSource {
+/** The listeners of one engine's events. */
+export class EngineListeners {
   readonly #listeners = new Set<{ readonly listener: EngineListener }>();
 
   /**
-   * Returns a function that takes the listener away again; calling it twice does nothing.
+   * Returns a function that unsubscribes the listener; calling it twice does nothing.
    *
    * @throws CamemError `INVALID_ARGUMENT`
    */

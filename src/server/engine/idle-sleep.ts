@@ -1,68 +1,78 @@
-import Type from "typebox";
+import Type, { type Static } from "typebox";
 import { backgroundClock, type Clock } from "../../async/clock.ts";
 import { CamemError, formatValue } from "../../errors.ts";
-import { type Duration, millisecondsOf } from "../../options/durations.ts";
+import { millisecondsOf } from "../../options/durations.ts";
+import {
+  closedObject,
+  Duration,
+  LevelAboveZero,
+  optional,
+  required,
+  unchecked,
+} from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
 import { SleepController } from "./controller.ts";
 import type { EngineEvent } from "./events.ts";
 
-/** How deep to sleep after how long without a request. */
-export interface IdleRung {
-  readonly after: Duration;
-  readonly level: 1 | 2;
-}
+const IdleRung = closedObject({
+  /** How long the engine must have had no request. */
+  after: required(Duration),
+  /** The level of the sleep. */
+  level: required(LevelAboveZero),
+});
 
-export interface IdleOptions {
-  /** From the lightest to the deepest, such as `[{ after: "5m", level: 1 }, { after: "1h", level: 2 }]`. */
-  readonly ladder: readonly IdleRung[];
-  /** How long the engine stays awake at least once it woke; by default 0. It never delays a wake-up. */
-  readonly minimumAwake?: Duration | undefined;
+/** One step of the ladder: the level of the sleep after a time without requests. */
+export interface IdleRung extends Static<typeof IdleRung> {}
+
+const IdleOptions = closedObject({
+  /** From the lightest level to the deepest, such as `[{ after: "5m", level: 1 }, { after: "1h", level: 2 }]`. */
+  ladder: required(
+    Type.Unsafe<readonly IdleRung[]>(
+      Type.Array(Type.Unknown(), {
+        minItems: 1,
+        description: 'rungs, one or more, such as [{ after: "5m", level: 1 }]',
+      }),
+    ),
+  ),
+  /** How long the engine stays awake at least after it woke; by default 0. It never delays a wake-up. */
+  minimumAwake: optional(Duration),
   /** For tests. */
-  readonly clock?: Clock | undefined;
-}
+  clock: optional(unchecked<Clock>()),
+});
+
+/** Options of {@link IdleSleep}. */
+export interface IdleOptions extends Static<typeof IdleOptions> {}
 
 interface Rung {
   readonly afterMs: number;
   readonly level: 1 | 2;
 }
 
-const Given = Type.Unsafe<unknown>(Type.Unknown());
-const OptionsSchema = Type.Object(
-  {
-    ladder: Type.Array(Type.Object({ after: Given, level: Given }, { additionalProperties: false }), {
-      minItems: 1,
-      description: 'rungs, one or more, of after and level alone, such as [{ after: "5m", level: 1 }]',
-    }),
-    minimumAwake: Type.Optional(Given),
-    clock: Type.Optional(Given),
-  },
-  { additionalProperties: false },
-);
-
+/** @throws CamemError `INVALID_CONFIG` */
 function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
-  const rungs = ladder.map(({ after, level }, index) => {
-    if (level !== 1 && level !== 2)
-      throw new CamemError(
-        "INVALID_CONFIG",
-        `ladder[${index}].level is ${formatValue(level)}; it must be 1 or 2`,
-      );
-    return { afterMs: millisecondsOf(after, `ladder[${index}].after`), level };
+  const rungs = ladder.map((rung, index) => {
+    const label = `ladder[${index}]`;
+    validate(IdleRung, rung, label, "INVALID_CONFIG", {
+      labels: { after: `${label}.after`, level: `${label}.level` },
+    });
+    return { afterMs: millisecondsOf(rung.after, `${label}.after`), level: rung.level };
   });
   for (const [index, rung] of rungs.entries()) {
     const before = rungs[index - 1];
     if (before && (before.afterMs >= rung.afterMs || before.level >= rung.level))
       throw new CamemError(
         "INVALID_CONFIG",
-        `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" behind level 1 after "5m"`,
+        `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" following level 1 after "5m"`,
+        { property: "ladder" },
       );
   }
   return rungs;
 }
 
 /**
- * Puts an engine to sleep when it has had no request for a while, and deeper when that lasts. It touches neither a sleep that
- * somebody else asked for nor an engine that is paused, and calls its own off when a request comes. Whether that request wakes
- * the engine is the controller's `whenAsleep`.
+ * Puts an engine to sleep when it has had no request for a while, and to a deeper level when it stays idle. It leaves a sleep
+ * that somebody else asked for, and an engine that is paused, as they are. It cancels its own sleep when a request comes; the
+ * controller's `whenAsleep` decides whether that request wakes the engine.
  */
 export class IdleSleep implements Disposable {
   readonly #controller: SleepController;
@@ -73,17 +83,17 @@ export class IdleSleep implements Disposable {
   /** Undefined while there are requests. */
   #idleSinceMs: number | undefined;
   #awakeSinceMs: number;
-  #falling: AbortController | undefined;
+  #sleepInProgress: AbortController | undefined;
   #cancelTimer: (() => void) | undefined;
   #closed = false;
 
   /** @throws CamemError `INVALID_CONFIG` */
   constructor(controller: SleepController, options: IdleOptions) {
-    validate(OptionsSchema, options, "the options of IdleSleep", "INVALID_CONFIG");
+    validate(IdleOptions, options, "the options of IdleSleep", "INVALID_CONFIG");
     if (!(controller instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",
-        `controller is ${formatValue(controller)}; it must be a SleepController; each engine of a pool has its own IdleSleep`,
+        `controller is ${formatValue(controller)}; it must be a SleepController; give each engine of a pool its own IdleSleep`,
       );
     this.#controller = controller;
     this.#ladder = resolveLadder(options.ladder);
@@ -91,16 +101,16 @@ export class IdleSleep implements Disposable {
     this.#clock = options.clock ?? backgroundClock;
     this.#awakeSinceMs = this.#clock.nowMs();
     this.#idleSinceMs = this.#isBusy() ? undefined : this.#awakeSinceMs;
-    this.#unsubscribe = controller.subscribe((event) => this.#take(event));
-    this.#arm();
+    this.#unsubscribe = controller.subscribe((event) => this.#onEvent(event));
+    this.#schedule();
   }
 
-  /** Ends it, and calls off a sleep of its own that is on its way. What sleeps stays asleep. */
+  /** Stops watching the engine, and cancels a sleep of its own in progress. An engine that sleeps stays asleep. */
   close(): void {
     this.#closed = true;
     this.#unsubscribe();
     this.#cancelTimer?.();
-    this.#falling?.abort();
+    this.#sleepInProgress?.abort();
   }
 
   [Symbol.dispose](): void {
@@ -112,25 +122,25 @@ export class IdleSleep implements Disposable {
     return running + parked + waiting > 0;
   }
 
-  #take(event: EngineEvent): void {
-    if (event.type === "requests") this.#noteRequests();
+  #onEvent(event: EngineEvent): void {
+    if (event.type === "requests") this.#onRequests();
     if (event.type !== "state") return;
     if (event.status.state === "awake") {
       this.#awakeSinceMs = this.#clock.nowMs();
       if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#awakeSinceMs;
     }
-    this.#arm();
+    this.#schedule();
   }
 
-  #noteRequests(): void {
+  #onRequests(): void {
     if (this.#isBusy()) {
       this.#idleSinceMs = undefined;
-      this.#falling?.abort("a request came");
+      this.#sleepInProgress?.abort("a request came");
     } else this.#idleSinceMs = this.#clock.nowMs();
-    this.#arm();
+    this.#schedule();
   }
 
-  /** The rung that comes next; none while somebody else has a say. */
+  /** The next rung; undefined while the engine is in use or in a sleep that somebody else asked for. */
   #nextRung(): Rung | undefined {
     const { state, level, reason } = this.#controller.status;
     if (state === "awake") return this.#ladder[0];
@@ -138,32 +148,33 @@ export class IdleSleep implements Disposable {
     return this.#ladder.find((rung) => rung.level > (level ?? 0));
   }
 
-  #arm(): void {
+  #schedule(): void {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
     const rung = this.#nextRung();
-    if (this.#closed || this.#falling || rung === undefined || this.#idleSinceMs === undefined) return;
+    if (this.#closed || this.#sleepInProgress || rung === undefined || this.#idleSinceMs === undefined)
+      return;
     const dueMs = Math.max(this.#idleSinceMs + rung.afterMs, this.#awakeSinceMs + this.#minimumAwakeMs);
     const delayMs = Math.max(0, dueMs - this.#clock.nowMs());
     this.#cancelTimer = this.#clock.after(delayMs, () => {
-      // A timer cannot be set for more than some weeks.
-      if (this.#clock.nowMs() < dueMs) this.#arm();
-      else void this.#fall(rung.level);
+      // The clock's timers are shorter than some weeks.
+      if (this.#clock.nowMs() < dueMs) this.#schedule();
+      else void this.#sleep(rung.level);
     });
   }
 
-  async #fall(level: 1 | 2): Promise<void> {
-    this.#falling = new AbortController();
-    const { signal } = this.#falling;
+  async #sleep(level: 1 | 2): Promise<void> {
+    this.#sleepInProgress = new AbortController();
+    const { signal } = this.#sleepInProgress;
     try {
       await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
     } catch (error) {
       if (error instanceof CamemError && error.code === "CLOSED") return this.close();
-      // The controller's events tell why. It is tried again when the engine has been idle for as long once more.
+      // The controller's events have the failure. Try again after the engine has been idle for the same time once more.
       if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#clock.nowMs();
     } finally {
-      this.#falling = undefined;
-      this.#arm();
+      this.#sleepInProgress = undefined;
+      this.#schedule();
     }
   }
 }

@@ -1,26 +1,34 @@
 /** Who may use the administrative routes. */
 
 import { createHash, timingSafeEqual } from "node:crypto";
+import type { Static, TObject } from "typebox";
 import { CamemError, formatValue } from "../../errors.ts";
+import { Flag, optional, unchecked } from "../../options/schemas.ts";
 import { RequestError } from "./replies.ts";
 
-/** What the handler uses of a `Bun.serve` server. */
+/** The part of a `Bun.serve` server that the handler uses. */
 export interface ServerInfo {
+  /** The address of the client. */
   requestIP(request: Request): { readonly address: string } | null;
+  /** Sets the idle timeout of a request; 0 for none. */
   timeout?(request: Request, seconds: number): void;
 }
 
-export interface AccessOptions {
-  /** The bearer token that every request has to bring. */
-  readonly token?: string | undefined;
+export const accessProperties = {
+  /** The bearer token that every request must send. */
+  token: optional(unchecked<string>()),
   /**
-   * True: only from this machine, not from another site's page in a browser, and not through a proxy that says so. One on this
-   * machine that adds no header, as nginx unless it is told to, passes for a local client: behind a proxy use `token`.
+   * True: accept requests from this machine only, and neither from a page of another origin nor through a proxy that adds
+   * forwarding headers. A proxy on this machine without such headers, as nginx by default, looks like a local client: behind a
+   * proxy use `token`.
    */
-  readonly loopbackOnly?: boolean | undefined;
-}
+  loopbackOnly: optional(Flag),
+};
 
-/** Throws for whoever may not in. */
+/** Who may use the routes. Give `token`, `loopbackOnly: true`, or both. */
+export interface AccessOptions extends Static<TObject<typeof accessProperties>> {}
+
+/** Throws unless the request may use the route. */
 export type AccessCheck = (request: Request, server: ServerInfo | undefined) => void;
 
 const digest = (text: string) => createHash("sha256").update(text).digest();
@@ -31,11 +39,11 @@ function tokenCheck(token: unknown): AccessCheck {
       "INVALID_CONFIG",
       `token is ${typeof token === "string" ? "not printable ASCII without spaces" : formatValue(token)}; it must be a secret such as crypto.randomUUID()`,
     );
-  const wanted = digest(token);
+  const expected = digest(token);
   return (request) => {
-    const given = /^bearer ([\x21-\x7e]+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
-    // Digests have one length, so that comparing them tells nothing of the token.
-    if (given !== undefined && timingSafeEqual(digest(given), wanted)) return;
+    const sent = /^bearer ([\x21-\x7e]+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
+    // The digests have equal lengths, so the comparison reveals nothing about the token.
+    if (sent !== undefined && timingSafeEqual(digest(sent), expected)) return;
     throw new RequestError(401, "send the token: Authorization: Bearer …", null, {
       "www-authenticate": "Bearer",
     });
@@ -46,39 +54,34 @@ const isLoopbackAddress = (address: string) => /^(::ffff:)?127\.\d+\.\d+\.\d+$|^
 
 const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(host);
 
-/** What proxies add to say for whom they ask. */
+/** Headers in which proxies name their client. */
 const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name);
 
 const checkLoopback: AccessCheck = (request, server) => {
   const { headers } = request;
   const forbidden = (why: string) =>
-    new RequestError(403, `only this machine may use this route, and ${why}`);
+    new RequestError(403, `only this machine may use this route, but ${why}`);
   const address = server?.requestIP(request)?.address;
-  if (address === undefined) throw forbidden("where the request comes from is not known");
-  if (!isLoopbackAddress(address)) throw forbidden("the request comes from elsewhere");
+  if (address === undefined) throw forbidden("the address of the client is unknown");
+  if (!isLoopbackAddress(address)) throw forbidden("the request comes from another machine");
   if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");
-  // A page of another site may have its name resolve to this machine, or post to it from a browser that runs here.
+  // A page of another origin may resolve its name to this machine, or post from a browser on this machine.
   const host = headers.get("host") ?? "";
-  if (!isLoopbackHost(host)) throw forbidden("it asks for another host");
+  if (!isLoopbackHost(host)) throw forbidden("its Host header names another host");
   const origin = headers.get("origin");
   if (origin !== null && !["http://", "https://"].some((scheme) => origin === `${scheme}${host}`))
     throw forbidden("a page of another origin sent it");
-  // Browsers name no origin where a page merely embeds something: an <img> must not put an engine to sleep by GET.
+  // Browsers send no Origin header for embedded content: an <img> must not put an engine to sleep by GET.
   if (!["same-origin", "none"].includes(headers.get("sec-fetch-site") ?? "none"))
-    throw forbidden("a page of another origin made a browser send it");
+    throw forbidden("a page of another origin caused it");
 };
 
 /**
- * A check that throws for whoever may not in. With both options, both have to hold.
+ * With both options, a request must pass both checks.
  *
- * @throws CamemError `INVALID_CONFIG` with neither: nothing is open unless somebody has said to whom
+ * @throws CamemError `INVALID_CONFIG` with neither: no route is open by default
  */
 export function createAccess({ token, loopbackOnly }: AccessOptions): AccessCheck {
-  if (loopbackOnly !== undefined && typeof loopbackOnly !== "boolean")
-    throw new CamemError(
-      "INVALID_CONFIG",
-      `loopbackOnly is ${formatValue(loopbackOnly)}; it must be true or false`,
-    );
   const checks = [
     ...(loopbackOnly ? [checkLoopback] : []),
     ...(token === undefined ? [] : [tokenCheck(token)]),
@@ -86,7 +89,7 @@ export function createAccess({ token, loopbackOnly }: AccessOptions): AccessChec
   if (checks.length === 0)
     throw new CamemError(
       "INVALID_CONFIG",
-      "say who may put engines to sleep: give token (a secret) or loopbackOnly: true, or both",
+      "the routes need access control: give token (a secret), loopbackOnly: true, or both",
     );
   return (request, server) => {
     for (const check of checks) check(request, server);

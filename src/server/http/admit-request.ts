@@ -1,32 +1,31 @@
-/** Requests to a model: held or refused, as its controller is configured, and never let in while it sleeps. */
+/** Admission of HTTP requests to a model. */
 
-import Type from "typebox";
+import type { Static } from "typebox";
 import { CamemError, formatValue } from "../../errors.ts";
+import { closedObject, optional, unchecked } from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
-import type { Lease } from "../engine/admission.ts";
 import type { SleepController } from "../engine/controller.ts";
-import type { AdmitOptions } from "../engine/controller-options.ts";
+import type { Lease } from "../engine/lease.ts";
 import { type EngineGroup, engineOf, groupOf } from "../pool/engine-group.ts";
 import type { ServerInfo } from "./access.ts";
 import { errorResponse } from "./replies.ts";
 
-const Given = Type.Unsafe<unknown>(Type.Unknown());
-/** What the request itself gives is checked where it is used, and answered. */
-const OptionsSchema = Type.Object(
-  { model: Type.Optional(Given), server: Type.Optional(Given), deadlineMs: Type.Optional(Given) },
-  { additionalProperties: false },
-);
+/** The client chooses these values: `admitRequest` answers bad ones instead of throwing. */
+const AdmitRequestOptions = closedObject({
+  /** The name of the engine. It may be left out when there is only one. */
+  model: optional(unchecked<string>()),
+  /** The server of `Bun.serve`. Its idle timeout is disabled for this request, which may be held and whose answer may pause. */
+  server: optional(unchecked<ServerInfo>()),
+  /** The longest that the request is held, in milliseconds; by default the controller's `holdDeadlineMs`. */
+  deadlineMs: optional(unchecked<number>()),
+});
 
-export interface AdmitRequestOptions extends AdmitOptions {
-  /** The name of the engine; may be left out where there is but one. */
-  readonly model?: string | undefined;
-  /** The server of `Bun.serve`, whose idle timeout is lifted for this request: it may be held, and its answer may pause. */
-  readonly server?: ServerInfo | undefined;
-}
+/** Options of {@link admitRequest}. */
+export interface AdmitRequestOptions extends Static<typeof AdmitRequestOptions> {}
 
 /**
- * A lease for a request to a model, which `request.signal` ends, or the answer that refuses it: 503 with `Retry-After`, or 404 for
- * a model that there is not. Release the lease when the engine's work for the request is done.
+ * Admits a request to a model. Returns a lease, which `request.signal` aborts, or the answer that refuses the request: 503 with
+ * `Retry-After`, or 404 for an unknown model. Release the lease when the engine's work for the request is done.
  *
  * @throws CamemError `INVALID_ARGUMENT` or `INVALID_CONFIG` for a mistake in the call itself, such as a misspelt option
  */
@@ -37,7 +36,7 @@ export async function admitRequest(
 ): Promise<Lease | Response> {
   if (!(request instanceof Request))
     throw new CamemError("INVALID_ARGUMENT", `request is ${formatValue(request)}; it must be a Request`);
-  validate(OptionsSchema, options, "the options of admitRequest", "INVALID_ARGUMENT");
+  validate(AdmitRequestOptions, options, "the options of admitRequest", "INVALID_ARGUMENT");
   const { model, server, deadlineMs } = options;
   const group = groupOf(engine);
   try {
@@ -47,43 +46,4 @@ export async function admitRequest(
   } catch (error) {
     return errorResponse(error);
   }
-}
-
-const encoder = new TextEncoder();
-
-/**
- * A response's body from what an engine writes piece by piece. Releases the lease when `source` has ended, has thrown, or has
- * returned after the client went away, whichever comes first, also if it never was started. Not before: until then the engine
- * may be at work.
- */
-export function leasedStream(
-  lease: Lease,
-  source: AsyncIterable<string | Uint8Array>,
-): ReadableStream<Uint8Array> {
-  const pieces = source[Symbol.asyncIterator]();
-  let cancelled = false;
-  return new ReadableStream<Uint8Array>({
-    async pull(output) {
-      try {
-        const { done, value } = await pieces.next();
-        // Its client went away meanwhile, and `cancel` sees to the rest.
-        if (cancelled) return;
-        if (!done) return output.enqueue(typeof value === "string" ? encoder.encode(value) : value);
-      } catch (error) {
-        lease.release();
-        // Bun prints what a body fails with. That a request was ended early is no news; its client sees the connection cut.
-        return output.error(lease.signal.aborted ? undefined : error);
-      }
-      lease.release();
-      output.close();
-    },
-    async cancel() {
-      cancelled = true;
-      try {
-        await pieces.return?.();
-      } finally {
-        lease.release();
-      }
-    },
-  });
 }

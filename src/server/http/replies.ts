@@ -1,4 +1,4 @@
-/** HTTP answers in vLLM's shapes. */
+/** The JSON bodies and statuses of failures, as vLLM sends them. */
 
 import { CamemError, type CamemErrorCode, messageOf } from "../../errors.ts";
 
@@ -38,7 +38,7 @@ const params: Partial<Record<CamemErrorCode, string>> = {
   UNKNOWN_MODEL: "model",
 };
 
-/** A request that is refused for what it is, before any engine is asked. */
+/** A bad request. It is refused before any engine is involved. */
 export class RequestError extends Error {
   constructor(
     readonly status: number,
@@ -55,7 +55,7 @@ interface ErrorBody {
   readonly type: string;
   readonly param: string | null;
   readonly code: number;
-  /** The code of the `CamemError`, beyond what vLLM sends. */
+  /** The code of the `CamemError`. vLLM does not send this property. */
   readonly reason?: CamemErrorCode;
 }
 
@@ -75,7 +75,7 @@ function reply(
   return Response.json({ error: body }, { status, headers });
 }
 
-/** The answer for a failure: `{"error":{"message","type","param","code"}}`, with `Retry-After` where it is known. */
+/** The answer for a failure: `{"error":{"message","type","param","code"}}`, with `Retry-After` when it is known. */
 export function errorResponse(error: unknown): Response {
   if (error instanceof RequestError)
     return reply(error.status, { message: error.message, param: error.param }, error.headers);
@@ -85,5 +85,5 @@ export function errorResponse(error: unknown): Response {
     return reply(statuses[reason] ?? 500, { message, param: params[reason] ?? null, reason }, headers);
   }
   process.emitWarning(error instanceof Error ? error : messageOf(error));
-  return reply(500, { message: "an internal error; the server's warnings tell more", param: null });
+  return reply(500, { message: "an internal error; see the server's warnings", param: null });
 }

@@ -1,9 +1,10 @@
-/** What a request asks for, from its query and its JSON body, within bounds. */
+/** The input of a request: its query and its JSON body, within limits. */
 
 import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { systemClock } from "../../async/clock.ts";
 import { formatValue } from "../../errors.ts";
+import { mismatchText } from "../../options/validate.ts";
 import { RequestError } from "./replies.ts";
 
 export interface BodyLimits {
@@ -11,10 +12,10 @@ export interface BodyLimits {
   readonly timeoutMs: number;
 }
 
-/** The URL of a request. Its path and query hold also where a client's malformed Host header makes the whole of it no URL. */
+/** The URL of a request. A malformed Host header, which makes the URL invalid, leaves its path and query valid. */
 export function urlOf({ url }: Request): URL {
-  const nowhere = "http://host.invalid";
-  return URL.parse(url, nowhere) ?? new URL(url.replace(/^https?:\/\/[^/?#]*/, nowhere));
+  const placeholder = "http://host.invalid";
+  return URL.parse(url, placeholder) ?? new URL(url.replace(/^https?:\/\/[^/?#]*/, placeholder));
 }
 
 const closing = { connection: "close" };
@@ -41,7 +42,7 @@ async function readBody(
     }
   } finally {
     cancelTimer();
-    // What is left of the body is of no interest, nor whether its sender still sends.
+    // Nothing reads the rest of the body, so its failure does not matter.
     reader.cancel().catch(() => undefined);
   }
 }
@@ -52,9 +53,9 @@ const tooLarge = (sizeBytes: number) =>
 async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
   const declaredBytes = Number(request.headers.get("content-length") ?? 0);
   if (declaredBytes > limits.sizeBytes) throw tooLarge(limits.sizeBytes);
-  // Bun has no body for GET. What it would have asked for must not be taken for nothing asked.
+  // Bun drops the body of a GET. An ignored body must not count as an empty one.
   if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
-    throw new RequestError(400, `the body of ${request.method} is not read; use POST, or the query`);
+    throw new RequestError(400, `a ${request.method} request has no body here; use POST, or the query`);
   const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
   if (text === "") return {};
   const value = parseJson(text);
@@ -67,13 +68,13 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    throw new RequestError(400, "the body is not JSON");
+    throw new RequestError(400, "the body is not valid JSON");
   }
 }
 
-/** A query's text as what a schema may ask for; what is no such thing is left for the schema to refuse. */
+/** Converts text to the type of `property`. Other text stays as it is, for the schema to refuse. */
 function fromText(text: string, property: TSchema): unknown {
-  // Python's callers write True, and vLLM reads the other words too.
+  // Python clients send True, and vLLM accepts the other words too.
   if (Type.IsBoolean(property)) {
     if (/^(true|t|yes|y|on|1)$/i.test(text)) return true;
     return /^(false|f|no|n|off|0)$/i.test(text) ? false : text;
@@ -84,20 +85,21 @@ function fromText(text: string, property: TSchema): unknown {
 function fromQuery(query: URLSearchParams, name: string, property: TSchema): unknown {
   const values = query.getAll(name);
   if (name === "tags") return values.length > 0 ? values : undefined;
-  if (values.length > 1) throw new RequestError(400, `${name} is given ${values.length} times`, name);
+  if (values.length > 1)
+    throw new RequestError(400, `${name} occurs ${values.length} times; it must occur once`, name);
   const [value] = values;
   return value === undefined ? undefined : fromText(value, property);
 }
 
-/** kvcached sends `{"level": "1"}`: JSON's text too may be a number. */
+/** kvcached sends `{"level": "1"}`, so text in JSON may be a number too. */
 function fromBody(body: Readonly<Record<string, unknown>>, name: string, property: TSchema): unknown {
   const value = body[name] ?? undefined;
   return typeof value === "string" ? fromText(value, property) : value;
 }
 
 /**
- * The properties that `schema` knows, all of them optional, from the query and, where the query lacks them, from the body. Others
- * are ignored, as vLLM does.
+ * The properties of `schema`, all of them optional, from the query, or from the body for those that the query lacks. Other
+ * properties are ignored, as in vLLM.
  *
  * @throws RequestError 400, 408 or 413
  */
@@ -111,12 +113,9 @@ export async function readInput<T extends TObject>(
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
     const value = fromQuery(query, name, property) ?? fromBody(body, name, property);
-    // vLLM and SGLang take no tags for all tags.
+    // In vLLM and SGLang an empty list means all tags.
     if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
-    if (!Value.Check(property, value)) {
-      const { description } = property as { readonly description?: string };
-      throw new RequestError(400, `${name} is ${formatValue(value)}; it must be ${description}`, name);
-    }
+    if (!Value.Check(property, value)) throw new RequestError(400, mismatchText(name, value, property), name);
     input[name] = value;
   }
   return input as Partial<Type.Static<T>>;

@@ -1,20 +1,20 @@
 import type { EngineEvent, TransitionEndedEvent, TransitionStartedEvent } from "../engine/events.ts";
 import type { EngineGroup } from "../pool/engine-group.ts";
 
-const endedAtMost = 50;
+const endedLimit = 50;
 
-/** The transitions that run and those that ended last, for whoever comes to look when something has happened. */
+/** The transitions in progress and the latest that have ended. */
 export class TransitionHistory {
   readonly #running = new Map<string, TransitionStartedEvent>();
   readonly #ended: TransitionEndedEvent[] = [];
-  /** Ends it: nothing is added any more. */
+  /** Stops recording. */
   readonly close: () => void;
 
   constructor(group: EngineGroup) {
-    this.close = group.subscribe((event) => this.#take(event));
+    this.close = group.subscribe((event) => this.#onEvent(event));
   }
 
-  /** Plain data that can be sent as JSON; the latest first. */
+  /** Plain data for JSON; the latest first. */
   get transitions(): {
     readonly running: readonly TransitionStartedEvent[];
     readonly ended: readonly TransitionEndedEvent[];
@@ -22,11 +22,11 @@ export class TransitionHistory {
     return { running: [...this.#running.values()].reverse(), ended: this.#ended.toReversed() };
   }
 
-  #take(event: EngineEvent): void {
+  #onEvent(event: EngineEvent): void {
     if (event.type === "transition-started") this.#running.set(event.engine, event);
     if (event.type !== "transition-ended") return;
     this.#running.delete(event.engine);
     this.#ended.push(event);
-    if (this.#ended.length > endedAtMost) this.#ended.shift();
+    if (this.#ended.length > endedLimit) this.#ended.shift();
   }
 }

@@ -1,25 +1,41 @@
 import { CamemError, formatValue } from "../../errors.ts";
-import type { Lease } from "../engine/admission.ts";
+import { custom } from "../../options/schemas.ts";
+import { mismatchText } from "../../options/validate.ts";
 import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
 import type { AdmitOptions, EngineWakeOptions } from "../engine/controller-options.ts";
 import type { EngineListener } from "../engine/events.ts";
+import type { Lease } from "../engine/lease.ts";
 
 /** Requests that have not reached their engine. */
 export interface QueueCounts {
   readonly waiting: number;
-  /** Refused since the group was made, those whose deadline passed while they waited included. */
+  /** Refused since the group was made, including requests whose deadline passed while they waited. */
   readonly refusedTotal: number;
 }
 
-/** Engines by name, as HTTP sees them: a pool, or one controller. */
+/** Engines by name, as the HTTP layer uses them: a pool, or one controller. */
 export interface EngineGroup {
+  /** The controllers by the names of their engines. */
   readonly engines: ReadonlyMap<string, SleepController>;
+  /** Admits a request for `model`, as {@link SleepController.admit}. */
   admit(model: string, signal?: AbortSignal, options?: AdmitOptions): Promise<Lease>;
+  /** Wakes the engine of `model`, as {@link SleepController.wakeUp}. */
   wakeUp(model: string, options?: EngineWakeOptions): Promise<EngineWakeResult>;
+  /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */
   subscribe(listener: EngineListener): () => void;
-  /** What the group itself holds and refuses, beyond what the engine's own status tells. */
+  /** Requests that the group itself holds or has refused; the engine's own status does not count them. */
   queueOf(model: string): QueueCounts;
 }
+
+function isGroup(value: unknown): value is EngineGroup {
+  return typeof value === "object" && value !== null && (value as EngineGroup).engines instanceof Map;
+}
+
+/** One engine, or a group of engines. */
+export const EngineOrGroup = custom<SleepController | EngineGroup>(
+  "a SleepController or a ModelPool",
+  (value) => value instanceof SleepController || isGroup(value),
+);
 
 /** @throws CamemError `INVALID_CONFIG` for anything else */
 export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
@@ -31,17 +47,16 @@ export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
       subscribe: (listener) => engine.subscribe(listener),
       queueOf: () => ({ waiting: 0, refusedTotal: 0 }),
     };
-  if (typeof engine === "object" && engine !== null && engine.engines instanceof Map) return engine;
-  throw new CamemError(
-    "INVALID_CONFIG",
-    `engine is ${formatValue(engine)}; it must be a SleepController or a ModelPool`,
-  );
+  if (isGroup(engine)) return engine;
+  throw new CamemError("INVALID_CONFIG", mismatchText("engine", engine, EngineOrGroup), {
+    property: "engine",
+  });
 }
 
 /**
- * The engine that `model` names; where there is but one, it need not be named.
+ * The engine of `model`. The name may be left out when there is only one engine.
  *
- * @throws CamemError `UNKNOWN_MODEL`, or `INVALID_ARGUMENT` where it has to be named
+ * @throws CamemError `UNKNOWN_MODEL`, or `INVALID_ARGUMENT` when the name is missing
  */
 export function engineOf({ engines }: EngineGroup, model: string | undefined): SleepController {
   const only = engines.size === 1 ? [...engines.values()][0] : undefined;
@@ -49,9 +64,10 @@ export function engineOf({ engines }: EngineGroup, model: string | undefined): S
   if (engine) return engine;
   const names = [...engines.keys()].join(", ");
   if (model === undefined)
-    throw new CamemError(
-      "INVALID_ARGUMENT",
-      `say which model, such as ?model=${[...engines.keys()][0]}; there are ${names}`,
-    );
-  throw new CamemError("UNKNOWN_MODEL", `there is no model ${formatValue(model)}; there are ${names}`);
+    throw new CamemError("INVALID_ARGUMENT", `model is missing; it must be one of ${names}`, {
+      property: "model",
+    });
+  throw new CamemError("UNKNOWN_MODEL", `there is no model ${formatValue(model)}; the models are ${names}`, {
+    property: "model",
+  });
 }

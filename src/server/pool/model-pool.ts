@@ -1,86 +1,89 @@
-import Type from "typebox";
+import Type, { type Static } from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
 import { Deferred } from "../../async/deferred.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
 import { CamemError, formatValue } from "../../errors.ts";
-import { type Duration, millisecondsOf } from "../../options/durations.ts";
+import { millisecondsOf } from "../../options/durations.ts";
+import {
+  Count,
+  closedObject,
+  Duration,
+  Flag,
+  LevelAboveZero,
+  Milliseconds,
+  optional,
+  unchecked,
+  WholeSeconds,
+} from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
-import type { Lease } from "../engine/admission.ts";
 import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
-import { type AdmitOptions, checkCall, type EngineWakeOptions } from "../engine/controller-options.ts";
-import type { EngineEvent, EngineListener, InFlightMode } from "../engine/events.ts";
+import {
+  type AdmitOptions,
+  checkCall,
+  type EngineWakeOptions,
+  queueDefaults,
+} from "../engine/controller-options.ts";
+import type { EngineEvent, EngineListener } from "../engine/events.ts";
+import type { Lease } from "../engine/lease.ts";
 import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
+import { chooseVictims, type EvictionOptions, switchTo } from "./eviction.ts";
 import { PoolMember } from "./pool-member.ts";
 
-export interface PoolOptions {
-  /** The level at which an engine makes room for another; by default 1. At 2 its `reload` is needed to wake it. */
-  readonly sleepLevel?: 1 | 2 | undefined;
+const ModelPoolOptions = closedObject({
+  /** The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. */
+  sleepLevel: optional(LevelAboveZero),
   /**
-   * How long an engine that woke serves requests before it has to make room for others; by default one second. Under alternating
-   * requests each switch is followed by at least this much work, and nobody waits longer for the engines before him.
+   * How long an engine that woke serves requests before it must make room for others; by default one second. With alternating
+   * requests, each switch is followed by at least this much work.
    */
-  readonly minimumResidency?: Duration | undefined;
-  /** What becomes of the requests of an engine that makes room; by default `wait`. */
-  readonly evictionMode?: Exclude<InFlightMode, "keep"> | undefined;
-  /** How long it is waited for them, in milliseconds; by default the engine's `drainDeadlineMs`. */
-  readonly drainDeadlineMs?: number | undefined;
-  /** How many requests wait at most, for all engines together; by default 1,024. */
-  readonly queueLimit?: number | undefined;
+  minimumResidency: optional(Duration),
+  /** What happens to the requests in flight of an engine that makes room; by default `wait`. */
+  evictionMode: optional(
+    Type.Union([Type.Literal("abort"), Type.Literal("wait")], { description: '"abort" or "wait"' }),
+  ),
+  /** The longest wait for these requests, in milliseconds; by default the engine's `drainDeadlineMs`. */
+  drainDeadlineMs: optional(Milliseconds),
+  /** The most requests that wait at once, for all engines together; by default 1,024. */
+  queueLimit: optional(Count),
   /** The longest that a request waits, in milliseconds; by default 30,000. */
-  readonly holdDeadlineMs?: number | undefined;
-  /** What a refused request is told to wait before it comes again; by default 5. */
-  readonly retryAfterSeconds?: number | undefined;
+  holdDeadlineMs: optional(Milliseconds),
+  /** When a refused client should retry; by default 5. */
+  retryAfterSeconds: optional(WholeSeconds),
   /** True: a request also wakes an engine that an operator put to sleep. By default its controller refuses or holds it. */
-  readonly wakeOperatorSleep?: boolean | undefined;
+  wakeOperatorSleep: optional(Flag),
   /** For tests. */
-  readonly clock?: Clock | undefined;
-}
+  clock: optional(unchecked<Clock>()),
+});
 
-const Count = Type.Integer({ minimum: 0, description: "a whole number, 0 or above" });
-const Milliseconds = Type.Number({ minimum: 0, description: "milliseconds, 0 or above" });
-const Given = Type.Unsafe<unknown>(Type.Unknown());
-const OptionsSchema = Type.Object(
-  {
-    sleepLevel: Type.Optional(Type.Union([Type.Literal(1), Type.Literal(2)], { description: "1 or 2" })),
-    minimumResidency: Type.Optional(Given),
-    evictionMode: Type.Optional(
-      Type.Union([Type.Literal("abort"), Type.Literal("wait")], { description: '"abort" or "wait"' }),
-    ),
-    drainDeadlineMs: Type.Optional(Milliseconds),
-    queueLimit: Type.Optional(Count),
-    holdDeadlineMs: Type.Optional(Milliseconds),
-    retryAfterSeconds: Type.Optional(Count),
-    wakeOperatorSleep: Type.Optional(Type.Boolean({ description: "true or false" })),
-    clock: Type.Optional(Given),
-  },
-  { additionalProperties: false },
-);
+/** Options of {@link ModelPool}. */
+export interface ModelPoolOptions extends Static<typeof ModelPoolOptions> {}
 
 /**
- * Engines that share devices too small for all of them. Those that fit are awake; a request for a sleeping one puts the least
- * recently used to sleep and wakes it, all or nothing: where that fails, those that made room are awake again.
+ * Engines that share devices without room for all of them. A request for a sleeping engine puts the least recently used engines
+ * to sleep and wakes that engine, all or nothing: if the wake-up fails, the engines that made room are awake again.
  *
- * Requests for an engine that is awake are served at once, until it has to make room; who waits longest is next, and an engine
- * for which there is room waits for nobody's residency. Sleeps that an operator asked for, and pauses, are not undone. The
- * engines remain their owner's.
+ * Requests for an engine that is awake are served at once, until it must make room. The engine whose request has waited longest
+ * is next. An engine that fits beside the others wakes without delay. The pool does not end pauses or sleeps that an operator
+ * asked for. It does not own the engines: close them yourself.
  */
 export class ModelPool implements EngineGroup {
   readonly engines: ReadonlyMap<string, SleepController>;
   readonly #members: ReadonlyMap<string, PoolMember>;
-  readonly #options: PoolOptions;
+  readonly #options: ModelPoolOptions;
+  readonly #eviction: EvictionOptions;
   readonly #minimumResidencyMs: number;
   readonly #clock: Clock;
-  readonly #queue = new SerialQueue();
+  readonly #switches = new SerialQueue();
   readonly #unsubscribe: readonly (() => void)[];
-  /** The member that is being made room for. */
+  /** The member that the switch in progress wakes. */
   #switchingTo: PoolMember | undefined;
   #cancelTimer: (() => void) | undefined;
   #arrivals = 0;
   #closing: Promise<void> | undefined;
 
   /** @throws CamemError `INVALID_CONFIG` */
-  constructor(engines: readonly SleepController[], options: PoolOptions = {}) {
-    validate(OptionsSchema, options, "the options of ModelPool", "INVALID_CONFIG");
+  constructor(engines: readonly SleepController[], options: ModelPoolOptions = {}) {
+    validate(ModelPoolOptions, options, "the options of ModelPool", "INVALID_CONFIG");
     if (!Array.isArray(engines) || !engines.every((engine) => engine instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",
@@ -88,35 +91,44 @@ export class ModelPool implements EngineGroup {
       );
     this.engines = new Map(engines.map((engine) => [engine.name, engine]));
     if (engines.length === 0 || this.engines.size < engines.length)
-      throw new CamemError("INVALID_CONFIG", "a pool needs engines, each with a name of its own");
+      throw new CamemError(
+        "INVALID_CONFIG",
+        "a pool needs at least one engine, and each needs a unique name",
+      );
     this.#options = options;
     this.#minimumResidencyMs = millisecondsOf(options.minimumResidency ?? "1s", "minimumResidency");
+    this.#eviction = {
+      sleepLevel: options.sleepLevel ?? 1,
+      mode: options.evictionMode ?? "wait",
+      drainDeadlineMs: options.drainDeadlineMs,
+      retryAfterSeconds: options.retryAfterSeconds ?? queueDefaults.retryAfterSeconds,
+      closing: this.#switches.ending,
+    };
     this.#clock = options.clock ?? systemClock;
     this.#members = new Map(
       engines.map((engine) => [engine.name, new PoolMember(engine, this.#clock.nowMs())]),
     );
-    this.#unsubscribe = engines.map((engine) => engine.subscribe((event) => this.#take(event)));
+    this.#unsubscribe = engines.map((engine) => engine.subscribe((event) => this.#onEvent(event)));
   }
 
   /**
-   * Lets a request for `model` in, as {@link SleepController.admit}, and wakes the engine for it where there is room or room can
-   * be made.
+   * Admits a request for `model`, as {@link SleepController.admit}. Wakes its engine if there is room or others can make room.
    *
-   * @throws CamemError `UNKNOWN_MODEL`, `QUEUE_FULL`, `ENGINE_UNAVAILABLE` (also when room could not be made: see its `cause`),
-   * `ABORTED`, `CLOSED` or `INVALID_ARGUMENT`
+   * @throws CamemError `UNKNOWN_MODEL`, `QUEUE_FULL`, `ENGINE_UNAVAILABLE` (also when others could not make room: see its
+   * `cause`), `ABORTED`, `CLOSED` or `INVALID_ARGUMENT`
    */
   async admit(model: string, signal?: AbortSignal, options: AdmitOptions = {}): Promise<Lease> {
     checkCall("admit", options, signal);
     const member = this.#memberOf(model);
     this.#assertOpen();
-    const limit = this.#options.queueLimit ?? 1024;
+    const limit = this.#options.queueLimit ?? queueDefaults.queueLimit;
     if (!this.#serves(member) && this.#waiting() >= limit) {
       member.refusedTotal++;
-      throw new CamemError("QUEUE_FULL", `${limit} requests wait for this pool already; try again later`, {
-        retryAfterSeconds: this.#retryAfterSeconds,
+      throw new CamemError("QUEUE_FULL", `${limit} requests already wait for this pool; try again later`, {
+        retryAfterSeconds: this.#eviction.retryAfterSeconds,
       });
     }
-    const deadlineMs = options.deadlineMs ?? this.#options.holdDeadlineMs ?? 30_000;
+    const deadlineMs = options.deadlineMs ?? this.#options.holdDeadlineMs ?? queueDefaults.holdDeadlineMs;
     const expired = () => {
       member.refusedTotal++;
       return this.#unavailable(member, `not awake within ${deadlineMs} ms`);
@@ -133,29 +145,29 @@ export class ModelPool implements EngineGroup {
   }
 
   /**
-   * Wakes an engine at once, for an operator: others make room as they do for a request, but without any delay.
+   * Wakes an engine at once, for an operator. Others make room as they do for a request, but without `minimumResidency`.
    *
-   * @throws CamemError `UNKNOWN_MODEL`, `OUT_OF_DEVICE_MEMORY` when there is too little to make room of, and as
+   * @throws CamemError `UNKNOWN_MODEL`, `OUT_OF_DEVICE_MEMORY` when others cannot make enough room, and as
    * {@link SleepController.wakeUp}
    */
   async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     const member = this.#memberOf(model);
     this.#assertOpen();
-    return this.#queue
+    return this.#switches
       .run(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
       .finally(() => this.#schedule());
   }
 
-  /** Tells `listener` of every event of every engine. Returns a function that ends it. */
+  /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */
   subscribe(listener: EngineListener): () => void {
-    const ends = [...this.engines.values()].map((engine) => engine.subscribe(listener));
+    const unsubscribes = [...this.engines.values()].map((engine) => engine.subscribe(listener));
     return () => {
-      for (const end of ends) end();
+      for (const unsubscribe of unsubscribes) unsubscribe();
     };
   }
 
   /**
-   * The requests that wait for an engine to be woken; its own `status.requests` tells of them once it is.
+   * Requests that wait for the pool to wake an engine. The engine's own `status.requests` does not count them until then.
    *
    * @throws CamemError `UNKNOWN_MODEL`
    */
@@ -164,12 +176,13 @@ export class ModelPool implements EngineGroup {
     return { waiting, refusedTotal };
   }
 
-  /** Refuses those that wait and calls off a switch that runs. The engines stay open, and as they are. */
+  /** Refuses requests that wait and cancels the switch in progress. The engines stay open and as they are. */
   async close(): Promise<void> {
     this.#closing ??= this.#closeNow();
     return this.#closing;
   }
 
+  /** Makes `await using` close the pool. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -178,7 +191,7 @@ export class ModelPool implements EngineGroup {
     const closed = new CamemError("CLOSED", "the pool is closed");
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     this.#cancelTimer?.();
-    const ended = this.#queue.end(closed);
+    const ended = this.#switches.end(closed);
     for (const member of this.#members.values()) member.refuse(closed);
     await ended;
   }
@@ -194,18 +207,11 @@ export class ModelPool implements EngineGroup {
     return member;
   }
 
-  get #retryAfterSeconds(): number {
-    return this.#options.retryAfterSeconds ?? 5;
-  }
-
   #unavailable(member: PoolMember, why: string, cause?: unknown): CamemError {
     return new CamemError(
       "ENGINE_UNAVAILABLE",
       `the engine ${member.engine.name} is ${why}; try again later`,
-      {
-        retryAfterSeconds: this.#retryAfterSeconds,
-        cause,
-      },
+      { retryAfterSeconds: this.#eviction.retryAfterSeconds, cause },
     );
   }
 
@@ -214,10 +220,10 @@ export class ModelPool implements EngineGroup {
   }
 
   #serves(member: PoolMember): boolean {
-    return member.engine.status.state === "awake" && !member.switching;
+    return member.engine.status.state === "awake" && !member.isSwitching;
   }
 
-  #take(event: EngineEvent): void {
+  #onEvent(event: EngineEvent): void {
     const member = this.#members.get(event.engine);
     if (member === undefined) return;
     if (event.type === "requests") member.lastUsedMs = this.#clock.nowMs();
@@ -226,7 +232,10 @@ export class ModelPool implements EngineGroup {
     this.#schedule();
   }
 
-  /** Serves whom it can, and begins a switch for who waits longest of the others, or that needs nobody to make room. */
+  /**
+   * Serves the requests that need no switch, and begins a switch for the request that has waited longest, or for one that needs
+   * no eviction.
+   */
   #schedule(): void {
     if (this.#closing) return;
     for (const member of this.#members.values()) {
@@ -239,8 +248,8 @@ export class ModelPool implements EngineGroup {
     for (const member of this.#waitingLongestFirst()) {
       const victims = this.#victimsOrRefusal(member);
       const mayEvict = isFirst;
-      // Unless it was refused, it is now its turn.
-      isFirst = isFirst && member.waitsSince === undefined;
+      // A member whose requests were just refused does not block the others.
+      isFirst = isFirst && member.firstArrival === undefined;
       if (victims === undefined || (victims.length > 0 && !mayEvict)) continue;
       const dueMs = Math.max(
         0,
@@ -255,38 +264,42 @@ export class ModelPool implements EngineGroup {
     }
   }
 
-  /** `serve`: its controller decides, as it is awake or not the pool's to wake. `wake`: the pool's to wake. */
+  /** `serve`: pass requests to its controller, which decides. `wake`: the pool must wake it. `wait`: its memory is moving. */
   #dispositionOf(member: PoolMember): "serve" | "wait" | "wake" {
     if (member === this.#switchingTo || member.isMoving) return "wait";
     const { state, reason, paused } = member.engine.status;
-    const isOurs = reason !== "operator" || this.#options.wakeOperatorSleep === true;
-    return state === "asleep" && isOurs && !paused ? "wake" : "serve";
+    const mayWake = reason !== "operator" || this.#options.wakeOperatorSleep === true;
+    return state === "asleep" && mayWake && !paused ? "wake" : "serve";
   }
 
   #waitingLongestFirst(): PoolMember[] {
     const waiting = [...this.#members.values()].filter(
-      (member) => member.waitsSince !== undefined && this.#dispositionOf(member) === "wake",
+      (member) => member.firstArrival !== undefined && this.#dispositionOf(member) === "wake",
     );
-    return waiting.toSorted((a, b) => (a.waitsSince ?? 0) - (b.waitsSince ?? 0));
+    return waiting.toSorted((a, b) => (a.firstArrival ?? 0) - (b.firstArrival ?? 0));
   }
 
   /**
-   * Who makes room for it. Undefined where that does not suffice, of which those that wait have been told, unless others are
-   * moving: what they make room for is known when they have ended, and then it is looked at again.
+   * The members that make room. If all together do not suffice, returns undefined and refuses the requests; while others are
+   * moving it refuses nothing, since the pool schedules again when they have settled.
    */
   #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
       return this.#victimsFor(member, undefined);
     } catch (error) {
-      const othersMove = [...this.#members.values()].some((other) => other !== member && other.isMoving);
-      if (!othersMove) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
+      const areOthersMoving = [...this.#members.values()].some((other) => other !== member && other.isMoving);
+      if (!areOthersMoving) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
       return undefined;
     }
   }
 
+  #victimsFor(member: PoolMember, tags: readonly string[] | undefined): readonly PoolMember[] {
+    return chooseVictims(member, tags, this.#members.values(), this.#eviction.sleepLevel);
+  }
+
   #beginSwitch(member: PoolMember): void {
     this.#switchingTo = member;
-    this.#queue
+    this.#switches
       .run(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
       .catch((error) => member.refuse(this.#unavailable(member, "asleep and could not be woken", error)))
       .finally(() => {
@@ -295,73 +308,10 @@ export class ModelPool implements EngineGroup {
       });
   }
 
-  /**
-   * Who makes room for waking `tags` of a member: as few as suffice, idle ones before busy ones, the least recently used first.
-   *
-   * @throws CamemError `OUT_OF_DEVICE_MEMORY` when all of them together do not suffice
-   */
-  #victimsFor(member: PoolMember, tags: readonly string[] | undefined): readonly PoolMember[] {
-    let shortBytes = member.shortBytes(tags);
-    const victims: PoolMember[] = [];
-    const candidates = [...this.#members.values()].filter(
-      (other) => other !== member && other.engine.status.state === "awake",
-    );
-    for (const victim of candidates.toSorted(PoolMember.compareUse)) {
-      if (shortBytes <= 0) break;
-      const sleepableBytes = victim.sleepableBytes(this.#sleepLevel);
-      if (sleepableBytes === 0) continue;
-      victims.push(victim);
-      shortBytes -= sleepableBytes;
-    }
-    if (shortBytes <= 0) return victims;
-    throw new CamemError(
-      "OUT_OF_DEVICE_MEMORY",
-      `the engine ${member.engine.name} needs ${shortBytes} bytes more than all others can make room for; nothing has changed`,
-      { sizeBytes: shortBytes },
-    );
-  }
-
-  get #sleepLevel(): 1 | 2 {
-    return this.#options.sleepLevel ?? 1;
-  }
-
-  /** Puts to sleep who makes room, and wakes `member`; where that fails, wakes them again. */
   async #switchTo(
     member: PoolMember,
     options: EngineWakeOptions & { readonly signal: AbortSignal },
   ): Promise<EngineWakeResult> {
-    const victims = this.#victimsFor(member, options.tags);
-    const asleep: PoolMember[] = [];
-    try {
-      for (const other of [member, ...victims]) other.switching = true;
-      for (const victim of victims) {
-        await this.#evict(victim, options.signal);
-        asleep.push(victim);
-      }
-      return await member.engine.wakeUp(options);
-    } catch (error) {
-      throw await this.#restore(asleep, error);
-    } finally {
-      for (const other of [member, ...victims]) other.switching = false;
-    }
-  }
-
-  async #evict(victim: PoolMember, signal: AbortSignal): Promise<void> {
-    const { evictionMode: mode = "wait", drainDeadlineMs: deadlineMs } = this.#options;
-    await victim.engine.sleep({ level: this.#sleepLevel, mode, deadlineMs, signal, reason: "pool" });
-  }
-
-  /** Returns what is to be reported: `failure`, with what went wrong in waking the members that had made room. */
-  async #restore(asleep: readonly PoolMember[], failure: unknown): Promise<unknown> {
-    if (this.#closing) return failure;
-    const failures: unknown[] = [];
-    for (const { engine } of asleep.toReversed())
-      await engine.wakeUp({ reason: "pool" }).catch((error) => failures.push(error));
-    if (failures.length === 0) return failure;
-    return new CamemError(
-      "ENGINE_UNAVAILABLE",
-      "an engine could not be woken, nor those that had made room for it; requests for them try again",
-      { cause: new AggregateError([failure, ...failures]), retryAfterSeconds: this.#retryAfterSeconds },
-    );
+    return switchTo(member, this.#victimsFor(member, options.tags), options, this.#eviction);
   }
 }

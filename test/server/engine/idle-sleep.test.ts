@@ -165,7 +165,7 @@ test("IdleSleep names invalid options", async () => {
     [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
     [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],
     [{ ladder: [{ after: 5, level: 0 }] }, "ladder[0].level is 0"],
-    [{ ladder: [{ after: 5, level: 1, mode: "wait" }] }, "ladder is an array"],
+    [{ ladder: [{ after: 5, level: 1, mode: "wait" }] }, 'ladder[0] has no "mode"'],
     [
       {
         ladder: [

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { type ControllerOptions, ModelPool, type PoolOptions, SleepController } from "camem/server";
+import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
 import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
@@ -23,7 +23,7 @@ let log: string[];
 /** Starts three engines of at least 10 MiB on a device with room for the first `room` of them, which are awake. */
 async function start(
   room: number,
-  options: PoolOptions = {},
+  options: ModelPoolOptions = {},
   controllerOptions: ControllerOptions = {},
   weightsBytes: Partial<Record<Name, number>> = {},
 ) {
@@ -408,7 +408,7 @@ test("ModelPool refuses invalid input", async () => {
     [[engines.a], { nap: true }],
   ];
   for (const [list, options] of bad)
-    expect(await codeOf(() => new ModelPool(list as SleepController[], options as PoolOptions))).toBe(
+    expect(await codeOf(() => new ModelPool(list as SleepController[], options as ModelPoolOptions))).toBe(
       "INVALID_CONFIG",
     );
 });

@@ -1,0 +1,81 @@
+/** The targets: ratios within one run, and whether each is met. */
+
+import type { TargetRow, TargetValue } from "./schema.ts";
+
+interface Target {
+  readonly id: string;
+  readonly figure: string;
+  /** The bound of the median. */
+  readonly bound: { readonly atLeast: number } | { readonly atMost: number };
+  readonly unit: "×" | "ms";
+}
+
+export const targets: readonly Target[] = [
+  {
+    id: "throughput",
+    figure: "prepared level-1 sleep and wake-up, throughput against the C copy limit",
+    bound: { atLeast: 0.95 },
+    unit: "×",
+  },
+  {
+    id: "first",
+    figure: "first sleep after `prepare`, speed against a repeated one",
+    bound: { atLeast: 0.9 },
+    unit: "×",
+  },
+  {
+    id: "clean",
+    figure: "clean sleep (immutable), time against the C loop that only unmaps and frees",
+    bound: { atMost: 1.3 },
+    unit: "×",
+  },
+  {
+    id: "map",
+    figure: "one map through the public API, time against the C loop",
+    bound: { atMost: 1.5 },
+    unit: "×",
+  },
+  {
+    id: "unmap",
+    figure: "one unmap through the public API, time against the C loop",
+    bound: { atMost: 1.5 },
+    unit: "×",
+  },
+  { id: "count", figure: "cost per segment with many against few", bound: { atMost: 1.3 }, unit: "×" },
+  {
+    id: "peers",
+    figure: "first level-1 sleep after `prepare`, speed against the peers' algorithm",
+    bound: { atLeast: 5 },
+    unit: "×",
+  },
+  {
+    id: "delay",
+    figure: "longest event-loop delay during a sleep and a wake-up",
+    bound: { atMost: 10 },
+    unit: "ms",
+  },
+  {
+    id: "host",
+    figure: "peak extra host memory of a level-1 sleep less 64 MiB, against the offloaded bytes",
+    bound: { atMost: 1.02 },
+    unit: "×",
+  },
+];
+
+function rowOf({ id, figure, bound, unit }: Target, { measured, value }: TargetValue): TargetRow {
+  const { median } = value;
+  const [target, isMet] =
+    "atLeast" in bound
+      ? [`≥ ${bound.atLeast} ${unit}`, median >= bound.atLeast]
+      : [`≤ ${bound.atMost} ${unit}`, median <= bound.atMost];
+  return { id, figure, target, measured, unit, value, isMet };
+}
+
+/** @throws when no scenario measured a target */
+export function targetRows(values: readonly TargetValue[]): TargetRow[] {
+  return targets.map((target) => {
+    const value = values.find(({ id }) => id === target.id);
+    if (value === undefined) throw new Error(`no scenario measured "${target.figure}"`);
+    return rowOf(target, value);
+  });
+}

@@ -1,0 +1,42 @@
+const std = @import("std");
+const device = @import("device.zig");
+const testing = @import("test_support.zig");
+const expectCode = testing.expectCode;
+
+test "aclrtResetDevice fails when every aclrtSetDevice was reset" {
+    defer testing.cleanUp();
+    try expectCode(107001, device.aclrtSetDevice(-1));
+    try expectCode(107001, device.aclrtSetDevice(1));
+    try expectCode(507007, device.aclrtResetDevice(0));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, device.aclrtResetDevice(0));
+    var id: i32 = -1;
+    try expectCode(0, device.aclrtGetDevice(&id));
+    try std.testing.expectEqual(0, id);
+    try expectCode(0, device.aclrtResetDevice(0));
+    try expectCode(107002, device.aclrtGetDevice(&id));
+    try expectCode(507007, device.aclrtResetDevice(0));
+    try expectCode(507007, device.aclrtResetDeviceForce(0));
+    try expectCode(107001, device.aclrtResetDeviceForce(7));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, device.aclrtResetDeviceForce(0));
+    try expectCode(507007, device.aclrtResetDeviceForce(0));
+    try expectCode(507007, device.aclrtResetDevice(0));
+}
+
+test "aclrtDeviceCanAccessPeer fails when the peer is unknown or the device itself" {
+    defer testing.cleanUp();
+    var can: i32 = 5;
+    try expectCode(100000, device.aclrtDeviceCanAccessPeer(&can, 0, 0));
+    try expectCode(107001, device.aclrtDeviceCanAccessPeer(&can, 0, 1));
+    try expectCode(200006, device.aclrtDeviceEnablePeerAccess(1, 1));
+    try expectCode(107002, device.aclrtDeviceEnablePeerAccess(1, 0));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(100000, device.aclrtDeviceEnablePeerAccess(0, 0));
+}
+
+test "aclrtGetRunMode fails when its argument is NULL" {
+    try expectCode(100000, device.aclrtGetRunMode(null));
+}

@@ -1,0 +1,100 @@
+/** `camem doctor` shows the backend that would be used and why, and what is wrong where none works. */
+
+import manifest from "../../package.json" with { type: "json" };
+import { CamemError } from "../errors.ts";
+import * as native from "../ffi/index.ts";
+import {
+  type AllocatorOptions,
+  type Config,
+  checkDevice,
+  environmentNames,
+  resolveConfig,
+} from "../options/allocator-options.ts";
+import { formatSize } from "../options/sizes.ts";
+import type { Command } from "./command.ts";
+
+export const doctor: Command = {
+  synopsis: "doctor [--backend ascend|emulator]",
+  description: [
+    "shows the backend that would be used and why, every library path tried, the CANN version, the SoC,",
+    "the devices with their memory, and which optional AscendCL symbols are present;",
+    "exits with 1 when nothing works",
+  ],
+  options: { backend: { type: "string" } },
+  // `resolveConfig` refuses unknown backends.
+  run: ({ backend }) => diagnose(backend === undefined ? {} : { backend: backend as "ascend" }),
+};
+
+function print(label: string, text: string): void {
+  console.log(`${label.padEnd(14)} ${text}`);
+}
+
+function whyBackend(options: AllocatorOptions, config: Config): string {
+  if (options.backend) return `${config.backend}, from --backend`;
+  if (process.env[environmentNames.backend]) return `${config.backend}, from ${environmentNames.backend}`;
+  return `${config.backend}, the default (${environmentNames.backend}=emulator chooses the emulated device)`;
+}
+
+function printConfiguration(options: AllocatorOptions, config: Config): void {
+  print("camem", manifest.version);
+  print("backend", whyBackend(options, config));
+  for (const name of Object.values(environmentNames)) {
+    if (process.env[name]) print("environment", `${name}=${process.env[name]}`);
+  }
+  printOtherVariables();
+}
+
+const emulatorNames = ["DEVICES", "HBM", "POOL", "FAULTS", "TIMING"].map((name) => `CAMEM_EMULATOR_${name}`);
+/** The variables of examples/serve. */
+const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+
+/** Names unknown variables, which have no effect elsewhere, without their values, which may be secrets. */
+function printOtherVariables(): void {
+  const known = new Set([...Object.values<string>(environmentNames), ...exampleNames]);
+  for (const [name, value] of Object.entries(process.env)) {
+    if (emulatorNames.includes(name)) print("environment", `${name}=${value}`);
+    else if (name.startsWith("CAMEM_") && !known.has(name))
+      print("environment", `${name} is set, but camem has no such variable`);
+  }
+}
+
+function printTried(): void {
+  for (const { path, result } of native.loadReport()) print("tried", `${path}: ${result}`);
+}
+
+function printRuntime(): void {
+  const info = native.runtimeInfo();
+  print("library", info.libraryPath);
+  print(
+    "CANN",
+    info.cannVersion === "" ? "version unknown: ASCEND_HOME_PATH leads to no version.info" : info.cannVersion,
+  );
+  print("AscendCL API", `${info.aclMajor}.${info.aclMinor}.${info.aclPatch}`);
+  print("SoC", info.socName === "" ? "unknown" : info.socName);
+  for (let device = 0; device < info.deviceCount; device++) {
+    const { freeBytes, totalBytes, granularityBytes } = native.memoryInfo(device);
+    const memory = `${formatSize(freeBytes)} free of ${formatSize(totalBytes)}`;
+    print(`device ${device}`, `${memory}, granularity ${formatSize(granularityBytes)}`);
+  }
+  for (const { name, required, present } of native.symbolList()) {
+    if (!required) print("optional", `${name}: ${present ? "present" : "absent, not needed"}`);
+  }
+}
+
+async function diagnose(options: AllocatorOptions): Promise<number> {
+  try {
+    const config = resolveConfig(options);
+    printConfiguration(options, config);
+    native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
+    printTried();
+    printRuntime();
+    checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
+    await native.detach();
+    print("result", "ready");
+    return 0;
+  } catch (error) {
+    if (!(error instanceof CamemError)) throw error;
+    print("result", `not usable: ${error.code}: ${error.message}`);
+    return 1;
+  }
+}

@@ -1,0 +1,75 @@
+import { CamemError } from "../../errors.ts";
+import type { SleepReason } from "./controller-options.ts";
+import type { EngineMemory } from "./engine-memory.ts";
+import { type EngineState, type FailureSummary, summaryOf } from "./events.ts";
+
+/** Derives the state of an engine from its memory, its pause, its failure and the transition in progress. */
+export class EngineStateTracker {
+  paused = false;
+  readonly #memory: EngineMemory;
+  #moving: "falling-asleep" | "waking" | "awaiting-weights" | undefined;
+  #sleepInProgress: SleepReason | undefined;
+  #failure: FailureSummary | undefined;
+
+  constructor(memory: EngineMemory) {
+    this.#memory = memory;
+  }
+
+  get current(): EngineState {
+    if (this.#moving) return this.#moving;
+    if (this.#failure) return "failed";
+    const { sleeping, awaitingTags } = this.#memory;
+    if (sleeping && sleeping.level > 0) return "asleep";
+    if (this.isPaused) return "paused";
+    return awaitingTags.length > 0 ? "awaiting-weights" : "awake";
+  }
+
+  /** True after `pause()`, and after a sleep of level 0. */
+  get isPaused(): boolean {
+    return this.paused || this.#memory.sleeping?.level === 0;
+  }
+
+  /** True during a transition. */
+  get isMoving(): boolean {
+    return this.#moving !== undefined;
+  }
+
+  /** Who asked for the sleep in progress, or for the one in effect. */
+  get sleepReason(): SleepReason | undefined {
+    return this.#sleepInProgress ?? this.#memory.sleeping?.reason;
+  }
+
+  get failure(): FailureSummary | undefined {
+    return this.#failure;
+  }
+
+  beginSleep(reason: SleepReason): void {
+    this.#sleepInProgress = reason;
+    this.#moving = "falling-asleep";
+  }
+
+  beginWakeUp(): void {
+    this.#moving = "waking";
+  }
+
+  beginReload(): void {
+    this.#moving = "awaiting-weights";
+  }
+
+  endTransition(): void {
+    this.#moving = undefined;
+    this.#sleepInProgress = undefined;
+  }
+
+  /** Records a failure that outlasts its transition: the device is lost or the allocator is closed. */
+  noteFailure(error: unknown): void {
+    if (!(error instanceof CamemError)) return;
+    const isPermanent =
+      error.code === "DEVICE_LOST" || (error.code === "CLOSED" && !this.#memory.isReachable);
+    if (isPermanent) this.#failure = summaryOf(error);
+  }
+
+  clearFailure(): void {
+    this.#failure = undefined;
+  }
+}

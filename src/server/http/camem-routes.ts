@@ -1,0 +1,75 @@
+/** The routes of this package: usage, plans, transitions, events. */
+
+import Type from "typebox";
+import { CamemError } from "../../errors.ts";
+import { Level, Tags } from "../../options/schemas.ts";
+import type { DeviceMemory } from "../engine/controller.ts";
+import { type EngineGroup, engineOf } from "../pool/engine-group.ts";
+import type { EventStreams } from "./event-stream.ts";
+import { RequestError } from "./replies.ts";
+import { readInput } from "./request-input.ts";
+import { Model, type RouteContext, type Routes } from "./route.ts";
+import type { TransitionHistory } from "./transition-history.ts";
+
+const ModelInput = Type.Object({ model: Model });
+const PlanInput = Type.Object({
+  model: Model,
+  op: Type.Union([Type.Literal("sleep"), Type.Literal("wake")], { description: '"sleep" or "wake"' }),
+  level: Level,
+  tags: Tags,
+});
+
+interface CamemRouteContext extends RouteContext {
+  readonly history: TransitionHistory;
+  readonly streams: EventStreams;
+}
+
+export function camemRoutes({ group, limits, history, streams }: CamemRouteContext): Routes {
+  return {
+    "/camem/usage": { GET: async () => Response.json(usageOf(group)) },
+    "/camem/plan": {
+      GET: async (request) => {
+        const { model, op, ...options } = await readInput(PlanInput, request, limits);
+        if (op === undefined)
+          throw new RequestError(400, 'op is missing; it must be "sleep" or "wake"', "op");
+        return Response.json(engineOf(group, model).plan(op, options));
+      },
+    },
+    "/camem/confirm_weights": {
+      POST: async (request) => {
+        const { model } = await readInput(ModelInput, request, limits);
+        const engine = engineOf(group, model);
+        await engine.confirmWeights();
+        return Response.json({ status: engine.isSleeping ? "sleeping" : "awake" });
+      },
+    },
+    "/camem/transitions": { GET: async () => Response.json(history.transitions) },
+    "/camem/events": { GET: async (request) => streams.open(usageOf(group), request.signal) },
+  };
+}
+
+/** Status and tags of each engine, and the memory of the devices. */
+function usageOf({ engines }: EngineGroup) {
+  const controllers = [...engines.values()];
+  const memories = controllers.flatMap((engine): DeviceMemory[] => readOr(() => engine.deviceMemory(), []));
+  const devices = new Map(memories.map((memory) => [memory.device, memory]));
+  return {
+    engines: Object.fromEntries(
+      controllers.map((engine) => {
+        const tags = readOr(() => engine.usage(), {});
+        return [engine.name, { status: engine.status, tags }];
+      }),
+    ),
+    devices: [...devices.values()],
+  };
+}
+
+/** A lost device is left out, because the engine's status, which reports it, is needed then. */
+function readOr<T>(read: () => T, fallback: T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof CamemError) return fallback;
+    throw error;
+  }
+}
