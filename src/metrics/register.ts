@@ -67,7 +67,7 @@ function groupsOf(engine: MetricsOptions["engine"]): readonly EngineGroup[] {
   if (new Set(engines.map(({ name }) => name)).size < engines.length)
     throw new CamemError(
       "INVALID_CONFIG",
-      "two engines have the same name, so their metrics cannot be told apart",
+      "two engines have the same name, so their metrics would mix",
       { property: "engine" },
     );
   return engines.map((one) => groupOf(one));
