@@ -12,7 +12,7 @@ import { Value } from "typebox/value";
 import type { BackendChoice } from "../examples/tiny-llama/backend.ts";
 import { selectBackend } from "../scripts/backend.ts";
 import { runtimeInfo } from "../src/ffi/index.ts";
-import { environmentNames } from "../src/options/config.ts";
+import { environmentNames } from "../src/options/allocator-options.ts";
 import { drawCharts } from "./charts.ts";
 import { compileLoops } from "./loops.ts";
 import { describeDevice, describeMachine, markdown, summary, tables } from "./report.ts";
