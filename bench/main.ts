@@ -11,7 +11,7 @@ import { CaMemAllocator } from "camem";
 import { Value } from "typebox/value";
 import { type BackendChoice, selectBackend } from "../scripts/backend.ts";
 import { runtimeInfo } from "../src/ffi/index.ts";
-import { environmentNames } from "../src/options/config.ts";
+import { environmentNames } from "../src/options/allocator-options.ts";
 import { drawCharts } from "./charts.ts";
 import { compileLoops } from "./loops.ts";
 import { describeDevice, describeMachine, markdown, summary, tables } from "./report.ts";

@@ -20,12 +20,17 @@ import {
   differenceOf,
   environmentNames,
   resolveConfig,
-} from "./options/config.ts";
+} from "./options/allocator-options.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import { type SleepSelection, TagPolicies, type TagPolicyChanges } from "./policy/tag-policies.ts";
 import type { TransitionHooks } from "./transition/hooks.ts";
 import { Lifecycle } from "./transition/lifecycle.ts";
-import { checkKnownTag, type SleepOptions, type WakeOptions } from "./transition/options.ts";
+import {
+  checkKnownTag,
+  type SleepOptions,
+  type WakeOptions,
+  type WakeSelection,
+} from "./transition/options.ts";
 import type { TransitionPlan } from "./transition/preflight.ts";
 import type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
 import { Transitions } from "./transition/transitions.ts";
@@ -194,7 +199,7 @@ export class CaMemAllocator {
    * @throws CamemError as `sleep` and `wakeUp` do for their options, and as `memGetInfo`
    */
   plan(operation: "sleep", options?: SleepSelection): TransitionPlan;
-  plan(operation: "wake", options?: Pick<WakeOptions, "tags">): TransitionPlan;
+  plan(operation: "wake", options?: WakeSelection): TransitionPlan;
   plan(operation: "sleep" | "wake", options: SleepSelection = {}): TransitionPlan {
     this.#lifecycle.assertOpen();
     return this.#transitions.plan(operation, options);

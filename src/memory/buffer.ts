@@ -27,7 +27,7 @@ export interface BufferOwner {
 }
 
 /** @internal The part of a segment that a buffer owns. */
-export interface BufferPlace {
+interface BufferPlace {
   readonly segment: native.SegmentName;
   readonly offsetBytes: number;
   readonly sizeBytes: number;

@@ -49,7 +49,7 @@ export interface TransitionPlan {
 }
 
 /** The memory that a transition may take. */
-export interface Resources {
+interface Resources {
   readonly hostBudgetBytes: number;
   /** Free bytes on the disk of the spill folder; undefined without a spill folder. */
   freeSpillBytes(): number | undefined;

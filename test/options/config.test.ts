@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { CamemError } from "camem";
-import { resolveConfig } from "../../src/options/config.ts";
+import { resolveConfig } from "../../src/options/allocator-options.ts";
 import { formatSize, parseSize } from "../../src/options/sizes.ts";
 
 function refusal(run: () => unknown): CamemError {

@@ -8,8 +8,7 @@ import {
   errorCodes,
   type Tensor,
 } from "camem";
-import { hostInfo, SegmentState, snapshot } from "../../src/ffi/index.ts";
-import type { SegmentSnapshot } from "../../src/ffi/segments.ts";
+import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/index.ts";
 import { EngineCopies } from "../fuzz/harness.ts";
 import type { Random } from "../fuzz/random.ts";
 import { accounting, nothingHeld } from "../support/device.ts";
