@@ -16,6 +16,7 @@ export type { MallocOptions, MemoryPoolOptions } from "./memory/options.ts";
 export type { MemoryPool } from "./memory/pool.ts";
 export type { HostUsage, TagUsage } from "./memory/usage.ts";
 export type { AllocatorOptions } from "./options/allocator-options.ts";
+export { formatSize, parseSize } from "./options/sizes.ts";
 export type {
   SleepLevel,
   SleepSelection,

@@ -24,9 +24,9 @@ describe.skipIf(!onEmulator)("a process whose calls, allocations and threads fai
 
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  test.concurrent.each([107, 115, 210, 231])(
+  test.concurrent.each([7, 8, 9])(
     "lives, loses nothing and leaks nothing with seed %i",
-    async (seed) => expect(textOf(await torture(libraries, { seed, steps: 40 }))).toBe(""),
+    async (seed) => expect(textOf(await torture(libraries, { seed, steps: 50 }))).toBe(""),
     longMs,
   );
 

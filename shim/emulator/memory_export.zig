@@ -32,7 +32,7 @@ const Export = struct {
 const Importer = struct { connection: i32, memory: *Memory };
 
 /// The message to an importer; the file descriptor travels beside it.
-pub const Reply = extern struct {
+const Reply = extern struct {
     magic: u64 = reply_magic,
     code: acl.Error = acl.code.success,
     mem_attr: c_int = 0,

@@ -27,7 +27,7 @@ pub const huge_page_bytes: u64 = 2 << 20;
 pub const giant_page_bytes: u64 = 1 << 30;
 
 /// Which call took memory: aclrtMallocPhysical or aclrtMalloc.
-pub const Purpose = enum { physical, allocation };
+const Purpose = enum { physical, allocation };
 
 pub fn outOfMemory() acl.Error {
     return errors.fail(acl.code.rt_memory_allocation, "out of memory");
@@ -87,7 +87,7 @@ pub const Pool = struct {
 
 const Place = struct { offset: u64, residence: Residence };
 
-pub const Residence = enum {
+const Residence = enum {
     /// Takes host memory where it is touched.
     sparse,
     /// Its first mapping populates it as a whole.

@@ -65,25 +65,25 @@ const Scenario = struct {
     }
 
     fn transition(self: *Scenario, wanted: abi.Action) void {
-        var portions: [most_segments]abi.Portion = undefined;
+        var groups: [most_segments]abi.SegmentGroup = undefined;
         var steps: [most_segments]abi.PlanStep = undefined;
         var count: u64 = 0;
         var version: u64 = 0;
-        if (abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count, &version) != ok) return;
+        if (abi.camem_segment_groups(std.math.maxInt(u64), &groups, most_segments, &count, &version) != ok) return;
         var planned: usize = 0;
-        for (portions[0..@min(count, most_segments)]) |portion| {
-            const is_awake = portion.state == @intFromEnum(abi.SegmentState.mapped);
+        for (groups[0..@min(count, most_segments)]) |group| {
+            const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action: abi.Action = if (wanted == .restore) .restore else if (is_awake) .offload else .release;
-            if (is_awake and action == .restore or action == .release and portion.unreleased == 0) continue;
+            if (is_awake and action == .restore or action == .release and group.unreleased == 0) continue;
             steps[planned] = .{
-                .segments = portion.segments,
-                .segment_bytes = portion.segment_bytes,
-                .tag = portion.tag,
-                .device = portion.device,
-                .state = portion.state,
-                .unreleased = portion.unreleased,
-                .clean = portion.clean,
-                .backed_up = portion.backed_up,
+                .segments = group.segments,
+                .segment_bytes = group.segment_bytes,
+                .tag = group.tag,
+                .device = group.device,
+                .state = group.state,
+                .unreleased = group.unreleased,
+                .clean = group.clean,
+                .backed_up = group.backed_up,
                 .action = @intFromEnum(action),
             };
             planned += 1;

@@ -4,7 +4,6 @@
 const std = @import("std");
 const heap = @import("heap.zig");
 const linux = std.os.linux;
-const registry = @import("registry.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;

@@ -4,7 +4,6 @@
 
 const std = @import("std");
 const heap = @import("heap.zig");
-const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");

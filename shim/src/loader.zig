@@ -64,6 +64,22 @@ pub const Library = struct {
     pub fn pathText(self: *const Library) []const u8 {
         return std.mem.sliceTo(&self.path, 0);
     }
+
+    /// Copies the names of the AscendCL symbols, one a line, "required" or "optional" and "present" or "absent" after tabs.
+    /// Returns how long that is.
+    pub fn copySymbols(self: *const Library, target: []u8) status.Error!u64 {
+        var used: usize = 0;
+        inline for (api_fields) |field| {
+            const optional = comptime isOptional(field);
+            const present = if (optional) @field(self.api, field.name) != null else true;
+            const kind = if (optional) "optional" else "required";
+            const presence = if (present) "present" else "absent";
+            const words = .{ field.name, kind, presence };
+            const line = std.fmt.bufPrint(target[used..], "{s}\t{s}\t{s}\n", words) catch return error.InvalidArgument;
+            used += line.len;
+        }
+        return used;
+    }
 };
 
 /// libacl_rt.so holds the runtime; libascendcl.so is the compatibility library beside it and the only one before CANN 8.5.

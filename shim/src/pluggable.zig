@@ -2,7 +2,7 @@
 //! time, also while a plan runs. Nothing is thrown, printed or ended here; a failure is a null.
 
 const acl = @import("acl");
-const session = @import("session.zig");
+const attach = @import("attach.zig");
 const status = @import("status.zig");
 
 /// Device memory of at least `size` bytes under the tag of the innermost `useMemoryPool` region, or null: when nothing is
@@ -11,13 +11,10 @@ const status = @import("status.zig");
 pub fn my_malloc(size: isize, device: c_int, stream: acl.Stream) callconv(.c) ?*anyopaque {
     _ = stream; // the memory is mapped when we return, so no stream has to be ordered after it
     if (size <= 0 or device < 0) return null;
-    const open = session.enter() orelse return null;
-    defer session.leave();
+    const open = attach.enter() orelse return null;
+    defer attach.leave();
     var failure: status.Failure = .{};
-    open.registry.mutex.lock();
-    const tag = open.registry.tags.current();
-    open.registry.mutex.unlock();
-    const allocation = open.allocate(@intCast(device), tag, @intCast(size), &failure) catch return null;
+    const allocation = open.allocate(@intCast(device), open.regionTag(), @intCast(size), &failure) catch return null;
     return @ptrFromInt(allocation.address);
 }
 
@@ -27,8 +24,8 @@ pub fn my_malloc(size: isize, device: c_int, stream: acl.Stream) callconv(.c) ?*
 pub fn my_free(pointer: ?*anyopaque, size: isize, device: c_int, stream: acl.Stream) callconv(.c) void {
     _ = .{ size, device, stream }; // the table knows better
     const address = pointer orelse return;
-    const open = session.enter() orelse return;
-    defer session.leave();
+    const open = attach.enter() orelse return;
+    defer attach.leave();
     var failure: status.Failure = .{};
     open.free(@intFromPtr(address), null, &failure) catch return;
 }

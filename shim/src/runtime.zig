@@ -11,6 +11,24 @@ const Failure = status.Failure;
 
 pub const max_devices = 64;
 
+/// AscendCL as it was found. Crosses the C ABI.
+pub const Info = extern struct {
+    /// NUL-terminated; texts are empty where AscendCL gives none.
+    library_path: [1024]u8,
+    soc_name: [64]u8,
+    cann_version: [128]u8,
+    acl_major: i32,
+    acl_minor: i32,
+    acl_patch: i32,
+    device_count: u32,
+    /// 1 when AscendCL was initialised by somebody else in this process.
+    guest: u32,
+    reserved: u32 = 0,
+};
+
+/// A device's memory. Crosses the C ABI.
+pub const MemoryInfo = extern struct { free_bytes: u64, total_bytes: u64, granularity_bytes: u64 };
+
 /// Two streams a device: while one's copies run, the other's are being queued.
 pub const streams_per_device = 2;
 
@@ -167,15 +185,34 @@ pub const Runtime = struct {
         return self.devices[device].granularity;
     }
 
-    pub fn memoryInfo(self: *Runtime, device: u32, free: *u64, total: *u64, failure: *Failure) status.Error!void {
+    pub fn memoryInfo(self: *Runtime, device: u32, failure: *Failure) status.Error!MemoryInfo {
+        const granularity = try self.granularityOf(device, failure);
         const scope = try Scope.enter(self, device, failure);
         errdefer scope.abandon();
         var free_bytes: usize = 0;
         var total_bytes: usize = 0;
-        try self.check("aclrtGetMemInfo", self.library.api.aclrtGetMemInfo(acl.MemAttr.hbm_mem, &free_bytes, &total_bytes), 0, 0, failure);
+        const code = self.library.api.aclrtGetMemInfo(acl.MemAttr.hbm_mem, &free_bytes, &total_bytes);
+        try self.check("aclrtGetMemInfo", code, 0, 0, failure);
         try scope.leave(failure);
-        free.* = free_bytes;
-        total.* = total_bytes;
+        return .{ .free_bytes = free_bytes, .total_bytes = total_bytes, .granularity_bytes = granularity };
+    }
+
+    pub fn info(self: *const Runtime) Info {
+        const api = &self.library.api;
+        var found = std.mem.zeroes(Info);
+        status.copyText(&found.library_path, self.library.pathText());
+        if (api.aclrtGetSocName) |socName| {
+            if (socName()) |name| status.copyText(&found.soc_name, std.mem.span(name));
+        }
+        if (api.aclrtGetVersion) |version| _ = version(&found.acl_major, &found.acl_minor, &found.acl_patch);
+        if (api.aclsysGetVersionStr) |versionText| {
+            var package = "runtime".*;
+            _ = versionText(&package, &found.cann_version);
+            found.cann_version[found.cann_version.len - 1] = 0;
+        }
+        found.device_count = self.device_count;
+        found.guest = @intFromBool(self.initialization != .ours);
+        return found;
     }
 
     /// Waits until `device` has finished what any stream was given. With `interrupt`, gives up soon after that says so.

@@ -16,7 +16,7 @@ pub const Status = enum(i32) {
     moving,
     /// Another plan is running.
     busy,
-    /// A plan does not fit the table of segments any more.
+    /// A plan was made for another version of the table of segments.
     stale,
     /// Already attached with another library.
     config_conflict,
@@ -150,6 +150,29 @@ pub const Failure = extern struct {
         self.* = .{ .acl_code = code, .address = address, .size_bytes = size_bytes };
         copyText(&self.call, call);
         copyText(&self.message, message);
+    }
+};
+
+/// How one of several threads ended.
+pub const Outcome = struct {
+    err: ?Error = null,
+    failure: Failure = .{},
+
+    /// The first failure. A thread that ended because another failed says nothing, unless all did.
+    pub fn first(outcomes: []const Outcome, failure: *Failure) Error!void {
+        var aborted: ?*const Outcome = null;
+        for (outcomes) |*outcome| {
+            const err = outcome.err orelse continue;
+            if (err == error.Aborted) {
+                if (aborted == null) aborted = outcome;
+                continue;
+            }
+            failure.* = outcome.failure;
+            return err;
+        }
+        const outcome = aborted orelse return;
+        failure.* = outcome.failure;
+        return error.Aborted;
     }
 };
 

@@ -112,26 +112,26 @@ const Checkpoint = struct {
 
 /// One sleep or wake-up of everything that carries `tag`.
 fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) !void {
-    var portions: [most_segments]abi.Portion = undefined;
+    var groups: [most_segments]abi.SegmentGroup = undefined;
     var steps: [most_segments]abi.PlanStep = undefined;
     while (true) {
         var count: u64 = 0;
         var version: u64 = 0;
-        try expect("camem_portions", abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count, &version));
+        try expect("camem_segment_groups", abi.camem_segment_groups(std.math.maxInt(u64), &groups, most_segments, &count, &version));
         var planned: usize = 0;
-        for (portions[0..count]) |portion| {
-            if (portion.tag != tag) continue;
-            const is_awake = portion.state == @intFromEnum(abi.SegmentState.mapped);
+        for (groups[0..count]) |group| {
+            if (group.tag != tag) continue;
+            const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action = if (is_awake) awake else asleep;
             steps[planned] = .{
-                .segments = portion.segments,
-                .segment_bytes = portion.segment_bytes,
-                .tag = portion.tag,
-                .device = portion.device,
-                .state = portion.state,
-                .unreleased = portion.unreleased,
-                .clean = portion.clean,
-                .backed_up = portion.backed_up,
+                .segments = group.segments,
+                .segment_bytes = group.segment_bytes,
+                .tag = group.tag,
+                .device = group.device,
+                .state = group.state,
+                .unreleased = group.unreleased,
+                .clean = group.clean,
+                .backed_up = group.backed_up,
                 .action = @intFromEnum(action),
                 .immutable = @intFromBool(immutable),
             };
@@ -191,7 +191,7 @@ pub fn main(init: std.process.Init) !void {
         try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
         try filed.verify(&failure);
-        if (cycle % 4 == 3) try expect("camem_tag_seal", abi.camem_tag_seal(content.tag, 0));
+        if (cycle % 4 == 3) try expect("camem_tag_set_immutable", abi.camem_tag_set_immutable(content.tag, 0));
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();

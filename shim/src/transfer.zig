@@ -3,16 +3,16 @@
 
 const std = @import("std");
 const acl = @import("acl");
-const backup = @import("backup.zig");
+const backups = @import("backup.zig");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
-const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
+const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;
-const Segment = registry.Segment;
+const Outcome = status.Outcome;
 
 pub const Direction = enum {
     to_host,
@@ -52,11 +52,7 @@ pub const Observer = struct {
 const Write = struct { file: *const files.File, memory: [*]u8, file_offset_bytes: u64, size_bytes: u64 };
 
 /// A part of a segment's content, and where its backup is.
-const Part = struct {
-    address: u64,
-    size_bytes: u64,
-    place: union(enum) { memory: [*]u8, file: struct { file: *const files.File, offset_bytes: u64 } },
-};
+const Part = struct { address: u64, size_bytes: u64, place: backups.Place };
 
 /// The copies of one plan on one device. Each stream has a thread that gives it the next part as soon as it has copied the
 /// last, so that none waits for another; a small plan has one. The caller `start`s it inside a `Scope` of the device, `add`s
@@ -78,14 +74,12 @@ pub const Copier = struct {
     failed: bool = false,
     /// Where the next part begins.
     next_segment: usize = 0,
-    pieces: ?backup.Pieces = null,
-    piece: ?backup.Piece = null,
+    pieces: ?backups.Pieces = null,
+    piece: ?backups.Piece = null,
     /// Bytes that nobody has taken yet, also of segments that are still to be added.
     remaining_bytes: u64 = 0,
     threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
-
-    const Outcome = struct { err: ?status.Error = null, failure: Failure = .{} };
 
     /// Room for `most_segments` of `total_bytes`. There has to be `staging` where content is in a file.
     pub fn start(self: *Copier, most_segments: usize, total_bytes: u64, failure: *Failure) status.Error!void {
@@ -112,15 +106,7 @@ pub const Copier = struct {
         self.end(.closed);
         self.runLaneHere(0);
         self.join();
-        var first: ?*const Outcome = null;
-        for (&self.outcomes) |*outcome| {
-            if (outcome.err == null) continue;
-            // One that ended because another failed says nothing.
-            if (first == null or first.?.err.? == error.Aborted) first = outcome;
-        }
-        const outcome = first orelse return;
-        failure.* = outcome.failure;
-        return outcome.err.?;
+        return Outcome.first(&self.outcomes, failure);
     }
 
     /// After a failure of the caller's: returns when no copy runs any more, as `finish` does.
@@ -195,36 +181,30 @@ pub const Copier = struct {
         }
     }
 
-    fn nextPiece(self: *Copier) ?backup.Piece {
+    fn nextPiece(self: *Copier) ?backups.Piece {
         while (self.piece == null) {
             if (self.pieces) |*pieces| self.piece = pieces.next();
             if (self.piece != null) break;
             if (self.next_segment == self.segments.items.len) return null;
             const segment = self.segments.items[self.next_segment];
-            self.pieces = segment.backup.pieces(segment.size_bytes);
+            self.pieces = if (segment.content.backup()) |backup| backup.pieces(segment.size_bytes) else null;
             self.next_segment += 1;
         }
         return self.piece;
     }
 
-    fn cut(self: *Copier, piece: backup.Piece, size_bytes: u64) Part {
+    fn cut(self: *Copier, piece: backups.Piece, size_bytes: u64) Part {
         const segment = self.segments.items[self.next_segment - 1];
         self.remaining_bytes -|= size_bytes;
         self.piece = if (size_bytes == piece.size_bytes) null else .{
             .segment_offset_bytes = piece.segment_offset_bytes + size_bytes,
             .size_bytes = piece.size_bytes - size_bytes,
-            .place = switch (piece.place) {
-                .memory => |memory| .{ .memory = memory + size_bytes },
-                .file_offset_bytes => |offset| .{ .file_offset_bytes = offset + size_bytes },
-            },
+            .place = piece.place.skip(size_bytes),
         };
         return .{
             .address = segment.address + piece.segment_offset_bytes,
             .size_bytes = size_bytes,
-            .place = switch (piece.place) {
-                .memory => |memory| .{ .memory = memory },
-                .file_offset_bytes => |offset| .{ .file = .{ .file = segment.backup.file.file, .offset_bytes = offset } },
-            },
+            .place = piece.place,
         };
     }
 };

@@ -11,7 +11,7 @@ const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;
 const Scope = runtime.Scope;
-const Segment = registry.Segment;
+const Segment = @import("segment.zig").Segment;
 
 /// JavaScript numbers are exact up to here; Ascend's addresses lie far below.
 const highest_address: u64 = 1 << 53;
@@ -62,7 +62,7 @@ pub const Memory = struct {
     }
 
     pub fn dropBackup(self: Memory, segment: *Segment) void {
-        self.registry.takeBackup(segment).drop(self.pool);
+        if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.pool);
     }
 
     /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where

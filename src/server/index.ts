@@ -7,7 +7,7 @@
  */
 
 export type { Clock } from "../async/clock.ts";
-export type { Duration } from "../options/durations.ts";
+export { type Duration, parseDuration } from "../options/durations.ts";
 export {
   type DeviceMemory,
   type EngineSleepResult,

@@ -3,6 +3,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { PageFixture, token } from "./page-fixture.ts";
 
+const scripts = ["page", "client", "dom", "format", "memory-views", "model-view"].map(
+  (name) => `/camem/${name}.js`,
+);
+
 let fixture: PageFixture;
 
 beforeEach(() => {
@@ -16,7 +20,7 @@ describe("what the server gives", () => {
     for (const [path, type] of [
       ["/camem", "text/html"],
       ["/camem/page.css", "text/css"],
-      ["/camem/page.js", "text/javascript"],
+      ...scripts.map((path) => [path, "text/javascript"] as const),
     ] as const) {
       const response = await fetch(new URL(path, fixture.server.url));
       expect([path, response.status]).toEqual([path, 200]);
@@ -46,7 +50,7 @@ describe("what the server gives", () => {
   test("markup and style hold no script, no style and no address of another place", async () => {
     const html = await (await fetch(new URL("/camem", fixture.server.url))).text();
     expect(html).not.toMatch(/<script(?![^>]* src="camem\/page\.js")|<style| style=| on\w+=/);
-    for (const path of ["/camem", "/camem/page.css", "/camem/page.js"])
+    for (const path of ["/camem", "/camem/page.css", ...scripts])
       expect(await (await fetch(new URL(path, fixture.server.url))).text()).not.toMatch(/https?:\/\/|url\(/);
   });
 

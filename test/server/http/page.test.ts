@@ -165,7 +165,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await shown(model("alpha").locator(".state"), "awake");
     const other = await fixture.alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
-    await page.getByLabel("A sleep meets requests in flight").selectOption("abort");
+    await page.getByLabel("Requests in flight when a sleep begins").selectOption("abort");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(other.signal.aborted).toBe(true);
@@ -247,7 +247,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       '- heading "Device 0" [level=3]',
       '- meter "Device 0"',
       '- region "Models":',
-      '- combobox "A sleep meets requests in flight:"',
+      '- combobox "Requests in flight when a sleep begins:"',
       '- article "alpha":',
       '- heading "alpha" [level=3]',
       '- meter "weights"',
@@ -326,7 +326,11 @@ describe.skipIf(executablePath === null)("in a browser", () => {
 
   test("it works below another path", async () => {
     await fixture.stop();
-    fixture.serve({ token }, 0, (request) => new Request(request.url.replace("/admin/", "/"), request));
+    fixture.serve({ token }, 0, (request) => {
+      const { pathname, search } = new URL(request.url);
+      const path = pathname.startsWith("/admin/") ? pathname.slice("/admin".length) : "/outside";
+      return new Request(new URL(path + search, request.url), request);
+    });
     await open("/admin/camem");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
