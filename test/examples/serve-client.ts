@@ -3,7 +3,7 @@
 import type { TagUsage } from "camem";
 import type { DeviceMemory, EngineStatus } from "camem/server";
 
-export interface Choice {
+interface Choice {
   readonly index: number;
   readonly text: string;
   readonly logprobs: {

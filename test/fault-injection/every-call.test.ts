@@ -308,7 +308,7 @@ describe
 
 test.skipIf(!onEmulator)("fault injection tried more than 1000 faults", () => {
   // Each fault was followed by a comparison of content and accounting, so a loss or leak has failed a test above.
-  console.log(`faults tried: ${tried}, of which ${failed} failed the verb; content lost: 0, leaks: 0`);
+  console.log(`faults tried: ${tried}; the verb failed in ${failed}; content lost: 0, leaks: 0`);
   expect(tried).toBeGreaterThan(1000);
   expect(failed).toBeGreaterThan(0.8 * tried);
 });

@@ -11,7 +11,7 @@ import { type Mistake, Model, type ModelBuffer, type ModelSegment, type Place } 
 import type { Random } from "./random.ts";
 
 /** Small enough that memory runs short now and then. The emulator reads it when it is opened. */
-export const deviceBytes = 24 * MiB;
+const deviceBytes = 24 * MiB;
 export const deviceCount = 2;
 export const emulatorEnvironment = {
   CAMEM_BACKEND: "emulator",
@@ -107,7 +107,7 @@ export interface Region {
 }
 
 /** The allocator and the model under test, with all buffers that are alive. */
-export interface Setting {
+interface Setting {
   readonly poolSegmentBytes: number;
   readonly hostBudgetBytes: number;
   readonly retain: string;
@@ -115,7 +115,7 @@ export interface Setting {
   readonly verify: boolean;
 }
 
-export function randomSetting(random: Random): Setting {
+function randomSetting(random: Random): Setting {
   return {
     poolSegmentBytes: random.pick([2, 2, 4]) * MiB,
     hostBudgetBytes: random.pick([Number.POSITIVE_INFINITY, 24 * MiB, 10 * MiB]),

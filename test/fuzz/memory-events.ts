@@ -32,7 +32,7 @@ export const faultCodes = faultKinds.map(([code]) => code);
 /** The approximate number of segments. */
 const crowd = 14;
 
-export function randomSize(random: Random): number {
+function randomSize(random: Random): number {
   if (random.oneIn(12)) return random.between(2 * MiB, 6 * MiB);
   if (random.oneIn(40)) return random.between(20 * MiB, 40 * MiB);
   if (random.oneIn(6)) return random.pick([1, 511, 512, 513, 2 * MiB - 1, 2 * MiB, 2 * MiB + 1]);
@@ -392,7 +392,7 @@ export const leaveRegion: Event = async (harness, random, log) => {
   harness.regions = harness.regions.filter((other) => other !== region);
 };
 
-/** Nested regions with allocations of every kind inside, some of which throw. */
+/** Nested regions with allocations of every kind inside; some bodies throw. */
 export const nestedRegions: Event = async (harness, random, log) => {
   const thrown = new RangeError("thrown by the body");
   const enter = (depth: number): void => {

@@ -6,7 +6,7 @@
 
 export type Place = "device" | "host" | "nowhere";
 export type Fate = "keep" | "offload" | "discard";
-export type Level = 0 | 1 | 2;
+type Level = 0 | 1 | 2;
 export interface SleepRequest {
   level?: Level;
   offloadTags?: string[];
@@ -30,7 +30,7 @@ export interface ModelSegment {
   backedUp: boolean;
 }
 
-export interface Extent {
+interface Extent {
   readonly offset: number;
   readonly end: number;
 }

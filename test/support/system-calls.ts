@@ -18,7 +18,7 @@ const numbers = {
 
 const own = numbers[process.arch === "arm64" ? "arm64" : "x64"];
 
-export type SystemCall = Exclude<keyof typeof own, "seccomp">;
+type SystemCall = Exclude<keyof typeof own, "seccomp">;
 
 export interface FailingCall {
   readonly call: SystemCall;
