@@ -1,7 +1,8 @@
 //! Every AscendCL call and every allocation of a scenario fails, once or from then on, in a build with safety checks.
 //!
-//! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing. Whatever fails,
-//! no assertion is reached. Once nothing fails any more, content is what was written, and closing gives everything back.
+//! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing.
+//! Whatever fails, no assertion is reached. Once nothing fails any more, content is what was written, and closing
+//! gives everything back.
 
 const std = @import("std");
 const abi = @import("abi.zig");
@@ -52,7 +53,8 @@ const Scenario = struct {
 
     fn allocate(self: *Scenario, device: u32, size_bytes: u64) void {
         var segment: Segment = .{ .address = 0, .id = 0 };
-        if (abi.camem_segment_allocate(device, self.tag, size_bytes, &segment.address, &segment.id, &self.failure) != ok) return;
+        const newSegment = abi.camem_segment_allocate;
+        if (newSegment(device, self.tag, size_bytes, &segment.address, &segment.id, &self.failure) != ok) return;
         segment.written = abi.camem_segment_fill(segment.address, segment.id, 0, 1, 7, &self.failure) == ok;
         self.segments[self.count] = segment;
         self.count += 1;
@@ -65,25 +67,25 @@ const Scenario = struct {
     }
 
     fn transition(self: *Scenario, wanted: abi.Action) void {
-        var portions: [most_segments]abi.Portion = undefined;
+        var groups: [most_segments]abi.SegmentGroup = undefined;
         var steps: [most_segments]abi.PlanStep = undefined;
         var count: u64 = 0;
         var version: u64 = 0;
-        if (abi.camem_portions(std.math.maxInt(u64), &portions, most_segments, &count, &version) != ok) return;
+        if (abi.camem_segment_groups(std.math.maxInt(u64), &groups, most_segments, &count, &version) != ok) return;
         var planned: usize = 0;
-        for (portions[0..@min(count, most_segments)]) |portion| {
-            const is_awake = portion.state == @intFromEnum(abi.SegmentState.mapped);
+        for (groups[0..@min(count, most_segments)]) |group| {
+            const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action: abi.Action = if (wanted == .restore) .restore else if (is_awake) .offload else .release;
-            if (is_awake and action == .restore or action == .release and portion.unreleased == 0) continue;
+            if (is_awake and action == .restore or action == .release and group.unreleased == 0) continue;
             steps[planned] = .{
-                .segments = portion.segments,
-                .segment_bytes = portion.segment_bytes,
-                .tag = portion.tag,
-                .device = portion.device,
-                .state = portion.state,
-                .unreleased = portion.unreleased,
-                .clean = portion.clean,
-                .backed_up = portion.backed_up,
+                .segments = group.segments,
+                .segment_bytes = group.segment_bytes,
+                .tag = group.tag,
+                .device = group.device,
+                .state = group.state,
+                .unreleased = group.unreleased,
+                .clean = group.clean,
+                .backed_up = group.backed_up,
                 .action = @intFromEnum(action),
             };
             planned += 1;
@@ -124,7 +126,7 @@ const Scenario = struct {
         if (!segment.written) return;
         var byte: u8 = 0;
         const status = abi.camem_segment_read(segment.address, segment.id, 0, &byte, 1, &self.failure);
-        // One whose release has begun is gone, or will be.
+        // A segment that is being released is gone, or soon will be.
         if (status == @intFromEnum(abi.Status.unknown_segment)) return;
         try std.testing.expectEqual(ok, status);
         try std.testing.expectEqual(7, byte);

@@ -1,15 +1,18 @@
-//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig` runs it.
+//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig`
+//! runs it.
 
 const std = @import("std");
-const Key = @import("portions.zig").Key;
+const files = @import("files.zig");
 const heap = @import("heap.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
+const Key = @import("segment_groups.zig").Key;
+const segments = @import("segment.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 const transfer = @import("transfer.zig");
 const Failure = status.Failure;
-const Segment = registry.Segment;
+const Segment = segments.Segment;
 
 /// What happens to one segment.
 pub const Action = enum(u32) {
@@ -60,13 +63,13 @@ pub const Phase = enum(u32) {
 
 const phase_count = @typeInfo(Phase).@"enum".fields.len;
 
-/// What is to happen to the segments of one portion.
+/// What is to happen to the segments of one group.
 pub const PlanStep = extern struct {
-    /// How many the portion has.
+    /// How many the group has.
     segments: u64,
     /// Of new backups, how many go to the spill folder.
     spilled_segments: u64 = 0,
-    /// What the portion is told by, as in `Portion`; nothing moves.
+    /// What identifies the group, as in `SegmentGroup`; nothing moves.
     segment_bytes: u64,
     tag: u32,
     device: u32,
@@ -76,7 +79,7 @@ pub const PlanStep = extern struct {
     backed_up: u32 = 0,
     /// An `Action`.
     action: u32,
-    /// 1 where the content is final: a sleep seals the segments, a wake-up keeps the backups for the next sleep.
+    /// 1 where the content is immutable from here on: a wake-up keeps its backup for the next sleep.
     immutable: u32 = 0,
 
     fn key(self: PlanStep) status.Error!Key {
@@ -84,7 +87,7 @@ pub const PlanStep = extern struct {
             .segment_bytes = self.segment_bytes,
             .tag = self.tag,
             .device = self.device,
-            .state = std.enums.fromInt(registry.State, self.state) orelse return error.InvalidArgument,
+            .state = std.enums.fromInt(segments.State, self.state) orelse return error.InvalidArgument,
             .moving = false,
             .unreleased = self.unreleased == 1,
             .clean = self.clean == 1,
@@ -120,29 +123,29 @@ pub const Step = struct {
 
     pub fn copies(self: Step) bool {
         return switch (self.action) {
-            .offload => !self.segment.clean,
+            .offload => self.segment.content != .clean,
             // Content that a failed sleep left in physical memory needs mapping only; to sleep, it is copied then.
-            .restore => self.segment.content == .backed_up,
-            .release => self.segment.content == .live and !self.segment.clean,
+            .restore => self.segment.content == .offloaded,
+            .release => self.segment.content.isLive() and self.segment.content != .clean,
             .discard, .remap => false,
         };
     }
 
     pub fn needsBackup(self: Step) bool {
-        return self.copies() and self.segment.backup == .none;
+        return self.copies() and self.segment.content == .live;
     }
 
     /// Puts to sleep what an earlier plan has backed up.
     pub fn keepsBackup(self: Step) bool {
         return switch (self.action) {
-            .offload, .release => self.segment.clean,
+            .offload, .release => self.segment.content == .clean,
             .discard, .restore, .remap => false,
         };
     }
 
     /// The content will be, or is, in a backup alone.
-    pub fn reliesOnBackup(self: Step) bool {
-        return self.keepsBackup() or (self.action == .restore and self.segment.content == .backed_up);
+    fn reliesOnBackup(self: Step) bool {
+        return self.keepsBackup() or (self.action == .restore and self.segment.content == .offloaded);
     }
 
     fn before(_: void, a: Step, b: Step) bool {
@@ -153,32 +156,27 @@ pub const Step = struct {
     }
 };
 
-/// Bytes that a copy of the segment's content moves.
-fn contentBytes(segment: *const Segment) u64 {
-    return if (segment.backup == .file) segment.backup.fileBytes() else segment.size_bytes;
-}
-
 /// The steps of one device, which run on one thread.
-pub const Group = struct {
+pub const DeviceSteps = struct {
     device: u32,
     steps: []Step,
     /// Page-locked memory for content in files.
     staging: transfer.Staging = transfer.no_staging,
 
-    pub fn bytesToCopy(self: Group) u64 {
+    pub fn bytesToCopy(self: DeviceSteps) u64 {
         var sum: u64 = 0;
         for (self.steps) |step| {
-            if (step.copies()) sum += contentBytes(step.segment);
+            if (step.copies()) sum += step.segment.contentBytes();
         }
         return sum;
     }
 
-    pub fn needsStaging(self: Group, verify: bool) bool {
+    pub fn needsStaging(self: DeviceSteps, verify: bool) bool {
         for (self.steps) |step| {
             if (step.spill and step.needsBackup()) return true;
-            if (step.segment.backup == .file and (verify or step.copies())) return true;
+            if (step.segment.fileBackup() != null and (verify or step.copies())) return true;
             // What a backup without a checksum is compared with is in device memory.
-            if (verify and step.keepsBackup() and step.segment.checksum == null) return true;
+            if (verify and step.keepsBackup() and step.segment.content.checksum() == null) return true;
         }
         return false;
     }
@@ -187,13 +185,14 @@ pub const Group = struct {
 pub const Plan = struct {
     ticket: u64 = 0,
     steps: []Step = &.{},
-    groups: []Group = &.{},
+    devices: []DeviceSteps = &.{},
     /// For a plan without steps, which only page-locks host memory: how much is to be free.
     host_bytes: u64 = 0,
     host_device: u32 = 0,
     /// Take a checksum of each new backup.
     verify: bool = false,
-    spill_folder: [1024]u8 = @splat(0),
+    /// Where its spill files are made.
+    spill_folder: [*:0]const u8 = "",
     cancelled: std.atomic.Value(bool) = .init(false),
     /// A device's thread has failed: the others end as well.
     failed: std.atomic.Value(bool) = .init(false),
@@ -202,7 +201,8 @@ pub const Plan = struct {
     phase: std.atomic.Value(u32) = .init(@intFromEnum(Phase.done)),
     bytes_done: std.atomic.Value(u64) = .init(0),
     bytes_total: u64 = 0,
-    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while threads run.
+    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while
+    /// threads run.
     mutex: sync.Mutex = .{},
     complete: bool = false,
     undo_failed: bool = false,
@@ -217,7 +217,7 @@ pub const Plan = struct {
 
     pub fn enter(self: *Plan, phase: Phase) void {
         const now = sync.now();
-        self.spent_ns[self.phase.load(.monotonic)] += now - self.phase_started_ns;
+        self.spent_ns[self.phase.load(.monotonic)] +|= now -| self.phase_started_ns;
         self.phase_started_ns = now;
         self.phase.store(@intFromEnum(phase), .release);
         if (phase == .done) sync.wakeAll(&self.phase);
@@ -235,7 +235,7 @@ pub const Plan = struct {
         return .{ .bytes_done = &self.bytes_done, .interrupt = self.interrupt(), .unsettled = &self.unsettled };
     }
 
-    /// How far it is. Its outcome is told once it is done.
+    /// How far it is. Its outcome is reported once it is done.
     pub fn progress(self: *const Plan) PlanProgress {
         var so_far = std.mem.zeroes(PlanProgress);
         so_far.phase = self.phase.load(.acquire);
@@ -264,6 +264,18 @@ pub const Plan = struct {
         self.failure = failure.*;
     }
 
+    /// A checkpoint that somebody wrote to is no backup any more.
+    pub fn checkFiles(self: *const Plan, failure: *Failure) status.Error!void {
+        var last: ?*const files.File = null;
+        for (self.steps) |step| {
+            if (!step.reliesOnBackup()) continue;
+            const in_file = step.segment.fileBackup() orelse continue;
+            if (in_file.file == last) continue;
+            last = in_file.file;
+            try in_file.file.checkUnchanged(failure);
+        }
+    }
+
     pub fn isSleep(self: *const Plan) bool {
         return self.steps[0].action.isSleep();
     }
@@ -277,36 +289,31 @@ pub const Basis = struct {
     version: u64,
 };
 
-pub const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
+const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
 
-/// Takes the segments of all steps, but what was freed since, or none where the table is no longer as it was. The caller frees
-/// the list. Copies of users may still be running: until the plan has waited for them, backups may change.
+/// Takes the segments of all steps, but what was freed since, or none where the table has changed. The caller frees
+/// the list. Copies of users may still run: until the plan has waited for them, backups may change.
 pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error!Resolved {
-    var portions: std.AutoHashMapUnmanaged(Key, Remaining) = .empty;
-    defer portions.deinit(heap.allocator);
-    var count: usize = 0;
-    for (steps) |step| {
-        const action = try actionOf(step);
-        const slot = portions.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;
-        if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
-        if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
-        slot.value_ptr.* = .{ .action = action, .immutable = step.immutable == 1, .segments = step.segments, .spilled = step.spilled_segments };
-        count = std.math.add(usize, count, step.segments) catch return error.Stale;
-    }
+    var wanted = try Wanted.of(steps);
+    defer wanted.groups.deinit(heap.allocator);
     table.mutex.lock();
     defer table.mutex.unlock();
     if (table.version != basis.version) return error.Stale;
-    var resolved = std.ArrayList(Step).initCapacity(heap.allocator, @min(count, table.segments.count())) catch return error.OutOfHostMemory;
+    const most = @min(wanted.segments, table.segments.count());
+    var resolved = std.ArrayList(Step).initCapacity(heap.allocator, most) catch return error.OutOfHostMemory;
     errdefer resolved.deinit(heap.allocator);
-    // Most segments are as the one before, and need not be looked up.
-    var last: ?struct { key: Key, remaining: ?*Remaining } = null;
+    // Most segments are like the one before, and need no look-up.
+    var last: ?Key = null;
+    var found: ?*Remaining = null;
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > basis.last_segment_id) continue;
         const key: Key = .of(segment);
-        if (last == null or !std.meta.eql(last.?.key, key)) last = .{ .key = key, .remaining = portions.getPtr(key) };
-        const remaining = last.?.remaining orelse continue;
+        if (!std.meta.eql(last, key)) found = wanted.groups.getPtr(key);
+        last = key;
+        const remaining = found orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
+        // There is room: each step takes one of the wanted segments and one of the table's.
         resolved.appendAssumeCapacity(remaining.take(segment));
     }
     if (resolved.items.len == 0) return error.Stale;
@@ -314,17 +321,42 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     var bytes_to_copy: u64 = 0;
     for (taken) |step| {
         step.segment.moving = true;
-        if (step.copies()) bytes_to_copy += contentBytes(step.segment);
+        if (step.copies()) bytes_to_copy += step.segment.contentBytes();
     }
     table.version += 1;
     return .{ .steps = taken, .bytes_to_copy = bytes_to_copy };
 }
 
+/// What is asked of each group.
+const Wanted = struct {
+    groups: std.AutoHashMapUnmanaged(Key, Remaining) = .empty,
+    segments: u64 = 0,
+
+    fn of(steps: []const PlanStep) status.Error!Wanted {
+        var self: Wanted = .{};
+        errdefer self.groups.deinit(heap.allocator);
+        for (steps) |step| {
+            const action = try actionOf(step);
+            const slot = self.groups.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;
+            if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
+            if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
+            slot.value_ptr.* = .{
+                .action = action,
+                .immutable = step.immutable == 1,
+                .segments = step.segments,
+                .spilled = step.spilled_segments,
+            };
+            self.segments = std.math.add(u64, self.segments, step.segments) catch return error.Stale;
+        }
+        return self;
+    }
+};
+
 fn actionOf(step: PlanStep) status.Error!Action {
     return std.enums.fromInt(Action, step.action) orelse error.InvalidArgument;
 }
 
-/// The segments of a portion that were not found yet, and what is to happen to them.
+/// The segments of a group that were not found yet, and what is to happen to them.
 const Remaining = struct {
     action: Action,
     immutable: bool,
@@ -333,20 +365,25 @@ const Remaining = struct {
 
     fn take(self: *Remaining, segment: *Segment) Step {
         defer self.segments -= 1;
-        return .{ .segment = segment, .action = self.action, .immutable = self.immutable, .spill = self.segments <= self.spilled };
+        return .{
+            .segment = segment,
+            .action = self.action,
+            .immutable = self.immutable,
+            .spill = self.segments <= self.spilled,
+        };
     }
 };
 
-/// Sorts the steps and parts them by device; `groups` has room for as many as there are devices.
-pub fn group(steps: []Step, groups: []Group) []Group {
+/// Sorts the steps and splits them by device; `devices` has room for all devices there are.
+pub fn splitByDevice(steps: []Step, devices: []DeviceSteps) []DeviceSteps {
     std.mem.sortUnstable(Step, steps, {}, Step.before);
     var count: usize = 0;
     var first: usize = 0;
     for (steps, 1..) |step, end| {
         if (end < steps.len and steps[end].segment.device == step.segment.device) continue;
-        groups[count] = .{ .device = step.segment.device, .steps = steps[first..end] };
+        devices[count] = .{ .device = step.segment.device, .steps = steps[first..end] };
         count += 1;
         first = end;
     }
-    return groups[0..count];
+    return devices[0..count];
 }

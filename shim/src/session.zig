@@ -1,51 +1,146 @@
-//! The one attachment of this process to AscendCL: opened by the first `attach`, shared by every Worker and native thread,
-//! torn down by the last `detach`. Calls in progress hold it open.
+//! What the process does with the AscendCL that it has opened: the verbs behind the C ABI. Any thread may call each.
 
 const std = @import("std");
-const backup = @import("backup.zig");
-const executor = @import("executor.zig");
+const acl = @import("acl");
+const Backup = @import("backup.zig").Backup;
+const devices = @import("devices.zig");
+const Executor = @import("executor.zig").Executor;
 const files = @import("files.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
 const loader = @import("loader.zig");
-const registry = @import("registry.zig");
+const plans = @import("plans.zig");
+const Registry = @import("registry.zig").Registry;
 const runtime = @import("runtime.zig");
+const segment_groups = @import("segment_groups.zig");
+const segments = @import("segment.zig");
 const status = @import("status.zig");
-const sync = @import("sync.zig");
+const usage = @import("usage.zig");
 const vmm = @import("vmm.zig");
 const Failure = status.Failure;
+const Segment = segments.Segment;
 
-pub const Allocation = struct { address: u64, segment_id: u64 };
+const Allocation = struct { address: u64, segment_id: u64 };
+const Groups = struct { count: u64, version: u64 };
+
+/// Page-locked host memory. All of it is `held`; what is not `free` holds backups. Crosses the C ABI.
+pub const HostInfo = extern struct {
+    held_bytes: u64,
+    free_bytes: u64,
+    /// Of what is free, what is kept for the next sleep.
+    reserved_bytes: u64,
+    /// What a plan takes on each device while it moves content to or from a file.
+    staging_bytes: u64,
+};
 
 pub const Session = struct {
     runtime: runtime.Runtime,
-    registry: registry.Registry,
+    registry: Registry,
     pool: host.Pool,
-    executor: executor.Executor,
+    executor: Executor,
     memory: vmm.Memory,
 
+    /// Opens a session in place: its parts point to each other.
+    pub fn open(self: *Session, library: loader.Library, failure: *Failure) status.Error!void {
+        self.runtime = try runtime.Runtime.init(library, failure);
+        errdefer self.runtime.abandon();
+        self.pool = .{ .runtime = &self.runtime };
+        self.registry = .{};
+        errdefer self.registry.deinit();
+        self.memory = .{ .runtime = &self.runtime, .registry = &self.registry, .pool = &self.pool };
+        self.executor = .{ .devices = .{ .memory = self.memory } };
+        _ = try self.registry.tags.intern("default");
+    }
+
+    /// Undoes `open` before anything was allocated.
+    pub fn abandon(self: *Session) void {
+        self.registry.deinit();
+        self.runtime.abandon();
+    }
+
+    /// Gives everything back, when nobody else is inside any more. What fails stays, and the call can be made again.
+    pub fn close(self: *Session, failure: *Failure) status.Error!void {
+        self.registry.doomAll();
+        self.pool.expect(0);
+        self.pool.retain(0);
+        try self.executor.releaseAll(failure);
+        try self.runtime.closeDevices(failure);
+        try self.runtime.finalize(failure);
+        self.registry.deinit();
+    }
+
+    pub fn runtimeInfo(self: *Session) status.Error!runtime.Info {
+        return self.runtime.info();
+    }
+
+    pub fn memoryInfo(self: *Session, device: u32, failure: *Failure) status.Error!runtime.MemoryInfo {
+        return self.runtime.memoryInfo(device, failure);
+    }
+
+    pub fn copySymbols(self: *Session, target: []u8) status.Error!u64 {
+        return self.runtime.library.copySymbols(target);
+    }
+
+    pub fn internTag(self: *Session, name: []const u8) status.Error!u32 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.intern(name);
+    }
+
+    /// Copies a tag's name to `target`, which has room for the longest, and returns how long it is.
+    pub fn copyTagName(self: *Session, tag: u32, target: [*]u8) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const name = try self.registry.tags.name(tag);
+        @memcpy(target[0..name.len], name);
+        return name.len;
+    }
+
+    pub fn enterRegion(self: *Session, tag: u32) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.enter(tag);
+    }
+
+    pub fn leaveRegion(self: *Session, token: u64) status.Error!void {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.leave(token);
+    }
+
+    /// The tag of what a native thread allocates now.
+    pub fn regionTag(self: *Session) u32 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.current();
+    }
+
     /// A new segment of at least `size_bytes`, mapped.
-    pub fn allocate(self: *Session, device: u32, tag: u32, size_bytes: u64, failure: *Failure) status.Error!Allocation {
+    pub fn allocate(
+        self: *Session,
+        device: u32,
+        tag: u32,
+        size_bytes: u64,
+        failure: *Failure,
+    ) status.Error!Allocation {
         if (size_bytes == 0) return error.InvalidSize;
         // What an earlier release could not give back may be what is missing now.
         if (self.registry.hasDoomed()) self.executor.requestSweep();
-        const granularity = try self.runtime.granularityOf(device, failure);
+        const granularity: u64 = try self.runtime.granularityOf(device, failure);
         const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
-        const segment = try self.registry.create(device, tag, padded & ~(@as(u64, granularity) - 1), size_bytes);
-        self.acquire(segment, failure) catch |err| {
-            self.discard(segment);
-            return err;
-        };
+        const segment = try self.registry.create(device, tag, padded & ~(granularity - 1), size_bytes);
+        errdefer self.discard(segment);
+        try self.acquire(segment, failure);
         const address = segment.address;
         const segment_id = self.registry.insert(segment) orelse {
-            failure.describe("aclrtReserveMemAddress", 0, address, segment.size_bytes, "AscendCL gave out an address that is in use");
-            self.discard(segment);
+            const reason = "AscendCL gave out an address that is in use";
+            failure.describe("aclrtReserveMemAddress", 0, address, segment.size_bytes, reason);
             return error.DeviceLost;
         };
         return .{ .address = address, .segment_id = segment_id };
     }
 
-    fn acquire(self: *Session, segment: *registry.Segment, failure: *Failure) status.Error!void {
+    fn acquire(self: *Session, segment: *Segment, failure: *Failure) status.Error!void {
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
         errdefer scope.abandon();
         try self.memory.reserve(segment, failure);
@@ -54,44 +149,13 @@ pub const Session = struct {
     }
 
     /// Undoes a failed allocation. What cannot be given back is kept, to be tried again.
-    fn discard(self: *Session, segment: *registry.Segment) void {
+    fn discard(self: *Session, segment: *Segment) void {
         var ignored: Failure = .{};
         self.memory.release(segment, null, &ignored) catch return self.registry.keep(segment);
         self.registry.destroy(segment);
     }
 
-    /// Makes a checkpoint the backup of a segment that is awake.
-    pub fn useCheckpoint(self: *Session, address: u64, id: u64, handle: u64, extents: []const files.Extent, failure: *Failure) status.Error!void {
-        const file = try files.checkpoint(handle);
-        errdefer file.release();
-        try file.checkUnchanged(failure);
-        const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
-        errdefer heap.allocator.free(own);
-        const segment = try self.registry.pin(address, id, 0, 0, .reading);
-        defer self.registry.unpin(segment);
-        var end: u64 = 0;
-        for (own) |extent| {
-            const fits = extent.segment_offset_bytes >= end and extent.segment_offset_bytes <= segment.size_bytes and
-                extent.size_bytes > 0 and extent.size_bytes <= segment.size_bytes - extent.segment_offset_bytes;
-            if (!fits or !file.holds(extent)) return error.OutOfBounds;
-            end = extent.segment_offset_bytes + extent.size_bytes;
-        }
-        // What a failed sleep left: its copies may be running still.
-        if (self.registry.hasLeftBackup(segment)) try self.runtime.synchronizeDevice(segment.device, null, failure);
-        const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
-        replaced.drop(&self.pool);
-    }
-
-    pub fn seal(self: *Session, tag: u32, sealed: bool) status.Error!void {
-        var dropped: std.ArrayList(backup.Backup) = .empty;
-        defer dropped.deinit(heap.allocator);
-        try self.registry.seal(tag, sealed, &dropped);
-        if (dropped.items.len == 0) return;
-        for (dropped.items) |each| each.drop(&self.pool);
-        self.executor.requestSweep(); // which gives back what nothing retains
-    }
-
-    /// Releases a segment: now, or when the plan that moves it has ended.
+    /// Releases a segment: now, or when the plan that moves it has ended. Without an id, whichever is at the address.
     pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
         const segment = try self.registry.doom(address, id) orelse return;
         self.memory.release(segment, null, failure) catch |err| {
@@ -102,225 +166,176 @@ pub const Session = struct {
         var ignored: Failure = .{};
         self.pool.trim(&ignored) catch return; // what is not given back serves the next sleep
     }
-};
 
-/// Who is attached, by thread: a Worker that was terminated cannot detach, so threads that are no more do not count.
-const Attachments = struct {
-    const most = 1024;
-
-    threads: [most]std.os.linux.pid_t = undefined,
-    count: usize = 0,
-
-    fn add(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
-        if (self.count == most) self.dropDead();
-        if (self.count == most) return error.OutOfHostMemory;
-        self.threads[self.count] = thread;
-        self.count += 1;
+    pub fn segmentInfo(self: *Session, address: u64, id: u64) status.Error!segments.Info {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const segment = try self.registry.find(address, id);
+        return segment.info();
     }
 
-    /// Removes one attachment of a thread, and those of threads that are no more.
-    fn remove(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
-        self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], thread) orelse return error.NotOpen);
-        self.dropDead();
+    /// Copies the table to `target` where it fits, and returns how many segments there are.
+    pub fn snapshot(self: *Session, target: []segments.Info) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const count = self.registry.segmentCount();
+        if (count > target.len) return count;
+        const found = try self.registry.inOrder();
+        defer heap.allocator.free(found);
+        for (found, target[0..count]) |segment, *info| info.* = segment.info();
+        return count;
     }
 
-    fn dropDead(self: *Attachments) void {
-        var index: usize = 0;
-        while (index < self.count) {
-            if (isAlive(self.threads[index])) index += 1 else self.drop(index);
-        }
+    /// Copies the table's groups to `target` where they fit.
+    pub fn segmentGroups(
+        self: *Session,
+        last_segment_id: u64,
+        target: []segment_groups.SegmentGroup,
+    ) status.Error!Groups {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const found = try segment_groups.collect(&self.registry, last_segment_id);
+        defer heap.allocator.free(found);
+        if (found.len <= target.len) @memcpy(target[0..found.len], found);
+        return .{ .count = found.len, .version = self.registry.version };
     }
 
-    fn drop(self: *Attachments, index: usize) void {
-        self.count -= 1;
-        self.threads[index] = self.threads[self.count];
+    /// Copies the sums of each tag to `target` where they fit, and returns how many tags there are.
+    pub fn tagUsage(self: *Session, target: []usage.TagUsage) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return usage.collect(&self.registry, target);
     }
 
-    fn isAlive(thread: std.os.linux.pid_t) bool {
-        var buffer: [64]u8 = undefined;
-        const path = std.fmt.bufPrintZ(&buffer, "/proc/self/task/{d}", .{thread}) catch return true;
-        return std.c.access(path, std.c.F_OK) == 0;
-    }
-};
+    pub const Copy = union(enum) { write: *const anyopaque, read: *anyopaque, fill: i32 };
 
-const State = enum { closed, open, closing };
-
-const Gate = struct {
-    mutex: sync.Mutex = .{},
-    changed: sync.Condition = .{},
-    state: State = .closed,
-    attachments: Attachments = .{},
-    /// Calls in progress.
-    users: u32 = 0,
-    thread: ?sync.Thread = null,
-    /// The path that the session was opened with; empty for a search.
-    requested: [1024]u8 = @splat(0),
-    /// Numbers the closings, so that each can be followed by the one who began it.
-    closing: u64 = 0,
-    closer: std.os.linux.pid_t = 0,
-    close_error: ?status.Error = null,
-    close_failure: Failure = .{},
-};
-
-var gate: Gate = .{};
-var session: Session = undefined;
-/// What the last attempt to open a library tried.
-var report: loader.Report = .{};
-
-/// Copies as much of the report as fits, and returns how much that is.
-pub fn copyReport(target: []u8) usize {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    const length = @min(target.len, report.length);
-    @memcpy(target[0..length], report.text[0..length]);
-    return length;
-}
-
-/// The open session, held until `leave`; null when there is none.
-pub fn enter() ?*Session {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    if (gate.state != .open) return null;
-    gate.users += 1;
-    return &session;
-}
-
-pub fn leave() void {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    gate.users -= 1;
-    if (gate.users == 0) gate.changed.broadcast();
-}
-
-/// Opens AscendCL, or joins the session that is open, which must have been opened with the same `path`. Refused as busy
-/// while a session is closing.
-pub fn attach(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    const requested: []const u8 = if (path) |text| std.mem.span(text) else "";
-    switch (gate.state) {
-        .closing => return error.Busy,
-        .open => {
-            if (!std.mem.eql(u8, requested, std.mem.sliceTo(&gate.requested, 0))) {
-                failure.describe("", 0, 0, 0, session.runtime.library.pathText());
-                return error.ConfigConflict;
-            }
-        },
-        .closed => {
-            try open(path, failure);
-            status.copyText(&gate.requested, requested);
-            gate.attachments = .{};
-            gate.state = .open;
-        },
-    }
-    try gate.attachments.add(std.os.linux.gettid());
-}
-
-fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
-    joinThread();
-    report = .{};
-    const library = loader.open(path, &report) catch |err| {
-        const text = report.text[0..report.length];
-        const reason = if (path == null) "" else if (std.mem.indexOfScalar(u8, text, '\t')) |tab| text[tab + 1 ..] else text;
-        failure.describe("", 0, 0, 0, reason);
-        return err;
-    };
-    session.runtime = try runtime.Runtime.init(library, failure);
-    errdefer session.runtime.abandon();
-    session.pool = .{ .runtime = &session.runtime };
-    session.registry = .{};
-    errdefer session.registry.deinit();
-    session.memory = .{ .runtime = &session.runtime, .registry = &session.registry, .pool = &session.pool };
-    session.executor = .{ .memory = session.memory };
-    _ = try session.registry.tags.intern("default");
-    gate.thread = try sync.Thread.spawn(executorThread, .{});
-}
-
-/// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this returns
-/// the number that `pollClose` follows the closing by, and else 0.
-pub fn detach() status.Error!u64 {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    if (gate.state != .open) return error.NotOpen;
-    const thread = std.os.linux.gettid();
-    try gate.attachments.remove(thread);
-    if (gate.attachments.count > 0) return 0;
-    gate.state = .closing;
-    gate.closing += 1;
-    gate.closer = thread;
-    session.executor.stop();
-    return gate.closing;
-}
-
-/// True once the closing has ended. When it failed the session is open again, as far as it goes, and whoever began it is
-/// attached again and can close it again.
-pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    if (gate.closing != closing) return true;
-    if (gate.state == .closing) return false;
-    const err = gate.close_error orelse {
-        joinThread(); // it has said its last word
-        return true;
-    };
-    failure.* = gate.close_failure;
-    return err;
-}
-
-fn joinThread() void {
-    if (gate.thread) |thread| thread.join();
-    gate.thread = null;
-}
-
-fn executorThread() void {
-    while (true) {
-        session.executor.runUntilStopped();
-        waitForUsers();
-        var failure: Failure = .{};
-        tearDown(&failure) catch |err| {
-            session.executor.restart();
-            finishClose(.open, err, &failure);
-            continue;
+    /// Copies between a part of a segment that is awake and the host, or fills it; blocks until done.
+    pub fn copy(
+        self: *Session,
+        name: Name,
+        offset_bytes: u64,
+        size_bytes: u64,
+        what: Copy,
+        failure: *Failure,
+    ) status.Error!void {
+        const access: Registry.Access = if (what == .read) .reading else .writing;
+        const segment = try self.registry.pin(name.address, name.segment_id, offset_bytes, size_bytes, access);
+        defer self.registry.unpin(segment);
+        if (size_bytes == 0) return;
+        const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
+        errdefer scope.abandon();
+        const api = &self.runtime.library.api;
+        const start = name.address + offset_bytes; // within the segment
+        const device: *anyopaque = @ptrFromInt(start);
+        const kind = acl.MemcpyKind;
+        const call, const code = switch (what) {
+            .write => |source| .{
+                "aclrtMemcpy", api.aclrtMemcpy(device, size_bytes, source, size_bytes, kind.host_to_device),
+            },
+            .read => |target| .{
+                "aclrtMemcpy", api.aclrtMemcpy(target, size_bytes, device, size_bytes, kind.device_to_host),
+            },
+            .fill => |value| .{ "aclrtMemset", api.aclrtMemset(device, size_bytes, value, size_bytes) },
         };
-        finishClose(.closed, null, &failure);
-        return;
+        try self.runtime.check(call, code, start, size_bytes, failure);
+        try scope.leave(failure);
     }
-}
 
-fn waitForUsers() void {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    while (gate.users > 0) gate.changed.wait(&gate.mutex);
-}
+    pub const Name = struct { address: u64, segment_id: u64 };
 
-fn finishClose(state: State, err: ?status.Error, failure: *const Failure) void {
-    gate.mutex.lock();
-    defer gate.mutex.unlock();
-    gate.close_error = err;
-    gate.close_failure = failure.*;
-    gate.state = state;
-    // There is room: its attachment was removed to get here.
-    if (state == .open) gate.attachments.add(gate.closer) catch return;
-}
+    /// Copies a part of the backup of a segment that is offloaded. Makes no AscendCL call.
+    pub fn readBackup(
+        self: *Session,
+        name: Name,
+        offset_bytes: u64,
+        target: []u8,
+        failure: *Failure,
+    ) status.Error!void {
+        const segment = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
+        defer self.registry.unpin(segment);
+        const backup = segment.content.backup() orelse return error.NoBackup;
+        return backup.read(segment.size_bytes, offset_bytes, target, failure);
+    }
 
-/// Returns everything that can be returned. Nobody else is inside any more.
-fn tearDown(failure: *Failure) status.Error!void {
-    session.registry.doomAll();
-    session.pool.expect(0);
-    session.pool.retain(0);
-    try session.executor.settleAll(null, failure);
-    try session.executor.releaseAllDoomed(null, failure);
-    try session.runtime.closeDevices(failure);
-    try session.runtime.finalize(failure);
-    session.registry.deinit();
-}
+    /// Makes a checkpoint the backup of a segment that is awake.
+    pub fn useCheckpoint(
+        self: *Session,
+        name: Name,
+        handle: u64,
+        extents: []const files.Extent,
+        failure: *Failure,
+    ) status.Error!void {
+        const file = try files.checkpoint(handle);
+        errdefer file.release();
+        try file.checkUnchanged(failure);
+        const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
+        errdefer heap.allocator.free(own);
+        const segment = try self.registry.pin(name.address, name.segment_id, 0, 0, .reading);
+        defer self.registry.unpin(segment);
+        var end: u64 = 0;
+        for (own) |extent| {
+            const start = extent.segment_offset_bytes;
+            const fits = start >= end and start <= segment.size_bytes and
+                extent.size_bytes > 0 and extent.size_bytes <= segment.size_bytes - start;
+            if (!fits or !file.holds(extent)) return error.OutOfBounds;
+            end = start + extent.size_bytes;
+        }
+        // What a failed sleep left: its copies may be running still.
+        if (self.registry.isUnfinished(segment))
+            try self.runtime.synchronizeDevice(segment.device, null, failure);
+        const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
+        if (replaced) |backup| backup.drop(&self.pool);
+    }
 
-test "a thread attaches when every attachment left is of a thread that has ended" {
-    const beyond_any_thread = 1 << 30;
-    var attachments: Attachments = .{};
-    for (0..Attachments.most) |_| try attachments.add(beyond_any_thread);
-    try attachments.add(std.os.linux.gettid());
-    try std.testing.expectEqual(1, attachments.count);
-    for (1..Attachments.most) |_| try attachments.add(std.os.linux.gettid());
-    try std.testing.expectError(error.OutOfHostMemory, attachments.add(std.os.linux.gettid()));
-}
+    pub fn setTagImmutable(self: *Session, tag: u32, immutable: bool) status.Error!void {
+        var dropped: std.ArrayList(Backup) = .empty;
+        defer dropped.deinit(heap.allocator);
+        try self.registry.setImmutable(tag, immutable, &dropped);
+        if (dropped.items.len == 0) return;
+        for (dropped.items) |backup| backup.drop(&self.pool);
+        self.executor.requestSweep(); // which gives back what nothing retains
+    }
+
+    pub fn hostInfo(self: *Session) status.Error!HostInfo {
+        const counts = self.pool.counts();
+        return .{
+            .held_bytes = counts.held_bytes,
+            .free_bytes = counts.free_bytes,
+            .reserved_bytes = counts.reserved_bytes,
+            .staging_bytes = devices.staging_bytes,
+        };
+    }
+
+    pub fn retainHost(self: *Session, size_bytes: u64) status.Error!void {
+        self.pool.retain(size_bytes);
+    }
+
+    pub fn setSpillFolder(self: *Session, path: []const u8) status.Error!void {
+        return self.executor.setSpillFolder(path);
+    }
+
+    pub fn prepareHost(self: *Session, device: u32, free_bytes: u64) status.Error!u64 {
+        return self.executor.submitPreparation(device, free_bytes);
+    }
+
+    pub fn submitPlan(
+        self: *Session,
+        steps: []const plans.PlanStep,
+        basis: plans.Basis,
+        verify: bool,
+    ) status.Error!u64 {
+        return self.executor.submit(steps, basis, verify);
+    }
+
+    pub fn pollPlan(self: *Session, ticket: u64, failure: *Failure) status.Error!plans.PlanProgress {
+        return self.executor.poll(ticket, failure);
+    }
+
+    pub fn waitForPlan(self: *Session, ticket: u64, timeout_ns: u64) status.Error!void {
+        return self.executor.wait(ticket, timeout_ns);
+    }
+
+    pub fn cancelPlan(self: *Session, ticket: u64) status.Error!void {
+        return self.executor.cancel(ticket);
+    }
+};

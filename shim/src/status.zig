@@ -16,7 +16,7 @@ pub const Status = enum(i32) {
     moving,
     /// Another plan is running.
     busy,
-    /// A plan does not fit the table of segments any more.
+    /// A plan was made for another version of the table of segments.
     stale,
     /// Already attached with another library.
     config_conflict,
@@ -121,8 +121,9 @@ pub fn fromAcl(code: acl.Error) Error {
     };
 }
 
-/// Synchronise calls return these as notices: the work has ended. 507901 is among the vendor's, but it also says that the
-/// channel to the device is closed, and weights are not unmapped on that word: here it counts as the device being lost.
+/// Synchronise calls return these as notices: the work has ended. 507901 is among the vendor's, but it also says that
+/// the channel to the device is closed, and weights are not unmapped on that word: here it counts as the device being
+/// lost.
 pub fn isSynchronizeNotice(code: acl.Error) bool {
     return switch (code) {
         acl.code.rt_aicore_over_flow,
@@ -146,10 +147,40 @@ pub const Failure = extern struct {
     /// NUL-terminated text: AscendCL's own message, or the loader's.
     message: [512]u8 = @splat(0),
 
-    pub fn describe(self: *Failure, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, message: []const u8) void {
+    pub fn describe(
+        self: *Failure,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        message: []const u8,
+    ) void {
         self.* = .{ .acl_code = code, .address = address, .size_bytes = size_bytes };
         copyText(&self.call, call);
         copyText(&self.message, message);
+    }
+};
+
+/// How one of several threads ended.
+pub const Outcome = struct {
+    err: ?Error = null,
+    failure: Failure = .{},
+
+    /// The first failure. A thread that ended because another failed says nothing, unless all did.
+    pub fn first(outcomes: []const Outcome, failure: *Failure) Error!void {
+        var aborted: ?*const Outcome = null;
+        for (outcomes) |*outcome| {
+            const err = outcome.err orelse continue;
+            if (err == error.Aborted) {
+                if (aborted == null) aborted = outcome;
+                continue;
+            }
+            failure.* = outcome.failure;
+            return err;
+        }
+        const outcome = aborted orelse return;
+        failure.* = outcome.failure;
+        return error.Aborted;
     }
 };
 

@@ -1,9 +1,11 @@
 test {
     _ = @import("acl");
     _ = @import("abi.zig");
+    _ = @import("attach.zig");
     _ = @import("loader.zig");
-    _ = @import("portions.zig");
-    _ = @import("registry.zig");
-    _ = @import("session.zig");
+    _ = @import("registry_test.zig");
+    _ = @import("segment.zig");
+    _ = @import("segment_groups.zig");
     _ = @import("status.zig");
+    _ = @import("tags.zig");
 }

@@ -30,7 +30,7 @@ test
   .each([
     "forgets that buffers are kept at level 2",
     "forgets a byte",
-    "forgets that final content has a backup",
+    "forgets that immutable content has a backup",
   ])(
   "a model that %s is found out, with the seed and how to repeat it",
   async (mistake) => {

@@ -298,7 +298,7 @@ export const freeMany: Event = (harness, random, log) => {
 /** The code that touching a buffer is refused with. */
 function writeRefusal({ model }: Live): string | undefined {
   if (model.segment.place !== "device") return "BUFFER_ASLEEP";
-  return model.segment.sealed ? "BUFFER_IMMUTABLE" : undefined;
+  return model.segment.immutable ? "BUFFER_IMMUTABLE" : undefined;
 }
 
 export function randomRange(random: Random, sizeBytes: number, atMost: number) {
@@ -313,8 +313,8 @@ export const write: Event = async (harness, random, log) => {
   log(`write ${count} at ${offset} to the ${describe(live)}`);
   const bytes = random.bytes(count);
   const { real, model } = live;
-  // An engine that writes to final content breaks its promise, and nobody can notice.
-  if (real === undefined && model.segment.sealed) return log("not: its content is final");
+  // An engine that writes to immutable content breaks its promise, and nobody can notice.
+  if (real === undefined && model.segment.immutable) return log("not: its content is immutable");
   if (real === undefined) {
     const done = harness.copies.write(model.segment.device, model.address + offset, bytes);
     expectSame("an engine's copy", done, model.segment.place === "device");

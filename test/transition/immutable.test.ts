@@ -1,4 +1,4 @@
-/** Content that is declared final is backed up once; from then on a sleep only unmaps it, and writes are refused. */
+/** Immutable content is backed up once; from then on a sleep only unmaps it, and writes are refused. */
 
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -68,7 +68,7 @@ async function expectFinal(buffer: DeviceBuffer, bytes: Uint8Array): Promise<voi
   expect(Buffer.compare(buffer.read(), bytes)).toBe(0);
 }
 
-describe("content is final", () => {
+describe("content is immutable", () => {
   test("from defineTag on, for memory that there is", async () => {
     allocator.defineTag("weights", immutable);
     await expectFinal(weights, content);
@@ -261,7 +261,7 @@ describe("loading", () => {
     allocator.defineTag("weights", immutable);
   });
 
-  test("several checkpoints at once makes their content final when the last has ended", async () => {
+  test("several checkpoints at once makes their content immutable when the last has ended", async () => {
     const loads = parts.map((name) => loadSafetensors(pathOf(name), { allocator }));
     for (const [index, load] of loads.entries()) {
       const buffer = (await load).get(parts[index] ?? "")?.buffer;
@@ -345,7 +345,7 @@ describe("with a Worker", () => {
     worker.terminate();
   });
 
-  test("that knows of no immutable tag, waking keeps the backup and the content final", async () => {
+  test("that knows of no immutable tag, waking keeps the backup and the content immutable", async () => {
     allocator.defineTag("weights", immutable);
     start();
     await allocator.sleep();

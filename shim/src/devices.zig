@@ -1,0 +1,133 @@
+//! Runs a plan's steps on their devices, each device on a thread of its own, and keeps what copies may still use
+//! until their device has been waited for.
+
+const std = @import("std");
+const Backup = @import("backup.zig").Backup;
+const heap = @import("heap.zig");
+const plans = @import("plans.zig");
+const runtime = @import("runtime.zig");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const transfer = @import("transfer.zig");
+const vmm = @import("vmm.zig");
+const DeviceSteps = plans.DeviceSteps;
+const Failure = status.Failure;
+const Outcome = status.Outcome;
+const Plan = plans.Plan;
+
+/// Page-locked memory that a plan takes on each device where content goes to or comes from a file.
+pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_per_stream;
+
+pub const Devices = struct {
+    memory: vmm.Memory,
+    /// Devices on which copies of an earlier plan may still run, and the staging that they use. It and backups of
+    /// memory that is awake are kept until the device has been waited for.
+    unsettled: [runtime.max_devices]bool = @splat(false),
+    unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
+
+    pub const Work = fn (self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void;
+
+    /// Runs `work` for each device at once. Once one has failed the others end soon.
+    pub fn onEach(self: *Devices, plan: *Plan, comptime work: Work, failure: *Failure) status.Error!void {
+        if (plan.devices.len == 1) return self.on(plan, &plan.devices[0], work, failure);
+        var threads: [runtime.max_devices]?sync.Thread = @splat(null);
+        var outcomes: [runtime.max_devices]Outcome = @splat(.{});
+        for (plan.devices[1..], 1..) |*steps, index|
+            threads[index] = sync.Thread.spawn(runOn, .{ self, plan, steps, work, &outcomes[index] }) catch null;
+        for (plan.devices, 0..) |*steps, index| {
+            if (threads[index] == null) self.runOn(plan, steps, work, &outcomes[index]);
+        }
+        for (&threads) |thread| if (thread) |running| running.join();
+        return Outcome.first(&outcomes, failure);
+    }
+
+    fn runOn(self: *Devices, plan: *Plan, steps: *DeviceSteps, comptime work: Work, outcome: *Outcome) void {
+        self.on(plan, steps, work, &outcome.failure) catch |err| {
+            outcome.err = err;
+            plan.failed.store(true, .release);
+        };
+    }
+
+    /// Runs `work` for one device, on this thread.
+    pub fn on(
+        self: *Devices,
+        plan: *Plan,
+        steps: *DeviceSteps,
+        comptime work: Work,
+        failure: *Failure,
+    ) status.Error!void {
+        const scope = try runtime.Scope.enter(self.memory.runtime, steps.device, failure);
+        defer scope.abandon();
+        return work(self, plan, steps, failure);
+    }
+
+    /// Waits until the device has finished what it was given.
+    pub fn wait(self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
+        try self.memory.runtime.synchronizeDevice(steps.device, plan.interrupt(), failure);
+        self.settle(steps.device);
+    }
+
+    pub fn takeStaging(self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
+        if (!steps.needsStaging(plan.verify)) return;
+        if (self.unsettled[steps.device]) try self.wait(plan, steps, failure);
+        const share_bytes = transfer.staging_bytes_per_stream;
+        try self.memory.pool.reserve(share_bytes * steps.staging.len, plan.interrupt(), failure);
+        for (&steps.staging) |*share| share.* = try self.memory.pool.take(share_bytes);
+    }
+
+    /// At the end of a plan: gives its staging back, or keeps it where copies may still run.
+    pub fn letGoOfStaging(self: *Devices, plan: *Plan, steps: *DeviceSteps) void {
+        if (!plan.unsettled.load(.acquire)) return self.giveStaging(&steps.staging);
+        self.unsettled[steps.device] = true;
+        if (steps.staging[0].len == 0) return;
+        self.unsettled_staging[steps.device] = steps.staging;
+        steps.staging = transfer.no_staging;
+    }
+
+    fn giveStaging(self: *Devices, staging: *transfer.Staging) void {
+        for (staging) |*share| {
+            if (share.len > 0) self.memory.pool.give(share.*);
+            share.* = &.{};
+        }
+    }
+
+    /// Gives back what no copy of an earlier plan can touch any more, now that the device has been waited for.
+    fn settle(self: *Devices, device: u32) void {
+        if (!self.unsettled[device]) return;
+        self.giveStaging(&self.unsettled_staging[device]);
+        var unfinished: std.ArrayList(Backup) = .empty;
+        defer unfinished.deinit(heap.allocator);
+        self.memory.registry.takeUnfinished(device, &unfinished) catch return; // the next wait tries again
+        for (unfinished.items) |backup| backup.drop(self.memory.pool);
+        self.unsettled[device] = false;
+    }
+
+    /// Waits for the devices on which copies may still run.
+    pub fn settleAll(self: *Devices, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
+        for (self.unsettled, 0..) |unsettled, index| {
+            if (!unsettled) continue;
+            const device: u32 = @intCast(index);
+            const rt = self.memory.runtime;
+            if (!rt.isGone(device)) try rt.synchronizeDevice(device, interrupt, failure);
+            self.settle(device);
+        }
+    }
+
+    /// The copies of one device, which the caller starts.
+    pub fn copier(self: *Devices, plan: *Plan, steps: *DeviceSteps, direction: transfer.Direction) transfer.Copier {
+        return .{
+            .runtime = self.memory.runtime,
+            .device = steps.device,
+            .direction = direction,
+            .streams = undefined, // until it starts
+            .staging = &steps.staging,
+            .observer = plan.observer(),
+        };
+    }
+
+    /// Enters a device's context to undo what failed. Without it each call reports its own failure.
+    pub fn enterToUndo(self: *Devices, device: u32) ?runtime.Scope {
+        var ignored: Failure = .{};
+        return runtime.Scope.enter(self.memory.runtime, device, &ignored) catch null;
+    }
+};

@@ -1,0 +1,97 @@
+//! The table of segments: its order, pins, sweeps and places.
+
+const std = @import("std");
+const heap = @import("heap.zig");
+const Registry = @import("registry.zig").Registry;
+const Segment = @import("segment.zig").Segment;
+
+test "ids are in the order in which segments come into the table, however long their allocation takes" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const slow = try table.create(0, 0, 4096, 4096);
+    const fast = try table.create(0, 0, 4096, 4096);
+    slow.address = 1 << 44;
+    fast.address = 2 << 44;
+    defer {
+        for ([_]*Segment{ slow, fast }) |segment| {
+            _ = table.unlist(segment);
+            table.destroy(segment);
+        }
+        table.deinit();
+    }
+    // A plan for the table as it is in between concerns the first alone.
+    try std.testing.expectEqual(1, table.insert(fast));
+    try std.testing.expectEqual(2, table.insert(slow));
+}
+
+test "a pin is refused beyond the requested size, asleep, moving and doomed" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const segment = try table.create(0, 0, 4096, 4000);
+    segment.address = 1 << 44;
+    segment.mapped = true;
+    try std.testing.expectEqual(1, table.insert(segment));
+    defer {
+        _ = table.unlist(segment);
+        table.destroy(segment);
+        table.deinit();
+    }
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1, .reading));
+    const beyond = std.math.maxInt(u64);
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, beyond, 2, .reading));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1, .reading));
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1, .reading));
+    table.unpin(try table.pin(segment.address, segment.id, 3999, 1, .reading));
+    table.set(segment, .content, .discarded);
+    try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1, .reading));
+    table.set(segment, .moving, true);
+    try std.testing.expectError(error.Moving, table.pin(segment.address, segment.id, 0, 1, .reading));
+    table.doomAll();
+    try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1, .reading));
+}
+
+test "a sweep hands out every doomed segment once, also without a place in the table, and needs no memory" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const listed = try table.create(0, 0, 4096, 4096);
+    listed.address = 1 << 44;
+    _ = table.insert(listed);
+    const kept = try table.create(0, 0, 4096, 4096);
+    table.keep(kept);
+    defer table.deinit();
+    try std.testing.expectEqual(2, table.segmentCount());
+    heap.remaining.store(0, .monotonic);
+    defer heap.remaining.store(std.math.maxInt(u64), .monotonic);
+    table.doomAll();
+    for (0..2) |_| {
+        const sweep = table.beginSweep();
+        try std.testing.expectEqual(kept, table.takeDoomed(sweep));
+        try std.testing.expectEqual(listed, table.takeDoomed(sweep));
+        try std.testing.expectEqual(null, table.takeDoomed(sweep));
+        for ([_]*Segment{ listed, kept }) |segment| table.stopMoving(segment);
+    }
+    table.set(kept, .moving, true);
+    try std.testing.expectEqual(listed, table.takeDoomed(table.beginSweep()));
+    _ = table.unlist(listed);
+    for ([_]*Segment{ listed, kept }) |segment| table.destroy(segment);
+    try std.testing.expect(!table.hasDoomed());
+}
+
+test "a segment whose address another one has meanwhile stays doomed without a place in the table" {
+    var table: Registry = .{};
+    _ = try table.tags.intern("default");
+    const stale = try table.create(0, 0, 4096, 4096);
+    const fresh = try table.create(0, 0, 4096, 4096);
+    for ([_]*Segment{ stale, fresh }) |segment| segment.address = 1 << 44;
+    _ = table.insert(stale);
+    _ = try table.doom(stale.address, stale.id);
+    try std.testing.expect(table.unlist(stale));
+    try std.testing.expect(table.insert(fresh) != null);
+    table.relist(stale);
+    table.stopMoving(stale);
+    try std.testing.expectEqual(fresh, try table.find(fresh.address, fresh.id));
+    try std.testing.expectEqual(stale, table.takeDoomed(table.beginSweep()));
+    _ = table.unlist(fresh);
+    for ([_]*Segment{ stale, fresh }) |segment| table.destroy(segment);
+    table.deinit();
+}
