@@ -17,8 +17,10 @@ const platforms = [_]Platform{
 const bindings_path = "../src/ffi/symbols.gen.ts";
 
 pub fn build(b: *std.Build) void {
-    const link_ascendcl = b.option(bool, "link-ascendcl", "link libascendcl.so at build time instead of opening it at run time") orelse false;
-    const ascendcl_path = b.option([]const u8, "ascendcl-path", "the folder that holds libascendcl.so, for -Dlink-ascendcl");
+    const link_help = "link libascendcl.so at build time instead of opening it at run time";
+    const link_ascendcl = b.option(bool, "link-ascendcl", link_help) orelse false;
+    const path_help = "the folder that holds libascendcl.so, for -Dlink-ascendcl";
+    const ascendcl_path = b.option([]const u8, "ascendcl-path", path_help);
     const shim_options = b.addOptions();
     shim_options.addOption(bool, "link_ascendcl", link_ascendcl);
 
@@ -101,7 +103,8 @@ fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build
     const step = b.step("test", "run the Zig unit tests");
     for ([_][]const u8{ "src/tests.zig", "src/bindings.zig", "emulator/tests.zig" }) |root| {
         const module = addModule(b, root, target, options);
-        module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = .{ .cwd_relative = b.pathFromRoot(bindings_path) } });
+        const bindings: std.Build.LazyPath = .{ .cwd_relative = b.pathFromRoot(bindings_path) };
+        module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = bindings });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
     }
     const run = b.addRunArtifact(b.addTest(.{
@@ -122,9 +125,11 @@ fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Bu
     b.step("bindings", "rewrite src/ffi/symbols.gen.ts").dependOn(&update.step);
 }
 
-/// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread sanitizer.
+/// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread
+/// sanitizer.
 fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
-    const sanitize_thread = b.option(bool, "sanitize-thread", "run the stress program under the thread sanitizer") orelse false;
+    const sanitize_help = "run the stress program under the thread sanitizer";
+    const sanitize_thread = b.option(bool, "sanitize-thread", sanitize_help) orelse false;
     const module = addEmulatedModule(b, "src/stress.zig", target);
     module.sanitize_thread = sanitize_thread;
     const run = b.addRunArtifact(b.addExecutable(.{
@@ -150,7 +155,12 @@ fn addEmulatedModule(b: *std.Build, root: []const u8, target: std.Build.Resolved
     return module;
 }
 
-fn addModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget, options: *std.Build.Step.Options) *std.Build.Module {
+fn addModule(
+    b: *std.Build,
+    root: []const u8,
+    target: std.Build.ResolvedTarget,
+    options: *std.Build.Step.Options,
+) *std.Build.Module {
     const module = b.createModule(.{
         .root_source_file = b.path(root),
         .target = target,

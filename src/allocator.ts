@@ -49,14 +49,14 @@ export class CaMemAllocator {
   readonly #lifecycle = new Lifecycle();
   readonly #table = new SegmentTable(() => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies((tag, immutable) =>
-    native.sealTag(this.#table.tagId(tag), tag, immutable),
+    native.setTagImmutable(this.#table.tagId(tag), tag, immutable),
   );
   readonly #regions = new Regions();
   readonly #pools: MemoryPools;
   readonly #transitions: Transitions;
   readonly #owner: BufferOwner = {
     stateOf: (segment) => (this.#lifecycle.isOpen ? this.#table.stateOf(segment) : "freed"),
-    isImmutable: (segment) => native.segmentInfo(segment)?.sealed === 1,
+    isImmutable: (segment) => native.segmentInfo(segment)?.immutable === 1,
     assertOpen: () => this.#lifecycle.assertOpen(),
   };
 
@@ -248,21 +248,21 @@ export class CaMemAllocator {
   }
 
   /**
-   * Makes the memory of a tag writable again where its content is final: drops its backups, so that the next sleep makes new
-   * ones. For an immutable tag the content is final again from that sleep on.
+   * Makes the memory of a tag writable again where its content is immutable: drops its backups, so that the next sleep makes
+   * new ones. The content of an immutable tag is immutable again from that sleep on.
    *
    * @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG`, `BUFFER_ASLEEP` while any of it sleeps, `BUFFER_MOVING` or `CLOSED`
    */
   markDirty(tag: string): void {
     this.#lifecycle.assertOpen();
     checkKnownTag(tag, this.#isKnown);
-    native.sealTag(this.#table.tagId(tag), tag, false);
+    native.setTagImmutable(this.#table.tagId(tag), tag, false);
   }
 
-  /** @internal Declares the content of a tag's memory final once its checkpoints are loaded, if the tag is immutable. */
-  setLoadedImmutable(tag: string): void {
+  /** @internal Makes the content of an immutable tag's memory immutable once its checkpoints are loaded. */
+  makeLoadedImmutable(tag: string): void {
     if (this.#lifecycle.isOpen && this.#policies.isImmutable(tag))
-      native.sealTag(this.#table.tagId(tag), tag, true);
+      native.setTagImmutable(this.#table.tagId(tag), tag, true);
   }
 
   /** @internal Prepares the next sleep, if `prepareOnLoad` is set. */
@@ -298,7 +298,7 @@ export class CaMemAllocator {
   }
 
   /**
-   * Sets what each sleep level does to a tag, and whether its content is final once loaded. Properties that are left out keep
+   * Sets what each sleep level does to a tag, and whether its content is immutable once loaded. Properties that are left out keep
    * their value; a new tag is discarded and not immutable.
    *
    * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`;

@@ -1,9 +1,10 @@
 //! Every symbol that libcamem.so exports. Exports validate, delegate and translate; nothing else.
 //!
-//! Each returns a `Status`. Any thread may call any export at any time, unless its comment names one. Memory behind a pointer
-//! is the caller's: the shim reads or writes it during the call and keeps no pointer to it. Out-parameters are written only on
-//! success, `failure` only on a failure; all must be non-null unless marked optional. No export prints, exits, throws or calls
-//! back. TypeScript's symbol table is generated from this file: run `zig build bindings` after a change.
+//! Each returns a `Status`. Any thread may call any export at any time, unless its comment names one. Memory behind a
+//! pointer is the caller's: the shim reads or writes it during the call and keeps no pointer to it. Out-parameters
+//! are written only on success, `failure` only on a failure; all must be non-null unless marked optional. No export
+//! prints, exits, throws or calls back. TypeScript's symbol table is generated from this file: run `zig build
+//! bindings` after a change.
 
 const std = @import("std");
 const attach = @import("attach.zig");
@@ -35,7 +36,6 @@ pub const Status = status.Status;
 pub const TagUsage = usage.TagUsage;
 
 pub const longest_tag_bytes = tags.longest_tag_bytes;
-pub const max_devices = runtime.max_devices;
 
 fn result(outcome: status.Error!void) i32 {
     return @intFromEnum(if (outcome) |_| Status.ok else |err| status.fromError(err));
@@ -61,14 +61,16 @@ fn callTo(targets: anytype, comptime method: anytype, arguments: anytype) i32 {
     return result({});
 }
 
-/// Attaches to AscendCL: opens `path`, or searches where it is null. Each success is paired with one `camem_detach` on the same
-/// thread; the attachment of a thread that has ended does not count. Refused as busy while the last attachment is closing.
+/// Attaches to AscendCL: opens `path`, or searches where it is null. Each success is paired with one `camem_detach`
+/// on the same thread; the attachment of a thread that has ended does not count. Refused as busy while the last
+/// attachment is closing.
 pub export fn camem_attach(path: ?[*:0]const u8, failure: *Failure) callconv(.c) i32 {
     return result(attach.attach(path, failure));
 }
 
-/// Gives up an attachment of this thread; the last one cancels a running plan and releases everything on the shim's own
-/// thread. Then `closing` is the number that `camem_detach_poll` follows it by, and else 0. All addresses become invalid.
+/// Gives up an attachment of this thread; the last one cancels a running plan and releases everything on the shim's
+/// own thread. Then `closing` is the number that `camem_detach_poll` follows it by, and else 0. All addresses become
+/// invalid.
 pub export fn camem_detach(closing: *u64) callconv(.c) i32 {
     closing.* = attach.detach() catch |err| return result(err);
     return result({});
@@ -124,8 +126,8 @@ pub export fn camem_region_leave(token: u64) callconv(.c) i32 {
     return call(Session.leaveRegion, .{token});
 }
 
-/// A new mapped segment of at least `size_bytes`. The caller owns it until `camem_segment_free`. An address may be given out
-/// again after that, an id never: calls that name a segment take both.
+/// A new mapped segment of at least `size_bytes`. The caller owns it until `camem_segment_free`. An address may be
+/// given out again after that, an id never: calls that name a segment take both.
 pub export fn camem_segment_allocate(
     device: u32,
     tag: u32,
@@ -137,8 +139,8 @@ pub export fn camem_segment_allocate(
     return callTo(.{ address, segment_id }, Session.allocate, .{ device, tag, size_bytes, failure });
 }
 
-/// Waits for the segment's device and gives the segment back, asleep or awake. While a plan moves it this returns at once
-/// and the plan's thread releases it afterwards. After a failure the same call can be made again.
+/// Waits for the segment's device and gives the segment back, asleep or awake. While a plan moves it this returns at
+/// once and the plan's thread releases it afterwards. After a failure the same call can be made again.
 pub export fn camem_segment_free(address: u64, segment_id: u64, failure: *Failure) callconv(.c) i32 {
     return call(Session.free, .{ address, segment_id, failure });
 }
@@ -148,8 +150,8 @@ pub export fn camem_segment_info(address: u64, segment_id: u64, info: *SegmentIn
     return callTo(.{info}, Session.segmentInfo, .{ address, segment_id });
 }
 
-/// Copies the table of segments, in the order of their ids, into `buffer`, which has room for `capacity` entries, and writes
-/// how many there are to `count`. Where that is more than `capacity`, nothing is copied.
+/// Copies the table of segments, in the order of their ids, into `buffer`, which has room for `capacity` entries, and
+/// writes how many there are to `count`. Where that is more than `capacity`, nothing is copied.
 pub export fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64) callconv(.c) i32 {
     return callTo(.{count}, Session.snapshot, .{buffer[0..capacity]});
 }
@@ -221,8 +223,8 @@ fn copy(
     return call(Session.copy, .{ name, offset_bytes, size_bytes, what, failure });
 }
 
-/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`; blocks while a file is read. Makes no
-/// AscendCL call, so it works when the device is lost.
+/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`; blocks while a file is read. Makes
+/// no AscendCL call, so it works when the device is lost.
 pub export fn camem_backup_read(
     address: u64,
     segment_id: u64,
@@ -235,8 +237,9 @@ pub export fn camem_backup_read(
     return call(Session.readBackup, .{ name, offset_bytes, target[0..size_bytes], failure });
 }
 
-/// Makes the file behind `descriptor` known as a checkpoint: from here on it must not be written to. The descriptor stays the
-/// caller's. `checkpoint` is closed by `camem_checkpoint_close`, and the file lives on while segments have content in it.
+/// Makes the file behind `descriptor` known as a checkpoint: from here on it must not be written to. The descriptor
+/// stays the caller's. `checkpoint` is closed by `camem_checkpoint_close`, and the file lives on while segments have
+/// content in it.
 pub export fn camem_checkpoint_open(descriptor: i32, checkpoint: *u64, failure: *Failure) callconv(.c) i32 {
     checkpoint.* = files.openCheckpoint(descriptor, failure) catch |err| return result(err);
     return result({});
@@ -247,9 +250,10 @@ pub export fn camem_checkpoint_close(checkpoint: u64) callconv(.c) i32 {
     return result(files.closeCheckpoint(checkpoint));
 }
 
-/// Says that the content of a mapped segment is in `count` extents of a checkpoint: to sleep, it need not be copied, and a
-/// wake-up reads it from there. Writes to the segment are refused from here on. The extents are copied; they are in order and
-/// inside the segment and the checkpoint, and do not overlap. Fails when the checkpoint has changed since it was opened.
+/// Says that the content of a mapped segment is in `count` extents of a checkpoint: to sleep, it need not be copied,
+/// and a wake-up reads it from there. Writes to the segment are refused from here on. The extents are copied; they
+/// are in order and inside the segment and the checkpoint, and do not overlap. Fails when the checkpoint has changed
+/// since it was opened.
 pub export fn camem_segment_use_checkpoint(
     address: u64,
     segment_id: u64,
@@ -262,8 +266,9 @@ pub export fn camem_segment_use_checkpoint(
     return call(Session.useCheckpoint, .{ name, checkpoint, extents[0..count], failure });
 }
 
-/// With `immutable` 1 the content of every segment of a tag that has any is immutable: writes are refused, and a wake-up keeps
-/// its backup. With 0 that ends, and a backup of awake memory is dropped; refused while memory of the tag sleeps.
+/// With `immutable` 1 the content of every segment of a tag that has any is immutable: writes are refused, and a
+/// wake-up keeps its backup. With 0 that ends, and a backup of awake memory is dropped; refused while memory of the
+/// tag sleeps.
 pub export fn camem_tag_set_immutable(tag: u32, immutable: u32) callconv(.c) i32 {
     return call(Session.setTagImmutable, .{ tag, immutable == 1 });
 }
@@ -278,22 +283,22 @@ pub export fn camem_host_retain(size_bytes: u64) callconv(.c) i32 {
     return call(Session.retainHost, .{size_bytes});
 }
 
-/// The folder that spill files are made in: `length` bytes, fewer than 1024.
+/// The folder that spill files are made in: `length` bytes, fewer than Linux's PATH_MAX.
 pub export fn camem_spill_folder(path: [*]const u8, length: u64) callconv(.c) i32 {
     return call(Session.setSpillFolder, .{path[0..length]});
 }
 
-/// Starts a plan that page-locks host memory (aclrtMallocHost) until `free_bytes` of it are free and keeps that for the next
-/// sleep, and gives back what is neither kept nor retained. Followed and refused as `camem_plan_submit`.
+/// Starts a plan that page-locks host memory (aclrtMallocHost) until `free_bytes` of it are free and keeps that for
+/// the next sleep, and gives back what is neither kept nor retained. Followed and refused as `camem_plan_submit`.
 pub export fn camem_host_prepare(device: u32, free_bytes: u64, ticket: *u64) callconv(.c) i32 {
     return callTo(.{ticket}, Session.prepareHost, .{ device, free_bytes });
 }
 
-/// Starts a plan of `count` steps, one for each group that it concerns, on the shim's thread: all of a sleep (offload,
-/// discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are left as they are;
-/// what was freed since `version` is left out. With `verify` 1 a sleep takes a checksum of each backup; a wake-up compares
-/// those that were taken. The steps are copied. Refused as busy while another plan runs, as stale when the table has another
-/// version or nothing is left to do; then nothing has changed.
+/// Starts a plan of `count` steps, one for each group that it concerns, on the shim's thread: all of a sleep
+/// (offload, discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are
+/// left as they are; what was freed since `version` is left out. With `verify` 1 a sleep takes a checksum of each
+/// backup; a wake-up compares those that were taken. The steps are copied. Refused as busy while another plan runs,
+/// as stale when the table has another version or nothing is left to do; then nothing has changed.
 pub export fn camem_plan_submit(
     steps: [*]const PlanStep,
     count: u64,
@@ -306,7 +311,8 @@ pub export fn camem_plan_submit(
     return callTo(.{ticket}, Session.submitPlan, .{ steps[0..count], basis, verify == 1 });
 }
 
-/// How far a plan is. Its own outcome is in `progress.status` once its phase is done; `failure` is then written if it failed.
+/// How far a plan is. Its own outcome is in `progress.status` once its phase is done; `failure` is then written if it
+/// failed.
 pub export fn camem_plan_poll(ticket: u64, progress: *PlanProgress, failure: *Failure) callconv(.c) i32 {
     return callTo(.{progress}, Session.pollPlan, .{ ticket, failure });
 }

@@ -1,5 +1,5 @@
-//! AscendCL as facts: types, enum values, return codes and the signatures of the calls that the shim makes.
-//! The shim and the emulator share this file, so both sides of the boundary mean the same bytes. Nothing here calls anything.
+//! AscendCL as facts: types, enum values, return codes and the signatures of the calls that the shim makes. The shim
+//! and the emulator share this file, so both sides of the boundary mean the same bytes. Nothing here calls anything.
 
 const std = @import("std");
 
@@ -205,7 +205,13 @@ fn expectLayout(comptime T: type, comptime size: usize, comptime alignment: usiz
 
 comptime {
     expectLayout(MemLocation, 8, 4, .{ .id = 0, .type = 4 });
-    expectLayout(PhysicalMemProp, 32, 8, .{ .handle_type = 0, .allocation_type = 4, .mem_attr = 8, .location = 12, .reserve = 24 });
+    expectLayout(PhysicalMemProp, 32, 8, .{
+        .handle_type = 0,
+        .allocation_type = 4,
+        .mem_attr = 8,
+        .location = 12,
+        .reserve = 24,
+    });
     expectLayout(MemAccessDesc, 24, 4, .{ .flags = 0, .location = 4, .rsv = 12 });
     expectLayout(PtrAttributes, 28, 4, .{ .location = 0, .page_size = 8, .rsv = 12 });
     expectLayout(MemcpyBatchAttr, 32, 4, .{ .dst_loc = 0, .src_loc = 8, .rsv = 16 });

@@ -1,5 +1,5 @@
-//! Who is attached to AscendCL in this process. The first attachment opens it, every Worker and native thread shares it, and
-//! the last one to go closes it. Calls in progress hold it open.
+//! Who is attached to AscendCL in this process. The first attachment opens it, every Worker and native thread shares
+//! it, and the last one to go closes it. Calls in progress hold it open.
 
 const std = @import("std");
 const loader = @import("loader.zig");
@@ -24,7 +24,8 @@ const Attachments = struct {
 
     /// Removes one attachment of a thread, and those of threads that are no more.
     fn remove(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
-        self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, self.threads[0..self.count], thread) orelse return error.NotOpen);
+        const attached = self.threads[0..self.count];
+        self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, attached, thread) orelse return error.NotOpen);
         self.dropDead();
     }
 
@@ -136,8 +137,8 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     gate.thread = try sync.Thread.spawn(executorThread, .{});
 }
 
-/// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this returns
-/// the number that `pollClose` follows the closing by, and else 0.
+/// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this
+/// returns the number that `pollClose` follows the closing by, and else 0.
 pub fn detach() status.Error!u64 {
     gate.mutex.lock();
     defer gate.mutex.unlock();
@@ -152,8 +153,8 @@ pub fn detach() status.Error!u64 {
     return gate.closing;
 }
 
-/// True once the closing has ended. When it failed the session is open again, as far as it goes, and whoever began it is
-/// attached again and can close it again.
+/// True once the closing has ended. When it failed the session is open again, as far as it goes, and whoever began it
+/// is attached again and can close it again.
 pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
     gate.mutex.lock();
     defer gate.mutex.unlock();

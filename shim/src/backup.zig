@@ -99,7 +99,10 @@ pub const Place = union(enum) {
     pub fn skip(self: Place, size_bytes: u64) Place {
         return switch (self) {
             .memory => |memory| .{ .memory = memory + size_bytes },
-            .file => |in_file| .{ .file = .{ .file = in_file.file, .offset_bytes = in_file.offset_bytes + size_bytes } },
+            .file => |in_file| .{ .file = .{
+                .file = in_file.file,
+                .offset_bytes = in_file.offset_bytes + size_bytes,
+            } },
         };
     }
 };

@@ -1,6 +1,6 @@
-//! Writes the TypeScript side of the C ABI to standard output: the symbol table for `bun:ffi`, limits, the layout of each struct
-//! and the values of each enum, all read from `abi.zig` at compile time. A wrong signature would be accepted silently by
-//! `bun:ffi`, so nobody writes one by hand.
+//! Writes the TypeScript side of the C ABI to standard output: the symbol table for `bun:ffi`, limits, the layout of
+//! each struct and the values of each enum, all read from `abi.zig` at compile time. A wrong signature would be
+//! accepted silently by `bun:ffi`, so nobody writes one by hand.
 
 const std = @import("std");
 const abi = @import("abi.zig");
@@ -24,7 +24,8 @@ fn write(out: *std.Io.Writer) !void {
         switch (@typeInfo(value)) {
             .@"struct" => {
                 try writeLayout(out, declaration.name, value);
-                if (value == abi.SegmentGroup or value == abi.PlanProgress) try writeReader(out, declaration.name, value);
+                const read_often = value == abi.SegmentGroup or value == abi.PlanProgress;
+                if (read_often) try writeReader(out, declaration.name, value);
             },
             .@"enum" => try writeEnum(out, declaration.name, value),
             else => {},
@@ -74,7 +75,8 @@ fn writeLayout(out: *std.Io.Writer, comptime name: []const u8, comptime T: type)
         };
         try out.writeAll("    ");
         try writeCamelCase(out, field.name);
-        try out.print(": {{ kind: \"{s}\", offset: {d}, length: {d} }},\n", .{ kind, @offsetOf(T, field.name), length });
+        const offset = @offsetOf(T, field.name);
+        try out.print(": {{ kind: \"{s}\", offset: {d}, length: {d} }},\n", .{ kind, offset, length });
     }
     try out.writeAll("  },\n} as const;\n");
 }

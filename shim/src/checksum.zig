@@ -20,8 +20,8 @@ pub fn takeNew(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fa
     }
 }
 
-/// Verifies the backups that a sleep does not make anew. One in a checkpoint has no checksum before its first sleep: it is
-/// compared with what is in device memory.
+/// Verifies the backups that a sleep does not make anew. One in a checkpoint has no checksum before its first sleep:
+/// it is compared with what is in device memory.
 pub fn verifyKept(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
     for (steps.steps) |step| {
         if (!step.keepsBackup()) continue;
@@ -87,7 +87,8 @@ fn ofDevice(devices: *Devices, segment: *const Segment, steps: *const DeviceStep
             const part = buffer[0..@min(buffer.len, piece.size_bytes - done)];
             const address = segment.address + piece.segment_offset_bytes + done;
             const origin: *const anyopaque = @ptrFromInt(address);
-            const code = rt.library.api.aclrtMemcpy(part.ptr, part.len, origin, part.len, acl.MemcpyKind.device_to_host);
+            const kind = acl.MemcpyKind.device_to_host;
+            const code = rt.library.api.aclrtMemcpy(part.ptr, part.len, origin, part.len, kind);
             try rt.check("aclrtMemcpy", code, address, part.len, failure);
             hash.update(part);
             done += part.len;

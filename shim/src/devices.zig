@@ -1,5 +1,5 @@
-//! Runs a plan's steps on their devices, each device on a thread of its own, and keeps what copies may still use until their
-//! device has been waited for.
+//! Runs a plan's steps on their devices, each device on a thread of its own, and keeps what copies may still use
+//! until their device has been waited for.
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
@@ -20,8 +20,8 @@ pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_pe
 
 pub const Devices = struct {
     memory: vmm.Memory,
-    /// Devices on which copies of an earlier plan may still run, and the staging that they use. It and backups of memory that
-    /// is awake are kept until the device has been waited for.
+    /// Devices on which copies of an earlier plan may still run, and the staging that they use. It and backups of
+    /// memory that is awake are kept until the device has been waited for.
     unsettled: [runtime.max_devices]bool = @splat(false),
     unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
 
@@ -49,7 +49,13 @@ pub const Devices = struct {
     }
 
     /// Runs `work` for one device, on this thread.
-    pub fn on(self: *Devices, plan: *Plan, steps: *DeviceSteps, comptime work: Work, failure: *Failure) status.Error!void {
+    pub fn on(
+        self: *Devices,
+        plan: *Plan,
+        steps: *DeviceSteps,
+        comptime work: Work,
+        failure: *Failure,
+    ) status.Error!void {
         const scope = try runtime.Scope.enter(self.memory.runtime, steps.device, failure);
         defer scope.abandon();
         return work(self, plan, steps, failure);
@@ -101,7 +107,8 @@ pub const Devices = struct {
         for (self.unsettled, 0..) |unsettled, index| {
             if (!unsettled) continue;
             const device: u32 = @intCast(index);
-            if (!self.memory.runtime.isGone(device)) try self.memory.runtime.synchronizeDevice(device, interrupt, failure);
+            const rt = self.memory.runtime;
+            if (!rt.isGone(device)) try rt.synchronizeDevice(device, interrupt, failure);
             self.settle(device);
         }
     }

@@ -1,7 +1,7 @@
 //! Runs one plan at a time on a thread of its own: a sleep, a wake-up, or a preparation.
 //!
-//! After its point of no return a plan goes on past failures: the transition is complete, the first failure is reported, and
-//! what could not be given back stays recorded and is tried again by the next plan.
+//! After its point of no return a plan goes on past failures: the transition is complete, the first failure is
+//! reported, and what could not be given back stays recorded and is tried again by the next plan.
 
 const std = @import("std");
 const Devices = @import("devices.zig").Devices;
@@ -19,6 +19,8 @@ const Plan = plans.Plan;
 /// Results stay readable until this many later plans were submitted.
 const history = 256;
 
+const SpillFolder = [std.os.linux.PATH_MAX]u8;
+
 pub const Executor = struct {
     devices: Devices,
     mutex: sync.Mutex = .{},
@@ -30,7 +32,9 @@ pub const Executor = struct {
     /// Segments wait for their release, beside any plan.
     sweep_wanted: bool = false,
     /// Where spill files of later plans are made; empty without a folder.
-    spill_folder: [1024]u8 = @splat(0),
+    spill_folder: SpillFolder = @splat(0),
+    /// As it was when the plan that runs was submitted.
+    plan_spill_folder: SpillFolder = @splat(0),
     /// Makes a sweep that waits for a device give way.
     interrupted: std.atomic.Value(bool) = .init(false),
     /// Of the plan that runs.
@@ -130,10 +134,11 @@ pub const Executor = struct {
 
     fn start(self: *Executor) *Plan {
         const plan = &self.plans[self.next_ticket % history];
+        self.plan_spill_folder = self.spill_folder;
         const now = sync.now();
         plan.* = .{
             .ticket = self.next_ticket,
-            .spill_folder = self.spill_folder,
+            .spill_folder = @ptrCast(&self.plan_spill_folder),
             .phase = .init(@intFromEnum(plans.Phase.queued)),
             .started_ns = now,
             .phase_started_ns = now,
@@ -210,7 +215,8 @@ pub const Executor = struct {
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
-    /// Releases what was freed while it moved, whose failures are no concern of the plan, and the host memory that is left.
+    /// Releases what was freed while it moved, whose failures are no concern of the plan, and the host memory that is
+    /// left.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
         const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
@@ -264,8 +270,8 @@ pub const Executor = struct {
         return self.releaseAllDoomed(null, failure);
     }
 
-    /// Releases every doomed segment that it can, and the host memory that nothing keeps; reports the first failure. What
-    /// fails is left for the next time.
+    /// Releases every doomed segment that it can, and the host memory that nothing keeps; reports the first failure.
+    /// What fails is left for the next time.
     fn releaseAllDoomed(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var spare: Failure = .{};
         const released = self.releaseSegments(interrupt, failure);

@@ -1,7 +1,8 @@
 //! Every AscendCL call and every allocation of a scenario fails, once or from then on, in a build with safety checks.
 //!
-//! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing. Whatever fails,
-//! no assertion is reached. Once nothing fails any more, content is what was written, and closing gives everything back.
+//! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing.
+//! Whatever fails, no assertion is reached. Once nothing fails any more, content is what was written, and closing
+//! gives everything back.
 
 const std = @import("std");
 const abi = @import("abi.zig");
@@ -52,7 +53,8 @@ const Scenario = struct {
 
     fn allocate(self: *Scenario, device: u32, size_bytes: u64) void {
         var segment: Segment = .{ .address = 0, .id = 0 };
-        if (abi.camem_segment_allocate(device, self.tag, size_bytes, &segment.address, &segment.id, &self.failure) != ok) return;
+        const newSegment = abi.camem_segment_allocate;
+        if (newSegment(device, self.tag, size_bytes, &segment.address, &segment.id, &self.failure) != ok) return;
         segment.written = abi.camem_segment_fill(segment.address, segment.id, 0, 1, 7, &self.failure) == ok;
         self.segments[self.count] = segment;
         self.count += 1;
@@ -124,7 +126,7 @@ const Scenario = struct {
         if (!segment.written) return;
         var byte: u8 = 0;
         const status = abi.camem_segment_read(segment.address, segment.id, 0, &byte, 1, &self.failure);
-        // One whose release has begun is gone, or will be.
+        // A segment that is being released is gone, or soon will be.
         if (status == @intFromEnum(abi.Status.unknown_segment)) return;
         try std.testing.expectEqual(ok, status);
         try std.testing.expectEqual(7, byte);

@@ -1,5 +1,5 @@
-//! Files that hold content of segments: a checkpoint, which is only read, or a spill file, which takes what the host budget
-//! does not allow into page-locked memory. A segment's content is in extents of one file.
+//! Files that hold content of segments: a checkpoint, which is only read, or a spill file, which takes what the host
+//! budget does not allow into page-locked memory. A segment's content is in extents of one file.
 
 const std = @import("std");
 const heap = @import("heap.zig");
@@ -34,8 +34,8 @@ pub const File = struct {
         return file;
     }
 
-    /// A spill file of `size_bytes` in `folder`: nobody else can open it, its space is allocated, and it is gone with its
-    /// descriptor, however the process ends.
+    /// A spill file of `size_bytes` in `folder`: nobody else can open it, its space is allocated, and it is gone with
+    /// its descriptor, however the process ends.
     pub fn createSpill(folder: [*:0]const u8, size_bytes: u64, failure: *Failure) status.Error!*File {
         const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .TMPFILE = true, .DIRECTORY = true };
         const opened = linux.open(folder, flags, 0o600);
@@ -67,7 +67,8 @@ pub const File = struct {
 
     fn createAndUnlink(folder: [*:0]const u8, failure: *Failure) status.Error!i32 {
         var buffer: [4096]u8 = undefined;
-        const path = std.fmt.bufPrintZ(&buffer, "{s}/camem-{d}-{x}.spill", .{ folder, linux.getpid(), @intFromPtr(&buffer) }) catch return error.InvalidArgument;
+        const words = .{ folder, linux.getpid(), @intFromPtr(&buffer) };
+        const path = std.fmt.bufPrintZ(&buffer, "{s}/camem-{d}-{x}.spill", words) catch return error.InvalidArgument;
         const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .CREAT = true, .EXCL = true };
         const descriptor: i32 = @intCast(try system("open", linux.open(path, flags, 0o600), 0, failure));
         errdefer _ = linux.close(descriptor);
@@ -112,10 +113,20 @@ pub const File = struct {
         var found: linux.Statx = undefined;
         const code = linux.statx(descriptor, "", linux.AT.EMPTY_PATH, .{ .SIZE = true, .MTIME = true }, &found);
         _ = try system("statx", code, 0, failure);
-        return .{ .size_bytes = found.size, .modified_seconds = found.mtime.sec, .modified_nanoseconds = found.mtime.nsec };
+        return .{
+            .size_bytes = found.size,
+            .modified_seconds = found.mtime.sec,
+            .modified_nanoseconds = found.mtime.nsec,
+        };
     }
 
-    pub fn read(self: *const File, target: [*]u8, size_bytes: u64, offset_bytes: u64, failure: *Failure) status.Error!void {
+    pub fn read(
+        self: *const File,
+        target: [*]u8,
+        size_bytes: u64,
+        offset_bytes: u64,
+        failure: *Failure,
+    ) status.Error!void {
         var done: u64 = 0;
         while (done < size_bytes) {
             const code = linux.pread(self.descriptor, target + done, size_bytes - done, @intCast(offset_bytes + done));
@@ -129,7 +140,13 @@ pub const File = struct {
         }
     }
 
-    pub fn write(self: *const File, source: [*]const u8, size_bytes: u64, offset_bytes: u64, failure: *Failure) status.Error!void {
+    pub fn write(
+        self: *const File,
+        source: [*]const u8,
+        size_bytes: u64,
+        offset_bytes: u64,
+        failure: *Failure,
+    ) status.Error!void {
         var done: u64 = 0;
         while (done < size_bytes) {
             const code = linux.pwrite(self.descriptor, source + done, size_bytes - done, @intCast(offset_bytes + done));
@@ -138,7 +155,7 @@ pub const File = struct {
         }
     }
 
-    /// Makes sure that what was written is on the disk: a write that fails later would be told to nobody.
+    /// Makes sure that what was written is on the disk: nobody would learn of a write that fails later.
     pub fn flush(self: *const File, failure: *Failure) status.Error!void {
         _ = try system("fdatasync", linux.fdatasync(self.descriptor), 0, failure);
     }
@@ -146,7 +163,10 @@ pub const File = struct {
     /// Gives the disk space of `extents` back.
     pub fn punch(self: *const File, extents: []const Extent) void {
         const mode = linux.FALLOC.FL_PUNCH_HOLE | linux.FALLOC.FL_KEEP_SIZE;
-        for (extents) |extent| _ = linux.fallocate(self.descriptor, mode, @intCast(extent.file_offset_bytes), @intCast(extent.size_bytes));
+        for (extents) |extent| {
+            const offset: i64 = @intCast(extent.file_offset_bytes); // of a spill file, which was allocated up to there
+            _ = linux.fallocate(self.descriptor, mode, offset, @intCast(extent.size_bytes));
+        }
     }
 };
 

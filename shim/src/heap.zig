@@ -16,7 +16,8 @@ const limited: Allocator = .{
 
 fn isExhausted() bool {
     var current = remaining.load(.monotonic);
-    while (current > 0) current = remaining.cmpxchgWeak(current, current - 1, .monotonic, .monotonic) orelse return false;
+    while (current > 0)
+        current = remaining.cmpxchgWeak(current, current - 1, .monotonic, .monotonic) orelse return false;
     return true;
 }
 

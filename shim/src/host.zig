@@ -1,6 +1,6 @@
-//! Page-locked host memory for backups and staging. It comes from AscendCL in slabs and is handed out in blocks of one size,
-//! so that any backup fits into whatever blocks are free: nothing fragments, and no cycle of sleeps takes more than the one
-//! before it. How much is kept while nothing needs it is policy, which TypeScript sets.
+//! Page-locked host memory for backups and staging. It comes from AscendCL in slabs and is handed out in blocks of
+//! one size, so that any backup fits into whatever blocks are free: nothing fragments, and no cycle of sleeps takes
+//! more than the one before it. How much is kept while nothing needs it is policy, which TypeScript sets.
 
 const std = @import("std");
 const heap = @import("heap.zig");
@@ -12,8 +12,8 @@ const Failure = status.Failure;
 /// The granularity of device memory, so that a backup wastes nothing.
 pub const block_bytes: u64 = 2 << 20;
 
-/// The blocks of a slab are the bits of one word. A slab is also what a cancelled preparation may take at most beyond the
-/// cancellation, and what one block that is in use can keep from being given back.
+/// The blocks of a slab are the bits of one word. A slab is also what a cancelled preparation may take at most beyond
+/// the cancellation, and what one block that is in use can keep from being given back.
 const blocks_at_most = 32;
 const slab_bytes_at_most = blocks_at_most * block_bytes;
 
@@ -70,8 +70,9 @@ pub const Pool = struct {
         return std.mem.alignForward(u64, size_bytes, block_bytes);
     }
 
-    /// Page-locks memory until `wanted_bytes`, a multiple of the block size, are free, and keeps them from being trimmed until
-    /// they are taken. Called inside a `Scope`. After a failure what was page-locked by then stays free.
+    /// Page-locks memory until `wanted_bytes`, a multiple of the block size, are free, and keeps them from being
+    /// trimmed until they are taken. Called inside a `Scope`. After a failure what was page-locked by then stays
+    /// free.
     pub fn reserve(self: *Pool, wanted_bytes: u64, interrupt: sync.Interrupt, failure: *Failure) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -105,8 +106,8 @@ pub const Pool = struct {
         return slab;
     }
 
-    /// Takes `size_bytes`, a multiple of the block size, of what was reserved; out of slabs in use first, so that others can
-    /// be given back. The caller owns the list and `give`s it back.
+    /// Takes `size_bytes`, a multiple of the block size, of what was reserved; out of slabs in use first, so that
+    /// others can be given back. The caller owns the list and `give`s it back.
     pub fn take(self: *Pool, size_bytes: u64) status.Error![]Extent {
         var list: std.ArrayList(Extent) = .empty;
         errdefer list.deinit(heap.allocator);
@@ -196,7 +197,8 @@ pub const Pool = struct {
             self.empty.remove(&slab.node);
             self.mutex.unlock();
             const code = self.runtime.library.api.aclrtFreeHost(slab.memory);
-            const outcome = self.runtime.check("aclrtFreeHost", code, 0, slab.sizeBytes(), if (first == null) failure else &spare);
+            const target = if (first == null) failure else &spare;
+            const outcome = self.runtime.check("aclrtFreeHost", code, 0, slab.sizeBytes(), target);
             self.mutex.lock();
             if (outcome) {
                 self.held_bytes -= slab.sizeBytes();

@@ -40,9 +40,9 @@ pub const Api = struct {
     aclrtUnmapMem: *const fn (*anyopaque) callconv(.c) acl.Error,
 };
 
-pub const api_fields = @typeInfo(Api).@"struct".fields;
+const api_fields = @typeInfo(Api).@"struct".fields;
 
-pub fn isOptional(comptime field: std.builtin.Type.StructField) bool {
+fn isOptional(comptime field: std.builtin.Type.StructField) bool {
     return @typeInfo(field.type) == .optional;
 }
 
@@ -65,8 +65,8 @@ pub const Library = struct {
         return std.mem.sliceTo(&self.path, 0);
     }
 
-    /// Copies the names of the AscendCL symbols, one a line, "required" or "optional" and "present" or "absent" after tabs.
-    /// Returns how long that is.
+    /// Copies the names of the AscendCL symbols, one a line, "required" or "optional" and "present" or "absent" after
+    /// tabs. Returns how long that is.
     pub fn copySymbols(self: *const Library, target: []u8) status.Error!u64 {
         var used: usize = 0;
         inline for (api_fields) |field| {
@@ -82,7 +82,8 @@ pub const Library = struct {
     }
 };
 
-/// libacl_rt.so holds the runtime; libascendcl.so is the compatibility library beside it and the only one before CANN 8.5.
+/// libacl_rt.so holds the runtime; libascendcl.so is the compatibility library beside it and the only one before CANN
+/// 8.5.
 const names = [_][:0]const u8{ "libacl_rt.so", "libascendcl.so" };
 const folder_variables = [_][:0]const u8{ "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME" };
 const install_folders = [_][]const u8{
@@ -91,8 +92,8 @@ const install_folders = [_][]const u8{
     "/opt/Ascend/cann",
 };
 
-/// Opens `path`, or without one searches: the dynamic linker's own path, then where CANN says it is installed, then where
-/// it usually is.
+/// Opens `path`, or without one searches: the dynamic linker's own path, then where CANN says it is installed, then
+/// where it usually is.
 pub fn open(path: ?[*:0]const u8, report: *Report) status.Error!Library {
     if (build_options.link_ascendcl) return linked(report);
     if (path) |explicit| return tryOpen(explicit, report);
@@ -132,7 +133,8 @@ const Candidates = struct {
 
     fn folderAt(index: usize) ?struct { []const u8, []const u8 } {
         if (index < folder_variables.len) return .{ environment(folder_variables[index]) orelse return null, "" };
-        if (index - folder_variables.len < install_folders.len) return .{ install_folders[index - folder_variables.len], "" };
+        const installed = index - folder_variables.len;
+        if (installed < install_folders.len) return .{ install_folders[installed], "" };
         return .{ environment("HOME") orelse return null, "/Ascend/cann" };
     }
 

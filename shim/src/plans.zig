@@ -1,4 +1,5 @@
-//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig` runs it.
+//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig`
+//! runs it.
 
 const std = @import("std");
 const files = @import("files.zig");
@@ -143,7 +144,7 @@ pub const Step = struct {
     }
 
     /// The content will be, or is, in a backup alone.
-    pub fn reliesOnBackup(self: Step) bool {
+    fn reliesOnBackup(self: Step) bool {
         return self.keepsBackup() or (self.action == .restore and self.segment.content == .offloaded);
     }
 
@@ -190,7 +191,8 @@ pub const Plan = struct {
     host_device: u32 = 0,
     /// Take a checksum of each new backup.
     verify: bool = false,
-    spill_folder: [1024]u8 = @splat(0),
+    /// Where its spill files are made.
+    spill_folder: [*:0]const u8 = "",
     cancelled: std.atomic.Value(bool) = .init(false),
     /// A device's thread has failed: the others end as well.
     failed: std.atomic.Value(bool) = .init(false),
@@ -199,7 +201,8 @@ pub const Plan = struct {
     phase: std.atomic.Value(u32) = .init(@intFromEnum(Phase.done)),
     bytes_done: std.atomic.Value(u64) = .init(0),
     bytes_total: u64 = 0,
-    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while threads run.
+    /// What follows is the executor's until the phase is done; `outcome` and `failure` are under `mutex` while
+    /// threads run.
     mutex: sync.Mutex = .{},
     complete: bool = false,
     undo_failed: bool = false,
@@ -286,10 +289,10 @@ pub const Basis = struct {
     version: u64,
 };
 
-pub const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
+const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
 
-/// Takes the segments of all steps, but what was freed since, or none where the table has changed. The caller frees the list.
-/// Copies of users may still run: until the plan has waited for them, backups may change.
+/// Takes the segments of all steps, but what was freed since, or none where the table has changed. The caller frees
+/// the list. Copies of users may still run: until the plan has waited for them, backups may change.
 pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error!Resolved {
     var wanted = try Wanted.of(steps);
     defer wanted.groups.deinit(heap.allocator);
@@ -300,13 +303,15 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     var resolved = std.ArrayList(Step).initCapacity(heap.allocator, most) catch return error.OutOfHostMemory;
     errdefer resolved.deinit(heap.allocator);
     // Most segments are like the one before, and need no look-up.
-    var last: ?struct { key: Key, remaining: ?*Remaining } = null;
+    var last: ?Key = null;
+    var found: ?*Remaining = null;
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > basis.last_segment_id) continue;
         const key: Key = .of(segment);
-        if (last == null or !std.meta.eql(last.?.key, key)) last = .{ .key = key, .remaining = wanted.groups.getPtr(key) };
-        const remaining = last.?.remaining orelse continue;
+        if (!std.meta.eql(last, key)) found = wanted.groups.getPtr(key);
+        last = key;
+        const remaining = found orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
         // There is room: each step takes one of the wanted segments and one of the table's.
         resolved.appendAssumeCapacity(remaining.take(segment));

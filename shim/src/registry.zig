@@ -1,5 +1,5 @@
-//! The one table of segments. Engines allocate from their own native threads and several Bun Workers may attach, so every look
-//! and every change happens under one mutex; no AscendCL call is made with it held.
+//! The one table of segments. Engines allocate from their own native threads and several Bun Workers may attach, so
+//! every look and every change happens under one mutex; no AscendCL call is made with it held.
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
@@ -17,11 +17,12 @@ pub const Registry = struct {
     /// Records handed out by `create` that are not in the table yet; the table always has room for them.
     pending: u32 = 0,
     next_id: u64 = 1,
-    /// Segments that are to be released, the ones tried last at the end. Those without a place in the table are here alone.
+    /// Segments that are to be released, the ones tried last at the end. Those without a place in the table are here
+    /// alone.
     doomed: std.DoublyLinkedList = .{},
     last_sweep: u64 = 0,
-    /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are freed do
-    /// not: plans leave out the ones and do without the others.
+    /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
+    /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
     tags: Tags = .{},
 
@@ -83,8 +84,8 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Gives a segment that is pinned a backup that is the same as its content, which is immutable from then on. The caller
-    /// drops the one before.
+    /// Gives a segment that is pinned a backup that is the same as its content, which is immutable from then on. The
+    /// caller drops the one before.
     pub fn replaceBackup(self: *Registry, segment: *Segment, new: Backup) ?Backup {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -113,8 +114,8 @@ pub const Registry = struct {
         return segment;
     }
 
-    /// The segment's id; null when the table has a segment at that address already: its device was reset by somebody, and
-    /// AscendCL has given the address out again.
+    /// The segment's id; null when the table has a segment at that address already: its device was reset by somebody,
+    /// and AscendCL has given the address out again.
     pub fn insert(self: *Registry, segment: *Segment) ?u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -128,8 +129,8 @@ pub const Registry = struct {
         return segment.id;
     }
 
-    /// Takes a segment out of the table before its address is released: from then on AscendCL may give the address to another
-    /// thread, whose segment has to find its place free. False when it was not in the table.
+    /// Takes a segment out of the table before its address is released: from then on AscendCL may give the address to
+    /// another thread, whose segment has to find its place free. False when it was not in the table.
     pub fn unlist(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -140,8 +141,8 @@ pub const Registry = struct {
         return true;
     }
 
-    /// Puts a segment back whose address could not be released. Where AscendCL gave the address out all the same, the segment
-    /// that has it now keeps its place.
+    /// Puts a segment back whose address could not be released. Where AscendCL gave the address out all the same, the
+    /// segment that has it now keeps its place.
     pub fn relist(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -178,7 +179,8 @@ pub const Registry = struct {
 
     /// Every segment, by id. With the mutex held; the caller frees the list.
     pub fn inOrder(self: *const Registry) status.Error![]*const Segment {
-        var list = std.ArrayList(*const Segment).initCapacity(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
+        var list: std.ArrayList(*const Segment) = .empty;
+        list.ensureTotalCapacityPrecise(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
         var listed = self.segments.valueIterator();
         while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
         var doomed: DoomedIterator = .{ .node = self.doomed.first };
@@ -193,15 +195,23 @@ pub const Registry = struct {
 
     pub const Access = enum { reading, writing };
 
-    /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it meanwhile.
-    pub fn pin(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64, access: Access) status.Error!*Segment {
+    /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it
+    /// meanwhile.
+    pub fn pin(
+        self: *Registry,
+        address: u64,
+        id: u64,
+        offset_bytes: u64,
+        size_bytes: u64,
+        access: Access,
+    ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
         if (!segment.isAwake()) return error.Asleep;
-        if (offset_bytes > segment.requested_bytes or size_bytes > segment.requested_bytes - offset_bytes) return error.OutOfBounds;
+        if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
         segment.pins += 1;
         return segment;
@@ -215,9 +225,13 @@ pub const Registry = struct {
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
         if (segment.content != .offloaded) return error.NoBackup;
-        if (offset_bytes > segment.size_bytes or size_bytes > segment.size_bytes - offset_bytes) return error.OutOfBounds;
+        if (!isWithin(offset_bytes, size_bytes, segment.size_bytes)) return error.OutOfBounds;
         segment.pins += 1;
         return segment;
+    }
+
+    fn isWithin(offset_bytes: u64, size_bytes: u64, end_bytes: u64) bool {
+        return offset_bytes <= end_bytes and size_bytes <= end_bytes - offset_bytes;
     }
 
     pub fn unpin(self: *Registry, segment: *Segment) void {
@@ -227,9 +241,9 @@ pub const Registry = struct {
         if (segment.pins == 0) self.changed.broadcast();
     }
 
-    /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever moves it
-    /// releases it afterwards. A segment whose release failed earlier is handed out again.
-    /// Without an id, whichever segment is at the address, as a native thread names it.
+    /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever
+    /// moves it releases it afterwards. A segment whose release failed earlier is handed out again. Without an id,
+    /// whichever segment is at the address, as a native thread names it.
     pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -250,8 +264,8 @@ pub const Registry = struct {
         return self.last_sweep;
     }
 
-    /// The next segment to release in this sweep, marked as moving; null when none is left. One that moves or is pinned waits
-    /// for the next sweep. Needs no memory, so that closing gives everything back where there is none.
+    /// The next segment to release in this sweep, marked as moving; null when none is left. One that moves or is
+    /// pinned waits for the next sweep. Needs no memory, so that closing gives everything back where there is none.
     pub fn takeDoomed(self: *Registry, sweep: u64) ?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -268,8 +282,8 @@ pub const Registry = struct {
         return null;
     }
 
-    /// Keeps the record of an allocation that failed and could not be undone, so that its release is tried again. It has no
-    /// place in the table: it may have no address, or one that another segment has.
+    /// Keeps the record of an allocation that failed and could not be undone, so that its release is tried again. It
+    /// has no place in the table: it may have no address, or one that another segment has.
     pub fn keep(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -304,8 +318,8 @@ pub const Registry = struct {
         self.changed.broadcast();
     }
 
-    /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which the
-    /// caller drops. Ending it is refused, with nothing changed, while any of the tag sleeps or moves.
+    /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which
+    /// the caller drops. Ending it is refused, with nothing changed, while any of the tag sleeps or moves.
     pub fn setImmutable(self: *Registry, tag: u32, immutable: bool, dropped: *std.ArrayList(Backup)) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -367,8 +381,8 @@ const DoomedIterator = struct {
     }
 };
 
-/// Every segment in the table, in no order. With the mutex held. A sleep finds the table long out of the processor's caches:
-/// segments are fetched ahead of their turn.
+/// Every segment in the table, in no order. With the mutex held. A sleep finds the table long out of the processor's
+/// caches: segments are fetched ahead of their turn.
 pub const Iterator = struct {
     const Values = @TypeOf(@as(Registry, undefined).segments).ValueIterator;
     const ahead = 8;
@@ -392,6 +406,9 @@ pub const Iterator = struct {
         const entry = self.fetching.next() orelse return;
         const start = @intFromPtr(entry.*);
         var line: usize = 0;
-        while (line < @sizeOf(Segment)) : (line += std.atomic.cache_line) @prefetch(@as([*]const u8, @ptrFromInt(start + line)), .{});
+        while (line < @sizeOf(Segment)) : (line += std.atomic.cache_line) {
+            const part: [*]const u8 = @ptrFromInt(start + line);
+            @prefetch(part, .{});
+        }
     }
 };

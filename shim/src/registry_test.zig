@@ -37,7 +37,8 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
         table.deinit();
     }
     try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, 4000, 1, .reading));
-    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, std.math.maxInt(u64), 2, .reading));
+    const beyond = std.math.maxInt(u64);
+    try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, beyond, 2, .reading));
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1, .reading));
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1, .reading));
     table.unpin(try table.pin(segment.address, segment.id, 3999, 1, .reading));

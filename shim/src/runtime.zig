@@ -1,6 +1,7 @@
-//! AscendCL's process-wide state as a guest sees it: initialisation, devices and the current context of a thread.
-//! An engine beside us may own all of these, so nothing is finalised that was not initialised here, and a thread's context
-//! is put back as it was found. (A thread that had none keeps the primary one: AscendCL has no call that takes it away.)
+//! AscendCL's process-wide state as a guest sees it: initialisation, devices and the current context of a thread. An
+//! engine beside us may own all of these, so nothing is finalised that was not initialised here, and a thread's
+//! context is put back as it was found. (A thread that had none keeps the primary one: AscendCL has no call that
+//! takes it away.)
 
 const std = @import("std");
 const acl = @import("acl");
@@ -52,7 +53,11 @@ var sessions: std.atomic.Value(u64) = .init(1);
 const Initialization = enum { ours, counted, foreign };
 
 /// The initialisation that a failed attach could not give up: the next one with that library takes it over.
-var stray_initialization: ?struct { library: *const fn (?[*:0]const u8) callconv(.c) acl.Error, kind: Initialization } = null;
+var stray_initialization: ?struct {
+    /// `aclInit` of the library.
+    library: *const fn (?[*:0]const u8) callconv(.c) acl.Error,
+    kind: Initialization,
+} = null;
 
 pub const Runtime = struct {
     library: loader.Library,
@@ -128,13 +133,27 @@ pub const Runtime = struct {
     }
 
     /// Turns a code that is not success into an error, with what AscendCL says of it on this thread.
-    pub fn check(self: *const Runtime, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, failure: *Failure) status.Error!void {
+    pub fn check(
+        self: *const Runtime,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        failure: *Failure,
+    ) status.Error!void {
         if (code == acl.code.success) return;
         self.describe(call, code, address, size_bytes, failure);
         return status.fromAcl(code);
     }
 
-    fn describe(self: *const Runtime, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, failure: *Failure) void {
+    fn describe(
+        self: *const Runtime,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        failure: *Failure,
+    ) void {
         var message: []const u8 = "";
         if (self.library.api.aclGetRecentErrMsg) |recent| {
             if (recent()) |text| message = std.mem.span(text);
@@ -162,9 +181,11 @@ pub const Runtime = struct {
         try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&context), 0, 0, failure);
         var prop = physicalMemory(device);
         var granularity: usize = 0;
-        try self.check("aclrtMemGetAllocationGranularity", api.aclrtMemGetAllocationGranularity(&prop, acl.MemGranularity.recommended, &granularity), 0, 0, failure);
+        const call = "aclrtMemGetAllocationGranularity";
+        const code = api.aclrtMemGetAllocationGranularity(&prop, acl.MemGranularity.recommended, &granularity);
+        try self.check(call, code, 0, 0, failure);
         if (context == null or granularity == 0 or !std.math.isPowerOfTwo(granularity)) {
-            failure.describe("aclrtMemGetAllocationGranularity", 0, 0, granularity, "AscendCL reports no usable context or granularity");
+            failure.describe(call, 0, 0, granularity, "AscendCL reports no usable context or granularity");
             return error.BackendUnavailable;
         }
         slot.context = context;
@@ -216,7 +237,12 @@ pub const Runtime = struct {
     }
 
     /// Waits until `device` has finished what any stream was given. With `interrupt`, gives up soon after that says so.
-    pub fn synchronizeDevice(self: *Runtime, device: u32, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
+    pub fn synchronizeDevice(
+        self: *Runtime,
+        device: u32,
+        interrupt: ?sync.Interrupt,
+        failure: *Failure,
+    ) status.Error!void {
         const scope = try Scope.enter(self, device, failure);
         defer scope.abandon();
         const api = &self.library.api;
@@ -235,7 +261,11 @@ pub const Runtime = struct {
     }
 
     /// The copy streams of `device`, created on first use. Only the executor's thread calls this, inside a `Scope`.
-    pub fn streamsOf(self: *Runtime, device: u32, failure: *Failure) status.Error!*const [streams_per_device]acl.Stream {
+    pub fn streamsOf(
+        self: *Runtime,
+        device: u32,
+        failure: *Failure,
+    ) status.Error!*const [streams_per_device]acl.Stream {
         const slot = &self.devices[device];
         for (&slot.streams) |*stream| {
             if (stream.* != null) continue;
@@ -297,8 +327,9 @@ pub const Runtime = struct {
     }
 };
 
-/// The context that a scope left current on this thread because it had found none, and the session that it is of. It may die
-/// with a reset of its device, and what AscendCL then says is current is not documented, so it is never put back after that.
+/// The context that a scope left current on this thread because it had found none, and the session that it is of. It
+/// may die with a reset of its device, and what AscendCL then says is current is not documented, so it is never put
+/// back after that.
 const LeftBehind = struct {
     context: sync.PerThread,
     session: sync.PerThread,
@@ -376,7 +407,13 @@ pub const Scope = struct {
 };
 
 /// A call that succeeds without a result would be followed into a null.
-pub fn expectResult(call: []const u8, pointer: ?*anyopaque, address: u64, size_bytes: u64, failure: *Failure) status.Error!*anyopaque {
+pub fn expectResult(
+    call: []const u8,
+    pointer: ?*anyopaque,
+    address: u64,
+    size_bytes: u64,
+    failure: *Failure,
+) status.Error!*anyopaque {
     return pointer orelse {
         failure.describe(call, acl.code.success, address, size_bytes, "AscendCL reports success and returns nothing");
         return error.AclCallFailed;

@@ -7,18 +7,20 @@ const host = @import("host.zig");
 const Backup = backups.Backup;
 
 /// A backup, and what is known of it.
-pub const Saved = struct {
+const Saved = struct {
     backup: Backup,
     /// Of a backup that is verified before it is relied on.
     checksum: ?u64 = null,
 };
 
-/// Where the content of a segment is. Immutable content refuses writes through this shim, and keeps its backup when it wakes.
+/// Where the content of a segment is. Immutable content refuses writes through this shim, and keeps its backup when
+/// it wakes.
 pub const Content = union(enum) {
-    /// In device memory alone. That memory is unmapped where a failed sleep could not be undone: then the segment counts as
-    /// asleep, and a wake-up only maps it.
+    /// In device memory alone. That memory is unmapped where a failed sleep could not be undone: then the segment
+    /// counts as asleep, and a wake-up only maps it.
     live: struct { immutable: bool = false },
-    /// In device memory, while a sleep copies it to a backup. A failed sleep leaves it so where its copies may still run.
+    /// In device memory, while a sleep copies it to a backup. A failed sleep leaves it so where its copies may still
+    /// run.
     saving: struct { immutable: bool, saved: Saved },
     /// In device memory and, the same, in a backup, so that a sleep need not copy it. Such content is immutable.
     clean: Saved,
@@ -100,7 +102,8 @@ pub const Content = union(enum) {
         self.* = .{ .offloaded = .{ .immutable = final, .saved = saved } };
     }
 
-    /// Device memory holds the content again. Returns the backup unless it is kept, as `immutable` content and a checkpoint's is.
+    /// Device memory holds the content again. Returns the backup unless it is kept, as `immutable` content and a
+    /// checkpoint's is.
     pub fn restore(self: *Content, immutable: bool) ?Backup {
         switch (self.*) {
             .live, .clean => return null,
@@ -121,7 +124,10 @@ pub const Content = union(enum) {
     /// Takes the backup away. What was nowhere else is discarded.
     pub fn takeBackup(self: *Content) ?Backup {
         const taken = self.backup() orelse return null;
-        self.* = if (self.isLive()) .{ .live = .{ .immutable = self.isImmutable() } } else .discarded;
+        // Read before the union is overwritten.
+        const is_live = self.isLive();
+        const immutable = self.isImmutable();
+        self.* = if (is_live) .{ .live = .{ .immutable = immutable } } else .discarded;
         return taken;
     }
 

@@ -1,5 +1,5 @@
-//! The table of segments as planning sees it. Segments that are alike in all that decides their fate are one group, so that
-//! planning costs the event loop the same for ten segments as for ten thousand.
+//! The table of segments as planning sees it. Segments that are alike in all that decides their fate are one group,
+//! so that planning costs the event loop the same for ten segments as for ten thousand.
 
 const std = @import("std");
 const heap = @import("heap.zig");
@@ -88,23 +88,24 @@ pub const SegmentGroup = extern struct {
     }
 };
 
-/// The groups of the table, in the order of their first segments, without segments that have ids beyond `last_segment_id` or
-/// wait for their release. With the registry's mutex held; the caller frees the list.
+/// The groups of the table, in the order of their first segments, without segments that have ids beyond
+/// `last_segment_id` or wait for their release. With the registry's mutex held; the caller frees the list.
 pub fn collect(table: *const Registry, last_segment_id: u64) status.Error![]SegmentGroup {
     var groups: std.AutoArrayHashMapUnmanaged(Key, SegmentGroup) = .empty;
     defer groups.deinit(heap.allocator);
     // Most segments are like the one before, and need no look-up.
-    var last: ?struct { key: Key, index: usize } = null;
+    var last: ?Key = null;
+    var index: usize = 0;
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > last_segment_id) continue;
         const key = Key.of(segment);
-        const index = if (last != null and std.meta.eql(last.?.key, key)) last.?.index else blk: {
+        if (!std.meta.eql(last, key)) {
             const slot = groups.getOrPut(heap.allocator, key) catch return error.OutOfHostMemory;
             if (!slot.found_existing) slot.value_ptr.* = .init(key, segment.id);
-            last = .{ .key = key, .index = slot.index };
-            break :blk slot.index;
-        };
+            index = slot.index;
+        }
+        last = key;
         groups.values()[index].add(segment);
     }
     const list = heap.allocator.dupe(SegmentGroup, groups.values()) catch return error.OutOfHostMemory;

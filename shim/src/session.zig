@@ -20,8 +20,8 @@ const vmm = @import("vmm.zig");
 const Failure = status.Failure;
 const Segment = segments.Segment;
 
-pub const Allocation = struct { address: u64, segment_id: u64 };
-pub const Groups = struct { count: u64, version: u64 };
+const Allocation = struct { address: u64, segment_id: u64 };
+const Groups = struct { count: u64, version: u64 };
 
 /// Page-locked host memory. All of it is `held`; what is not `free` holds backups. Crosses the C ABI.
 pub const HostInfo = extern struct {

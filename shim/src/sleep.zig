@@ -1,5 +1,6 @@
-//! A sleep, all or nothing: wait for the device, take host memory, copy, unmap everything while still holding the physical
-//! memory, and only then free it. Until the first free every step is undone on a failure, so that all memory is as it was.
+//! A sleep, all or nothing: wait for the device, take host memory, copy, unmap everything while still holding the
+//! physical memory, and only then free it. Until the first free every step is undone on a failure, so that all memory
+//! is as it was.
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
@@ -79,7 +80,7 @@ const Spill = struct {
     used_bytes: u64 = 0,
 
     fn create(plan: *const Plan, size_bytes: u64, failure: *Failure) status.Error!Spill {
-        return .{ .file = try .createSpill(@ptrCast(&plan.spill_folder), size_bytes, failure) };
+        return .{ .file = try .createSpill(plan.spill_folder, size_bytes, failure) };
     }
 
     fn take(self: *Spill, size_bytes: u64) status.Error!@FieldType(Backup, "file") {
@@ -153,8 +154,8 @@ fn freeAll(devices: *Devices, plan: *Plan, steps: *DeviceSteps, _: *Failure) sta
     }
 }
 
-/// Maps again what was unmapped, with the physical memory that was held all along, and drops new backups.
-/// Where that fails too, the segment is stranded: asleep with its content in the memory it holds, and a wake-up maps it.
+/// Maps again what was unmapped, with the physical memory that was held all along, and drops new backups. Where that
+/// fails too, the segment is stranded: asleep with its content in the memory it holds, and a wake-up maps it.
 pub fn undo(devices: *Devices, plan: *Plan, steps: DeviceSteps) void {
     const memory = devices.memory;
     const scope = devices.enterToUndo(steps.device);

@@ -121,8 +121,9 @@ pub fn fromAcl(code: acl.Error) Error {
     };
 }
 
-/// Synchronise calls return these as notices: the work has ended. 507901 is among the vendor's, but it also says that the
-/// channel to the device is closed, and weights are not unmapped on that word: here it counts as the device being lost.
+/// Synchronise calls return these as notices: the work has ended. 507901 is among the vendor's, but it also says that
+/// the channel to the device is closed, and weights are not unmapped on that word: here it counts as the device being
+/// lost.
 pub fn isSynchronizeNotice(code: acl.Error) bool {
     return switch (code) {
         acl.code.rt_aicore_over_flow,
@@ -146,7 +147,14 @@ pub const Failure = extern struct {
     /// NUL-terminated text: AscendCL's own message, or the loader's.
     message: [512]u8 = @splat(0),
 
-    pub fn describe(self: *Failure, call: []const u8, code: acl.Error, address: u64, size_bytes: u64, message: []const u8) void {
+    pub fn describe(
+        self: *Failure,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        message: []const u8,
+    ) void {
         self.* = .{ .acl_code = code, .address = address, .size_bytes = size_bytes };
         copyText(&self.call, call);
         copyText(&self.message, message);

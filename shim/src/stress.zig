@@ -1,7 +1,7 @@
-//! The shim and the emulator in one program, so that Zig's safety checks and the thread sanitizer see both: native threads
-//! allocate, write, verify and free through `my_malloc` and `my_free` without pause, while the main thread puts everything
-//! to sleep and wakes it, and another thread makes a file the backup of a part of that again and again.
-//! `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
+//! The shim and the emulator in one program, so that Zig's safety checks and the thread sanitizer see both: native
+//! threads allocate, write, verify and free through `my_malloc` and `my_free` without pause, while the main thread
+//! puts everything to sleep and wakes it, and another thread makes a file the backup of a part of that again and
+//! again. `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -51,7 +51,8 @@ fn hammer(api: *const loader.Api, seed: u64) void {
         }
         _ = totals.allocations.fetchAdd(1, .monotonic);
         random.random().bytes(&slot.expected);
-        if (api.aclrtMemcpy(probeOf(slot), probe_bytes, &slot.expected, probe_bytes, acl.MemcpyKind.host_to_device) != 0)
+        const kind = acl.MemcpyKind.host_to_device;
+        if (api.aclrtMemcpy(probeOf(slot), probe_bytes, &slot.expected, probe_bytes, kind) != 0)
             _ = totals.failed_copies.fetchAdd(1, .monotonic);
     }
     for (&held) |*slot| release(api, slot);
@@ -100,12 +101,19 @@ const Checkpoint = struct {
     }
 
     fn use(self: *const Checkpoint) void {
-        const extents = [_]abi.FileExtent{.{ .segment_offset_bytes = 0, .file_offset_bytes = 0, .size_bytes = Weights.size }};
+        const extents = [_]abi.FileExtent{.{
+            .segment_offset_bytes = 0,
+            .file_offset_bytes = 0,
+            .size_bytes = Weights.size,
+        }};
+        const weights = self.weights;
         var failure: abi.Failure = .{};
         while (!stopping.load(.acquire)) {
-            const status = abi.camem_segment_use_checkpoint(self.weights.address, self.weights.id, self.handle, &extents, extents.len, &failure);
+            const useCheckpoint = abi.camem_segment_use_checkpoint;
+            const status = useCheckpoint(weights.address, weights.id, self.handle, &extents, extents.len, &failure);
             const refused = status == @intFromEnum(abi.Status.moving) or status == @intFromEnum(abi.Status.asleep);
-            if (status == @intFromEnum(abi.Status.ok) or refused) std.Thread.yield() catch continue else _ = totals.failed_copies.fetchAdd(1, .monotonic);
+            if (status != @intFromEnum(abi.Status.ok) and !refused) _ = totals.failed_copies.fetchAdd(1, .monotonic);
+            std.Thread.yield() catch continue;
         }
     }
 };
@@ -117,7 +125,9 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
     while (true) {
         var count: u64 = 0;
         var version: u64 = 0;
-        try expect("camem_segment_groups", abi.camem_segment_groups(std.math.maxInt(u64), &groups, most_segments, &count, &version));
+        const all = std.math.maxInt(u64);
+        const read = abi.camem_segment_groups(all, &groups, most_segments, &count, &version);
+        try expect("camem_segment_groups", read);
         var planned: usize = 0;
         for (groups[0..count]) |group| {
             if (group.tag != tag) continue;
@@ -205,7 +215,9 @@ pub fn main(init: std.process.Init) !void {
         totals.mismatches.load(.acquire),
         totals.failed_copies.load(.acquire),
     });
-    if (totals.mismatches.load(.acquire) + totals.failed_copies.load(.acquire) + totals.nulls.load(.acquire) != 0) return error.Lost;
+    for ([_]*std.atomic.Value(u64){ &totals.mismatches, &totals.failed_copies, &totals.nulls }) |bad| {
+        if (bad.load(.acquire) != 0) return error.Lost;
+    }
 }
 
 /// Memory that sleeps and wakes, beside that of the threads, which stays awake under the first tag.
@@ -218,7 +230,8 @@ const Weights = struct {
 
     fn verify(self: Weights, failure: *abi.Failure) !void {
         var found: [16]u8 = undefined;
-        try expect("camem_segment_read", abi.camem_segment_read(self.address, self.id, size - found.len, &found, found.len, failure));
+        const status = abi.camem_segment_read(self.address, self.id, size - found.len, &found, found.len, failure);
+        try expect("camem_segment_read", status);
         for (found) |byte| if (byte != 7) return error.Lost;
     }
 };
@@ -226,7 +239,9 @@ const Weights = struct {
 fn allocateWeights(failure: *abi.Failure) !Weights {
     var weights: Weights = .{ .tag = 0, .address = 0, .id = 0 };
     try expect("camem_tag_intern", abi.camem_tag_intern("weights", "weights".len, &weights.tag));
-    try expect("camem_segment_allocate", abi.camem_segment_allocate(0, weights.tag, Weights.size, &weights.address, &weights.id, failure));
+    const newSegment = abi.camem_segment_allocate;
+    const status = newSegment(0, weights.tag, Weights.size, &weights.address, &weights.id, failure);
+    try expect("camem_segment_allocate", status);
     try expect("camem_segment_fill", abi.camem_segment_fill(weights.address, weights.id, 0, Weights.size, 7, failure));
     return weights;
 }

@@ -8,7 +8,8 @@ pub const Mutex = struct {
     inner: std.c.pthread_mutex_t = .{},
 
     pub fn lock(self: *Mutex) void {
-        // POSIX has this fail only for mutexes that check who owns them, are robust, or were never initialised. So for the rest.
+        // POSIX has this fail only for mutexes that check who owns them, are robust, or were never initialised. So
+        // for the rest.
         std.debug.assert(std.c.pthread_mutex_lock(&self.inner) == .SUCCESS);
     }
 
@@ -35,8 +36,8 @@ pub const Thread = struct {
     /// Of address space; as much as Zig's own threads have.
     const stack_bytes = 16 << 20;
 
-    /// Runs `body` with `arguments` on a new thread, which the caller joins. `std.Thread` ends the process on some codes of
-    /// `pthread_create`; here each is a failure.
+    /// Runs `body` with `arguments` on a new thread, which the caller joins. `std.Thread` ends the process on some
+    /// codes of `pthread_create`; here each is a failure.
     pub fn spawn(comptime body: anytype, arguments: anytype) error{OutOfHostMemory}!Thread {
         const Arguments = @TypeOf(arguments);
         const entry = struct {
@@ -65,8 +66,8 @@ pub const Thread = struct {
     }
 };
 
-/// A word of each thread. Not `threadlocal`: glibc allocates such variables of a library that is opened at run time when a
-/// thread first uses them, and ends the process when it cannot.
+/// A word of each thread. Not `threadlocal`: glibc allocates such variables of a library that is opened at run time
+/// when a thread first uses them, and ends the process when it cannot.
 pub const PerThread = struct {
     key: std.c.pthread_key_t,
 
@@ -99,7 +100,10 @@ pub const Interrupt = struct {
 
 /// Waits while `word` is `value`, for at most `timeout_ns`; may return early for no reason.
 pub fn waitWhile(word: *const std.atomic.Value(u32), value: u32, timeout_ns: u64) void {
-    const timeout: linux.timespec = .{ .sec = @intCast(timeout_ns / std.time.ns_per_s), .nsec = @intCast(timeout_ns % std.time.ns_per_s) };
+    const timeout: linux.timespec = .{
+        .sec = @intCast(timeout_ns / std.time.ns_per_s), // 64 bits of nanoseconds are 34 bits of seconds
+        .nsec = @intCast(timeout_ns % std.time.ns_per_s),
+    };
     _ = linux.futex_4arg(&word.raw, .{ .cmd = .WAIT, .private = true }, value, &timeout);
 }
 

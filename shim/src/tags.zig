@@ -7,8 +7,8 @@ const status = @import("status.zig");
 /// Of a tag's name.
 pub const longest_tag_bytes = 64;
 
-/// Tag names by number, and the open regions. What a native thread allocates carries the tag of the region that was entered
-/// last and is still open. Regions of concurrent async bodies may be left in any order.
+/// Tag names by number, and the open regions. What a native thread allocates carries the tag of the region that was
+/// entered last and is still open. Regions of concurrent async bodies may be left in any order.
 pub const Tags = struct {
     const Region = struct { token: u64, tag: u32 };
 

@@ -37,14 +37,15 @@ pub const no_staging: Staging = @splat(&.{});
 /// Little, so that what was read is in the cache still when it is copied (docs/performance.md).
 pub const staging_bytes_per_stream = 4 << 20;
 
-/// Of a file, what is read or copied at a time: while one piece is copied the next is read, and it is in the cache still.
+/// Of a file, what is read or copied at a time: while one piece is copied the next is read, and it is in the cache
+/// still.
 const file_piece_bytes = 1 << 20;
 
 pub const Observer = struct {
     bytes_done: *std.atomic.Value(u64),
     interrupt: sync.Interrupt,
-    /// Set when a copy failed and it could not be made sure that the others have ended: then neither side of any copy may be
-    /// given back before the device was waited for.
+    /// Set when a copy failed and it could not be made sure that the others have ended: then neither side of any copy
+    /// may be given back before the device was waited for.
     unsettled: *std.atomic.Value(bool),
 };
 
@@ -54,9 +55,10 @@ const Write = struct { file: *const files.File, memory: [*]u8, file_offset_bytes
 /// A part of a segment's content, and where its backup is.
 const Part = struct { address: u64, size_bytes: u64, place: backups.Place };
 
-/// The copies of one plan on one device. Each stream has a thread that gives it the next part as soon as it has copied the
-/// last, so that none waits for another; a small plan has one. The caller `start`s it inside a `Scope` of the device, `add`s
-/// segments as they are ready, and ends with `finish`, or after a failure of its own with `abandon`.
+/// The copies of one plan on one device. Each stream has a thread that gives it the next part as soon as it has
+/// copied the last, so that none waits for another; a small plan has one. The caller `start`s it inside a `Scope` of
+/// the device, `add`s segments as they are ready, and ends with `finish`, or after a failure of its own with
+/// `abandon`.
 pub const Copier = struct {
     runtime: *runtime.Runtime,
     device: u32,
@@ -81,7 +83,7 @@ pub const Copier = struct {
     threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
 
-    /// Room for `most_segments` of `total_bytes`. There has to be `staging` where content is in a file.
+    /// Room for `most_segments` of `total_bytes`. Content in a file needs `staging`.
     pub fn start(self: *Copier, most_segments: usize, total_bytes: u64, failure: *Failure) status.Error!void {
         self.segments.ensureTotalCapacityPrecise(heap.allocator, most_segments) catch return error.OutOfHostMemory;
         errdefer self.segments.deinit(heap.allocator);
@@ -100,8 +102,8 @@ pub const Copier = struct {
         self.changed.broadcast();
     }
 
-    /// Returns when everything has arrived, or with the first failure, when no copy runs any more, unless the observer is told
-    /// that this could not be made sure.
+    /// Returns when everything has arrived, or with the first failure, when no copy runs any more. Where that is not
+    /// sure, the observer's `unsettled` is set.
     pub fn finish(self: *Copier, failure: *Failure) status.Error!void {
         self.end(.closed);
         self.runLaneHere(0);
@@ -146,7 +148,12 @@ pub const Copier = struct {
     /// Copies parts over one stream until there are no more.
     fn runLaneHere(self: *Copier, index: usize) void {
         const outcome = &self.outcomes[index];
-        var lane: Lane = .{ .copier = self, .stream = self.streams[index], .staging = self.staging[index], .failure = &outcome.failure };
+        var lane: Lane = .{
+            .copier = self,
+            .stream = self.streams[index],
+            .staging = self.staging[index],
+            .failure = &outcome.failure,
+        };
         defer lane.writes.deinit(heap.allocator);
         lane.run() catch |err| {
             outcome.err = err;
@@ -162,8 +169,8 @@ pub const Copier = struct {
         return std.math.clamp(share, smallest_batch_bytes, largest_batch_bytes);
     }
 
-    /// The next part, of at most `memory_bytes` where its backup is in memory and `file_bytes` where it is in a file. Null when
-    /// that is 0, at the end, and, unless `waits`, when none is ready.
+    /// The next part, of at most `memory_bytes` where its backup is in memory and `file_bytes` where it is in a file.
+    /// Null when that is 0, at the end, and, unless `waits`, when none is ready.
     fn take(self: *Copier, memory_bytes: u64, file_bytes: u64, waits: bool) status.Error!?Part {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -227,7 +234,9 @@ const Lane = struct {
             while (self.queued_bytes < batch_bytes) {
                 try self.copier.observer.interrupt.check();
                 const free = self.room();
-                const part = try self.copier.take(batch_bytes - self.queued_bytes, @min(free.len, file_piece_bytes), self.queued_bytes == 0) orelse break;
+                const file_bytes = @min(free.len, file_piece_bytes);
+                const waits = self.queued_bytes == 0;
+                const part = try self.copier.take(batch_bytes - self.queued_bytes, file_bytes, waits) orelse break;
                 switch (part.place) {
                     .memory => |memory| try self.enqueue(part, memory),
                     .file => |file| try self.copyThrough(free, part, file.file, file.offset_bytes),
@@ -255,7 +264,12 @@ const Lane = struct {
         if (self.copier.direction == .to_device) try file.read(memory, part.size_bytes, offset_bytes, self.failure);
         try self.enqueue(part, memory);
         if (self.copier.direction == .to_host)
-            try self.rememberWrite(.{ .file = file, .memory = memory, .file_offset_bytes = offset_bytes, .size_bytes = part.size_bytes });
+            try self.rememberWrite(.{
+                .file = file,
+                .memory = memory,
+                .file_offset_bytes = offset_bytes,
+                .size_bytes = part.size_bytes,
+            });
         self.extent_offset += part.size_bytes;
     }
 
@@ -266,7 +280,9 @@ const Lane = struct {
             .to_device => .{ device, memory },
         };
         const rt = self.copier.runtime;
-        const code = rt.library.api.aclrtMemcpyAsync(target, part.size_bytes, origin, part.size_bytes, self.copier.direction.kind(), self.stream);
+        const kind = self.copier.direction.kind();
+        const size_bytes = part.size_bytes;
+        const code = rt.library.api.aclrtMemcpyAsync(target, size_bytes, origin, size_bytes, kind, self.stream);
         try rt.check("aclrtMemcpyAsync", code, part.address, part.size_bytes, self.failure);
         self.queued_bytes += part.size_bytes;
     }

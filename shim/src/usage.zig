@@ -33,8 +33,9 @@ pub const TagUsage = extern struct {
     }
 };
 
-/// One entry for each tag into `target`, in the order of their numbers; tags without a segment are among them. Returns how many
-/// tags there are; where `target` has room for fewer, it is left alone. With the registry's mutex held.
+/// One entry for each tag into `target`, in the order of their numbers; tags without a segment are among them.
+/// Returns how many tags there are; where `target` has room for fewer, it is left alone. With the registry's mutex
+/// held.
 pub fn collect(table: *const Registry, target: []TagUsage) u64 {
     const count = table.tags.names.items.len;
     if (count > target.len) return count;

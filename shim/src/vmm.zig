@@ -1,6 +1,7 @@
-//! Reserves, backs, unmaps and releases the memory of one segment. Each step records what it acquired or gave up in the
-//! segment only once AscendCL has confirmed it, so that a failed step can be made again and nothing is lost track of.
-//! All are called inside a `Scope` of the segment's device, except `release`: not every call needs a context, but none minds one.
+//! Reserves, backs, unmaps and releases the memory of one segment. Each step records what it acquired or gave up in
+//! the segment only once AscendCL has confirmed it, so that a failed step can be made again and nothing is lost track
+//! of. All are called inside a `Scope` of the segment's device, except `release`: not every call needs a context, but
+//! none minds one.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -25,11 +26,14 @@ pub const Memory = struct {
     pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const api = &self.runtime.library.api;
         var pointer: ?*anyopaque = null;
-        try self.check("aclrtReserveMemAddress", api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0), segment, failure);
-        segment.address = @intFromPtr(try runtime.expectResult("aclrtReserveMemAddress", pointer, 0, segment.size_bytes, failure));
+        const call = "aclrtReserveMemAddress";
+        const code = api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0);
+        try self.check(call, code, segment, failure);
+        segment.address = @intFromPtr(try runtime.expectResult(call, pointer, 0, segment.size_bytes, failure));
         segment.reserved = true;
         if (segment.address +| segment.size_bytes > highest_address) {
-            failure.describe("aclrtReserveMemAddress", 0, segment.address, segment.size_bytes, "the address is not exact as a JavaScript number");
+            const reason = "the address is not exact as a JavaScript number";
+            failure.describe(call, 0, segment.address, segment.size_bytes, reason);
             return error.AclCallFailed;
         }
     }
@@ -40,11 +44,14 @@ pub const Memory = struct {
         if (segment.handle == null) {
             const prop = runtime.physicalMemory(segment.device);
             var handle: acl.DrvMemHandle = null;
-            try self.check("aclrtMallocPhysical", api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
-            self.registry.set(segment, .handle, try runtime.expectResult("aclrtMallocPhysical", handle, segment.address, segment.size_bytes, failure));
+            const call = "aclrtMallocPhysical";
+            try self.check(call, api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
+            const acquired = try runtime.expectResult(call, handle, segment.address, segment.size_bytes, failure);
+            self.registry.set(segment, .handle, acquired);
         }
         if (!segment.mapped) {
-            try self.check("aclrtMapMem", api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0), segment, failure);
+            const code = api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0);
+            try self.check("aclrtMapMem", code, segment, failure);
             self.registry.set(segment, .mapped, true);
         }
     }
@@ -61,15 +68,15 @@ pub const Memory = struct {
         self.registry.set(segment, .handle, null);
     }
 
-    pub fn dropBackup(self: Memory, segment: *Segment) void {
+    fn dropBackup(self: Memory, segment: *Segment) void {
         if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.pool);
     }
 
-    /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device first where
-    /// the memory may be in use, and gives up soon after `interrupt` says so. What was not given back stays recorded:
-    /// the same call can be made again. Called outside of any `Scope`.
+    /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device
+    /// first where the memory may be in use, and gives up soon after `interrupt` says so. What was not given back
+    /// stays recorded: the same call can be made again. Called outside of any `Scope`.
     pub fn release(self: Memory, segment: *Segment, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
-        // Memory and backups come after the address range and go before it: without one, there is nothing to give back.
+        // The address range is the first to be taken and the last to be released: without one, there is nothing to give back.
         if (!segment.reserved) return;
         if (self.runtime.isGone(segment.device)) return self.forget(segment);
         const scope = try Scope.enter(self.runtime, segment.device, failure);
@@ -84,12 +91,14 @@ pub const Memory = struct {
     fn releaseAddress(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const was_listed = self.registry.unlist(segment);
         errdefer if (was_listed) self.registry.relist(segment);
-        try self.check("aclrtReleaseMemAddress", self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer()), segment, failure);
+        const code = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
+        try self.check("aclrtReleaseMemAddress", code, segment, failure);
         self.registry.set(segment, .reserved, false);
     }
 
-    /// For a device that somebody else has closed, and all its memory with it. Only the backup and, on some drivers, the
-    /// address range are left to give back; whether the driver still knows the range is not documented, so a no is no failure.
+    /// For a device that somebody else has closed, and all its memory with it. Only the backup and, on some drivers,
+    /// the address range are left to give back; whether the driver still knows the range is not documented, so a no
+    /// is no failure.
     fn forget(self: Memory, segment: *Segment) void {
         self.dropBackup(segment);
         _ = self.registry.unlist(segment);
@@ -99,7 +108,13 @@ pub const Memory = struct {
         self.registry.set(segment, .reserved, false);
     }
 
-    fn check(self: Memory, call: []const u8, code: acl.Error, segment: *const Segment, failure: *Failure) status.Error!void {
+    fn check(
+        self: Memory,
+        call: []const u8,
+        code: acl.Error,
+        segment: *const Segment,
+        failure: *Failure,
+    ) status.Error!void {
         return self.runtime.check(call, code, segment.address, segment.size_bytes, failure);
     }
 };

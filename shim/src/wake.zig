@@ -1,5 +1,5 @@
-//! A wake-up, all or nothing: back and map everything, copy, and only then let go of the backups. Until the copies have arrived
-//! every step is undone on a failure, and the backups are intact.
+//! A wake-up, all or nothing: back and map everything, copy, and only then let go of the backups. Until the copies
+//! have arrived every step is undone on a failure, and the backups are intact.
 
 const checksum = @import("checksum.zig");
 const Devices = @import("devices.zig").Devices;

@@ -11,7 +11,7 @@ interface TagLoads {
 const loadsByAllocator = new WeakMap<CaMemAllocator, Map<string, TagLoads>>();
 
 /**
- * Notes that a checkpoint load under `tags` begins; call the result when it ends. A tag's content becomes final when its last
+ * Notes that a checkpoint load under `tags` begins; call the result when it ends. A tag's content becomes immutable when its last
  * load ends, unless one of the overlapping loads failed: the caller loads again then. Once no load is left, the allocator
  * prepares the next sleep if its `prepareOnLoad` says so.
  */
@@ -34,7 +34,7 @@ export function beginLoad(
       own.failed ||= !succeeded;
       if (own.count > 0) continue;
       loads.delete(tag);
-      if (!own.failed) allocator.setLoadedImmutable(tag);
+      if (!own.failed) allocator.makeLoadedImmutable(tag);
     }
     if (succeeded && loads.size === 0) allocator.prepareAfterLoad();
   };

@@ -302,7 +302,7 @@ function checkWritable({ name, buffer }: Tensor): void {
   if (state === "mapped")
     throw new CamemError(
       "BUFFER_IMMUTABLE",
-      `Tensor ${formatHeaderValue(name)} cannot be written: its content is final. Call markDirty("${tag}") first.`,
+      `Tensor ${formatHeaderValue(name)} cannot be written: its content is immutable. Call markDirty("${tag}") first.`,
     );
   const message = `Tensor ${formatHeaderValue(name)} cannot be written: its device memory is ${state}.`;
   if (state === "freed") throw new CamemError("BUFFER_FREED", `${message} Load it anew without \`into\`.`);

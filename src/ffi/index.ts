@@ -34,6 +34,6 @@ export {
   writeSegment,
 } from "./segments.ts";
 export { type Failure, statusError } from "./status.ts";
-export { Phase, SegmentState, Status } from "./symbols.gen.ts";
+export { longestTagBytes, Phase, SegmentState, Status } from "./symbols.gen.ts";
 export { type PlanBasis, segmentGroups, snapshot, type TagUsage, usage } from "./table.ts";
-export { enterRegion, internTag, leaveRegion, longestTagBytes, sealTag, tagName } from "./tags.ts";
+export { enterRegion, internTag, leaveRegion, setTagImmutable, tagName } from "./tags.ts";

@@ -16,7 +16,7 @@ export const symbols = {
   camem_segment_free: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_segment_info: { args: ["u64", "u64", "ptr"], returns: "i32" },
   camem_snapshot: { args: ["ptr", "u64", "ptr"], returns: "i32" },
-  camem_portions: { args: ["u64", "ptr", "u64", "ptr", "ptr"], returns: "i32" },
+  camem_segment_groups: { args: ["u64", "ptr", "u64", "ptr", "ptr"], returns: "i32" },
   camem_usage: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_write: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_segment_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
@@ -25,7 +25,7 @@ export const symbols = {
   camem_checkpoint_open: { args: ["i32", "ptr", "ptr"], returns: "i32" },
   camem_checkpoint_close: { args: ["u64"], returns: "i32" },
   camem_segment_use_checkpoint: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
-  camem_tag_seal: { args: ["u32", "u32"], returns: "i32" },
+  camem_tag_set_immutable: { args: ["u32", "u32"], returns: "i32" },
   camem_host_info: { args: ["ptr"], returns: "i32" },
   camem_host_retain: { args: ["u64"], returns: "i32" },
   camem_spill_folder: { args: ["ptr", "u64"], returns: "i32" },
@@ -61,6 +61,25 @@ export const FileExtent = {
     segmentOffsetBytes: { kind: "u64", offset: 0, length: 8 },
     fileOffsetBytes: { kind: "u64", offset: 8, length: 8 },
     sizeBytes: { kind: "u64", offset: 16, length: 8 },
+  },
+} as const;
+
+export const HostInfo = {
+  sizeBytes: 32,
+  fields: {
+    heldBytes: { kind: "u64", offset: 0, length: 8 },
+    freeBytes: { kind: "u64", offset: 8, length: 8 },
+    reservedBytes: { kind: "u64", offset: 16, length: 8 },
+    stagingBytes: { kind: "u64", offset: 24, length: 8 },
+  },
+} as const;
+
+export const MemoryInfo = {
+  sizeBytes: 24,
+  fields: {
+    freeBytes: { kind: "u64", offset: 0, length: 8 },
+    totalBytes: { kind: "u64", offset: 8, length: 8 },
+    granularityBytes: { kind: "u64", offset: 16, length: 8 },
   },
 } as const;
 
@@ -129,7 +148,21 @@ export const PlanStep = {
   },
 } as const;
 
-export const Portion = {
+export const RuntimeInfo = {
+  sizeBytes: 1240,
+  fields: {
+    libraryPath: { kind: "text", offset: 0, length: 1024 },
+    socName: { kind: "text", offset: 1024, length: 64 },
+    cannVersion: { kind: "text", offset: 1088, length: 128 },
+    aclMajor: { kind: "i32", offset: 1216, length: 4 },
+    aclMinor: { kind: "i32", offset: 1220, length: 4 },
+    aclPatch: { kind: "i32", offset: 1224, length: 4 },
+    deviceCount: { kind: "u32", offset: 1228, length: 4 },
+    guest: { kind: "u32", offset: 1232, length: 4 },
+  },
+} as const;
+
+export const SegmentGroup = {
   sizeBytes: 96,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
@@ -150,8 +183,8 @@ export const Portion = {
   },
 } as const;
 
-/** The Portion at index `at` of `words`, fields of 64 bits being below 2^53. */
-export const readPortion = (words: Uint32Array, at: number) => ({
+/** The SegmentGroup at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readSegmentGroup = (words: Uint32Array, at: number) => ({
   segments: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
   segmentBytes: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
   committedBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
@@ -168,6 +201,34 @@ export const readPortion = (words: Uint32Array, at: number) => ({
   clean: (words[at + 21] as number),
   backedUp: (words[at + 22] as number),
 });
+
+export const SegmentInfo = {
+  sizeBytes: 104,
+  fields: {
+    address: { kind: "u64", offset: 0, length: 8 },
+    segmentId: { kind: "u64", offset: 8, length: 8 },
+    sizeBytes: { kind: "u64", offset: 16, length: 8 },
+    committedBytes: { kind: "u64", offset: 24, length: 8 },
+    hostBytes: { kind: "u64", offset: 32, length: 8 },
+    hostAddress: { kind: "u64", offset: 40, length: 8 },
+    spilledBytes: { kind: "u64", offset: 48, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 56, length: 8 },
+    device: { kind: "u32", offset: 64, length: 4 },
+    tag: { kind: "u32", offset: 68, length: 4 },
+    state: { kind: "u32", offset: 72, length: 4 },
+    moving: { kind: "u32", offset: 76, length: 4 },
+    doomed: { kind: "u32", offset: 80, length: 4 },
+    unreleased: { kind: "u32", offset: 84, length: 4 },
+    clean: { kind: "u32", offset: 88, length: 4 },
+    immutable: { kind: "u32", offset: 92, length: 4 },
+  },
+} as const;
+
+export const SegmentState = {
+  mapped: 1,
+  offloaded: 2,
+  discarded: 3,
+} as const;
 
 export const Status = {
   ok: 0,
@@ -198,48 +259,6 @@ export const Status = {
   file_changed: 25,
 } as const;
 
-export const SegmentState = {
-  mapped: 1,
-  offloaded: 2,
-  discarded: 3,
-} as const;
-
-export const SegmentInfo = {
-  sizeBytes: 104,
-  fields: {
-    address: { kind: "u64", offset: 0, length: 8 },
-    segmentId: { kind: "u64", offset: 8, length: 8 },
-    sizeBytes: { kind: "u64", offset: 16, length: 8 },
-    committedBytes: { kind: "u64", offset: 24, length: 8 },
-    hostBytes: { kind: "u64", offset: 32, length: 8 },
-    hostAddress: { kind: "u64", offset: 40, length: 8 },
-    spilledBytes: { kind: "u64", offset: 48, length: 8 },
-    checkpointBytes: { kind: "u64", offset: 56, length: 8 },
-    device: { kind: "u32", offset: 64, length: 4 },
-    tag: { kind: "u32", offset: 68, length: 4 },
-    state: { kind: "u32", offset: 72, length: 4 },
-    moving: { kind: "u32", offset: 76, length: 4 },
-    doomed: { kind: "u32", offset: 80, length: 4 },
-    unreleased: { kind: "u32", offset: 84, length: 4 },
-    clean: { kind: "u32", offset: 88, length: 4 },
-    sealed: { kind: "u32", offset: 92, length: 4 },
-  },
-} as const;
-
-export const RuntimeInfo = {
-  sizeBytes: 1240,
-  fields: {
-    libraryPath: { kind: "text", offset: 0, length: 1024 },
-    socName: { kind: "text", offset: 1024, length: 64 },
-    cannVersion: { kind: "text", offset: 1088, length: 128 },
-    aclMajor: { kind: "i32", offset: 1216, length: 4 },
-    aclMinor: { kind: "i32", offset: 1220, length: 4 },
-    aclPatch: { kind: "i32", offset: 1224, length: 4 },
-    deviceCount: { kind: "u32", offset: 1228, length: 4 },
-    guest: { kind: "u32", offset: 1232, length: 4 },
-  },
-} as const;
-
 export const TagUsage = {
   sizeBytes: 72,
   fields: {
@@ -255,21 +274,4 @@ export const TagUsage = {
   },
 } as const;
 
-export const HostInfo = {
-  sizeBytes: 32,
-  fields: {
-    heldBytes: { kind: "u64", offset: 0, length: 8 },
-    freeBytes: { kind: "u64", offset: 8, length: 8 },
-    reservedBytes: { kind: "u64", offset: 16, length: 8 },
-    stagingBytes: { kind: "u64", offset: 24, length: 8 },
-  },
-} as const;
-
-export const MemoryInfo = {
-  sizeBytes: 24,
-  fields: {
-    freeBytes: { kind: "u64", offset: 0, length: 8 },
-    totalBytes: { kind: "u64", offset: 8, length: 8 },
-    granularityBytes: { kind: "u64", offset: 16, length: 8 },
-  },
-} as const;
+export const longestTagBytes = 64;

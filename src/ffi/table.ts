@@ -43,17 +43,17 @@ export interface PlanBasis {
 
 /** Sums for planning, of segments with ids up to `lastSegmentId`. */
 export function segmentGroups(lastSegmentId: number): {
-  groups: ReturnType<typeof abi.readPortion>[];
+  groups: ReturnType<typeof abi.readSegmentGroup>[];
   version: number;
 } {
-  const size = abi.Portion.sizeBytes;
+  const size = abi.SegmentGroup.sizeBytes;
   const bytes = readTable(size, (buffer, capacity) =>
-    exports().camem_portions(lastSegmentId, buffer, capacity, firstResult, secondResult),
+    exports().camem_segment_groups(lastSegmentId, buffer, capacity, firstResult, secondResult),
   );
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / Uint32Array.BYTES_PER_ELEMENT);
-  const groups: ReturnType<typeof abi.readPortion>[] = [];
+  const groups: ReturnType<typeof abi.readSegmentGroup>[] = [];
   for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
-    groups.push(abi.readPortion(words, at));
+    groups.push(abi.readSegmentGroup(words, at));
   return { groups, version: takeSecond() };
 }
 

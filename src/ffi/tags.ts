@@ -1,11 +1,8 @@
-/** Tag numbers, regions of tags, and whether a tag's content is final. */
+/** Tag numbers, regions of tags, and whether a tag's content is immutable. */
 
 import { exports } from "./library.ts";
 import { check, checkStatus, firstResult, takeFirst, takeFirstU32 } from "./status.ts";
-import { Status } from "./symbols.gen.ts";
-
-/** Bytes of the longest tag name in UTF-8. */
-export const longestTagBytes = 64;
+import { longestTagBytes, Status } from "./symbols.gen.ts";
 
 /** The shim's number of a tag name. */
 export function internTag(name: string): number {
@@ -38,8 +35,8 @@ export function leaveRegion(token: number): void {
   checkStatus("leave a memory pool", exports().camem_region_leave(token), closed);
 }
 
-/** Declares the content of a tag's segments final, or ends that. */
-export function sealTag(tag: number, name: string, sealed: boolean): void {
-  const attempt = sealed ? `make "${name}" immutable` : `mark "${name}" as dirty`;
-  check(attempt, () => exports().camem_tag_seal(tag, Number(sealed)));
+/** Makes the content of a tag's segments immutable, or ends that. */
+export function setTagImmutable(tag: number, name: string, immutable: boolean): void {
+  const attempt = immutable ? `make "${name}" immutable` : `mark "${name}" as dirty`;
+  check(attempt, () => exports().camem_tag_set_immutable(tag, Number(immutable)));
 }

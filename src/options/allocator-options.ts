@@ -174,9 +174,6 @@ function resolveRetention(retain: AllocatorOptions["retain"] = "none"): {
   };
 }
 
-/** The longest path that the shim can store. */
-const longestFolderBytes = 1023;
-
 /** @throws CamemError `INVALID_CONFIG` for anything but a writable folder */
 function resolveSpillFolder(path: string | undefined): string | null {
   if (path === undefined) return null;
@@ -184,8 +181,6 @@ function resolveSpillFolder(path: string | undefined): string | null {
   try {
     if (!statSync(absolute).isDirectory()) throw new TypeError("it is not a folder");
     accessSync(absolute, constants.W_OK);
-    if (Buffer.byteLength(absolute) > longestFolderBytes)
-      throw new TypeError(`its path is longer than ${longestFolderBytes} bytes`);
   } catch (cause) {
     throw new CamemError(
       "INVALID_CONFIG",

@@ -25,8 +25,8 @@ const TagPolicy = closedObject({
   /** What a sleep at level 2 does. */
   2: required(Action),
   /**
-   * True when the content is final once loaded, like inference weights. Such memory is backed up once; later sleeps only
-   * unmap it, and host memory keeps the backup while it is awake. Content becomes final with `defineTag` where memory exists
+   * True when the content is immutable once loaded, like inference weights. Such memory is backed up once; later sleeps only
+   * unmap it, and host memory keeps the backup while it is awake. Content becomes immutable with `defineTag` where memory exists
    * by then, else with the first sleep or checkpoint load. Final content refuses writes until `markDirty`.
    */
   immutable: optional(Flag),
@@ -57,7 +57,7 @@ export class TagPolicies {
   readonly #policies = new Map<string, TagPolicy>(Object.entries(presetPolicies));
   readonly #setImmutable: (tag: string, immutable: boolean) => void;
 
-  /** @param setImmutable declares the content of a tag's memory final, or ends that; may refuse by throwing */
+  /** @param setImmutable makes the content of a tag's memory immutable, or ends that; may refuse by throwing */
   constructor(setImmutable: (tag: string, immutable: boolean) => void) {
     this.#setImmutable = setImmutable;
   }

@@ -30,7 +30,7 @@ test
   .each([
     "forgets that buffers are kept at level 2",
     "forgets a byte",
-    "forgets that final content has a backup",
+    "forgets that immutable content has a backup",
   ])(
   "fuzz reports a model that %s, with the seed and the command that repeats it",
   async (mistake) => {

@@ -337,7 +337,7 @@ export class Harness {
         tag: model.segment.tag,
         device: model.segment.device,
       });
-      expectSame("immutable", real.immutable, model.segment.sealed);
+      expectSame("immutable", real.immutable, model.segment.immutable);
     }
   }
 

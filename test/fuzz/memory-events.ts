@@ -298,7 +298,7 @@ export const freeMany: Event = (harness, random, log) => {
 /** The code with which accesses to a buffer throw. */
 function writeRefusal({ model }: Live): string | undefined {
   if (model.segment.place !== "device") return "BUFFER_ASLEEP";
-  return model.segment.sealed ? "BUFFER_IMMUTABLE" : undefined;
+  return model.segment.immutable ? "BUFFER_IMMUTABLE" : undefined;
 }
 
 export function randomRange(random: Random, sizeBytes: number, atMost: number) {
@@ -314,7 +314,7 @@ export const write: Event = async (harness, random, log) => {
   const bytes = random.bytes(count);
   const { real, model } = live;
   // Native writes to immutable content break a promise and cannot be detected, so avoid them.
-  if (real === undefined && model.segment.sealed) return log("not: its content is final");
+  if (real === undefined && model.segment.immutable) return log("not: its content is immutable");
   if (real === undefined) {
     const done = harness.copies.write(model.segment.device, model.address + offset, bytes);
     expectSame("an engine's copy", done, model.segment.place === "device");

@@ -25,7 +25,7 @@ export interface ModelSegment {
   readonly pooled: boolean;
   place: Place;
   /** Its content is immutable: writes throw, and a wake-up keeps the backup. */
-  sealed: boolean;
+  immutable: boolean;
   /** It has a backup: on the host, or of immutable content that is on the device. */
   backedUp: boolean;
 }
@@ -48,7 +48,7 @@ export interface ModelBuffer {
 export type Mistake =
   | "forgets that buffers are kept at level 2"
   | "forgets a byte"
-  | "forgets that final content has a backup";
+  | "forgets that immutable content has a backup";
 
 export interface ModelOptions {
   readonly deviceCount: number;
@@ -88,7 +88,7 @@ export class Model {
     const was = this.isImmutable(tag);
     this.policies[tag] = { 1: "discard", 2: "discard", ...this.policies[tag], ...policy };
     if (!was && policy.immutable)
-      for (const segment of this.#tagged(tag)) segment.sealed = segment.place !== "nowhere";
+      for (const segment of this.#tagged(tag)) segment.immutable = segment.place !== "nowhere";
     if (was && policy.immutable === false) this.markDirty(tag);
   }
 
@@ -103,7 +103,7 @@ export class Model {
 
   markDirty(tag: string): void {
     for (const segment of this.#tagged(tag)) {
-      segment.sealed = false;
+      segment.immutable = false;
       segment.backedUp = false;
     }
   }
@@ -141,7 +141,7 @@ export class Model {
   /** Whether some segment of the pool that is awake has a gap for a buffer. */
   poolHasRoom(tag: string, device: number, sizeBytes: number): boolean {
     return this.poolSegments(tag, device).some((segment) => {
-      if (segment.place !== "device" || segment.sealed) return false;
+      if (segment.place !== "device" || segment.immutable) return false;
       const inside = this.buffers
         .filter((buffer) => buffer.segment === segment)
         .sort((a, b) => a.address - b.address);
@@ -154,8 +154,8 @@ export class Model {
     });
   }
 
-  addSegment(segment: Omit<ModelSegment, "place" | "sealed" | "backedUp">): ModelSegment {
-    const added = { ...segment, place: "device" as const, sealed: false, backedUp: false };
+  addSegment(segment: Omit<ModelSegment, "place" | "immutable" | "backedUp">): ModelSegment {
+    const added = { ...segment, place: "device" as const, immutable: false, backedUp: false };
     this.segments.push(added);
     return added;
   }
@@ -331,14 +331,15 @@ export class Model {
     segment.place = place;
     if (before === "device" && place === "host") {
       segment.backedUp = true;
-      segment.sealed ||= this.isImmutable(segment.tag);
+      segment.immutable ||= this.isImmutable(segment.tag);
     }
     if (before === "host" && place === "device") {
-      segment.sealed ||= this.isImmutable(segment.tag);
-      segment.backedUp = segment.sealed && this.options.mistake !== "forgets that final content has a backup";
+      segment.immutable ||= this.isImmutable(segment.tag);
+      segment.backedUp =
+        segment.immutable && this.options.mistake !== "forgets that immutable content has a backup";
     }
     if (place !== "nowhere") return;
-    segment.sealed = false;
+    segment.immutable = false;
     segment.backedUp = false;
     for (const buffer of this.buffers) if (buffer.segment === segment) buffer.known = [];
   }

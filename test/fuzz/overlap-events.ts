@@ -133,7 +133,10 @@ const poolMallocMeanwhile: OverlapCall = (harness, random, overlap, log) => {
   const { segment } = live.model;
   expectAlone(harness, live.model);
   if (known.has(segment)) {
-    expectThat(!segment.sealed || segment.place !== "device", "a buffer in memory whose content is final");
+    expectThat(
+      !segment.immutable || segment.place !== "device",
+      "a buffer in memory whose content is immutable",
+    );
     const awake = segment.place === "device" || isConcerned(harness, overlap, segment);
     expectThat(awake, "a buffer in memory that is asleep");
   } else takeUp(overlap, live);
@@ -177,15 +180,15 @@ const accessMeanwhile: OverlapCall = (harness, random, overlap, log) => {
   log(`write ${count} at ${offset} to the ${describe(live)}: ${outcome.error?.code ?? "done"}`);
   const concerned = isConcerned(harness, overlap, model.segment);
   const awakeBefore = model.segment.place === "device";
-  const { sealed } = model.segment;
+  const { immutable } = model.segment;
   if (outcome.error) {
     const legal = concerned || !awakeBefore ? ["BUFFER_ASLEEP", "BUFFER_MOVING"] : [];
-    if (sealed) legal.push("BUFFER_IMMUTABLE");
+    if (immutable) legal.push("BUFFER_IMMUTABLE");
     expectThat(legal.includes(outcome.error.code), `a write meanwhile throws ${outcome.error.code}`);
     return;
   }
   expectThat(concerned || awakeBefore, "a write to memory that is asleep succeeds");
-  expectThat(!sealed, "a write to final content succeeds");
+  expectThat(!immutable, "a write to immutable content succeeds");
   if (awakeBefore && overlap.transition.kind === "sleep") harness.model.write(model, bytes, offset);
   else overlap.writes.push({ live, bytes, offset });
 };

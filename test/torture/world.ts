@@ -223,7 +223,7 @@ export class World {
   /** Gives memory whose content is not known a new one, where that is possible. */
   #refill(live: Live, random: Random, segments: readonly SegmentSnapshot[]): void {
     const segment = this.#segmentOf(live, segments);
-    if (segment?.state !== SegmentState.mapped || segment.sealed === 1) return;
+    if (segment?.state !== SegmentState.mapped || segment.immutable === 1) return;
     const content = random.bytes(live.sizeBytes);
     if (live.buffer !== undefined) live.buffer.write(content);
     else expectThat(this.copies.write(live.device, live.address, content), "native memory cannot be written");
