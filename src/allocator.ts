@@ -260,7 +260,7 @@ export class CaMemAllocator {
   }
 
   /** @internal Declares the content of a tag's memory final once its checkpoints are loaded, if the tag is immutable. */
-  sealLoaded(tag: string): void {
+  setLoadedImmutable(tag: string): void {
     if (this.#lifecycle.isOpen && this.#policies.isImmutable(tag))
       native.sealTag(this.#table.tagId(tag), tag, true);
   }

@@ -34,7 +34,7 @@ export function beginLoad(
       own.failed ||= !succeeded;
       if (own.count > 0) continue;
       loads.delete(tag);
-      if (!own.failed) allocator.sealLoaded(tag);
+      if (!own.failed) allocator.setLoadedImmutable(tag);
     }
     if (succeeded && loads.size === 0) allocator.prepareAfterLoad();
   };

@@ -4,9 +4,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { onEmulator } from "./support/device.ts";
-import { buildLibraries, type Libraries } from "./torture/builds.ts";
-import { type Ending, torture, tortureEach } from "./torture/driver.ts";
+import { onEmulator } from "../support/device.ts";
+import { buildLibraries, type Libraries } from "./builds.ts";
+import { type Ending, torture, tortureEach } from "./driver.ts";
 
 const longMs = 120_000;
 let folder = "";
