@@ -71,7 +71,7 @@ function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
 
 /**
  * Puts an engine to sleep when it has had no request for a while, and to a deeper level when it stays idle. It leaves a sleep
- * that somebody else asked for, and an engine that is paused, as they are. It cancels its own sleep when a request comes; the
+ * that an operator asked for, and an engine that is paused, as they are. A sleep that made room in a pool goes deeper. It cancels its own sleep when a request comes; the
  * controller's `whenAsleep` decides whether that request wakes the engine.
  */
 export class IdleSleep implements Disposable {
@@ -141,11 +141,11 @@ export class IdleSleep implements Disposable {
     this.#schedule();
   }
 
-  /** The next rung; undefined while the engine is in use or in a sleep that somebody else asked for. */
+  /** The next rung; undefined while the engine is in use or in a sleep that an operator asked for. */
   #nextRung(): Rung | undefined {
     const { state, level, reason } = this.#controller.status;
     if (state === "awake") return this.#ladder[0];
-    if (state !== "asleep" || reason !== "idle") return undefined;
+    if (state !== "asleep" || reason === "operator") return undefined;
     return this.#ladder.find((rung) => rung.level > (level ?? 0));
   }
 

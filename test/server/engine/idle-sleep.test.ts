@@ -197,3 +197,13 @@ test("IdleSleep names invalid options", async () => {
     "INVALID_CONFIG",
   );
 });
+
+test("IdleSleep deepens a sleep that made room in a pool", async () => {
+  await controller.sleep({ level: 1, reason: "pool" });
+  clock.advance(60 * minute - 1);
+  await settle();
+  expect(controller.status.level).toBe(1);
+  clock.advance(1);
+  await asleepAt(2);
+  expect(controller.status.reason).toBe("idle");
+});
