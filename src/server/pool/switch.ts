@@ -224,9 +224,15 @@ export class Switch {
       this.#evicted.push(member);
   }
 
-  async #giveBack(member: PoolMember, { level, tags }: Leftovers, signal: AbortSignal): Promise<void> {
+  async #giveBack(member: PoolMember, planned: Leftovers, signal: AbortSignal): Promise<void> {
     this.#gaveBack.add(member);
-    await this.#sleep(member, mayGiveBack, { level, tags, signal });
+    const { level, tags } = planned;
+    // An operator may have woken some of these tags, or put them to sleep at another level.
+    const rule = (status: EngineStatus) => {
+      const now = mayGiveBack(status) ? member.leftovers() : undefined;
+      return now?.level === level && now.freed.size > 0 && tags.every((tag) => now.tags.includes(tag));
+    };
+    await this.#sleep(member, rule, { level, tags, signal });
   }
 
   /**
