@@ -1,9 +1,9 @@
 /**
  * The rules of a pool in small cases: engines of 1 to 3 units on one or two devices.
  *
- * First every short sequence of events, each of which settles before the next, against a naive model. Then random sequences that
- * do not settle in between, with requests that last, against what must always hold. `CAMEM_TEST_POOL_EVENTS` is the length of the
- * exhaustive sequences, `CAMEM_TEST_POOL_SEEDS` the number of random ones, `CAMEM_TEST_POOL_SEED` the first seed.
+ * Every short sequence of events is compared with a naive model after each event. Random events that overlap, with requests that
+ * last, are checked for what must always hold. `CAMEM_TEST_POOL_EVENTS` is the length of the short sequences,
+ * `CAMEM_TEST_POOL_SEEDS` the number of random sequences, `CAMEM_TEST_POOL_SEED` the first seed.
  */
 
 import { expect, test } from "bun:test";
