@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { runtimeInfo } from "../src/ffi/index.ts";
-import type { AllocatorOptions } from "../src/options/config.ts";
+import type { AllocatorOptions } from "../src/options/allocator-options.ts";
 import { formatSize } from "../src/options/sizes.ts";
 import { GiB, type Layout, segmentsOf } from "./layout.ts";
 import { CopyBy, Loops } from "./loops.ts";

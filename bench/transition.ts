@@ -1,7 +1,7 @@
 /** Times a sleep or a wake-up with its phases, and turns the rounds into a figure. */
 
 import type { TransitionDurations } from "camem";
-import { type Layout, segmentsOf } from "./layout.ts";
+import { GiB, type Layout, segmentsOf } from "./layout.ts";
 import type { HostMemory } from "./loops.ts";
 import type { Durations, Rounds } from "./rounds.ts";
 import type { Comparison, Figure } from "./schema.ts";
@@ -48,7 +48,7 @@ export function mergeDurations(...durations: readonly Durations[]): Durations {
 }
 
 /** Host memory of the C copy loop. A larger copy wraps around to its start. */
-export const limitHostBytes = 2 ** 30;
+export const limitHostBytes = GiB;
 
 /** Copies both ways with the C loop. `running` is the smaller running share of the two copies. */
 export function copyBothWays(host: HostMemory, ranges: BigUint64Array): Durations {

@@ -20,12 +20,17 @@ import {
   differenceOf,
   environmentNames,
   resolveConfig,
-} from "./options/config.ts";
+} from "./options/allocator-options.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import { type SleepSelection, TagPolicies, type TagPolicyChanges } from "./policy/tag-policies.ts";
 import type { TransitionHooks } from "./transition/hooks.ts";
 import { Lifecycle } from "./transition/lifecycle.ts";
-import { checkKnownTag, type SleepOptions, type WakeOptions } from "./transition/options.ts";
+import {
+  checkKnownTag,
+  type SleepOptions,
+  type WakeOptions,
+  type WakeSelection,
+} from "./transition/options.ts";
 import type { TransitionPlan } from "./transition/preflight.ts";
 import type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
 import { Transitions } from "./transition/transitions.ts";
@@ -95,7 +100,12 @@ export class CaMemAllocator {
   }
 
   /** The kind of device, and the path of its library. */
-  get backend(): { readonly kind: "ascend" | "emulator"; readonly library: string } {
+  get backend(): {
+    /** The backend. */
+    readonly kind: "ascend" | "emulator";
+    /** The path of its library. */
+    readonly library: string;
+  } {
     this.#lifecycle.assertOpen();
     return { kind: this.#config.backend, library: native.runtimeInfo().libraryPath };
   }
@@ -189,7 +199,7 @@ export class CaMemAllocator {
    * @throws CamemError as `sleep` and `wakeUp` do for their options, and as `memGetInfo`
    */
   plan(operation: "sleep", options?: SleepSelection): TransitionPlan;
-  plan(operation: "wake", options?: Pick<WakeOptions, "tags">): TransitionPlan;
+  plan(operation: "wake", options?: WakeSelection): TransitionPlan;
   plan(operation: "sleep" | "wake", options: SleepSelection = {}): TransitionPlan {
     this.#lifecycle.assertOpen();
     return this.#transitions.plan(operation, options);
@@ -277,7 +287,12 @@ export class CaMemAllocator {
    *
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
-  memGetInfo(device?: number): { readonly freeBytes: number; readonly totalBytes: number } {
+  memGetInfo(device?: number): {
+    /** Free bytes. */
+    readonly freeBytes: number;
+    /** Bytes in all. */
+    readonly totalBytes: number;
+  } {
     const { freeBytes, totalBytes } = native.memoryInfo(this.#device(device));
     return { freeBytes, totalBytes };
   }

@@ -56,11 +56,13 @@ export interface CamemErrorDetails {
   readonly retryAfterSeconds?: number;
   /** The option or argument that does not fit. */
   readonly property?: string;
+  /** The error behind this one. */
   readonly cause?: unknown;
 }
 
 /** The only error that this package throws. Tell failures apart by `code`; the message names the value and the remedy. */
 export class CamemError extends Error {
+  /** Always `CamemError`. */
   override readonly name = "CamemError";
   /** The kind of failure. */
   readonly code: CamemErrorCode;

@@ -1,6 +1,10 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-/** Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration. */
+/**
+ * Sleep mode for Huawei Ascend NPUs. Importing this module opens no library and reads no configuration.
+ *
+ * @module camem
+ */
 
 export { CaMemAllocator } from "./allocator.ts";
 export type { TensorDtype } from "./checkpoint/header.ts";
@@ -11,7 +15,8 @@ export type { BufferState, DeviceBuffer, DevicePointer } from "./memory/buffer.t
 export type { MallocOptions, MemoryPoolOptions } from "./memory/options.ts";
 export type { MemoryPool } from "./memory/pool.ts";
 export type { HostUsage, TagUsage } from "./memory/usage.ts";
-export type { AllocatorOptions } from "./options/config.ts";
+export type { AllocatorOptions } from "./options/allocator-options.ts";
+export { formatSize, parseSize } from "./options/sizes.ts";
 export type {
   SleepLevel,
   SleepSelection,
@@ -20,7 +25,7 @@ export type {
   TagPolicyChanges,
 } from "./policy/tag-policies.ts";
 export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
-export type { SleepOptions, WakeOptions } from "./transition/options.ts";
+export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/options.ts";
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";
 export type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";

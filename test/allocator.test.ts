@@ -1,5 +1,5 @@
-/** The allocator's contract through the shipped binary: after every combination of level and tags, the same addresses, the
- * same bytes where content is kept, and free memory that moves by exactly the bytes that it should. */
+/** The contract of the allocator: every combination of level and tags keeps addresses and content, and moves free memory by
+ * exactly the reported bytes. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer, type SleepOptions } from "camem";
@@ -26,7 +26,7 @@ const subsets = Array.from({ length: 2 ** tags.length }, (_, bits) =>
 type Fate = "kept" | "offloaded" | "discarded";
 const stateAfter = { kept: "mapped", offloaded: "offloaded", discarded: "discarded" } as const;
 
-/** What the documentation says, written down independently of the code. */
+/** The documented policy, written independently of the code. */
 function expectedFate(tag: Tag, options: SleepOptions): Fate {
   if (tag === "sleep_persistent" || options.level === 0) return "kept";
   if (options.tags && !options.tags.includes(tag)) return "kept";
@@ -65,7 +65,7 @@ describe.each(requests.map((request) => [JSON.stringify(request), request] as co
   (_, request) => {
     const fates = new Map(tags.map((tag) => [tag, expectedFate(tag, request)]));
 
-    test("gives back what it says, and the wake brings everything back", async () => {
+    test("frees the reported bytes, and wakeUp() restores all content", async () => {
       for (const [tag, buffer] of buffers) buffer.write(contents.get(tag) ?? new Uint8Array());
       const addresses = [...buffers.values()].map((buffer) => buffer.ptr);
       const { freeBytes } = allocator.memGetInfo();
@@ -103,7 +103,7 @@ describe.each(requests.map((request) => [JSON.stringify(request), request] as co
   },
 );
 
-test("each step of a staged wake takes exactly its tag's memory, and the last ends the sleep", async () => {
+test("wakeUp({ tags }) takes exactly the memory of its tag, and the last tag ends the sleep", async () => {
   for (const [tag, buffer] of buffers) buffer.write(contents.get(tag) ?? new Uint8Array());
   await allocator.sleep();
   const asleep = tags.filter((tag) => tag !== "sleep_persistent");
@@ -118,7 +118,7 @@ test("each step of a staged wake takes exactly its tag's memory, and the last en
   expect(buffers.get("weights")?.read()).toEqual(contents.get("weights") ?? new Uint8Array());
 });
 
-test("waking kv_cache after level 2 leaves saved buffers and weights asleep and untouched", async () => {
+test("wakeUp() of kv_cache leaves other tags asleep after level 2", async () => {
   buffers.get("buffers")?.write(new Uint8Array([42]));
   await allocator.sleep({ level: 2 });
   await allocator.wakeUp({ tags: ["kv_cache"] });
@@ -131,7 +131,7 @@ test("waking kv_cache after level 2 leaves saved buffers and weights asleep and 
   expect(buffers.get("weights")?.read()).toEqual(contents.get("weights") ?? new Uint8Array());
 });
 
-test("sleeping again after a partial wake touches only what is awake", async () => {
+test("sleep() moves only awake memory after a partial wake-up", async () => {
   buffers.get("weights")?.write(contents.get("weights") ?? new Uint8Array());
   await allocator.sleep();
   await allocator.wakeUp({ tags: ["kv_cache"] });
@@ -145,7 +145,7 @@ test("sleeping again after a partial wake touches only what is awake", async () 
   expect(buffers.get("weights")?.read()).toEqual(contents.get("weights") ?? new Uint8Array());
 });
 
-test("a deeper sleep drops the backups of a lighter one", async () => {
+test("sleep({ level: 2 }) drops the backups of level 1", async () => {
   await allocator.sleep({ level: 1 });
   expect(allocator.usage()["weights"]?.hostBytes).toBe(mappedBytes("weights"));
   const deeper = await allocator.sleep({ level: 2 });
@@ -161,7 +161,7 @@ test("a deeper sleep drops the backups of a lighter one", async () => {
   expect((await allocator.wakeUp()).remappedTags).toContain("weights");
 });
 
-test("five cycles leave free memory and host memory where they were", async () => {
+test("sleep() and wakeUp() leave free device and host memory unchanged after five cycles", async () => {
   const before = allocator.memGetInfo().freeBytes;
   for (let cycle = 0; cycle < 5; cycle++) {
     await allocator.sleep();

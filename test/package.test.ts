@@ -23,7 +23,7 @@ const installed = join(project, "node_modules/camem");
 const oldestGlibc = 28;
 
 function run(cwd: string, ...command: string[]): string {
-  // Bun itself is all that a user has: no Node, no Zig, no AscendCL, no configuration.
+  // The environment of a user has only Bun: no Node, Zig, AscendCL or configuration.
   const env = { ...process.env, PATH: bin, CAMEM_BACKEND: "", CAMEM_ACL_LIBRARY: "" };
   const result = Bun.spawnSync(command, { cwd, env });
   const output = `${result.stdout}${result.stderr}`;
@@ -43,7 +43,7 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("it holds the shim and the emulator of each platform, for glibc 2.28", () => {
+test("package contains the shim and the emulator for each platform, built for glibc 2.28", () => {
   for (const platform of ["linux-x64", "linux-arm64"]) {
     for (const library of ["libcamem.so", "emulator/libascendcl.so"]) {
       const content = readFileSync(join(installed, "native", platform, library), "latin1");
@@ -54,7 +54,7 @@ test("it holds the shim and the emulator of each platform, for glibc 2.28", () =
   }
 });
 
-test("it holds nothing that a user does not need, and typebox is its one dependency", () => {
+test("package contains only what users need and depends only on typebox", () => {
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
   expect(entries.toSorted()).toEqual([
     ...["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"],
@@ -65,7 +65,7 @@ test("it holds nothing that a user does not need, and typebox is its one depende
   expect(packages.toSorted()).toEqual(["camem", "typebox"]);
 });
 
-test("it holds whatever its documents link to", () => {
+test("package contains every file that its documents link to", () => {
   const documents = [...new Bun.Glob("{*.md,docs/*.md,bench/results/*.md}").scanSync(installed)];
   expect(documents.length).toBeGreaterThan(10);
   for (const path of documents) {
@@ -76,7 +76,7 @@ test("it holds whatever its documents link to", () => {
   }
 });
 
-test("it imports and sleeps on the emulator", async () => {
+test("package imports and sleeps on the emulator", async () => {
   await Bun.write(
     join(project, "main.ts"),
     `import { CaMemAllocator } from "camem";
@@ -90,7 +90,7 @@ test("it imports and sleeps on the emulator", async () => {
   expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
 });
 
-test("camem/server imports by itself and does nothing, and puts an engine to sleep", async () => {
+test("camem/server imports without side effects and puts an engine to sleep", async () => {
   await Bun.write(
     join(project, "server.ts"),
     `import { createHandler, SleepController } from "camem/server";
@@ -106,7 +106,7 @@ test("camem/server imports by itself and does nothing, and puts an engine to sle
   expect(run(project, process.execPath, "server.ts")).toBe('{"status":"sleeping","level":1} asleep\n');
 });
 
-test("the page comes with the package", async () => {
+test("package contains the page", async () => {
   await Bun.write(
     join(project, "page.ts"),
     `import { createHandler, SleepController } from "camem/server";
@@ -122,7 +122,7 @@ test("the page comes with the package", async () => {
   expect(run(project, process.execPath, "page.ts")).toBe("200 true\n".repeat(3));
 });
 
-test("its types hold in a strict project that has neither Bun's nor Node's types", async () => {
+test("types check in a strict project without types of Bun and Node", async () => {
   await Bun.write(
     join(project, "types.ts"),
     `import { CaMemAllocator, CamemError, type SleepReport, loadSafetensors } from "camem";
@@ -142,7 +142,7 @@ test("its types hold in a strict project that has neither Bun's nor Node's types
   expect(run(project, ...tsc)).toBe("");
 }, 60_000);
 
-test("the README's code works as it stands, on the backend that its comment names", async () => {
+test("code in the README runs unchanged on the backend that it names", async () => {
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const code = /```ts\n(.*?)```/s.exec(readme)?.[1] ?? "";
   expect(code).toContain("allocator.close()");
@@ -154,7 +154,7 @@ test("the README's code works as it stands, on the backend that its comment name
   expect(run(project, process.execPath, "readme.ts")).toMatch(/^freed \d+ bytes in [\d.]+ ms/);
 });
 
-test("the server of docs/server.md works as it stands", async () => {
+test("server of docs/server.md runs unchanged", async () => {
   const page = readFileSync(join(root, "docs/server.md"), "utf8");
   const code = [...page.matchAll(/```ts\n(.*?)```/gs)].map((match) => match[1] ?? "");
   const server = code.find((text) => text.includes("camem/server")) ?? "";
@@ -176,7 +176,7 @@ test("the server of docs/server.md works as it stands", async () => {
   expect(output).toContain("run the model here");
 }, 60_000);
 
-test("importing it does nothing", async () => {
+test("camem has no import side effects", async () => {
   await Bun.write(
     join(project, "import.ts"),
     `await import("camem"); await import("camem/server");
@@ -186,7 +186,7 @@ test("importing it does nothing", async () => {
   expect(run(project, process.execPath, "import.ts")).toBe("imported\n");
 });
 
-test("camem/metrics loads without prom-client, and says what it lacks when it is used", async () => {
+test("camem/metrics imports without prom-client and names it when used", async () => {
   await Bun.write(
     join(project, "metrics.ts"),
     `import { registerMetrics } from "camem/metrics";
@@ -197,7 +197,7 @@ test("camem/metrics loads without prom-client, and says what it lacks when it is
   expect(run(project, process.execPath, "metrics.ts")).toMatch(/^LIBRARY_NOT_FOUND .*bun add prom-client\n$/);
 });
 
-test("the camem command works from the package", () => {
+test("camem command runs from the package", () => {
   const output = run(
     project,
     process.execPath,

@@ -1,4 +1,4 @@
-/** Every verb in every state. */
+/** Every method in every state of a buffer. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
@@ -29,15 +29,15 @@ afterEach(() => allocator.close());
 const both = () => [buffer, pooled];
 
 describe("mapped", () => {
-  test.each(names)("%s works", (name) => {
+  test.each(names)("%s() works on mapped memory", (name) => {
     for (const each of both()) accesses[name](each);
   });
 
-  test("waking is a no-op that says so", async () => {
+  test("wakeUp() reports a no-op when memory is mapped", async () => {
     expect(await allocator.wakeUp()).toMatchObject({ alreadyAwake: true, restoredBytes: 0, stillAsleep: [] });
   });
 
-  test("free gives the memory back", () => {
+  test("free() releases mapped memory", () => {
     for (const each of both()) each.free();
     expect(allocator.memGetInfo().freeBytes).toBe(freeBefore);
     expect(allocator.usage()).toEqual({});
@@ -53,11 +53,11 @@ describe.each([
     expect(buffer.state).toBe(state);
   });
 
-  test.each(names)("%s is refused", async (name) => {
+  test.each(names)("%s() throws BUFFER_ASLEEP", async (name) => {
     for (const each of both()) expect(await codeOf(() => accesses[name](each))).toBe("BUFFER_ASLEEP");
   });
 
-  test("sleeping again is a no-op that says so", async () => {
+  test("sleep() reports a no-op when memory is asleep", async () => {
     expect(await allocator.sleep({ level })).toMatchObject({
       alreadySleeping: true,
       freedBytes: 0,
@@ -66,7 +66,7 @@ describe.each([
     expect(buffer.state).toBe(state);
   });
 
-  test("free works, drops the backup and ends the sleep", () => {
+  test("free() drops the backup of sleeping memory and ends the sleep", () => {
     for (const each of both()) each.free();
     expect(both().map((each) => each.state)).toEqual(["freed", "freed"]);
     expect(allocator.memGetInfo().freeBytes).toBe(freeBefore);
@@ -74,13 +74,13 @@ describe.each([
     expect(allocator.isSleeping).toBe(false);
   });
 
-  test("waking twice survives", async () => {
+  test("wakeUp() succeeds twice", async () => {
     await allocator.wakeUp();
     expect(await allocator.wakeUp()).toMatchObject({ alreadyAwake: true });
     for (const name of names) for (const each of both()) accesses[name](each);
   });
 
-  test("new memory is mapped and usable at once, and stays so", async () => {
+  test("malloc() returns usable memory while other memory sleeps", async () => {
     const fresh = allocator.memoryPool("weights").malloc(1000);
     fresh.fill(9);
     await allocator.wakeUp();
@@ -98,7 +98,7 @@ describe("moving", () => {
     while (buffer.state !== "moving") await Bun.sleep(1);
   });
 
-  test.each(names)("%s is refused, and works after the wake", async (name) => {
+  test.each(names)("%s() throws while memory moves, and works after wakeUp()", async (name) => {
     for (const each of both()) expect(await codeOf(() => accesses[name](each))).toBe("BUFFER_MOVING");
     held.release();
     await sleeping;
@@ -106,7 +106,7 @@ describe("moving", () => {
     for (const each of both()) accesses[name](each);
   });
 
-  test("free counts at once and gives the memory back when the sleep has ended", async () => {
+  test("free() of moving memory counts at once and releases it when the sleep ends", async () => {
     for (const each of both()) each.free();
     expect(both().map((each) => each.state)).toEqual(["freed", "freed"]);
     expect(await codeOf(() => buffer.free())).toBe("BUFFER_FREED");
@@ -116,7 +116,7 @@ describe("moving", () => {
     expect(allocator.memGetInfo().freeBytes).toBe(freeBefore);
   });
 
-  test("closing cancels the sleep", async () => {
+  test("close() cancels a running sleep", async () => {
     const outcome = codeOf(() => sleeping);
     const closing = allocator.close();
     expect(await outcome).toBe("CLOSED");
@@ -126,7 +126,7 @@ describe("moving", () => {
 });
 
 describe("freed", () => {
-  test.each(names)("%s is refused", async (name) => {
+  test.each(names)("%s() throws on freed memory", async (name) => {
     for (const each of both()) {
       each.free();
       expect(each.state).toBe("freed");
@@ -134,7 +134,7 @@ describe("freed", () => {
     }
   });
 
-  test("freeing twice is refused, disposing is not", async () => {
+  test("free() throws when repeated, dispose does not", async () => {
     for (const each of both()) {
       each.free();
       expect(await codeOf(() => each.free())).toBe("BUFFER_FREED");
@@ -146,11 +146,11 @@ describe("freed", () => {
 describe("closed", () => {
   beforeEach(() => allocator.close());
 
-  test.each(names)("%s is refused", async (name) => {
+  test.each(names)("%s() throws on a closed allocator", async (name) => {
     for (const each of both()) expect(await codeOf(() => accesses[name](each))).toBe("CLOSED");
   });
 
-  test("every verb of the allocator is refused, but closing again", async () => {
+  test("every method of a closed allocator throws, except close()", async () => {
     expect(await codeOf(() => allocator.malloc(1))).toBe("CLOSED");
     expect(await codeOf(() => allocator.memoryPool("weights"))).toBe("CLOSED");
     expect(await codeOf(() => allocator.useMemoryPool("weights", () => 0))).toBe("CLOSED");
@@ -165,7 +165,7 @@ describe("closed", () => {
     await allocator.close();
   });
 
-  test("a new allocator can be had, and old buffers do not reach into it", async () => {
+  test("getInstance() opens again, and old buffers stay unusable", async () => {
     const next = CaMemAllocator.getInstance();
     expect(next).not.toBe(allocator);
     const fresh = next.malloc(3 * MiB, { tag: "weights" });

@@ -41,7 +41,7 @@ afterEach(async () => {
   if (onEmulator) expect(accounting()).toEqual(nothingHeld);
 });
 
-test("each sees the other's memory, and one sleep moves both", async () => {
+test("sleep() moves the memory of every Worker", async () => {
   const worker = startWorker();
   const address = await ask(worker, "allocate");
   expect(allocator.usage()["weights"]).toMatchObject({ mappedBytes: 10 * MiB, segments: 2 });
@@ -53,7 +53,7 @@ test("each sees the other's memory, and one sleep moves both", async () => {
   expect(address).not.toBe(own.ptr);
 });
 
-test("a free waits for work in flight before it unmaps", async () => {
+test("free() in a Worker waits for queued work before it unmaps", async () => {
   const worker = startWorker();
   await ask(worker, "allocate");
   const { freeBytes } = allocator.memGetInfo();
@@ -67,7 +67,7 @@ test("a free waits for work in flight before it unmaps", async () => {
   expect(allocator.memGetInfo().freeBytes).toBe(freeBytes + 4 * MiB);
 });
 
-test("sleeps and wake-ups of several Workers at once take turns", async () => {
+test("sleep() and wakeUp() of several Workers run one after the other", async () => {
   const [first, second] = [startWorker(), startWorker()];
   await Promise.all([ask(first, "allocate"), ask(second, "allocate")]);
   await Promise.all([
@@ -85,7 +85,7 @@ test("sleeps and wake-ups of several Workers at once take turns", async () => {
   expect(await Promise.all([ask(first, "read"), ask(second, "read")])).toEqual([7, 7]);
 }, 30_000);
 
-test("a Worker that closes leaves the memory to the others", async () => {
+test("close() in a Worker leaves memory to the others", async () => {
   const worker = startWorker();
   await ask(worker, "allocate");
   await ask(worker, "close");
@@ -93,7 +93,7 @@ test("a Worker that closes leaves the memory to the others", async () => {
   expect(own.read(0, 1)).toEqual(new Uint8Array([1]));
 });
 
-test("a close that failed can be tried again without taking another Worker's attachment", async () => {
+test("close() retried after a failure keeps other Workers attached", async () => {
   if (!onEmulator) return;
   setFaults("aclrtUnmapMem:1=507899");
   await expect(allocator.close()).rejects.toThrow("aclrtUnmapMem");
@@ -106,7 +106,7 @@ test("a close that failed can be tried again without taking another Worker's att
   allocator = CaMemAllocator.getInstance();
 });
 
-test("a Worker terminated midway does not keep the allocator from closing", async () => {
+test("close() succeeds after a Worker was terminated in a transition", async () => {
   const worker = startWorker();
   await ask(worker, "allocate");
   const cycling = ask(worker, "cycle");

@@ -6,18 +6,18 @@ import type { LlamaEngine } from "./engine.ts";
 import { type CompletionRequest, OpenAiError, readCompletionRequest, type Usage } from "./openai.ts";
 import { Sampler } from "./sampling.ts";
 import type { Seat } from "./seat.ts";
-import { StepTurns } from "./sequence.ts";
+import { StepQueue } from "./sequence.ts";
 
 const defaultMaxTokens = 16;
 const encoder = new TextEncoder();
 
-/** A request that was found good. */
+/** A valid request. */
 interface Job {
   readonly engine: LlamaEngine;
   readonly prompts: readonly Uint8Array[];
   readonly stops: readonly string[];
   readonly input: CompletionRequest;
-  /** What every chunk and the whole answer begin with. */
+  /** The first properties of the answer and of every chunk. */
   readonly head: {
     readonly id: string;
     readonly object: "text_completion";
@@ -29,7 +29,7 @@ interface Job {
 export class Completions {
   readonly #engines: ReadonlyMap<string, LlamaEngine>;
   readonly #pool: ModelPool;
-  readonly #turns = new StepTurns();
+  readonly #steps = new StepQueue();
 
   constructor(engines: readonly LlamaEngine[], pool: ModelPool) {
     this.#engines = new Map(engines.map((engine) => [engine.name, engine]));
@@ -39,7 +39,7 @@ export class Completions {
   async answer(request: Request, server: ServerInfo): Promise<Response> {
     try {
       const job = this.#accept(await readCompletionRequest(request));
-      // It may wait for a place in the cache, and its answer for a model that sleeps.
+      // The request may wait for a slot of the cache, and the answer for a sleeping model.
       server.timeout?.(request, 0);
       const seat = await job.engine.admit(this.#pool, request, server);
       if (seat instanceof Response) return seat;
@@ -68,12 +68,12 @@ export class Completions {
   #engineOf(model: string | undefined): LlamaEngine {
     const names = [...this.#engines.keys()];
     if (model === undefined && names.length > 1)
-      throw new OpenAiError(400, `say which model: one of ${names.join(", ")}`, "model");
+      throw new OpenAiError(400, `model is missing; it must be one of ${names.join(", ")}`, "model");
     const engine = this.#engines.get(model ?? names[0] ?? "");
     if (engine) return engine;
     throw new OpenAiError(
       404,
-      `there is no model ${JSON.stringify(model)}; there are ${names.join(", ")}`,
+      `there is no model ${JSON.stringify(model)}; the models are ${names.join(", ")}`,
       "model",
       "model_not_found",
     );
@@ -136,7 +136,7 @@ export class Completions {
         maxTokens: maxTokens ?? Math.min(defaultMaxTokens, engine.contextLength - prompt.length),
         stops,
       };
-      const sequence = engine.begin(seat, this.#turns, prompt);
+      const sequence = engine.begin(seat, this.#steps, prompt);
       for await (const piece of continueSequence(sequence, options)) yield { ...piece, index };
     }
   }
@@ -144,11 +144,11 @@ export class Completions {
 
 function checkLength(promptLength: number, maxTokens: number, contextLength: number): void {
   if (promptLength === 0)
-    throw new OpenAiError(400, "prompt is empty; give at least one character", "prompt");
+    throw new OpenAiError(400, "prompt is empty; it must have at least one character", "prompt");
   if (promptLength + maxTokens <= contextLength) return;
   throw new OpenAiError(
     400,
-    `this model's maximum context length is ${contextLength} tokens, and a token is a byte; ${promptLength} in the prompt and ${maxTokens} for the completion are too many`,
+    `this model's maximum context length is ${contextLength} tokens of one byte each; the request has ${promptLength} in the prompt and ${maxTokens} for the completion`,
     promptLength >= contextLength ? "prompt" : "max_tokens",
     "context_length_exceeded",
   );
@@ -163,7 +163,7 @@ function usageOf({ prompts }: Job, completionTokens: number): Usage {
   };
 }
 
-/** A token as text: one byte need not be a whole character. */
+/** A token as text. One byte may be a part of a character. */
 function nameOf(token: number): string {
   return token < 128 ? String.fromCharCode(token) : `bytes:\\x${token.toString(16)}`;
 }
@@ -190,5 +190,5 @@ function errorOf(error: unknown): OpenAiError {
   if (name === "AbortError" || code === "ABORTED" || code === "CLOSED")
     return new OpenAiError(503, message, null, "aborted", { "retry-after": "1" });
   process.emitWarning(error instanceof Error ? error : message);
-  return new OpenAiError(500, "an internal error; the server's warnings tell more");
+  return new OpenAiError(500, "an internal error; see the server's warnings");
 }

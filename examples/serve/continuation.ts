@@ -2,25 +2,25 @@ import type { SampledToken, Sampler } from "./sampling.ts";
 import type { Sequence } from "./sequence.ts";
 import { StopFilter } from "./stop-filter.ts";
 
-/** A token of the continuation, and where its text begins. */
+/** A token of the continuation, and the offset of its text. */
 export interface PlacedToken extends SampledToken {
   readonly textOffset: number;
 }
 
-/** A piece of the continuation. Pieces put together are the whole of it; the last one has the reason why it ends. */
+/** A piece of the continuation. The last piece has the reason for the end. */
 export interface Piece {
   readonly text: string;
   readonly tokens: readonly PlacedToken[];
   readonly finishReason: "stop" | "length" | null;
 }
 
-export interface ContinuationOptions {
+interface ContinuationOptions {
   readonly sampler: Sampler;
   readonly maxTokens: number;
   readonly stops: readonly string[];
 }
 
-/** What a model writes after a prompt. A character of several bytes, and what may begin a stop text, come when they are whole. */
+/** The text that a model writes after a prompt. Incomplete characters, and possible beginnings of a stop text, are held back. */
 export async function* continueSequence(
   sequence: Sequence,
   { sampler, maxTokens, stops }: ContinuationOptions,

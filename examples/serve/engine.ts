@@ -3,12 +3,12 @@ import type { CaMemAllocator } from "camem";
 import { admitRequest, type ModelPool, type ServerInfo, SleepController } from "camem/server";
 import { TinyLlama } from "../tiny-llama/model.ts";
 import { Seat } from "./seat.ts";
-import { Sequence, type StepTurns } from "./sequence.ts";
+import { Sequence, type StepQueue } from "./sequence.ts";
 import { Slots } from "./slots.ts";
 
 export const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
 
-/** A copy of the example model, its memory under tags of its own, and what lets it sleep. */
+/** A copy of the example model, with its own tags and its own controller. */
 export class LlamaEngine implements AsyncDisposable {
   readonly controller: SleepController;
   readonly #model: TinyLlama;
@@ -22,7 +22,7 @@ export class LlamaEngine implements AsyncDisposable {
       name,
       tags: { ...tags },
       reload: () => model.reloadWeights(),
-      // The pool wakes it. What else keeps it from serving, such as a pause, requests wait for.
+      // The pool wakes the engine. Until other obstacles end, such as a pause, requests are held.
       whenAsleep: "hold",
     });
     return new LlamaEngine(controller, model);
@@ -38,14 +38,14 @@ export class LlamaEngine implements AsyncDisposable {
     return this.controller.name;
   }
 
-  /** How many tokens a prompt and what follows it can have together. */
+  /** The most tokens of a prompt and its continuation together. */
   get contextLength(): number {
     return this.#model.config.max_position_embeddings;
   }
 
   /**
-   * Lets a request in, or gives the answer that refuses it. Where the cache is full, the request gives its lease back while it
-   * waits, so that it keeps no memory from moving.
+   * Admits a request, or returns the answer that refuses it. While the request waits for a slot it holds no lease, so that memory
+   * can move.
    */
   async admit(pool: ModelPool, request: Request, server: ServerInfo): Promise<Seat | Response> {
     const admit = () => admitRequest(pool, request, { model: this.name, server });
@@ -61,8 +61,8 @@ export class LlamaEngine implements AsyncDisposable {
     return second;
   }
 
-  begin(seat: Seat, turns: StepTurns, prompt: Uint8Array): Sequence {
-    return new Sequence(this.#model, seat, turns, prompt);
+  begin(seat: Seat, steps: StepQueue, prompt: Uint8Array): Sequence {
+    return new Sequence(this.#model, seat, steps, prompt);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,10 +1,10 @@
-import { CamemError } from "camem";
-import { selectBackend } from "../../scripts/backend.ts";
-import { formatSize } from "../../src/options/sizes.ts";
+import { CamemError, formatSize } from "camem";
+import { chooseBackend } from "../tiny-llama/backend.ts";
 import { readConfig } from "../tiny-llama/config.ts";
 import { KvCache } from "../tiny-llama/kv-cache.ts";
+import { UsageError } from "../tiny-llama/options.ts";
 import { modelDirectory } from "./engine.ts";
-import { parseCommandLine, type ServeOptions, UsageError, usage } from "./options.ts";
+import { parseCommandLine, type ServeOptions, usage } from "./options.ts";
 import { ExampleServer } from "./server.ts";
 
 async function main(args: readonly string[]): Promise<void> {
@@ -18,17 +18,15 @@ async function main(args: readonly string[]): Promise<void> {
     throw new UsageError(
       `--kv-cache is ${formatSize(options.kvCacheBytes)}, but the model needs at least ${formatSize(neededBytes)}.`,
     );
-  if (backend !== undefined) process.env["CAMEM_BACKEND"] = backend;
-  const choice = await selectBackend();
-  console.log(
-    `Backend: ${choice.backend}; ${backend === undefined ? choice.reason : "chosen with --backend"}`,
-  );
+  const choice = backend === undefined ? await chooseBackend() : { backend, reason: "chosen with --backend" };
+  process.env["CAMEM_BACKEND"] = choice.backend;
+  console.log(`Backend: ${choice.backend}; ${choice.reason}`);
   const server = await ExampleServer.start(options);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void stop(server));
   console.log(greeting(server, options));
 }
 
-/** The second signal ends the process at once, as no handler is left. */
+/** A second signal ends the process at once, since `once` has removed the handlers. */
 async function stop(server: ExampleServer): Promise<void> {
   await server.stop();
   process.exit(0);
@@ -45,7 +43,7 @@ function greeting({ url, adminUrl }: ExampleServer, { models, token }: ServeOpti
   curl ${authorization}-X POST '${adminUrl}sleep?level=1&model=${model}'
   curl ${authorization}${adminUrl}camem/usage
 
-${adminUrl}camem shows what happens. A request wakes a model that sleeps. Ctrl-C ends the server.`;
+${adminUrl}camem shows memory and transitions. A request wakes a sleeping model. Ctrl-C stops the server.`;
 }
 
 try {

@@ -1,14 +1,13 @@
-/** What OpenAI's completions take, and the shapes of its answers. */
+/** The requests and errors of OpenAI's completions. */
 
 import Type, { type Static } from "typebox";
 import { Value } from "typebox/value";
-import { formatValue } from "../../src/errors.ts";
 
 const Stop = Type.Union([Type.String(), Type.Array(Type.String({ minLength: 1 }), { maxItems: 4 })], {
   description: "a text, or up to four",
 });
 
-/** What is left out here is ignored, as vLLM does, but for what would change the answer: that is refused. */
+/** Other properties are ignored, as in vLLM. Properties that would change the answer must have their default value. */
 const CompletionSchema = Type.Object({
   model: Type.Optional(Type.String({ description: "a model's name" })),
   prompt: Type.Union([Type.String(), Type.Array(Type.String(), { minItems: 1, maxItems: 64 })], {
@@ -27,8 +26,8 @@ const CompletionSchema = Type.Object({
   stream_options: Type.Optional(
     Type.Object({ include_usage: Type.Optional(Type.Boolean()) }, { description: '{"include_usage": true}' }),
   ),
-  n: Type.Optional(Type.Literal(1, { description: "1: this example writes one text for each prompt" })),
-  best_of: Type.Optional(Type.Literal(1, { description: "1: this example writes one text for each prompt" })),
+  n: Type.Optional(Type.Literal(1, { description: "1: this example writes one text per prompt" })),
+  best_of: Type.Optional(Type.Literal(1, { description: "1: this example writes one text per prompt" })),
   echo: Type.Optional(Type.Literal(false, { description: "false: this example does not repeat the prompt" })),
   suffix: Type.Optional(Type.Literal("", { description: "empty: this example writes no middles" })),
   top_p: Type.Optional(Type.Literal(1, { description: "1: this example samples from all tokens" })),
@@ -44,7 +43,7 @@ export interface Usage {
   readonly total_tokens: number;
 }
 
-/** A request that cannot be answered, in OpenAI's terms. */
+/** A failed request, in OpenAI's format. */
 export class OpenAiError extends Error {
   constructor(
     readonly status: number,
@@ -71,7 +70,7 @@ export async function readCompletionRequest(request: Request): Promise<Completio
   const body: unknown = await request.json().catch(() => undefined);
   if (typeof body !== "object" || body === null || Array.isArray(body))
     throw new OpenAiError(400, "the body is not a JSON object");
-  // Clients send null for what they leave to the server.
+  // Clients send null for properties that they leave to the server.
   const input = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
   if (Value.Check(CompletionSchema, input)) return input;
   for (const [name, schema] of Object.entries(CompletionSchema.properties)) {
@@ -80,9 +79,14 @@ export async function readCompletionRequest(request: Request): Promise<Completio
     const { description } = schema as { readonly description?: string };
     throw new OpenAiError(
       400,
-      `${name} is ${value === undefined ? "missing" : formatValue(value)}; it must be ${description}`,
+      `${name} is ${value === undefined ? "missing" : format(value)}; it must be ${description}`,
       name,
     );
   }
   throw new OpenAiError(400, "the body does not fit");
+}
+
+function format(value: unknown): string {
+  if (typeof value === "object") return Array.isArray(value) ? "an array" : "an object";
+  return JSON.stringify(value).slice(0, 80);
 }

@@ -1,24 +1,23 @@
 import { parseArgs } from "node:util";
-import type { IdleRung } from "camem/server";
-import { millisecondsOf } from "../../src/options/durations.ts";
-import { parseSize } from "../../src/options/sizes.ts";
+import { type IdleRung, parseDuration } from "camem/server";
+import { type DemoOptions, parseBackend, parseKvCacheBytes, UsageError } from "../tiny-llama/options.ts";
 
 export const usage = `Usage: bun run serve [options]
 
-Serves a small language model that sleeps, with OpenAI's completions and vLLM's sleep endpoints.
+Serves a small language model with sleep mode: OpenAI's completions and vLLM's sleep endpoints.
 
   --models <names>       comma-separated; each is a copy of the example model    (default: tiny-llama,tiny-llama-twin)
   --port <number>        0 takes a free one                                      (default: 8000)
   --host <address>       where to listen                                         (default: 127.0.0.1)
   --admin-port <number>  the sleep endpoints on a listener of their own          (default: the same listener)
   --idle <ladder>        sleep when idle, such as 5m:1,1h:2   ($CAMEM_IDLE)      (default: never)
-  --residency <time>     how long a model that woke stays, before others may take its place  (default: 1s)
+  --residency <time>     how long a model that woke serves before it makes room for others  (default: 1s)
   --kv-cache <size>      size of each model's key-value cache                    (default: 64MiB)
   --backend <name>       ascend or emulator              (default: the NPU if there is one, otherwise the emulator)
   --help                 print this text
 
-The sleep endpoints are open to this machine only. With the secret CAMEM_TOKEN in the environment they are open to whoever sends it:
-Authorization: Bearer <secret>.`;
+The sleep endpoints accept requests from this machine only. If CAMEM_TOKEN is set in the environment, they accept every request
+that sends this secret: Authorization: Bearer <secret>.`;
 
 export interface ServeOptions {
   readonly models: readonly string[];
@@ -31,15 +30,10 @@ export interface ServeOptions {
   readonly kvCacheBytes: number;
 }
 
-export interface CommandLine {
+interface CommandLine {
   readonly options: ServeOptions;
-  readonly backend: "ascend" | "emulator" | undefined;
+  readonly backend: DemoOptions["backend"];
   readonly help: boolean;
-}
-
-/** A command line that cannot be followed. The message names the argument. */
-export class UsageError extends Error {
-  override readonly name = "UsageError";
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -59,7 +53,7 @@ export function parseCommandLine(args: readonly string[], environment: Environme
           ? parseLadder("CAMEM_IDLE", environment["CAMEM_IDLE"] ?? "")
           : parseLadder("--idle", values.idle),
       residency: parseTime("--residency", values.residency),
-      kvCacheBytes: parseBytes(values["kv-cache"]),
+      kvCacheBytes: parseKvCacheBytes(values["kv-cache"]),
     },
     backend: parseBackend(values.backend),
     help: values.help,
@@ -103,18 +97,12 @@ function parsePort(option: string, text: string): number {
 function parseToken(text: string | undefined): string | undefined {
   if (text === undefined || text === "") return undefined;
   if (/^[!-~]+$/.test(text)) return text;
-  throw new UsageError(
-    "CAMEM_TOKEN is not printable ASCII without spaces: give a secret of other characters.",
-  );
+  throw new UsageError("CAMEM_TOKEN is not printable ASCII without spaces: choose another secret.");
 }
 
 function parseTime(option: string, text: string): string {
-  try {
-    millisecondsOf(text, option);
-    return text;
-  } catch {
-    throw new UsageError(`${option} has "${text}": give a time such as 30s, 5m or 1h.`);
-  }
+  if (parseDuration(text) !== undefined) return text;
+  throw new UsageError(`${option} has "${text}": give a time such as 30s, 5m or 1h.`);
 }
 
 function parseLadder(option: string, text: string): IdleRung[] {
@@ -127,19 +115,8 @@ function parseLadder(option: string, text: string): IdleRung[] {
   });
   const [first, second] = rungs;
   const inOrder = (a: IdleRung, b: IdleRung) =>
-    a.level < b.level && millisecondsOf(a.after, option) < millisecondsOf(b.after, option);
+    a.level < b.level && (parseDuration(a.after) ?? 0) < (parseDuration(b.after) ?? 0);
   if (rungs.length > 2 || (first && second && !inOrder(first, second)))
     throw new UsageError(`${option} is "${text}": give level 1 first and level 2 later, such as 5m:1,1h:2.`);
   return rungs;
-}
-
-function parseBytes(text: string): number {
-  const sizeBytes = parseSize(text);
-  if (sizeBytes !== undefined) return sizeBytes;
-  throw new UsageError(`--kv-cache is "${text}": give a number with B, KiB, MiB or GiB, such as 64MiB.`);
-}
-
-function parseBackend(value: string | undefined): CommandLine["backend"] {
-  if (value === undefined || value === "ascend" || value === "emulator") return value;
-  throw new UsageError(`--backend is "${value}": give ascend or emulator.`);
 }

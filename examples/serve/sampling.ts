@@ -1,22 +1,22 @@
 import { indexOfHighest } from "../tiny-llama/greedy-decoder.ts";
 
-/** A token (a byte), and how likely it was. */
+/** A token (a byte) and its log-probability. */
 export interface SampledToken {
   readonly token: number;
-  /** Its log-probability, and those of the likeliest; undefined where nobody asked. */
+  /** Its log-probability and those of the likeliest tokens; undefined if they were not requested. */
   readonly logprobs: TokenLogprobs | undefined;
 }
 
-export interface TokenLogprobs {
+interface TokenLogprobs {
   readonly own: number;
   readonly top: readonly (readonly [token: number, logprob: number])[];
 }
 
-export interface SamplerOptions {
+interface SamplerOptions {
   /** 0: always the likeliest token. */
   readonly temperature: number;
   readonly seed: number | undefined;
-  /** How many of the likeliest tokens to tell the log-probabilities of; undefined: of none, nor of the token itself. */
+  /** How many of the likeliest tokens to return with log-probabilities; undefined for no log-probabilities at all. */
   readonly logprobs: number | undefined;
 }
 
@@ -45,7 +45,7 @@ export class Sampler {
     return logprobs.length - 1;
   }
 
-  /** Mulberry32: from 0 to below 1, the same numbers for the same seed. */
+  /** Mulberry32: numbers from 0 to below 1, reproducible from the seed. */
   #random(): number {
     this.#state = (this.#state + 0x6d2b79f5) | 0;
     let bits = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);

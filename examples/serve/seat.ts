@@ -1,7 +1,7 @@
 import type { CheckpointResult, Lease } from "camem/server";
 import type { Slots } from "./slots.ts";
 
-/** The right to use an engine's memory, together with a place in its key-value cache. */
+/** A lease together with a slot of the key-value cache. */
 export class Seat implements Lease {
   readonly slot: number;
   readonly #lease: Lease;

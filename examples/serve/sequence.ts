@@ -1,14 +1,14 @@
 import type { TinyLlama } from "../tiny-llama/model.ts";
 import type { Seat } from "./seat.ts";
 
-/** The longest piece of a prompt that goes through the model at once: some tens of milliseconds on the host. */
+/** The most tokens of a prompt in one step: some tens of milliseconds on the host. */
 const chunkLength = 32;
 
-/** Steps of all sequences one after the other, with a turn of the event loop after each, so that none of them blocks it. */
-export class StepTurns {
+/** Runs the steps of all sequences one after the other, and returns to the event loop after each. */
+export class StepQueue {
   #last: Promise<void> = Promise.resolve();
 
-  async take<T>(step: () => T): Promise<T> {
+  async run<T>(step: () => T): Promise<T> {
     const before = this.#last;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#last = promise;
@@ -21,18 +21,18 @@ export class StepTurns {
   }
 }
 
-/** A text in the making: its tokens, and how many of them are in the key-value cache. */
+/** A growing text: its tokens, and how many of them are in the key-value cache. */
 export class Sequence {
   readonly #model: TinyLlama;
   readonly #seat: Seat;
-  readonly #turns: StepTurns;
+  readonly #steps: StepQueue;
   readonly #tokens: number[];
   #cachedPositions = 0;
 
-  constructor(model: TinyLlama, seat: Seat, turns: StepTurns, prompt: Uint8Array) {
+  constructor(model: TinyLlama, seat: Seat, steps: StepQueue, prompt: Uint8Array) {
     this.#model = model;
     this.#seat = seat;
-    this.#turns = turns;
+    this.#steps = steps;
     this.#tokens = [...prompt];
   }
 
@@ -41,7 +41,7 @@ export class Sequence {
   }
 
   /**
-   * The logits of the next token. Between two steps the engine may sleep; what its cache has lost is computed anew.
+   * The logits of the next token. The engine may sleep between two steps; lost content of its cache is recomputed.
    *
    * @throws CamemError `ABORTED` or `CLOSED` when the seat's signal is aborted
    */
@@ -49,12 +49,12 @@ export class Sequence {
     while (true) {
       const { lostTags } = await this.#seat.checkpoint();
       if (lostTags.includes("kv_cache")) this.#cachedPositions = 0;
-      const logits = await this.#turns.take(() => this.#step());
+      const logits = await this.#steps.run(() => this.#step());
       if (this.#cachedPositions === this.#tokens.length) return logits;
     }
   }
 
-  /** Runs inside a seat that is not parked, so that no memory moves meanwhile. */
+  /** Runs while the seat is not parked, so no memory moves meanwhile. */
   #step(): Float32Array {
     this.#seat.signal.throwIfAborted();
     const start = this.#cachedPositions;

@@ -7,25 +7,25 @@ import { LlamaEngine } from "./engine.ts";
 import { OpenAiError } from "./openai.ts";
 import type { ServeOptions } from "./options.ts";
 
-/** How long requests in flight may take to end when the server stops. */
+/** The longest wait for requests in flight when the server stops. */
 const graceMs = 3_000;
 
-/** No completion is longer; a context has 256 tokens. */
+/** More than any completion needs; a context has 256 tokens. */
 const largestBodyBytes = 2 ** 20;
 
 type Server = Bun.Server<undefined>;
 
-/** Everything that runs: the models in their memory, the pool that they share the device by, and the listeners. */
+/** The models, the pool in which they share the device, and the listeners. */
 export class ExampleServer implements AsyncDisposable {
   readonly url: URL;
-  /** Where the sleep endpoints are. */
+  /** The address of the sleep endpoints. */
   readonly adminUrl: URL;
   readonly allocator: CaMemAllocator;
   readonly #owned: AsyncDisposableStack;
 
   /** @throws CamemError, or what `Bun.serve` throws, with nothing left behind */
   static async start(options: ServeOptions): Promise<ExampleServer> {
-    // What was made is unmade in reverse order, when the server stops or when the rest cannot be made.
+    // Disposed of in reverse order, when the server stops or when a later step fails.
     await using owned = new AsyncDisposableStack();
     const allocator = owned.use(CaMemAllocator.getInstance({ poolSegment: "2MiB" }));
     const engines: LlamaEngine[] = [];
@@ -52,7 +52,7 @@ export class ExampleServer implements AsyncDisposable {
     this.#owned = owned;
   }
 
-  /** Ends what is in flight, or waits a little for it, and gives all memory back. */
+  /** Waits shortly for requests in flight, aborts the rest, and frees all memory. */
   stop(): Promise<void> {
     return this.#owned.disposeAsync();
   }
@@ -62,7 +62,7 @@ export class ExampleServer implements AsyncDisposable {
   }
 }
 
-/** Where a model finds no room, those before it make some, as they will for each other later. */
+/** If a model does not fit on the device, the models before it make room. */
 async function loadWithRoom(
   name: string,
   allocator: CaMemAllocator,
@@ -80,22 +80,22 @@ async function loadWithRoom(
   }
 }
 
-/** What the listeners need, and what has to end before they do. */
-interface Behind {
+/** What the listeners use, and what must stop before them. */
+interface Services {
   readonly admin: AdminHandler;
   readonly routes: Routes;
   readonly pool: ModelPool;
 }
 
-/** Opens the listeners, and returns the addresses of the models and of the sleep endpoints. */
+/** Opens the listeners. Returns the addresses of the models and of the sleep endpoints. */
 function listen(
   owned: AsyncDisposableStack,
   { hostname, port, adminPort }: ServeOptions,
-  behind: Behind,
+  services: Services,
 ): [URL, URL] {
-  const { admin, routes } = behind;
+  const { admin, routes } = services;
   const servers: Server[] = [];
-  owned.defer(() => stopListening(servers, behind));
+  owned.defer(() => stopListening(servers, services));
   const open = (
     on: number,
     fetch: (request: Request, server: Server) => Response | Promise<Response>,
@@ -118,26 +118,26 @@ function listen(
   ];
 }
 
-/** Takes no more requests, refuses those that wait, and gives those that run a while before it ends them. */
-async function stopListening(servers: readonly Server[], { admin, pool }: Behind): Promise<void> {
+/** Stops accepting requests, refuses those that wait, and aborts those still running after a grace period. */
+async function stopListening(servers: readonly Server[], { admin, pool }: Services): Promise<void> {
   admin.close();
   const stopped = Promise.all(servers.map((server) => server.stop()));
   await pool.close();
-  await within(graceMs, noneRuns(pool));
+  await within(graceMs, allReleased(pool));
   for (const controller of pool.engines.values()) await controller.close();
   await within(graceMs, stopped);
   for (const server of servers) await server.stop(true);
 }
 
-async function noneRuns(pool: ModelPool): Promise<void> {
+async function allReleased(pool: ModelPool): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const look = () => {
+  const check = () => {
     if ([...pool.engines.values()].every(({ status }) => status.requests.running === 0)) resolve();
   };
-  const end = pool.subscribe(look);
-  look();
+  const unsubscribe = pool.subscribe(check);
+  check();
   await promise;
-  end();
+  unsubscribe();
 }
 
 async function within(durationMs: number, ending: Promise<unknown>): Promise<void> {
@@ -147,7 +147,7 @@ async function within(durationMs: number, ending: Promise<unknown>): Promise<voi
   clearTimeout(timer);
 }
 
-/** The routes beside those of camem/server. */
+/** The routes that camem/server does not have. */
 class Routes {
   readonly #engines: readonly LlamaEngine[];
   readonly #completions: Completions;
@@ -178,7 +178,7 @@ class Routes {
     }
   }
 
-  /** A model is there whether it sleeps or not: a request wakes it. */
+  /** A sleeping model is listed too: a request wakes it. */
   #describe({ name, contextLength }: LlamaEngine) {
     return {
       id: name,

@@ -1,4 +1,4 @@
-/** The places of a key-value cache: each is one text's at a time, and whoever waits longest is next. */
+/** The slots of a key-value cache. Each holds one text at a time; requests take them in order of arrival. */
 export class Slots {
   readonly #free: number[];
   readonly #waiting = new Set<(slot: number) => void>();
@@ -7,12 +7,12 @@ export class Slots {
     this.#free = Array.from({ length: count }, (_, index) => index);
   }
 
-  /** A place at once; undefined where there is none, or others wait for one. */
+  /** A free slot; undefined if there is none or if others wait for one. */
   tryTake(): number | undefined {
     return this.#waiting.size > 0 ? undefined : this.#free.pop();
   }
 
-  /** A place when one is free. Rejects with what `signal` is aborted with. */
+  /** Waits for a free slot. Rejects with the reason of `signal`. */
   async take(signal: AbortSignal): Promise<number> {
     signal.throwIfAborted();
     const free = this.tryTake();

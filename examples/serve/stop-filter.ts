@@ -1,4 +1,4 @@
-/** Lets text through up to the first of the stop texts. What may be the beginning of one is held back until it is known. */
+/** Passes text on up to the first stop text. The possible beginning of a stop text is held back until the next piece decides. */
 export class StopFilter {
   readonly #stops: readonly string[];
   #held = "";
@@ -7,7 +7,7 @@ export class StopFilter {
     this.#stops = stops;
   }
 
-  /** What of the text so far can go out, and whether a stop text ends it. */
+  /** The text that can be passed on, and whether a stop text ends it. */
   push(text: string): { readonly text: string; readonly stopped: boolean } {
     const all = this.#held + text;
     const ends = this.#stops.map((stop) => all.indexOf(stop)).filter((index) => index >= 0);
@@ -20,7 +20,7 @@ export class StopFilter {
     return { text: all.slice(0, all.length - heldLength), stopped: false };
   }
 
-  /** What was held back, when no more text comes. */
+  /** The text that is held back. Call it at the end. */
   flush(): string {
     const held = this.#held;
     this.#held = "";
@@ -28,7 +28,7 @@ export class StopFilter {
   }
 }
 
-/** The length of the longest end of `text` that `stop` begins with. */
+/** The length of the longest suffix of `text` that is a prefix of `stop`. */
 function overlap(text: string, stop: string): number {
   for (let length = Math.min(text.length, stop.length - 1); length > 0; length--)
     if (text.endsWith(stop.slice(0, length))) return length;

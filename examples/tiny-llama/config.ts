@@ -16,7 +16,7 @@ const LlamaConfigSchema = Type.Object({
   max_position_embeddings: PositiveInteger,
   rms_norm_eps: Type.Number({ exclusiveMinimum: 0 }),
   rope_theta: Type.Number({ exclusiveMinimum: 0 }),
-  // What this example computes and nothing else: a model that wants otherwise must be refused, not run wrongly.
+  // The example supports these values only, and refuses other models.
   tie_word_embeddings: Type.Literal(true),
   attention_bias: Type.Literal(false),
   hidden_act: Type.Literal("silu"),

@@ -1,7 +1,6 @@
 import { join } from "node:path";
-import { CaMemAllocator, CamemError } from "camem";
-import { selectBackend } from "../../scripts/backend.ts";
-import { formatSize } from "../../src/options/sizes.ts";
+import { CaMemAllocator, CamemError, formatSize } from "camem";
+import { chooseBackend } from "./backend.ts";
 import { readConfig } from "./config.ts";
 import { generate } from "./greedy-decoder.ts";
 import { KvCache } from "./kv-cache.ts";
@@ -28,7 +27,7 @@ interface Result {
   readonly wakeMs: number;
 }
 
-/** The allocator, the model in its memory, and where findings go. */
+/** The allocator, the loaded model, and the report. */
 interface Demo {
   readonly allocator: CaMemAllocator;
   readonly model: TinyLlama;
@@ -50,9 +49,10 @@ async function main(args: readonly string[]): Promise<void> {
     );
   }
   const report = new Report(options.json);
-  const choice = await selectBackend();
-  const backend = options.backend ?? choice.backend;
-  const reason = options.backend === undefined ? choice.reason : "chosen with --backend";
+  const { backend, reason } =
+    options.backend === undefined
+      ? await chooseBackend()
+      : { backend: options.backend, reason: "chosen with --backend" };
   report.headline(`Backend: ${backend}; ${reason}`);
   const allocator = CaMemAllocator.getInstance({ backend });
   try {
@@ -82,8 +82,8 @@ async function runDemo(allocator: CaMemAllocator, options: DemoOptions, report: 
   const textAfterReload = await write(demo, "Written after a level 2 sleep and a reload");
 
   const equal = textBefore === textAfter && textBefore === textAfterReload;
-  if (textBefore !== textAfter) demo.failures.push("the text after the level 1 sleep is another one");
-  if (textBefore !== textAfterReload) demo.failures.push("the text after the reload is another one");
+  if (textBefore !== textAfter) demo.failures.push("the text after the level 1 sleep differs");
+  if (textBefore !== textAfterReload) demo.failures.push("the text after the reload differs");
   if (equal) report.line("All three texts are equal.");
   const result: Result = {
     backend: allocator.backend.kind,
@@ -110,7 +110,7 @@ async function write({ model, options, report }: Demo, label: string): Promise<s
   const bytes = await withProgress("Writing", async (update) =>
     generate(model, prompt, options.tokens, (done) => update(done, options.tokens)),
   );
-  // The last byte may be in the middle of a character, which the decoder then replaces.
+  // The last byte may split a character, which the decoder replaces.
   const text = new TextDecoder().decode(bytes);
   report.text(label, options.prompt, text);
   return text;
@@ -135,7 +135,7 @@ async function sleepAndWake(
   report.line("  still in use", formatSize(usedBytes));
   if (usedBytes >= model.weightsBytes) {
     failures.push(
-      `at level ${level}, ${usedBytes} bytes are still in use, not less than the weights' ${model.weightsBytes}`,
+      `at level ${level}, ${usedBytes} bytes are still in use, which is not less than the ${model.weightsBytes} bytes of the weights`,
     );
   }
   const wakeMs = await measureMs(wakeUp);
@@ -155,8 +155,8 @@ function wake({ allocator }: Demo, tags?: readonly string[]): Promise<void> {
 }
 
 /**
- * After level 2 the weights' content is gone, so they are loaded before the key-value cache takes its memory: the
- * order that leaves an engine the most room for whatever the reload needs on the device.
+ * Level 2 drops the content of the weights. They are loaded before the key-value cache wakes, which leaves the most device memory
+ * for the reload.
  */
 async function wakeAndReload(demo: Demo): Promise<void> {
   await wake(demo, ["weights", "buffers"]);

@@ -1,6 +1,6 @@
 import type { TinyLlama } from "./model.ts";
 
-/** Continues a text byte by byte (a token is a byte), always with the likeliest one. */
+/** Continues a text byte by byte (a token is a byte), always with the likeliest byte. */
 export class GreedyDecoder {
   readonly #model: TinyLlama;
   readonly #text: number[];
@@ -13,7 +13,7 @@ export class GreedyDecoder {
     this.#text = [...prompt];
   }
 
-  /** To be called after a sleep: the cache was discarded, so the next step computes it anew from the text. */
+  /** Call it after a sleep, which discards the cache: the next step recomputes it from the text. */
   forgetCache(): void {
     this.#cachedPositions = 0;
   }
@@ -33,13 +33,12 @@ export class GreedyDecoder {
       this.#cachedPositions = this.#text.length;
       return logits;
     }
-    // Keys are cached with their position in them. When the window moves, every position changes, so nothing of the
-    // cache is of use.
+    // Cached keys contain their positions. A moving window changes all positions, which makes the cache useless.
     return this.#model.forward(Uint8Array.from(this.#text.slice(-windowLength)), 0);
   }
 }
 
-/** The `count` bytes that follow the prompt. `onByte` is told how many there are after each one. */
+/** The `count` bytes that follow the prompt. `onByte` receives the count so far after each byte. */
 export function generate(
   model: TinyLlama,
   prompt: Uint8Array,

@@ -1,20 +1,20 @@
 import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { LlamaConfig } from "./config.ts";
 
-/** What is cached for each position. */
-export type CacheKind = "keys" | "values";
+/** What the cache holds for each position. */
+type CacheKind = "keys" | "values";
 
 /**
  * The keys and values of the positions seen so far, in one buffer of device memory:
  *
  *     float32 [sequence][layer][keys, values][position][key-value head][element of the head]
  *
- * A sequence of this model needs 512 KiB of it. An engine takes all the memory it can get for its cache, and the demo asks for as
- * much as makes the sleep worth seeing, though it writes one sequence only.
+ * A sequence of this model needs 512 KiB. An engine uses all free memory for its cache; the demo writes one sequence, but allocates
+ * enough for a visible sleep.
  */
 export class KvCache {
   readonly sizeBytes: number;
-  /** How many texts have room in it at once. */
+  /** The number of sequences that fit. */
   readonly sequences: number;
   readonly #layers: number;
   readonly #buffer: DeviceBuffer;

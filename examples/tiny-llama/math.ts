@@ -1,7 +1,7 @@
-// The arithmetic of the forward pass, on the host: it stands where an engine calls the NPU's kernels, so that the
-// example runs on any machine. Vectors of several tokens lie one after another, row by row.
+// The arithmetic of the forward pass, on the host, where an engine calls the NPU's kernels: the example runs on any machine.
+// Vectors of several tokens are stored one after another, row by row.
 
-/** An index outside gives `undefined` here, which turns every sum it enters into NaN: a mistake shows at once. */
+/** An index out of range gives `undefined`, which turns every sum into NaN and so reveals the mistake. */
 function at(values: Float32Array, index: number): number {
   return values[index] as number;
 }
@@ -31,7 +31,7 @@ export function linear(input: Float32Array, weight: Float32Array, inputWidth: nu
   return output;
 }
 
-export function dot(
+function dot(
   left: Float32Array,
   leftStart: number,
   right: Float32Array,
@@ -83,7 +83,7 @@ export function rotate(
 }
 
 /** Softmax over `values`, in place. */
-export function softmax(values: Float32Array): void {
+function softmax(values: Float32Array): void {
   let highest = Number.NEGATIVE_INFINITY;
   for (const value of values) highest = Math.max(highest, value);
   let sum = 0;
@@ -107,15 +107,15 @@ export function addTo(target: Float32Array, source: Float32Array): void {
   for (let index = 0; index < target.length; index++) target[index] = at(target, index) + at(source, index);
 }
 
-/** How the key-value heads of the cache lie: `[position][head][element]`. */
-export interface HeadLayout {
+/** The layout of the key-value heads in the cache: `[position][head][element]`. */
+interface HeadLayout {
   readonly heads: number;
   readonly headWidth: number;
 }
 
 /**
  * Attention of one query head, which starts at `queryStart`, to one key-value head over the first `positions` positions.
- * The result takes the query's place in `output`.
+ * The result is written to `output` at the position of the query.
  */
 export function attend(
   queries: Float32Array,

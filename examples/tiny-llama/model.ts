@@ -6,8 +6,8 @@ import { addTo, attend, linear, rmsNorm, rotate, swiGlu } from "./math.ts";
 import { RopeTables } from "./rope-tables.ts";
 import { Weights } from "./weights.ts";
 
-/** The tags of a model's memory. Models that share an allocator each have their own. */
-export interface ModelTags {
+/** The tags of a model's memory. Each model on a shared allocator has its own. */
+interface ModelTags {
   readonly weights: string;
   readonly kv_cache: string;
   readonly buffers: string;
@@ -16,8 +16,8 @@ export interface ModelTags {
 const defaultTags: ModelTags = { weights: "weights", kv_cache: "kv_cache", buffers: "buffers" };
 
 /**
- * A Llama model whose weights, key-value cache and rotary tables are in device memory, each under its own tag, and are
- * reached only by AscendCL copies: what runs here on the emulator runs on an NPU. Only the arithmetic is on the host.
+ * A Llama model with weights, key-value cache and rotary tables in device memory, each under its own tag. It accesses them only by
+ * AscendCL copies, so it runs on the emulator and on an NPU alike. Only the arithmetic runs on the host.
  */
 export class TinyLlama {
   readonly config: LlamaConfig;
@@ -34,7 +34,7 @@ export class TinyLlama {
   ): Promise<TinyLlama> {
     const config = await readConfig(directory);
     const checkpointPath = join(directory, "model.safetensors");
-    // Frees what was allocated so far if a later step fails; the model takes it over at the end.
+    // Frees these allocations if a later step fails; at the end the model owns them.
     using owned = new DisposableStack();
     const cache = owned.adopt(new KvCache(allocator, config, kvCacheBytes, tags.kv_cache), (part) =>
       part.free(),
@@ -60,12 +60,12 @@ export class TinyLlama {
     this.weightsBytes = parts.tensors.values().reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   }
 
-  /** How many sequences have room in the key-value cache. */
+  /** The number of sequences that fit in the key-value cache. */
   get sequences(): number {
     return this.#parts.cache.sequences;
   }
 
-  /** Writes the checkpoint into the tensors again, at the addresses they have: what a level 2 sleep makes necessary. */
+  /** Loads the checkpoint into the tensors again, at the same addresses. Needed after a level 2 sleep. */
   async reloadWeights(): Promise<void> {
     const { checkpointPath, allocator, tensors } = this.#parts;
     await loadSafetensors(checkpointPath, { allocator, into: tensors });
@@ -77,10 +77,10 @@ export class TinyLlama {
   }
 
   /**
-   * Runs `tokens`, the first of which stands at `startPosition`; the cache must hold every position of the
-   * sequence before it. All tokens go through a layer together, so that each weight is read once.
+   * Runs `tokens` from `startPosition` on. The cache must hold every earlier position of the sequence. All tokens go through a layer
+   * together, so each weight is read once.
    *
-   * @returns The logits of the token that follows the last one.
+   * @returns the logits of the token after the last one
    */
   forward(tokens: Uint8Array, startPosition: number, sequence = 0): Float32Array {
     const { vocab_size, hidden_size, num_hidden_layers, rms_norm_eps } = this.config;
@@ -93,7 +93,7 @@ export class TinyLlama {
     }
     const last = hidden.subarray(-hidden_size);
     const normalised = rmsNorm(last, this.#weights.read("model.norm.weight", [hidden_size]), rms_norm_eps);
-    // The embeddings are tied: the matrix that turned tokens into vectors also turns the last vector into logits.
+    // The embeddings are tied: one matrix turns tokens into vectors and the last vector into logits.
     return linear(normalised, this.#weights.read(embeddingName, [vocab_size, hidden_size]), hidden_size);
   }
 
@@ -165,7 +165,7 @@ export class TinyLlama {
 
 const embeddingName = "model.embed_tokens.weight";
 
-/** What a loaded model consists of. */
+/** The parts of a loaded model. */
 interface Parts {
   readonly config: LlamaConfig;
   readonly checkpointPath: string;
@@ -173,17 +173,17 @@ interface Parts {
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly cache: KvCache;
   readonly ropeTables: RopeTables;
-  /** Frees all of it. */
+  /** Frees all device memory. */
   readonly owned: DisposableStack;
 }
 
-/** Where the tokens in hand stand: in which sequence of the cache, and from which position on. */
+/** The sequence of the current tokens, and the position of the first. */
 interface Place {
   readonly sequence: number;
   readonly startPosition: number;
 }
 
-/** Cosines and sines of the tokens in hand. */
+/** Cosines and sines of the current tokens. */
 interface Angles {
   readonly cosines: Float32Array;
   readonly sines: Float32Array;

@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { parseSize } from "../../src/options/sizes.ts";
+import { parseSize } from "camem";
 
 export const usage = `Usage: bun examples/tiny-llama/demo.ts [options]
 
@@ -21,7 +21,7 @@ export interface DemoOptions {
   readonly help: boolean;
 }
 
-/** A command line that cannot be followed. The message names the argument. */
+/** An invalid command line. The message names the argument. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
 }
@@ -59,7 +59,8 @@ function parseValues(args: readonly string[]) {
   }
 }
 
-function parseBackend(value: string | undefined): DemoOptions["backend"] {
+/** @throws UsageError */
+export function parseBackend(value: string | undefined): DemoOptions["backend"] {
   if (value === undefined || value === "ascend" || value === "emulator") return value;
   throw new UsageError(`--backend is "${value}": give ascend or emulator.`);
 }
@@ -70,7 +71,8 @@ function parseTokens(value: string): number {
   throw new UsageError(`--tokens is "${value}": give a whole number from 1 to ${maximumTokens}.`);
 }
 
-function parseKvCacheBytes(value: string): number {
+/** @throws UsageError */
+export function parseKvCacheBytes(value: string): number {
   const sizeBytes = parseSize(value);
   if (sizeBytes !== undefined) return sizeBytes;
   throw new UsageError(`--kv-cache is "${value}": give a number with B, KiB, MiB or GiB, such as 512MiB.`);

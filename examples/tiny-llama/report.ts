@@ -1,6 +1,6 @@
 import { SingleBar } from "cli-progress";
 
-/** Writes what the demo finds: aligned lines for people, or nothing but the final JSON line. */
+/** Prints the results of the demo: aligned lines for people, or only the final JSON line. */
 export class Report {
   readonly #json: boolean;
 
@@ -8,7 +8,7 @@ export class Report {
     this.#json = json;
   }
 
-  /** Goes to standard error when standard output is for the JSON line. */
+  /** Goes to standard error when standard output is reserved for the JSON line. */
   headline(text: string): void {
     if (this.#json) console.error(text);
     else console.log(text);
@@ -32,8 +32,8 @@ export class Report {
 const labelWidth = 34;
 
 /**
- * Runs `body` under a progress bar on standard error if that is a terminal; the bar is gone afterwards.
- * `body` is given a function to say how much is done.
+ * Runs `body` with a progress bar on standard error if that is a terminal, and removes the bar afterwards. `body` reports its
+ * progress through `update`.
  */
 export async function withProgress<Result>(
   label: string,

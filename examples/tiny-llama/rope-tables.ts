@@ -2,13 +2,13 @@ import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { LlamaConfig } from "./config.ts";
 
 /**
- * The cosines and sines of the rotary positions, in device memory: small tables that a model computes once and that are in
- * no checkpoint, so no reload could bring them back. That is why a level 2 sleep preserves the tag `buffers`.
+ * The cosines and sines of the rotary positions, in device memory. No checkpoint contains these computed tables, so a reload cannot
+ * restore them; a level 2 sleep therefore preserves the tag `buffers`.
  */
 export class RopeTables {
   readonly #cosines: DeviceBuffer;
   readonly #sines: DeviceBuffer;
-  /** Elements for one position: one for each pair that is rotated. */
+  /** Elements per position: one for each rotated pair. */
   readonly #width: number;
 
   constructor(allocator: CaMemAllocator, config: LlamaConfig, tag: string) {
@@ -29,7 +29,7 @@ export class RopeTables {
     this.#sines.write(sines);
   }
 
-  /** The rows of `positions` positions from `startPosition` on. */
+  /** The rows of `positions` positions, from `startPosition` on. */
   read(startPosition: number, positions: number): { cosines: Float32Array; sines: Float32Array } {
     const cosines = new Float32Array(positions * this.#width);
     const sines = new Float32Array(positions * this.#width);

@@ -2,10 +2,10 @@ import type { Tensor } from "camem";
 import { widenBf16 } from "./math.ts";
 
 /**
- * The model's bf16 weights in device memory, brought to the host one at a time while a forward pass uses them.
+ * The model's bf16 weights in device memory. A forward pass copies them to the host one at a time.
  *
- * Nothing is kept on the host from one read to the next, though that would be faster: with a copy on the host, the model
- * would write the right text even if a sleep had lost its weights, and the demo would prove nothing.
+ * The host keeps no copy, although that would be faster: with one, the model would write the same text even if a sleep had lost the
+ * weights, and the demo would prove nothing.
  */
 export class Weights {
   readonly #tensors: ReadonlyMap<string, Tensor>;

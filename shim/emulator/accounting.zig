@@ -1,4 +1,4 @@
-//! What the process holds right now, so that a test can compare before and after a fault. Only the emulator has this.
+//! Counts what the process holds, so that a test can compare before and after a fault. Only the emulator has this.
 
 const block = @import("block.zig");
 const device = @import("device.zig");

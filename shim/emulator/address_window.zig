@@ -16,7 +16,7 @@ var next_address: u64 = start_address;
 
 const no_access: linux.PROT = .{};
 
-/// Next fit: a released address is reused late, which makes the use of a stale one visible.
+/// Next fit: a released address is reused late, so the use of a stale address becomes visible.
 pub fn take(size: u64, alignment: u64) ?u64 {
     var address = next_address;
     var wrapped = false;

@@ -1,9 +1,9 @@
-//! The monotonic clock, and ways to sleep until one of its times.
+//! The monotonic clock in nanoseconds, and ways to sleep until a time.
 
 const std = @import("std");
 const linux = std.os.linux;
 
-/// Monotonic nanoseconds.
+/// Monotonic nanoseconds, or 0 without a clock.
 pub fn now() u64 {
     var time: linux.timespec = undefined;
     if (linux.errno(linux.clock_gettime(.MONOTONIC, &time)) != .SUCCESS) return 0;

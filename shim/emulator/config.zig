@@ -22,7 +22,7 @@ const parseSize = @import("sizes.zig").parseSize;
 
 pub const max_devices = 16;
 
-pub const Config = struct {
+const Config = struct {
     /// Driver ids of the devices that this process sees, in user id order.
     visible: [max_devices]u8 = @splat(0),
     visible_count: u8 = 1,

@@ -1,6 +1,5 @@
 //! Copies and fills: how their memory is pinned, how the bytes move, and when they end by the timing model.
 
-const std = @import("std");
 const builtin = @import("builtin");
 const acl = @import("acl");
 const block = @import("block.zig");

@@ -33,11 +33,13 @@
 const std = @import("std");
 const acl = @import("acl");
 const accounting = @import("accounting.zig");
+const c_function = @import("c_function.zig");
 const call_names_module = @import("call_names.zig");
 const config = @import("config.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
 const timing = @import("timing.zig");
+const Result = c_function.Result;
 
 const call_files = .{
     @import("calls/access.zig"),
@@ -68,7 +70,7 @@ comptime {
     for (call_files) |file| {
         for (@typeInfo(file).@"struct".decls) |declaration| {
             if (isCall(declaration.name))
-                @export(&Export(declaration.name, @field(file, declaration.name)).call, .{ .name = declaration.name });
+                @export(exported(declaration.name, @field(file, declaration.name)), .{ .name = declaration.name });
         }
     }
 }
@@ -95,16 +97,16 @@ fn canFail(comptime T: type) bool {
     return T == acl.Error or T == errors.LastError;
 }
 
-fn Result(comptime function: anytype) type {
-    return @typeInfo(@TypeOf(function)).@"fn".return_type.?;
+fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(function) {
+    return c_function.from(function, struct {
+        inline fn call(arguments: anytype) Result(function) {
+            return dispatch(name, function, arguments);
+        }
+    }.call);
 }
 
-fn Parameter(comptime function: anytype, comptime index: usize) type {
-    return @typeInfo(@TypeOf(function)).@"fn".params[index].type.?;
-}
-
-/// Counts the call, may make it fail, gives it the model's duration, and leaves code and text of a failure to the
-/// thread.
+/// What every call has in common: it is counted, a fault may replace it, the timing model may prolong it, and the
+/// thread remembers its failure.
 inline fn dispatch(comptime name: []const u8, comptime function: anytype, arguments: anytype) Result(function) {
     const settings = config.load(call_names);
     if (comptime !canFail(Result(function))) return @call(.auto, function, arguments);
@@ -127,88 +129,10 @@ fn indexOf(comptime name: []const u8) usize {
     return call_names_module.indexOf(call_names, name).?;
 }
 
-/// The C function of a call. Zig cannot generate a parameter list, so each number of parameters has its form.
-fn Export(comptime name: []const u8, comptime function: anytype) type {
-    const R = Result(function);
-    const P = struct {
-        fn at(comptime index: usize) type {
-            return Parameter(function, index);
-        }
-    }.at;
-    return switch (@typeInfo(@TypeOf(function)).@"fn".params.len) {
-        0 => struct {
-            fn call() callconv(.c) R {
-                return dispatch(name, function, .{});
-            }
-        },
-        1 => struct {
-            fn call(a: P(0)) callconv(.c) R {
-                return dispatch(name, function, .{a});
-            }
-        },
-        2 => struct {
-            fn call(a: P(0), b: P(1)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b });
-            }
-        },
-        3 => struct {
-            fn call(a: P(0), b: P(1), c: P(2)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c });
-            }
-        },
-        4 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d });
-            }
-        },
-        5 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e });
-            }
-        },
-        6 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4), f: P(5)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e, f });
-            }
-        },
-        7 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4), f: P(5), g: P(6)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e, f, g });
-            }
-        },
-        8 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4), f: P(5), g: P(6), h: P(7)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e, f, g, h });
-            }
-        },
-        9 => struct {
-            fn call(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4), f: P(5), g: P(6), h: P(7), i: P(8)) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e, f, g, h, i });
-            }
-        },
-        10 => struct {
-            fn call(
-                a: P(0),
-                b: P(1),
-                c: P(2),
-                d: P(3),
-                e: P(4),
-                f: P(5),
-                g: P(6),
-                h: P(7),
-                i: P(8),
-                j: P(9),
-            ) callconv(.c) R {
-                return dispatch(name, function, .{ a, b, c, d, e, f, g, h, i, j });
-            }
-        },
-        else => @compileError(name ++ " has more parameters than Export knows"),
-    };
-}
+// For tests, from any thread; a real libascendcl.so has none of these.
 
-// For tests; a real libascendcl.so has none of these.
-
-/// Replaces the faults and restarts all call counters; NULL or "" clears. -1 and no change when it cannot be parsed.
+/// Replaces the faults and restarts all call counters. NULL or "" removes all faults. An invalid text changes nothing
+/// and returns -1.
 pub export fn camem_emulator_set_faults(specification: ?[*:0]const u8) c_int {
     // The environment's faults must not arrive later and replace these.
     _ = config.load(call_names);
@@ -217,12 +141,12 @@ pub export fn camem_emulator_set_faults(specification: ?[*:0]const u8) c_int {
     return 0;
 }
 
-/// Calls of a function since the faults were last set, injected failures included; "*" counts all.
+/// The calls of a function since the faults were last set, failed ones included. "*" counts all calls.
 pub export fn camem_emulator_call_count(name: ?[*:0]const u8) u64 {
     return faults.countOf(call_names, std.mem.span(name orelse return 0));
 }
 
-/// Fills 18 uint64_t (accounting.zig has their order). -1 for NULL.
+/// Fills the caller's 18 uint64_t (accounting.zig has their order). Returns -1 for NULL.
 pub export fn camem_emulator_accounting(out: ?*accounting.Accounting) c_int {
     const target = out orelse return -1;
     _ = config.load(call_names);
@@ -232,7 +156,7 @@ pub export fn camem_emulator_accounting(out: ?*accounting.Accounting) c_int {
 
 test "camem_emulator_set_faults changes nothing when the text is invalid" {
     defer faults.replace(.empty);
-    const free = Export("aclrtFree", @import("calls/malloc.zig").aclrtFree).call;
+    const free = exported("aclrtFree", @import("calls/malloc.zig").aclrtFree);
     try std.testing.expectEqual(0, camem_emulator_set_faults("aclrtFree:1=107000"));
     try std.testing.expectEqual(-1, camem_emulator_set_faults("aclrtFree"));
     try std.testing.expectEqual(107000, free(null));

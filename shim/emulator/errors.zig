@@ -58,7 +58,7 @@ pub fn clearLastCode() void {
     last = acl.code.success;
 }
 
-/// The text of the newest failure, once.
+/// The text of the newest failure. Returns it once.
 pub fn takeMessage() ?[*:0]const u8 {
     if (pending_length == 0) return null;
     @memcpy(shown[0..pending_length], pending[0..pending_length]);

@@ -35,7 +35,7 @@ const task_names: std.EnumArray(Task, []const u8) = .init(.{
 
 const Target = union(enum) { any_call, call: usize, task: Task };
 const Rule = struct { target: Target, first: u64, onward: bool, code: acl.Error };
-pub const Rules = std.ArrayList(Rule);
+const Rules = std.ArrayList(Rule);
 
 const Counter = std.atomic.Value(u64);
 var any_call_counter: Counter = .init(0);

@@ -20,7 +20,6 @@ const reply_magic: u64 = 0x6d65_6d61_6373_6163;
 
 const Export = struct {
     id: u32,
-    device: u8,
     owner: i32,
     listener: i32,
     memory: *Memory,
@@ -33,7 +32,7 @@ const Export = struct {
 const Importer = struct { connection: i32, memory: *Memory };
 
 /// The message to an importer; the file descriptor travels beside it.
-pub const Reply = extern struct {
+const Reply = extern struct {
     magic: u64 = reply_magic,
     code: acl.Error = acl.code.success,
     mem_attr: c_int = 0,
@@ -64,7 +63,7 @@ var wake: i32 = -1;
 var is_serving = false;
 
 /// Starts listening, and returns the id by which others import.
-pub fn create(memory: *Memory, device: u8, mem_attr: c_int, any_pid: bool) error{Unavailable}!u32 {
+pub fn create(memory: *Memory, mem_attr: c_int, any_pid: bool) error{Unavailable}!u32 {
     if (wake < 0) {
         const result = linux.eventfd(0, linux.EFD.CLOEXEC | linux.EFD.NONBLOCK);
         if (linux.errno(result) != .SUCCESS) return error.Unavailable;
@@ -76,7 +75,6 @@ pub fn create(memory: *Memory, device: u8, mem_attr: c_int, any_pid: bool) error
     memory.is_undefined = false;
     exported.* = .{
         .id = 0,
-        .device = device,
         .owner = linux.getpid(),
         .listener = -1,
         .memory = memory,

@@ -30,9 +30,9 @@ pub fn map(memory: *physical.Memory, start: u64, size: u64, access: Access) bool
 
 pub const Access = enum { none, read_write };
 
-/// Collapses the range into huge pages: one is mapped in a thirtieth of the time of its 512 parts, and touched in
-/// less than half. Only this way needs no permission of the machine's owner. A kernel that does not know it, or has
-/// no huge page free, leaves small pages.
+/// Collapses the range into huge pages. A huge page is mapped in a thirtieth of the time of its 512 small pages, and
+/// touched in less than half. Other ways to huge pages need the administrator. An old kernel, or one without a free
+/// huge page, leaves small pages.
 fn takeHugePages(start: u64, size: u64) void {
     var at = start;
     // Only present pages can be collapsed. A read makes one present, and keeps what another process wrote.
@@ -63,7 +63,7 @@ fn mapFile(memory: *const physical.Memory, start: u64, size: u64, access: Access
 /// it is a NaN.
 pub const poison_stride: u64 = 64 << 10;
 pub const poison_bytes = 64;
-pub const poison_byte = 0xff;
+const poison_byte = 0xff;
 
 fn poison(start: u64, size: u64) void {
     var at = start;

@@ -1,4 +1,4 @@
-//! Physical memory of a device, with its budget: here a device runs out of memory.
+//! Physical memory of a device, and its budget. This file decides that a device is out of memory.
 //!
 //! Each device has one memfd, and every allocation gets one range of it. A process may hold thousands of allocations
 //! but far fewer file descriptors, so there is no file per allocation. One range per allocation means one mmap and
@@ -26,7 +26,8 @@ pub const normal_page_bytes: u64 = 4096;
 pub const huge_page_bytes: u64 = 2 << 20;
 pub const giant_page_bytes: u64 = 1 << 30;
 
-pub const Purpose = enum { physical, allocation };
+/// Which call took memory: aclrtMallocPhysical or aclrtMalloc.
+const Purpose = enum { physical, allocation };
 
 pub fn outOfMemory() acl.Error {
     return errors.fail(acl.code.rt_memory_allocation, "out of memory");
@@ -86,7 +87,7 @@ pub const Pool = struct {
 
 const Place = struct { offset: u64, residence: Residence };
 
-pub const Residence = enum {
+const Residence = enum {
     /// Takes host memory where it is touched.
     sparse,
     /// Its first mapping populates it as a whole.
@@ -133,8 +134,7 @@ fn punchHole(fd: i32, offset: u64, bytes: u64) void {
 pub var committed_bytes: std.EnumArray(Purpose, u64) = .initFill(0);
 
 pub const Memory = struct {
-    /// Null for memory of another process. The open `connection` tells that process that this one still holds the
-    /// memory.
+    /// Null for memory of another process. To that process, the open `connection` means that this one holds the memory.
     pool: ?*Pool,
     purpose: Purpose,
     fd: i32,
@@ -147,6 +147,7 @@ pub const Memory = struct {
     references: u32 = 1,
     after_leave: lock.Deferred = .{ .run = returnToHost },
 
+    /// Fails when the budget does not suffice, or when the host itself has no memory.
     pub fn create(pool: *Pool, size: u64, purpose: Purpose) error{OutOfMemory}!*Memory {
         if (size > pool.budget_bytes - pool.used_bytes) return error.OutOfMemory;
         const memory = try allocator.create(Memory);

@@ -10,7 +10,6 @@ pub fn RangeTable(comptime Value: type) type {
         const Tree = std.Treap(u64, std.math.order);
         pub const Entry = struct { start: u64, end: u64, value: Value };
         const Item = struct { node: Tree.Node = undefined, entry: Entry };
-
         tree: Tree = .{},
         count: u64 = 0,
 
@@ -18,8 +17,7 @@ pub fn RangeTable(comptime Value: type) type {
             return @alignCast(@fieldParentPtr("node", node orelse return null));
         }
 
-        /// The first range that ends after `address`. A loop that goes from the end of one to the next may change the
-        /// table.
+        /// The first range that ends after `address`. A loop from end to end may change the table.
         pub fn from(self: *const Self, address: u64) ?Entry {
             var node = self.tree.root;
             var found: ?Entry = null;

@@ -33,7 +33,7 @@ pub const Word = struct {
     }
 };
 
-pub const EventUse = struct { event: *Event, generation: u64 };
+const EventUse = struct { event: *Event, generation: u64 };
 
 /// The state of a stream that its tasks read and change.
 pub const Execution = struct {

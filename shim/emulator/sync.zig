@@ -7,7 +7,7 @@ const clock = @import("clock.zig");
 pub const Mutex = struct {
     inner: std.c.pthread_mutex_t = .{},
 
-    // The calls below fail only for a mutex that was never initialised or is not held, which no caller can bring about.
+    // The calls below fail only for a mutex that was never initialised or is not held, which no caller can cause.
     pub fn lock(self: *Mutex) void {
         _ = std.c.pthread_mutex_lock(&self.inner);
     }
@@ -28,7 +28,7 @@ const clock_monotonic: c_int = 1;
 pub const Condition = struct {
     inner: std.c.pthread_cond_t = .{},
 
-    /// Needed before `waitUntil` only: the default clock of a condition is the one that users set.
+    /// Needed before `waitUntil` only. The default clock of a condition is the wall clock, which users can set.
     pub fn useMonotonicClock(self: *Condition) void {
         var attributes: ConditionAttributes = .{};
         _ = pthread_condattr_init(&attributes);
@@ -41,7 +41,7 @@ pub const Condition = struct {
         _ = std.c.pthread_cond_wait(&self.inner, &mutex.inner);
     }
 
-    /// Returns on a wake-up, a spurious one included, or when `deadline` (see `now`) has passed.
+    /// Returns on a wake-up, a spurious one included, or when `deadline` (see clock.zig) has passed.
     pub fn waitUntil(self: *Condition, mutex: *Mutex, deadline: u64) void {
         const time: std.c.timespec = .{
             .sec = @intCast(deadline / std.time.ns_per_s),

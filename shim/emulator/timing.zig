@@ -1,4 +1,4 @@
-//! An optional model of the time that a device takes. It answers what a machine would do that nobody here has:
+//! An optional model of the time that a device takes, to play a machine that is not at hand:
 //!
 //!     CAMEM_EMULATOR_TIMING="h2d=24GiB/s,d2h=22GiB/s,aclrtMapMem=120us,aclrtMallocHost=4GiB/s,content=off"
 //!

@@ -3,7 +3,7 @@ import { aborted } from "./abortable.ts";
 import type { Clock } from "./clock.ts";
 
 /** Bounds of a {@link Deferred}. */
-export interface DeferredLimits {
+interface DeferredLimits {
   readonly signal?: AbortSignal | undefined;
   /** Milliseconds from now; `Infinity` for no deadline. */
   readonly deadlineMs: number;

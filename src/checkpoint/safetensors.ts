@@ -23,16 +23,15 @@ import { beginLoad } from "./loads.ts";
 
 /** A tensor of a checkpoint in device memory. */
 export interface Tensor {
+  /** The name in the checkpoint. */
   readonly name: string;
+  /** The element type. */
   readonly dtype: TensorDtype;
   /** Lengths of the dimensions, outermost first; empty for a scalar. Elements are packed in row-major order. */
   readonly shape: readonly number[];
-  /** Bytes of content. Zero where a dimension is 0. */
+  /** Bytes of content; zero where a dimension is 0. */
   readonly sizeBytes: number;
-  /**
-   * The device memory. A tensor without elements has a buffer too, of one byte that is never written, so that code
-   * which walks the tensors needs no special case; `sizeBytes` tells it apart.
-   */
+  /** The device memory. A tensor without elements has a buffer of one byte, which is never written. */
   readonly buffer: DeviceBuffer;
 }
 
@@ -76,26 +75,23 @@ export interface LoadSafetensorsOptions extends Static<typeof LoadSafetensorsOpt
 /** Tensors that a load allocated, so that their segments hold nothing else. */
 const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
 
-/** Bounds the host memory of a load, and the time for which one read or copy keeps the event loop. */
+/** Bounds the host memory of a load, and the time that one read or copy blocks the event loop. */
 const chunkBytes = 16 * 1024 * 1024;
 
 /**
- * Loads a safetensors checkpoint into device memory. The header is read and checked in full before anything is
- * allocated. Then each tensor is carved out of large segments of `tag`'s memory pool (`aclrtReserveMemAddress`,
- * `aclrtMallocPhysical` and `aclrtMapMem` behind it, for a few large segments and not for each tensor), and the data is
- * copied from the file in chunks of 16 MiB (`aclrtMemcpy`, host to device); the event loop runs between two chunks.
+ * Loads a safetensors checkpoint into device memory. Checks the whole header before allocating. Sub-allocates the tensors in
+ * a few large segments of the tag's memory pool (aclrtReserveMemAddress, aclrtMallocPhysical, aclrtMapMem), then copies the
+ * data in chunks of 16 MiB (aclrtMemcpy, host to device). The event loop runs between two chunks.
  *
- * With `into`, an earlier load's tensors are written in place and nothing is allocated. Names, dtypes, shapes and the
- * state of every buffer are checked before the first byte is written. If the file cannot be read to its end after
- * that, the tensors stay allocated and their content is undefined: load again.
+ * With `into`, overwrites the tensors of an earlier load and allocates nothing. Checks names, dtypes, shapes and the state of
+ * every buffer before the first write. If reading fails later, the tensors stay allocated with undefined content: load again.
  *
- * @param path The checkpoint: a path, or a `file:` URL.
- * @returns Every tensor by name, in the order of the data; with `into`, that same map.
- * @throws CamemError `INVALID_ARGUMENT`; `SAFETENSORS_INVALID` if the file cannot be read, breaks the format, or does not match `into`;
- * `BUFFER_ASLEEP`, `BUFFER_MOVING` or `BUFFER_FREED` if a tensor's memory is not mapped (wake `into`'s tag first);
- * `BUFFER_IMMUTABLE`; `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`;
- * `ABORTED` if `signal` fired; whatever `MemoryPool.malloc` throws, such as `OUT_OF_DEVICE_MEMORY`. What had been
- * allocated by then is freed again.
+ * @param path a path or a `file:` URL
+ * @returns all tensors by name, in the order of the data; with `into`, the same map
+ * @throws CamemError `INVALID_ARGUMENT`; `SAFETENSORS_INVALID` if the file cannot be read, breaks the format or does not match
+ * `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or `BUFFER_IMMUTABLE` if a tensor of `into` cannot be written;
+ * `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as
+ * `OUT_OF_DEVICE_MEMORY`. A failed load frees what it allocated.
  */
 export async function loadSafetensors(
   path: string | URL,
@@ -106,7 +102,7 @@ export async function loadSafetensors(
   throwIfAborted(options.signal, fileName);
   const handle = await openCheckpoint(fileName);
   try {
-    // Before the first byte is read, so that a change while it is loaded is noticed.
+    // Opened before the first read, so that a change during the load is noticed.
     using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
     const header = await readHeader(handle, fileName);
     const tensors = options.into ?? allocateTensors(header, options);
@@ -144,7 +140,6 @@ function fileNameOf(path: unknown): string {
   throw new CamemError("INVALID_ARGUMENT", `the path is ${given}; it must be a path or a file: URL`);
 }
 
-/** Memory functions check the tag and the device. */
 function checkOptions(options: LoadSafetensorsOptions): void {
   validate(LoadSafetensorsOptions, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
   const { into, backing } = options;
@@ -199,7 +194,7 @@ async function readHeader(handle: FileHandle, path: string): Promise<Safetensors
   }
   const lengthField = new Uint8Array(Math.min(lengthFieldBytes, file.size));
   await readExactly(handle, lengthField, 0, path);
-  // Checked here already, so that a damaged length cannot ask for gigabytes of host memory.
+  // Checked before allocating: a damaged length could ask for gigabytes of host memory.
   const headerBytes = parseHeaderLength(lengthField, file.size, path);
   const bytes = new Uint8Array(lengthFieldBytes + headerBytes);
   await readExactly(handle, bytes, 0, path);
@@ -219,7 +214,7 @@ async function readExactly(
       throw invalid(
         path,
         `the file ends at byte ${positionBytes + doneBytes}, while it is being read`,
-        "Load again when nothing writes to the file any more.",
+        "Load again once nothing writes to the file.",
       );
     }
     doneBytes += bytesRead;
@@ -256,7 +251,7 @@ function allocateTensors(
   return tensors;
 }
 
-/** Frees what a failed load had allocated. A buffer that cannot be freed must not hide why the load failed. */
+/** Frees the tensors of a failed load. A buffer that cannot be freed must not hide the error of the load. */
 function freeAll(tensors: ReadonlyMap<string, Tensor>, loadError: unknown): void {
   const freeErrors: unknown[] = [];
   for (const { buffer } of tensors.values()) {
@@ -316,7 +311,7 @@ function checkWritable({ name, buffer }: Tensor): void {
   throw new CamemError("BUFFER_ASLEEP", `${message} Call wakeUp({ tags: ["${tag}"] }) first.`);
 }
 
-/** The staging chunk is reused, which is safe because `DeviceBuffer.write` has copied it when it returns. */
+/** Reuses one staging array, since `DeviceBuffer.write` blocks until its copy is done. */
 async function copyData(
   handle: FileHandle,
   header: SafetensorsHeader,
@@ -330,7 +325,7 @@ async function copyData(
     const chunk = staging.subarray(0, Math.min(staging.length, header.dataSizeBytes - chunkBegin));
     await readExactly(handle, chunk, header.dataOffsetBytes + chunkBegin, path);
     writeChunk(chunk, chunkBegin, header.entries, tensors);
-    // Waiting for a read is not enough: Bun goes on with one that has ended meanwhile before it turns to anything else.
+    // Awaiting a read is not enough: Bun resumes a completed read before other tasks.
     await setImmediate();
   }
   throwIfAborted(signal, path);

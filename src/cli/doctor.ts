@@ -9,7 +9,7 @@ import {
   checkDevice,
   environmentNames,
   resolveConfig,
-} from "../options/config.ts";
+} from "../options/allocator-options.ts";
 import { formatSize } from "../options/sizes.ts";
 import type { Command } from "./command.ts";
 

@@ -29,6 +29,7 @@ export {
   readBackup,
   readSegment,
   type SegmentName,
+  type SegmentSnapshot,
   segmentInfo,
   writeSegment,
 } from "./segments.ts";

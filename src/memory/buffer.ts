@@ -6,7 +6,10 @@ import { createHostArray, viewAsBytes } from "./host-array.ts";
 declare const devicePointerBrand: unique symbol;
 
 /** An address on the device. A number, since Ascend's addresses are below 2^53; the CPU must not dereference it. */
-export type DevicePointer = number & { readonly [devicePointerBrand]: true };
+export type DevicePointer = number & {
+  /** Tells device addresses from other numbers at compile time; does not exist at run time. */
+  readonly [devicePointerBrand]: true;
+};
 
 /**
  * The state of a buffer's memory: `mapped` on the device; `offloaded` to the host; `discarded`, without content; `moving`
@@ -24,7 +27,7 @@ export interface BufferOwner {
 }
 
 /** @internal The part of a segment that a buffer owns. */
-export interface BufferPlace {
+interface BufferPlace {
   readonly segment: native.SegmentName;
   readonly offsetBytes: number;
   readonly sizeBytes: number;

@@ -5,7 +5,7 @@ import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type Block, FreeList } from "./free-list.ts";
 
 /** Ascend's copy and compute engines are fastest on addresses that are multiples of this. */
-export const alignmentBytes = 512;
+const alignmentBytes = 512;
 
 /** @throws CamemError `INVALID_SIZE` for anything but a positive safe integer */
 export function checkSize(sizeBytes: unknown): asserts sizeBytes is number {
@@ -48,7 +48,7 @@ function batchesOf(sizesBytes: readonly number[]): { sizesBytes: number[]; total
 }
 
 /** Allocates whole segments of one tag on one device. */
-export interface SegmentSource {
+interface SegmentSource {
   readonly granularityBytes: number;
   allocate(sizeBytes: number): SegmentName;
 }

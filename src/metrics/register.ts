@@ -65,11 +65,9 @@ function groupsOf(engine: MetricsOptions["engine"]): readonly EngineGroup[] {
       property: "engine",
     });
   if (new Set(engines.map(({ name }) => name)).size < engines.length)
-    throw new CamemError(
-      "INVALID_CONFIG",
-      "two engines have the same name, so their metrics cannot be told apart",
-      { property: "engine" },
-    );
+    throw new CamemError("INVALID_CONFIG", "two engines have the same name, so their metrics would mix", {
+      property: "engine",
+    });
   return engines.map((one) => groupOf(one));
 }
 

@@ -24,7 +24,7 @@ export interface Snapshot {
   readonly failures: ReadonlyMap<CamemErrorCode, number>;
 }
 
-export interface SnapshotSources {
+interface SnapshotSources {
   readonly groups: readonly EngineGroup[];
   readonly allocator: Pick<CaMemAllocator, "hostUsage">;
   readonly inFlight: () => OperationCounts;

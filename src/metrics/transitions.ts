@@ -30,7 +30,7 @@ const phases: Readonly<Record<string, keyof TransitionDurations>> = {
 };
 
 /** The instruments of {@link transitionNames}. */
-export interface TransitionInstruments extends Record<keyof typeof transitionNames, Histogram | Counter> {
+interface TransitionInstruments extends Record<keyof typeof transitionNames, Histogram | Counter> {
   readonly vllmDuration: Histogram;
   readonly duration: Histogram;
   readonly phaseSeconds: Counter;

@@ -25,7 +25,7 @@ export function mismatchText(label: string, value: unknown, schema: TSchema): st
 }
 
 /** How `validate` reports a failure. */
-export interface ValidateReport {
+interface ValidateReport {
   /** The code for each property; for others the code of the whole. */
   readonly codes?: Partial<Record<string, CamemErrorCode>>;
   /** The name of each property in the message, where it differs from its key. */

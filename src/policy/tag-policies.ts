@@ -19,7 +19,7 @@ const Action = Type.Union([Type.Literal("keep"), Type.Literal("offload"), Type.L
 /** What a sleep does to the memory of a tag: leave it, move its content to the host, or drop its content. */
 export type TagAction = Static<typeof Action>;
 
-export const TagPolicy = closedObject({
+const TagPolicy = closedObject({
   /** What a sleep at level 1 does. */
   1: required(Action),
   /** What a sleep at level 2 does. */

@@ -1,9 +1,13 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-/** Sleep mode in a serving stack. Importing this module opens no library and starts nothing. */
+/**
+ * Sleep mode in a serving stack. Importing this module opens no library and starts nothing.
+ *
+ * @module camem/server
+ */
 
 export type { Clock } from "../async/clock.ts";
-export type { Duration } from "../options/durations.ts";
+export { type Duration, parseDuration } from "../options/durations.ts";
 export {
   type DeviceMemory,
   type EngineSleepResult,

@@ -8,19 +8,22 @@ import { checkTag } from "../policy/tag-names.ts";
 import { SleepSelection } from "../policy/tag-policies.ts";
 import { TransitionControl } from "./progress.ts";
 
-const SleepOptions = closedObject({ ...SleepSelection.properties, ...TransitionControl.properties });
-
-/** Options of `sleep` and `prepare`. */
-export interface SleepOptions extends Static<typeof SleepOptions> {}
-
-const WakeOptions = closedObject({
+const WakeSelection = closedObject({
   /** Wake only these tags; by default all. */
   tags: optional(Tags),
-  ...TransitionControl.properties,
 });
 
+/** The tags that a wake-up concerns. */
+export interface WakeSelection extends Static<typeof WakeSelection> {}
+
+/** Options of `sleep` and `prepare`. */
+export interface SleepOptions extends SleepSelection, TransitionControl {}
+
 /** Options of `wakeUp`. */
-export interface WakeOptions extends Static<typeof WakeOptions> {}
+export interface WakeOptions extends WakeSelection, TransitionControl {}
+
+const SleepOptions = closedObject({ ...SleepSelection.properties, ...TransitionControl.properties });
+const WakeOptions = closedObject({ ...WakeSelection.properties, ...TransitionControl.properties });
 
 /** Whether an allocator knows a tag. */
 export type IsKnownTag = (tag: string) => boolean;

@@ -3,7 +3,7 @@
 import type { SegmentGroup } from "../memory/table.ts";
 import type { TagAction, TagTreatment } from "../policy/tag-policies.ts";
 
-export type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
+type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
 export interface Step {
   readonly group: SegmentGroup;

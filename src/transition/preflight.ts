@@ -23,24 +23,33 @@ export interface TransitionPlan {
   readonly tags: Readonly<Record<string, TagPlan>>;
   /** Device memory that a wake-up takes, by device. */
   readonly devices: readonly {
+    /** The device number. */
     readonly device: number;
+    /** Bytes that the wake-up takes. */
     readonly neededBytes: number;
+    /** Bytes that are free now. */
     readonly freeBytes: number;
   }[];
   /** Page-locked host memory that a sleep takes. */
   readonly host: {
+    /** Bytes that the sleep takes. */
     readonly neededBytes: number;
     /** The rest of the host budget; null without a budget. */
     readonly freeBytes: number | null;
   };
   /** Disk space that a sleep takes for backups beyond the host budget; null without a `spillDir`. */
-  readonly spill: { readonly neededBytes: number; readonly freeBytes: number } | null;
+  readonly spill: {
+    /** Bytes that the sleep takes. */
+    readonly neededBytes: number;
+    /** Bytes that are free now. */
+    readonly freeBytes: number;
+  } | null;
   /** True when host, disk and devices have room. */
   readonly fits: boolean;
 }
 
 /** The memory that a transition may take. */
-export interface Resources {
+interface Resources {
   readonly hostBudgetBytes: number;
   /** Free bytes on the disk of the spill folder; undefined without a spill folder. */
   freeSpillBytes(): number | undefined;

@@ -1,7 +1,7 @@
 import { backgroundClock } from "../async/clock.ts";
 import * as native from "../ffi/index.ts";
 import type { SegmentGroup } from "../memory/table.ts";
-import type { Config } from "../options/config.ts";
+import type { Config } from "../options/allocator-options.ts";
 
 /** Keeps free page-locked host memory after a transition: up to `retainBytes`, for `retainIdleMs`. */
 export class HostRetention {

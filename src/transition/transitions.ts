@@ -7,7 +7,7 @@ import { CamemError, formatValue } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
 import { hostUsage } from "../memory/usage.ts";
-import type { Config } from "../options/config.ts";
+import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
   type TagPolicies,

@@ -1,4 +1,4 @@
-/** The benchmark runs, and writes what it says it writes. No time is asserted: machines differ. */
+/** The benchmark runs and writes its results. Durations are not asserted, because machines differ. */
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -29,7 +29,7 @@ const isRatio = ({ median, p25, p75 }: Statistic) =>
   [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
 
 test(
-  "a quick run measures every target, and writes JSON, Markdown and charts",
+  "bench measures every target and writes JSON, Markdown and charts",
   async () => {
     const { stdout, stderr, exitCode } = await bench("--quick", "--out", folder);
     expect(exitCode, stderr).toBe(0);
@@ -61,13 +61,13 @@ test(
   limitMs,
 );
 
-/** As it is committed, whatever has been measured since; outside of a git checkout as it is. */
+/** The committed version of a file; outside a git checkout the file itself. */
 function committed(path: string): string {
   const shown = Bun.spawnSync(["git", "show", `HEAD:${path}`], { cwd: root, stderr: "ignore" });
   return shown.success ? shown.stdout.toString() : readFileSync(join(root, path), "utf8");
 }
 
-test("docs/performance.md quotes the full run that is committed", () => {
+test("docs/performance.md quotes the committed full run of the benchmark", () => {
   const results = JSON.parse(committed("bench/results/latest.json"));
   const { quick, targets: rows, machine } = Value.Parse(Results, results);
   expect(quick).toBe(false);
@@ -88,7 +88,7 @@ test.each([
   { args: ["--out"], message: "--out" },
   { args: ["--out", ""], message: "--out is empty" },
   { args: ["everything"], message: "everything" },
-])("it refuses $args", async ({ args, message }) => {
+])("bench refuses $args", async ({ args, message }) => {
   const { stderr, exitCode } = await bench(...args);
   expect(exitCode).toBe(2);
   expect(stderr).toContain(message);

@@ -1,4 +1,4 @@
-/** With `backing: "file"` the checkpoint is the backup: it has to stay as it was loaded, and is never written to. */
+/** With `backing: "file"` the checkpoint is the backup: it must stay unchanged, and is never written. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
@@ -31,7 +31,7 @@ import {
   setFaults,
 } from "../support/device.ts";
 
-/** Odd sizes, one of more than staging holds, and one without elements. */
+/** Odd sizes, one larger than the staging memory, and one without elements. */
 const contents = {
   small: pattern(1000, 1),
   large: pattern(50 * MiB + 3, 2),
@@ -68,7 +68,7 @@ function expectContents(): void {
   }
 }
 
-/** Waits until the clock of files has moved on, so that a write is sure to show. */
+/** Waits until the clock of file times advances, so that a write changes the time. */
 function waitForFileClock(): void {
   const probe = join(folder, "probe");
   const modified = () => {
@@ -106,7 +106,7 @@ describe.each([
   ["without", false],
   ["with", true],
 ])("%s verify", (_, verify) => {
-  test("a level 1 sleep needs no host memory, and a wake-up brings every byte back", async () => {
+  test("sleep() needs no host memory and wakeUp() restores every byte when a checkpoint is the backup", async () => {
     await reopen({ hostBudget: 0, verify });
     for (let cycle = 0; cycle < 3; cycle++) {
       if (onEmulator) setFaults("");
@@ -123,14 +123,14 @@ describe.each([
   });
 });
 
-test("usage() tells what the checkpoint stands for, asleep and awake", async () => {
+test("usage() reports bytes that a checkpoint backs, asleep and awake", async () => {
   const checkpointBytes = 1000 + 50 * MiB + 3 + 3 * MiB;
   expect(allocator.usage()["weights"]).toMatchObject({ checkpointBytes, hostBytes: 0, state: "awake" });
   await allocator.sleep();
   expect(allocator.usage()["weights"]).toMatchObject({ checkpointBytes, hostBytes: 0, state: "asleep" });
 });
 
-test("writes are refused, until markDirty has the next sleep back the content up in host memory", async () => {
+test("write() throws until markDirty(), after which sleep() makes a backup in host memory", async () => {
   const buffer = bufferOf("last");
   expect(await codeOf(() => buffer.write(new Uint8Array(1)))).toBe("BUFFER_IMMUTABLE");
   expect(await codeOf(() => buffer.fill(1))).toBe("BUFFER_IMMUTABLE");
@@ -145,7 +145,7 @@ test("writes are refused, until markDirty has the next sleep back the content up
   expect(Buffer.compare(readFileSync(path), before)).toBe(0);
 });
 
-test("backups are read out of the checkpoint, and what lies between its tensors is zero", async () => {
+test("backup() reads the checkpoint, with zeros between its tensors", async () => {
   await allocator.sleep();
   const [backup] = allocator.backup("weights");
   const offset = bufferOf("last").ptr - (backup?.ptr ?? 0);
@@ -153,7 +153,7 @@ test("backups are read out of the checkpoint, and what lies between its tensors 
   expect(backup?.read(990, 22)).toEqual(new Uint8Array([...contents.small.slice(990), ...Array(12).fill(0)]));
 });
 
-test("memory that is loaded again after a level 2 sleep can have its checkpoint as backup again", async () => {
+test("loadSafetensors() restores the file backing when it reloads after level 2", async () => {
   await allocator.sleep({ level: 2 });
   expect(allocator.usage()["weights"]?.checkpointBytes).toBe(0);
   await allocator.wakeUp();
@@ -163,7 +163,7 @@ test("memory that is loaded again after a level 2 sleep can have its checkpoint 
   expectContents();
 });
 
-/** Sleeps and wakes, with memory of other content on the device meanwhile. */
+/** Sleeps and wakes, with other content on the device in between. */
 async function cycleThroughOther(): Promise<void> {
   await allocator.sleep();
   const other = allocator.malloc(80 * MiB, { tag: "sleep_persistent" });
@@ -172,8 +172,8 @@ async function cycleThroughOther(): Promise<void> {
   await allocator.wakeUp();
 }
 
-describe("other memory is never in a segment that the checkpoint backs:", () => {
-  test("none that is allocated while it loads", async () => {
+describe("separate segments", () => {
+  test("malloc() during a load takes a segment that the checkpoint does not back", async () => {
     allocator.markDirty("weights");
     const loading = loadSafetensors(path, { allocator, backing: "file" });
     const pool = allocator.memoryPool("weights");
@@ -194,7 +194,7 @@ describe("other memory is never in a segment that the checkpoint backs:", () => 
       expect(buffer.read()).toEqual(new Uint8Array(512).fill(index % 251));
   });
 
-  test("none that is allocated before it is loaded again", async () => {
+  test("malloc() before a reload takes a segment that the checkpoint does not back", async () => {
     allocator.markDirty("weights");
     const own = allocator.memoryPool("weights").malloc(512);
     own.fill(7);
@@ -204,7 +204,7 @@ describe("other memory is never in a segment that the checkpoint backs:", () => 
     expectContents();
   });
 
-  test("and tensors that no load allocated are refused", async () => {
+  test("loadSafetensors() refuses tensors that no load allocated", async () => {
     const buffer = allocator.malloc(1000, { tag: "weights" });
     const into = new Map([...tensors].map(([name, tensor]) => [name, { ...tensor, buffer }]));
     const error = await failureOf(() => loadSafetensors(path, { allocator, into, backing: "file" }));
@@ -212,7 +212,7 @@ describe("other memory is never in a segment that the checkpoint backs:", () => 
   });
 });
 
-/** What somebody does to the file, and what the error calls it. */
+/** Changes of the file, and the word of the error for each. */
 const changes: Record<string, [change: () => void, word: RegExp]> = {
   truncated: [() => truncateSync(path, statSync(path).size - 1), /the size of the checkpoint/],
   "appended to": [() => appendFileSync(path, "x"), /the size of the checkpoint/],
@@ -221,7 +221,7 @@ const changes: Record<string, [change: () => void, word: RegExp]> = {
 };
 
 describe.each(Object.entries(changes))("a checkpoint that was %s", (_, [change, word]) => {
-  test("is noticed before anything is unmapped; after markDirty the content is backed up", async () => {
+  test("is detected by sleep() before it unmaps memory, and markDirty() lets sleep() make a backup", async () => {
     change();
     const error = await failureOf(() => allocator.sleep());
     expect(error.code).toBe("FILE_CHANGED");
@@ -235,7 +235,7 @@ describe.each(Object.entries(changes))("a checkpoint that was %s", (_, [change, 
     expectContents();
   });
 
-  test("is noticed before anything is mapped; its tag can be loaded again, as the error says", async () => {
+  test("is detected by wakeUp() before it maps memory, and the tag can be loaded again", async () => {
     const cache = allocator.malloc(MiB, { tag: "kv_cache" });
     await allocator.sleep();
     const { freeBytes } = allocator.memGetInfo();
@@ -265,14 +265,14 @@ test.each([
       renameSync(`${path}.new`, path);
     },
   ],
-])("a checkpoint that was %s is held on to", async (_, change) => {
+])("wakeUp() still reads a checkpoint that was %s", async (_, change) => {
   change();
   await allocator.sleep();
   await allocator.wakeUp();
   expectContents();
 });
 
-test("a change while it is loaded is noticed, and what was loaded is given back", async () => {
+test("loadSafetensors() frees what it loaded when the checkpoint changes during the load", async () => {
   const { mappedBytes } = allocator.usage()["weights"] ?? {};
   const loading = failureOf(() => loadSafetensors(path, { allocator, backing: "file" }));
   let ended = false;
@@ -287,9 +287,9 @@ test("a change while it is loaded is noticed, and what was loaded is given back"
   expect(allocator.usage()["weights"]?.mappedBytes).toBe(mappedBytes);
 });
 
-test("a change while it is read by a wake-up is noticed, and nothing stays mapped", async () => {
+test("wakeUp() leaves nothing mapped when the checkpoint changes during the copy", async () => {
   const outcomes: string[] = [];
-  // Where the last byte was read before the change, it is too late to notice: once more then.
+  // A change after the last byte was read goes undetected, so try again.
   while (!outcomes.includes("FILE_CHANGED") && outcomes.length < 20) {
     await reopen({});
     await allocator.sleep();
@@ -309,7 +309,7 @@ test("a change while it is read by a wake-up is noticed, and nothing stays mappe
   expect(bufferOf("large").state).toBe("offloaded");
 });
 
-describe("content that was changed, with its size and time as before,", () => {
+describe("a checkpoint whose content changed, but not its size or time,", () => {
   function changeContent(): void {
     const { atime, mtime } = statSync(path);
     const bytes = readFileSync(path);
@@ -324,7 +324,7 @@ describe("content that was changed, with its size and time as before,", () => {
     await reopen({ verify: true });
   });
 
-  test("is noticed with verify by the first sleep, which compares it with device memory", async () => {
+  test("is detected by the first sleep() with verify, which compares it with device memory", async () => {
     changeContent();
     const error = await failureOf(() => allocator.sleep());
     expect(error.code).toBe("FILE_CHANGED");
@@ -336,7 +336,7 @@ describe("content that was changed, with its size and time as before,", () => {
     expectContents();
   });
 
-  test("is noticed with verify by a later sleep and by a wake-up", async () => {
+  test("is detected by a later sleep() and by wakeUp() with verify", async () => {
     await allocator.sleep();
     await allocator.wakeUp();
     changeContent();
@@ -353,7 +353,7 @@ describe("content that was changed, with its size and time as before,", () => {
   });
 });
 
-test("an unknown backing is refused", async () => {
+test("loadSafetensors() refuses an unknown backing", async () => {
   const backing = "disk" as "file";
   expect(await codeOf(() => loadSafetensors(path, { allocator, backing }))).toBe("INVALID_ARGUMENT");
 });

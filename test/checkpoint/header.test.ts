@@ -10,7 +10,7 @@ function parse(file: Uint8Array) {
   return parseSafetensorsHeader(file, file.length, "model.safetensors");
 }
 
-/** The error that parsing `file` throws; a file that is taken fails the test. */
+/** The error that parsing `file` throws; fails when parsing succeeds. */
 function rejectionOf(file: Uint8Array): CamemError {
   try {
     parse(file);
@@ -18,11 +18,11 @@ function rejectionOf(file: Uint8Array): CamemError {
     if (error instanceof CamemError) return error;
     throw error;
   }
-  throw new Error("the file was taken");
+  throw new Error("parsing succeeded");
 }
 
-describe("a header that keeps to the format", () => {
-  test("gives metadata and the tensors in the order of the data", () => {
+describe("parseSafetensorsHeader() of a valid header", () => {
+  test("parseSafetensorsHeader() returns metadata, and tensors in the order of their data", () => {
     const header = parse(smallFile);
     expect(header.metadata).toEqual(new Map([["format", "pt"]]));
     expect(header.entries).toEqual([
@@ -34,21 +34,21 @@ describe("a header that keeps to the format", () => {
     expect(header.dataSizeBytes).toBe(21);
   });
 
-  test("is read from a view that starts in the middle of its buffer", () => {
+  test("parseSafetensorsHeader() reads a view that starts in the middle of its buffer", () => {
     const shifted = new Uint8Array(smallFile.length + 3);
     shifted.set(smallFile, 3);
     expect(parse(shifted.subarray(3))).toEqual(parse(smallFile));
   });
 
-  test("may be padded with spaces", () => {
+  test("parseSafetensorsHeader() accepts a header padded with spaces", () => {
     expect(parse(fileOf(`${smallHeader}       `, 21)).entries).toHaveLength(3);
   });
 
-  test("may hold no tensor at all", () => {
+  test("parseSafetensorsHeader() accepts a header without tensors", () => {
     expect(parse(fileOf("{}", 0)).entries).toEqual([]);
   });
 
-  test("may hold tensors without elements", () => {
+  test("parseSafetensorsHeader() accepts tensors without elements", () => {
     const header = { empty: entry("F32", [0, 7], [4, 4]), one: entry("F32", [1], [0, 4]) };
     expect(parse(fileOf(JSON.stringify(header), 4)).entries.map(({ name }) => name)).toEqual([
       "one",
@@ -56,13 +56,13 @@ describe("a header that keeps to the format", () => {
     ]);
   });
 
-  test("may call tensors like the properties of an object", () => {
+  test("parseSafetensorsHeader() accepts tensors named like properties of an object", () => {
     const text =
       '{"__proto__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"constructor":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}';
     expect(parse(fileOf(text, 2)).entries.map(({ name }) => name)).toEqual(["__proto__", "constructor"]);
   });
 
-  test("may have quotes, brackets and commas inside names", () => {
+  test("parseSafetensorsHeader() accepts quotes, brackets and commas in names", () => {
     const name = 'a"b\\",{["}]:';
     expect(parse(fileOf(JSON.stringify({ [name]: entry("U8", [1], [0, 1]) }), 1)).entries[0]?.name).toBe(
       name,
@@ -89,7 +89,7 @@ describe("a header that keeps to the format", () => {
     ["C64", 8],
     ["F4", 0.5],
     ["F6_E2M3", 0.75],
-  ])("knows %s with %p bytes an element", (dtype, elementBytes) => {
+  ])("parseSafetensorsHeader() takes %s as %p bytes an element", (dtype, elementBytes) => {
     const sizeBytes = 8 * elementBytes;
     expect(
       parse(fileOf(JSON.stringify({ x: entry(dtype, [8], [0, sizeBytes]) }), sizeBytes)).entries,
@@ -99,15 +99,15 @@ describe("a header that keeps to the format", () => {
     );
   });
 
-  test("is what the demo's model has", async () => {
+  test("parseSafetensorsHeader() reads the model of the demo", async () => {
     const bytes = await Bun.file(modelPath).bytes();
     expect(parse(bytes).entries).toHaveLength(38);
   });
 });
 
-describe("a file cut short", () => {
+describe("a truncated file", () => {
   test.each(Array.from({ length: smallFile.length }, (_, sizeBytes) => sizeBytes))(
-    "at byte %p",
+    "parseSafetensorsHeader() throws when the file is truncated at byte %p",
     (sizeBytes) => {
       const error = rejectionOf(smallFile.slice(0, sizeBytes));
       expect(error.code).toBe("SAFETENSORS_INVALID");
@@ -115,21 +115,21 @@ describe("a file cut short", () => {
     },
   );
 
-  test("while the caller passes fewer bytes than the header has", () => {
+  test("parseSafetensorsHeader() throws when the caller passes fewer bytes than the header has", () => {
     expect(() => parseSafetensorsHeader(smallFile.subarray(0, 20), smallFile.length, "m")).toThrow(
       "20 bytes",
     );
   });
 });
 
-test("one byte too many at the end is not taken", () => {
+test("parseSafetensorsHeader() throws when the file has one byte too many", () => {
   const longer = new Uint8Array(smallFile.length + 1);
   longer.set(smallFile);
   expect(rejectionOf(longer).message).toContain("the data has 22 bytes");
 });
 
-describe("a file that breaks the format is rejected", () => {
-  test.each(badFiles)("%s", (_name, file, named) => {
+describe("a file that breaks the format", () => {
+  test.each(badFiles)("parseSafetensorsHeader() throws for: %s", (_name, file, named) => {
     const error = rejectionOf(file);
     expect(error.code).toBe("SAFETENSORS_INVALID");
     expect(error.message).toStartWith("model.safetensors: ");

@@ -53,8 +53,8 @@ export const badFiles: [string, Uint8Array, string[]][] = [
   ["header length of zero", withHeaderLength(0n), ["{"]],
   ["header length one too small", withHeaderLength(BigInt(smallHeader.length - 1)), ["JSON"]],
   ["header length one too large", withHeaderLength(BigInt(smallHeader.length + 1)), ["JSON"]],
-  ["header that is no JSON", fileOf('{"weight":}', 0), ["JSON"]],
-  ["header that is no UTF-8", fileOf(Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x7d), 0), ["UTF-8"]],
+  ["header that is not JSON", fileOf('{"weight":}', 0), ["JSON"]],
+  ["header that is not UTF-8", fileOf(Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x7d), 0), ["UTF-8"]],
   ["header with a byte order mark", fileOf("\ufeff{}", 0), ["{"]],
   ["header with leading white space", fileOf(" {}", 0), ["{"]],
   ["header that is an array", fileOf("[]", 0), ["{"]],
@@ -120,7 +120,7 @@ export const badFiles: [string, Uint8Array, string[]][] = [
   ["dimension that is null", weight({ shape: [null] }), ["weight", "null"]],
   ["dimension of 2^53", weight({ shape: [2 ** 53] }), ["weight", "9007199254740992"]],
   [
-    "dimension beyond every number",
+    "dimension beyond the largest number",
     fileOf('{"weight":{"dtype":"F32","shape":[1e999],"data_offsets":[0,8]}}', 8),
     ["weight", "shape"],
   ],
@@ -140,7 +140,7 @@ export const badFiles: [string, Uint8Array, string[]][] = [
   ["bytes for a shape without elements", weight({ shape: [0] }), ["weight", "0 bytes", "hold 8"]],
   ["dtype of another size", weight({ dtype: "F64" }), ["weight", "16 bytes", "hold 8"]],
   [
-    "half a byte left over",
+    "size that is not a whole number of bytes",
     fileOf(JSON.stringify({ weight: entry("F4", [3], [0, 2]) }), 2),
     ["weight", "whole"],
   ],
@@ -149,7 +149,7 @@ export const badFiles: [string, Uint8Array, string[]][] = [
   ["a tensor inside another", twoTensors([0, 8], [2, 4], 8), ["second", "overlap", "first"]],
   ["an empty tensor inside another", twoTensors([0, 8], [4, 4], 8), ["second", "overlap", "first"]],
   ["a hole at the start", twoTensors([1, 4], [4, 8], 8), ["first", "hole"]],
-  ["a hole between", twoTensors([0, 4], [5, 8], 8), ["second", "hole", "first"]],
+  ["a hole between two tensors", twoTensors([0, 4], [5, 8], 8), ["second", "hole", "first"]],
   ["a hole at the end", twoTensors([0, 4], [4, 7], 8), ["7", "8 bytes"]],
   ["data without any tensor", fileOf("{}", 1), ["1 bytes"]],
 ];

@@ -38,7 +38,7 @@ describe("loadSafetensors", () => {
     throw error;
   }
 
-  test("puts every tensor's bytes into device memory under the tag", async () => {
+  test("loadSafetensors() copies every tensor to device memory under the tag", async () => {
     const tensors = await loadSafetensors(path, { allocator, tag });
     expect([...tensors.keys()]).toEqual(["first", "second", "scalar"]);
     const second = tensors.get("second");
@@ -57,12 +57,12 @@ describe("loadSafetensors", () => {
     ["a misspelt option", () => [path, { allocator, tags: tag }], 'has no "tags"'],
     ["a misspelt backing", () => [path, { allocator, backing: "disk" }], '"host" or "file"'],
     ["into as an object", () => [path, { allocator, into: {} }], "into is an object"],
-    ["a signal that is none", () => [path, { allocator, signal: 5 }], "signal is 5"],
+    ["an invalid signal", () => [path, { allocator, signal: 5 }], "signal is 5"],
     ["a path that is a number", () => [5, { allocator }], "the path is 5"],
     ["an empty path", () => ["", { allocator }], 'the path is ""'],
-    ["a URL that is no file", () => [new URL("https://host/a"), { allocator }], '"https://host/a"'],
+    ["a URL that is not a file URL", () => [new URL("https://host/a"), { allocator }], '"https://host/a"'],
   ];
-  test.each(options)("refuses %s, and allocates nothing", async (_name, given, part) => {
+  test.each(options)("loadSafetensors() allocates nothing and throws for %s", async (_name, given, part) => {
     const [where, how] = given();
     const error = await rejectedLoad(loadSafetensors(where as string, how as LoadSafetensorsOptions));
     expect(error.code).toBe("INVALID_ARGUMENT");
@@ -70,13 +70,13 @@ describe("loadSafetensors", () => {
     expect(allocator.usage()).toEqual({});
   });
 
-  test("takes a file URL", async () => {
+  test("loadSafetensors() accepts a file URL", async () => {
     const tensors = await loadSafetensors(Bun.pathToFileURL(path), { allocator, tag });
     expect(tensors.size).toBe(3);
     for (const { buffer } of tensors.values()) buffer.free();
   });
 
-  test("gives a tensor without elements a buffer and no content", async () => {
+  test("loadSafetensors() allocates a buffer for a tensor without elements", async () => {
     const header = JSON.stringify({ empty: entry("F32", [0], [0, 0]) });
     const tensors = await loadSafetensors(await write("empty.safetensors", fileOf(header, 0)), {
       allocator,
@@ -87,7 +87,7 @@ describe("loadSafetensors", () => {
     tensors.get("empty")?.buffer.free();
   });
 
-  test("copies data that spans several chunks, and lets the event loop run between them", async () => {
+  test("loadSafetensors() copies several chunks and lets the event loop run between them", async () => {
     const oddBytes = 20 * 1024 * 1024 + 1;
     const header = JSON.stringify({
       odd: entry("U8", [oddBytes], [0, oddBytes]),
@@ -96,7 +96,7 @@ describe("loadSafetensors", () => {
     const file = fileOf(header, 2 * oddBytes);
     const largePath = await write("large.safetensors", file);
     let turns = 0;
-    // Not a timer, which is not due where a chunk takes less than a millisecond.
+    // Not a timer: a chunk may take less than the millisecond until a timer is due.
     const count = () => {
       turns++;
       turn = setImmediate(count);
@@ -113,7 +113,7 @@ describe("loadSafetensors", () => {
     for (const { buffer } of tensors.values()) buffer.free();
   });
 
-  test.each(badFiles)("allocates nothing for a file with: %s", async (_name, file) => {
+  test.each(badFiles)("loadSafetensors() allocates nothing for: %s", async (_name, file) => {
     const before = allocator.getCurrentUsage();
     const error = await rejectedLoad(
       loadSafetensors(await write("bad.safetensors", file), { allocator, tag }),
@@ -123,7 +123,7 @@ describe("loadSafetensors", () => {
     expect(allocator.getCurrentUsage()).toBe(before);
   });
 
-  test("allocates nothing for a file cut short anywhere", async () => {
+  test("loadSafetensors() allocates nothing when the file is truncated anywhere", async () => {
     const before = allocator.getCurrentUsage();
     const cutPath = await write("cut.safetensors", smallFile);
     for (let sizeBytes = smallFile.length - 1; sizeBytes >= 0; sizeBytes--) {
@@ -137,15 +137,15 @@ describe("loadSafetensors", () => {
   test.each([
     ["a missing file", "missing.safetensors", "ENOENT"],
     ["a directory", ".", "regular file"],
-  ])("names %s", async (_name, relativePath, named) => {
+  ])("loadSafetensors() throws an error that names %s", async (_name, relativePath, named) => {
     const error = await rejectedLoad(loadSafetensors(join(directory, relativePath), { allocator, tag }));
     expect(error.code).toBe("SAFETENSORS_INVALID");
     expect(error.message).toContain(named);
   });
 
-  test("frees what it allocated when device memory runs out in the middle", async () => {
+  test("loadSafetensors() frees what it allocated when device memory runs out", async () => {
     const before = allocator.getCurrentUsage();
-    // A sparse file: its size is what the header says, but its data takes no disk.
+    // A sparse file: it has the size that the header states, but takes no disk space.
     const totalBytes = allocator.memGetInfo().totalBytes;
     const header = JSON.stringify({
       small: entry("U8", [16], [0, 16]),
@@ -158,14 +158,14 @@ describe("loadSafetensors", () => {
     expect(allocator.getCurrentUsage()).toBe(before);
   });
 
-  test("allocates nothing under a signal that has fired", async () => {
+  test("loadSafetensors() allocates nothing when its signal is already aborted", async () => {
     const before = allocator.getCurrentUsage();
     const error = await rejectedLoad(loadSafetensors(path, { allocator, tag, signal: AbortSignal.abort() }));
     expect(error.code).toBe("ABORTED");
     expect(allocator.getCurrentUsage()).toBe(before);
   });
 
-  test("frees what it allocated when the signal fires in the middle", async () => {
+  test("loadSafetensors() frees what it allocated when its signal aborts during the load", async () => {
     const before = allocator.getCurrentUsage();
     const sizeBytes = 64 * 1024 * 1024;
     const header = JSON.stringify({ x: entry("U8", [sizeBytes], [0, sizeBytes]) });
@@ -182,8 +182,8 @@ describe("loadSafetensors", () => {
     expect(allocator.getCurrentUsage()).toBe(before);
   });
 
-  describe("into the tensors of an earlier load", () => {
-    test("writes in place and gives back the same map", async () => {
+  describe("into", () => {
+    test("loadSafetensors({ into }) writes in place and returns the same map", async () => {
       const tensors = await loadSafetensors(path, { allocator, tag });
       const usage = allocator.getCurrentUsage();
       for (const { buffer, sizeBytes } of tensors.values()) buffer.fill(0xee, 0, sizeBytes);
@@ -206,27 +206,30 @@ describe("loadSafetensors", () => {
       ["another shape", { ...JSON.parse(smallHeader), first: entry("BF16", [4], [0, 8]) }, 21, "first"],
       ["another rank", { ...JSON.parse(smallHeader), scalar: entry("U8", [1], [20, 21]) }, 21, "scalar"],
     ];
-    test.each(others)("writes nothing from a file with %s", async (_name, header, dataSizeBytes, named) => {
-      const tensors = await loadSafetensors(path, { allocator, tag });
-      for (const { buffer, sizeBytes } of tensors.values()) buffer.fill(0xee, 0, sizeBytes);
-      const otherPath = await write("other.safetensors", fileOf(JSON.stringify(header), dataSizeBytes));
-      const error = await rejectedLoad(loadSafetensors(otherPath, { allocator, into: tensors }));
-      expect(error.code).toBe("SAFETENSORS_INVALID");
-      expect(error.message).toContain(named);
-      for (const { buffer, sizeBytes } of tensors.values()) {
-        expect(buffer.read(0, sizeBytes)).toEqual(new Uint8Array(sizeBytes).fill(0xee));
-        buffer.free();
-      }
-    });
+    test.each(others)(
+      "loadSafetensors({ into }) writes nothing from a file with %s",
+      async (_name, header, dataSizeBytes, named) => {
+        const tensors = await loadSafetensors(path, { allocator, tag });
+        for (const { buffer, sizeBytes } of tensors.values()) buffer.fill(0xee, 0, sizeBytes);
+        const otherPath = await write("other.safetensors", fileOf(JSON.stringify(header), dataSizeBytes));
+        const error = await rejectedLoad(loadSafetensors(otherPath, { allocator, into: tensors }));
+        expect(error.code).toBe("SAFETENSORS_INVALID");
+        expect(error.message).toContain(named);
+        for (const { buffer, sizeBytes } of tensors.values()) {
+          expect(buffer.read(0, sizeBytes)).toEqual(new Uint8Array(sizeBytes).fill(0xee));
+          buffer.free();
+        }
+      },
+    );
 
-    test("refuses tensors that were freed", async () => {
+    test("loadSafetensors({ into }) refuses freed tensors", async () => {
       const tensors = await loadSafetensors(path, { allocator, tag });
       for (const { buffer } of tensors.values()) buffer.free();
       const error = await rejectedLoad(loadSafetensors(path, { allocator, into: tensors }));
       expect(error.code).toBe("BUFFER_FREED");
     });
 
-    test("refuses tensors that are asleep, and takes them after a wake-up", async () => {
+    test("loadSafetensors({ into }) refuses tensors that are asleep until wakeUp()", async () => {
       const tensors = await loadSafetensors(path, { allocator, tag });
       await allocator.sleep({ level: 2 });
       const error = await rejectedLoad(loadSafetensors(path, { allocator, into: tensors }));

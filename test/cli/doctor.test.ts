@@ -10,7 +10,7 @@ function camem(args: readonly string[], environment: Record<string, string> = {}
   return { exitCode: result.exitCode, output: result.stdout.toString(), errors: result.stderr.toString() };
 }
 
-test("the emulator is described and found ready", () => {
+test("camem doctor describes the emulator and finds it ready", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_EMULATOR_DEVICES: "2" });
   expect(exitCode).toBe(0);
   for (const part of [
@@ -25,14 +25,14 @@ test("the emulator is described and found ready", () => {
     expect(output).toContain(part);
 });
 
-test("a library that is not AscendCL is named with what it lacks", () => {
+test("camem doctor names a library that is not AscendCL and its missing symbols", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_ACL_LIBRARY: "libm.so.6" });
   expect(exitCode).toBe(1);
   expect(output).toContain("LIBRARY_INVALID");
   expect(output).toContain("it has no aclInit");
 });
 
-test("a missing library is named with the mend", () => {
+test("camem doctor names a missing library and the remedy", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_ACL_LIBRARY: "/no/libascendcl.so" });
   expect(exitCode).toBe(1);
   expect(output).toContain("LIBRARY_NOT_FOUND");
@@ -40,7 +40,7 @@ test("a missing library is named with the mend", () => {
   expect(output).toContain("CAMEM_ACL_LIBRARY");
 });
 
-test("no device at all is a result, not a crash", () => {
+test("camem doctor reports that there is no device", () => {
   const { exitCode, output } = camem(["doctor"], {
     CAMEM_BACKEND: "emulator",
     CAMEM_EMULATOR_FAULTS: "aclrtGetDeviceCount:1=207004",
@@ -50,39 +50,39 @@ test("no device at all is a result, not a crash", () => {
   expect(output).toContain("aclrtGetDeviceCount returned 207004");
 });
 
-test("a wrong configuration is named by its variable", () => {
+test("camem doctor names the variable of an invalid option", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "cuda" });
   expect(exitCode).toBe(1);
   expect(output).toContain('CAMEM_BACKEND is "cuda"');
 });
 
-test("a mistyped command is refused with the usage", () => {
+test("camem refuses an unknown command with the usage", () => {
   const { exitCode, errors } = camem(["docter"]);
   expect(exitCode).toBe(2);
   expect(errors).toContain('there is no command "docter"');
   expect(errors).toContain("usage: camem doctor");
 });
 
-test("an option that does not exist is named, and no command at all asks for one", () => {
+test("camem names an unknown option, and asks for a command when there is none", () => {
   expect(camem(["doctor", "--foo"]).errors).toStartWith("camem: Unknown option '--foo'\nusage:");
   expect(camem([]).errors).toStartWith("camem: say which command\nusage:");
   expect(camem([]).exitCode).toBe(2);
 });
 
-test("a device that is not there is not ready", () => {
+test("camem doctor finds a missing device not ready", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_DEVICE: "4" });
   expect(exitCode).toBe(1);
   expect(output).toContain("UNKNOWN_DEVICE: the device (CAMEM_DEVICE) is 4; there is only device 0");
 });
 
-test("an emulator's variable that cannot be understood is named, with its value, and nothing else is blamed", () => {
+test("camem doctor names only the invalid emulator variable, with its value", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_EMULATOR_HBM: "64GB" });
   expect(exitCode).toBe(1);
   expect(output).toContain('aclInit returned 500000: CAMEM_EMULATOR_HBM is "64GB", but must be a size');
   expect(output).not.toContain("CAMEM_ACL_LIBRARY, or leave it out");
 });
 
-test("the emulator's variables are shown, and misspelt ones are named without their value", () => {
+test("camem doctor shows the emulator's variables and names misspelt ones without their value", () => {
   const { output } = camem(["doctor"], {
     CAMEM_BACKEND: "emulator",
     CAMEM_EMULATOR_HBM: "1GiB",

@@ -1,6 +1,6 @@
 /**
- * docs/deploy.md is true: its server runs, its manifests name what that server has, and the calls of its tables, sent byte for
- * byte as their programs send them, are answered with what those programs read.
+ * Checks docs/deploy.md: its server runs, its manifests match that server, and the server answers the calls in its tables, sent
+ * byte for byte like their programs send them.
  */
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
@@ -15,7 +15,7 @@ const folder = mkdtempSync(join(tmpdir(), "camem-deploy-"));
 const page = readFileSync(join(root, "docs/deploy.md"), "utf8");
 const key = "a-secret";
 
-/** What a reader writes himself: an engine whose text is right only if its weights are. */
+/** The reader's own part: an engine whose text is correct only if its weights are. */
 const engineCode = `
 import type { CaMemAllocator, DeviceBuffer } from "camem";
 let weights: DeviceBuffer | undefined;
@@ -24,7 +24,7 @@ export async function load(allocator: CaMemAllocator): Promise<void> {
   weights.fill(7);
 }
 export async function complete(_lease: unknown, prompt: string): Promise<string> {
-  // Longer than the server wants to live.
+  // Longer than the grace period of the server.
   if (prompt === "slow") await new Promise<void>((resolve) => process.once("SIGTERM", () => setTimeout(resolve)));
   return prompt + " " + weights?.read(2_999_999, 1)[0];
 }`;
@@ -36,7 +36,7 @@ interface Started {
 
 let started: Started | undefined;
 
-/** Runs the server of the page. Ports that are 0 are free ones. */
+/** Runs the server of deploy.md. Port 0 takes a free port. */
 async function start(env: Record<string, string>): Promise<Started> {
   const child = Bun.spawn([process.execPath, "server.ts"], {
     cwd: folder,
@@ -64,7 +64,7 @@ interface Answer {
   readonly body: string;
 }
 
-/** Sends lines and a body as they stand, and reads one answer. */
+/** Sends raw lines and a body, and reads one response. */
 function send(port: number, lines: readonly string[], body = ""): Promise<Answer> {
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   let text = "";
@@ -93,7 +93,7 @@ const client =
   (method, path, body = "") =>
     send(port, [`${method} ${path} HTTP/1.1`, `Host: 127.0.0.1:${port}`, ...headersOf(method, body)], body);
 
-/** As Python's requests does, in the router's discovery and in SGLang's and verl's adapters. */
+/** Sends like Python's requests, which the router's discovery and the adapters of SGLang and verl use. */
 const requests = (port: number, ...headers: string[]) =>
   client(port, (_method, body) => [
     "User-Agent: python-requests/2.32.3",
@@ -104,7 +104,7 @@ const requests = (port: number, ...headers: string[]) =>
     ...(body === "" ? [] : [`Content-Length: ${body.length}`, json]),
   ]);
 
-/** As aiohttp does, in the router's proxying and in kvcached's controller. */
+/** Sends like aiohttp, which the router's proxy and kvcached's controller use. */
 const aiohttp = (port: number, ...headers: string[]) =>
   client(port, (method, body) => [
     ...headers,
@@ -115,7 +115,7 @@ const aiohttp = (port: number, ...headers: string[]) =>
     ...(method === "GET" ? [] : [body === "" ? "Content-Type: application/octet-stream" : json]),
   ]);
 
-/** As Go's net/http does, in llama-swap's wrapper and in llmsnap. */
+/** Sends like Go's net/http, which llama-swap's wrapper and llmsnap use. */
 const go = (port: number, ...headers: string[]) =>
   client(port, (method, body) => [
     "User-Agent: Go-http-client/1.1",
@@ -175,7 +175,7 @@ beforeAll(async () => {
 afterEach(() => end());
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("the server's types hold", async () => {
+test("server of deploy.md type-checks", async () => {
   const paths = { camem: [join(root, "src/index.ts")], "camem/server": [join(root, "src/server/index.ts")] };
   const compilerOptions = { paths, typeRoots: [join(root, "node_modules/@types")] };
   const config = { extends: join(root, "tsconfig.json"), compilerOptions, include: ["../server.ts"] };
@@ -222,7 +222,7 @@ describe("Kubernetes", () => {
     return { http, admin, probes, operate };
   }
 
-  test("what the manifests name is there", () => {
+  test("Kubernetes manifests name only files and ports that exist", () => {
     const [secret, service, policy] = ["Secret", "Service", "NetworkPolicy"].map((kind) =>
       ofKind(manifests, kind),
     );
@@ -249,7 +249,7 @@ describe("Kubernetes", () => {
     expect(pod.spec.terminationGracePeriodSeconds).toBeGreaterThan(Number(seconds));
   });
 
-  test("a sleeping engine that requests wake is healthy and ready, and one that an operator put to sleep is not ready", async () => {
+  test("readiness probe fails only when an operator put the engine to sleep", async () => {
     const { http, admin, probes, operate } = await deploy();
     expect(await probes()).toEqual([200, 200, 200]);
     await operate("/sleep");
@@ -260,7 +260,7 @@ describe("Kubernetes", () => {
     expect(await complete(http, "hello")).toEqual([200, "hello 7"]);
   });
 
-  test("one that fell asleep by itself is ready, and the next request wakes it", async () => {
+  test("readiness probe succeeds when the engine fell asleep idle, and the next request wakes it", async () => {
     const { http, admin, probes } = await deploy({ IDLE_AFTER: "1ms" });
     while ((await usageOf(admin)).status.state !== "asleep") await Bun.sleep(1);
     expect((await usageOf(admin)).status.reason).toBe("idle");
@@ -268,20 +268,20 @@ describe("Kubernetes", () => {
     expect(await complete(http, "hello")).toEqual([200, "hello 7"]);
   });
 
-  test("a sleeping engine that refuses requests is healthy and not ready", async () => {
+  test("readiness probe fails and liveness probe succeeds when a sleeping engine refuses requests", async () => {
     const { http, probes, operate } = await deploy({ WHEN_ASLEEP: "refuse" });
     await operate("/sleep");
     expect(await probes()).toEqual([200, 200, 503]);
     expect(await complete(http, "hello")).toEqual([503, undefined]);
   });
 
-  test("the port of the Service has no administrative route", async () => {
+  test("Service port has no administrative route", async () => {
     const { http } = await deploy();
     for (const path of ["/sleep", "/wake_up", "/is_sleeping", "/camem", "/camem/usage", "/health"])
       expect((await fetch(`http://127.0.0.1:${http}${path}`)).status).toBe(404);
   });
 
-  test("SIGTERM ends it when its requests have ended, asleep or awake", async () => {
+  test("server exits on SIGTERM after its requests end, asleep or awake", async () => {
     const { http, admin } = await deploy();
     const slow = complete(http, "slow");
     while ((await usageOf(admin)).status.requests.running === 0) await Bun.sleep(1);
@@ -303,7 +303,7 @@ describe("vLLM's production-stack router", () => {
     return { port, discover: requests(port, authorization), proxy: aiohttp(port, requestId, authorization) };
   }
 
-  test("it looks for the pods of our Deployment, at their port, with their token", () => {
+  test("router selects the pods of the Deployment with their port and token", () => {
     const deployment = ofKind(manifestsOf("Kubernetes"), "Deployment");
     const [engine] = deployment.spec.template.spec.containers;
     const router = ofKind(manifests, "Deployment").spec.template.spec;
@@ -322,7 +322,7 @@ describe("vLLM's production-stack router", () => {
     expect(engine.name).not.toBe("vllm");
   });
 
-  test("it discovers, puts to sleep, wakes", async () => {
+  test("router discovers the engine, puts it to sleep and wakes it", async () => {
     const { port, discover, proxy } = await route();
     const models = await discover("GET", "/v1/models");
     expect(models.status).toBe(200);
@@ -342,12 +342,12 @@ describe("vLLM's production-stack router", () => {
     expect((await usageOf(port)).tags.weights).toMatchObject(dropped);
     expect((await proxy("POST", "/wake_up")).status).toBe(200);
     expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
-    // A body that its client sent goes on as it is.
+    // The proxy forwards the client's body unchanged.
     expect((await proxy("POST", "/sleep", '{"level": 1}')).status).toBe(200);
     expect((await usageOf(port)).status.level).toBe(1);
   });
 
-  test("without its key it is told so, and calls the engine awake", async () => {
+  test("router takes the engine for awake when its key is missing", async () => {
     const { port } = await route();
     expect((await requests(port)("GET", "/is_sleeping")).status).toBe(401);
     expect((await requests(port)("GET", "/v1/models")).status).toBe(200);
@@ -363,14 +363,14 @@ describe("llama-swap", () => {
     return { port: ports[0] ?? 0 };
   }
 
-  test("the configuration names one and the same port", () => {
+  test("llama-swap configuration names one port throughout", () => {
     const port = swap.env.find((variable: string) => variable.startsWith("PORT=")).slice(5);
     for (const command of [swap.cmd, swap.cmdStop])
       expect(/--vllm-url (\S+)/.exec(command)?.[1]).toBe(`http://127.0.0.1:${port}`);
     expect(swap.env.some((variable: string) => variable.startsWith("CAMEM_TOKEN"))).toBe(false);
   });
 
-  test("its wrapper wakes and puts to sleep, without a token", async () => {
+  test("llama-swap wrapper wakes the engine and puts it to sleep without a token", async () => {
     const { port } = await serveFor(swap.env);
     const wrapper = go(port);
     const wake = async () => {
@@ -388,7 +388,7 @@ describe("llama-swap", () => {
     expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
   });
 
-  test("what comes through its proxy reaches completions and nothing administrative", async () => {
+  test("llama-swap proxy reaches completions and no administrative route", async () => {
     const { port } = await serveFor(swap.env);
     const proxied = go(port, "X-Forwarded-For: 127.0.0.1", json);
     expect((await proxied("POST", "/v1/completions", '{"prompt":"hello"}')).status).toBe(200);
@@ -397,7 +397,7 @@ describe("llama-swap", () => {
     expect((await usageOf(port)).status.state).toBe("awake");
   });
 
-  test("llmsnap's endpoints are ours", async () => {
+  test("llmsnap configuration names existing routes", async () => {
     expect(snap.proxy).toContain(":$" + "{PORT}");
     const { port } = await serveFor(snap.cmd.split(" ").filter((word: string) => word.includes("=")));
     const call = ({ endpoint, method }: Manifest) => go(port)(method, endpoint);
@@ -412,7 +412,7 @@ describe("llama-swap", () => {
 });
 
 describe("kvcached and SGLang's clients", () => {
-  test("kvcached's controller, its level as text", async () => {
+  test("server accepts the requests of kvcached's controller, with its level as text", async () => {
     const { ports } = await start({});
     const [port = 0] = ports;
     const call = aiohttp(port);
@@ -427,7 +427,7 @@ describe("kvcached and SGLang's clients", () => {
     expect(await complete(port, "hello")).toEqual([200, "hello 7"]);
   });
 
-  test("SGLang's and verl's adapters", async () => {
+  test("server accepts the requests of SGLang's and verl's adapters", async () => {
     const { ports } = await start({});
     const [port = 0] = ports;
     const call = requests(port);
@@ -442,7 +442,7 @@ describe("kvcached and SGLang's clients", () => {
   });
 });
 
-test("the server has every route that the page's tables name, but for the metrics", async () => {
+test("server has every route in the tables of deploy.md except the metrics", async () => {
   const { ports } = await start({});
   const calls = [...page.matchAll(/^\|.*?`(GET|POST) ([^`]+)`/gm)].map(([, method = "", path = ""]) => [
     method,

@@ -7,7 +7,7 @@ import { CaMemAllocator, CamemError, errorCodes } from "camem";
 import { registerMetrics } from "camem/metrics";
 import { createHandler, IdleSleep, ModelPool, SleepController } from "camem/server";
 import { Counter, Gauge, Registry } from "prom-client";
-import { environmentNames } from "../../src/options/config.ts";
+import { environmentNames } from "../../src/options/allocator-options.ts";
 
 const root = join(import.meta.dir, "../..");
 const longestReadmeLines = 130;

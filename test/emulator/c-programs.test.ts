@@ -122,7 +122,7 @@ async function compileAll(folder: string): Promise<void> {
   await Promise.all(Array.from({ length: COMPILERS_AT_ONCE }, work));
 }
 
-describe("C programs on the emulator (always, also where there is an NPU)", () => {
+describe("C programs on the emulator, with or without an NPU", () => {
   let folder = "";
 
   beforeAll(async () => {
@@ -142,7 +142,7 @@ describe("C programs on the emulator (always, also where there is an NPU)", () =
     return path;
   };
 
-  /** Nothing of our own environment: settings of the emulator or of a real device there would change the outcome. */
+  /** A clean environment: settings of the emulator or of a real device would change the outcome. */
   const run = (name: string, cwd: string, limitMs = RUN_LIMIT_MS): Promise<Outcome> =>
     capture([join(folder, name)], {
       cwd,
@@ -151,7 +151,7 @@ describe("C programs on the emulator (always, also where there is an NPU)", () =
     });
 
   test.each(samples)(
-    "memory sample %s",
+    "emulator runs memory sample %s",
     async (name) => {
       expect(await run(name, await freshFolder(name))).toEqual({
         stdout: "Source data: 123\nDestination data: 123\n",
@@ -163,7 +163,7 @@ describe("C programs on the emulator (always, also where there is an NPU)", () =
   );
 
   test.each(pairs)(
-    "memory sample %s, two processes",
+    "emulator runs memory sample %s in two processes",
     async (name) => {
       const cwd = await freshFolder(name);
       const [exporter, importer] = await Promise.all([
@@ -177,7 +177,7 @@ describe("C programs on the emulator (always, also where there is an NPU)", () =
   );
 
   test(
-    "conformance to the return codes and effects of AscendCL",
+    "emulator has the return codes and effects of AscendCL",
     async () => {
       const outcome = await run("conformance", await freshFolder("conformance"), CONFORMANCE_LIMIT_MS);
       const lines = outcome.stdout.trimEnd().split("\n");

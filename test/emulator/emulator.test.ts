@@ -1,4 +1,4 @@
-/** What the emulator can be told by its environment. */
+/** Environment variables of the emulator. */
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ function doctor(environment: Record<string, string>) {
   return run("../../src/cli/main.ts", ["doctor"], environment);
 }
 
-test("60 GiB sleep and wake in the modelled time, on a machine that has no such memory", () => {
+test("emulator models the time of 60 GiB without that much memory", () => {
   const { output, errors } = run("timing-process.ts", [], {
     CAMEM_EMULATOR_TIMING: "d2h=600GiB/s,h2d=300GiB/s,content=off",
   });
@@ -29,7 +29,7 @@ test("60 GiB sleep and wake in the modelled time, on a machine that has no such 
   expect(residentBytes).toBeLessThan(2 ** 30);
 });
 
-test("a device with a timing model says so, one without does not", () => {
+test("backend() mentions a timing model only when there is one", () => {
   expect(doctor({ CAMEM_EMULATOR_TIMING: "aclrtMapMem=1us" }).output).toContain("emulated (timing model)");
   expect(doctor({}).output).not.toContain("model");
 });
@@ -38,7 +38,7 @@ test.each([
   ["CAMEM_EMULATOR_TIMING", "h2d=fast"],
   ["CAMEM_EMULATOR_TIMING", ""],
   ["CAMEM_EMULATOR_POOL", "-1"],
-])("%s=%s leaves no device to open, and is named", (name, value) => {
+])("getInstance() names the emulator's variable when %s=%s", (name, value) => {
   const { exitCode, output, errors } = doctor({ [name]: value });
   expect(exitCode).toBe(1);
   expect(errors).toContain(`${name} is "${value}", but must be`);

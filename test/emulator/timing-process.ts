@@ -1,4 +1,4 @@
-/** Puts 60 GiB of weights to sleep and wakes them, as emulator.test.ts asks of a modelled device; prints what it took. */
+/** Puts 60 GiB of weights to sleep, wakes them and prints the durations; emulator.test.ts starts it. */
 
 import { CaMemAllocator } from "camem";
 import { MiB } from "../support/device.ts";

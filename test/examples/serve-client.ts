@@ -1,9 +1,9 @@
-/** Requests to examples/serve, as its clients make them. */
+/** A client of examples/serve. */
 
 import type { TagUsage } from "camem";
 import type { DeviceMemory, EngineStatus } from "camem/server";
 
-export interface Choice {
+interface Choice {
   readonly index: number;
   readonly text: string;
   readonly logprobs: {
@@ -62,14 +62,14 @@ export class ServeClient {
     return this.post("/v1/completions", body);
   }
 
-  /** The text of a completion that has to succeed. */
+  /** The text of a completion; fails unless it succeeds. */
   async text(body: Readonly<Record<string, unknown>>): Promise<string> {
     const [status, { choices, error }] = await this.complete(body);
     if (status !== 200) throw new Error(`${status}: ${error?.message}`);
     return choices[0]?.text ?? "";
   }
 
-  /** The chunks of a streamed completion; `[DONE]` has to be the last thing that comes. */
+  /** The chunks of a streamed completion; fails unless `[DONE]` ends it. */
   async stream(body: Readonly<Record<string, unknown>>): Promise<readonly Completion[]> {
     const response = await this.fetch("/v1/completions", {
       method: "POST",

@@ -9,8 +9,8 @@ import { accounting, MiB, nothingHeld, onEmulator } from "../support/device.ts";
 import { type Completion, ServeClient } from "./serve-client.ts";
 import { answer, ask, defaults, expected, model, prompt, root, twin } from "./serve-fixture.ts";
 
-describe("other ways to start it", () => {
-  test("with an admin port and a token, the sleep endpoints are there alone, and closed", async () => {
+describe("ExampleServer.start()", () => {
+  test("ExampleServer serves administrative routes only on the admin port, with the token", async () => {
     await using server = await ExampleServer.start({
       ...defaults,
       models: [model],
@@ -28,7 +28,7 @@ describe("other ways to start it", () => {
     expect(await client.text({ prompt, max_tokens: 40 })).toBe(answer);
   });
 
-  test("with a ladder it sleeps when nobody asks, and a request wakes it", async () => {
+  test("ExampleServer sleeps by its idle ladder, and a request wakes it", async () => {
     const idle = [{ after: "20ms", level: 1 } as const, { after: "40ms", level: 2 } as const];
     await using server = await ExampleServer.start({ ...defaults, models: [model], idle });
     const client = new ServeClient(server.url);
@@ -37,7 +37,7 @@ describe("other ways to start it", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
-  test("a start that fails leaves nothing behind, so that the next one succeeds", async () => {
+  test("ExampleServer.start() succeeds after an earlier start failed", async () => {
     using squatter = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
     const start = (port: number) => ExampleServer.start({ ...defaults, port });
     await expect(start(Number(squatter.port))).rejects.toThrow("in use");
@@ -47,7 +47,7 @@ describe("other ways to start it", () => {
   });
 
   test.skipIf(!onEmulator)(
-    "stopped while a model sleeps and a request is held, it holds nothing any more",
+    "stop() holds nothing after it ends a held request and a sleeping model",
     async () => {
       const server = await ExampleServer.start(defaults);
       const client = new ServeClient(server.url);
@@ -61,7 +61,7 @@ describe("other ways to start it", () => {
     },
   );
 
-  test("the command line", () => {
+  test("parseCommandLine() reads options and environment variables, and names invalid ones", () => {
     const parse = (args: string[], environment = {}) => parseCommandLine(args, environment).options;
     expect(parse([])).toMatchObject({ models: [model, twin], port: 8000, idle: [], token: undefined });
     expect(parse(["--idle", "5m:1,1h:2"]).idle).toEqual([
@@ -90,7 +90,7 @@ describe("other ways to start it", () => {
   });
 });
 
-test("the stop filter holds back what may be the beginning of a stop text", () => {
+test("StopFilter holds back text that may start a stop text", () => {
   const filter = new StopFilter(["stop", "top hat"]);
   expect(filter.push("a s")).toEqual({ text: "a ", stopped: false });
   expect(filter.push("to")).toEqual({ text: "", stopped: false });
@@ -121,7 +121,7 @@ describe("bun run serve", () => {
     [["--kv-cache", "0"], {}, 2, "--kv-cache is 0 B, but the model needs at least"],
     [["--host", "192.0.2.1"], {}, 1, "give --host an address of this machine"],
     [[], { CAMEM_BACKEND: "", CAMEM_RETAIN: "lots" }, 1, 'retain (CAMEM_RETAIN) is "lots"'],
-  ])("%j with %j is refused in one line", (args, environment, exitCode, part) => {
+  ])("bun run serve refuses %j with %j in one line", (args, environment, exitCode, part) => {
     const command = [process.execPath, "examples/serve/main.ts", "--port", "0", ...args];
     const env = { ...process.env, ...environment };
     const result = Bun.spawnSync(command, { cwd: root, env });
@@ -132,7 +132,7 @@ describe("bun run serve", () => {
     expect(result.stdout.toString()).not.toContain("INVALID_CONFIG");
   });
 
-  test("its first line says what it runs on, then where it listens and what to try", async () => {
+  test("bun run serve prints its backend first, then its address and an example", async () => {
     const { child, output, client } = await start();
     expect(output.split("\n")[0]).toMatch(/^Backend: (ascend|emulator); /);
     expect(output).toContain("/v1/completions -d");
@@ -141,14 +141,17 @@ describe("bun run serve", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test.each([1, 2])("SIGTERM while a model sleeps at level %d ends it with exit code 0", async (level) => {
-    const { child, client } = await start();
-    await client.post(`/sleep?level=${level}&model=${model}`);
-    child.kill("SIGTERM");
-    expect(await child.exited).toBe(0);
-  });
+  test.each([1, 2])(
+    "bun run serve exits with 0 on SIGTERM when a model sleeps at level %d",
+    async (level) => {
+      const { child, client } = await start();
+      await client.post(`/sleep?level=${level}&model=${model}`);
+      child.kill("SIGTERM");
+      expect(await child.exited).toBe(0);
+    },
+  );
 
-  test("SIGTERM while texts are written and an event stream is open ends it with exit code 0", async () => {
+  test("bun run serve exits with 0 on SIGTERM after its completions and event streams end", async () => {
     const { child, client } = await start();
     const question = { ...ask, max_tokens: 240 };
     const whole = await client.text(question);
@@ -164,7 +167,7 @@ describe("bun run serve", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test.skipIf(!onEmulator)("two models on a device with room for one share it from the start", async () => {
+  test.skipIf(!onEmulator)("bun run serve starts two models on a device with room for one", async () => {
     const { child, client } = await start({ CAMEM_EMULATOR_HBM: "100MiB" });
     expect([await client.state(model), await client.state(twin)]).toEqual(["asleep", "awake"]);
     for (const name of [model, twin, model]) expect(await client.text({ ...ask, model: name })).toBe(answer);
@@ -172,7 +175,7 @@ describe("bun run serve", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test.skipIf(Bun.which("curl") === null)("the README's curl lines work as they stand", async () => {
+  test.skipIf(Bun.which("curl") === null)("curl commands of the README work unchanged", async () => {
     const readme = await Bun.file(join(root, "README.md")).text();
     const section = /## TestServer a model that sleeps\n(.*?)\n## /s.exec(readme)?.[1] ?? "";
     const lines = section.split("\n").filter((line) => line.startsWith("curl "));

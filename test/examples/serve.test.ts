@@ -15,7 +15,7 @@ import {
   twin,
 } from "./serve-fixture.ts";
 
-describe("one server", () => {
+describe("ExampleServer", () => {
   let server: ExampleServer;
   let client: ServeClient;
 
@@ -32,7 +32,7 @@ describe("one server", () => {
     await server.stop();
   });
 
-  test("it writes what the reference says, and counts tokens", async () => {
+  test("/v1/completions returns the reference text and counts tokens", async () => {
     const [status, body] = await client.complete({ ...ask, max_tokens: 120 });
     expect(status).toBe(200);
     expect(body).toMatchObject({
@@ -44,7 +44,7 @@ describe("one server", () => {
     expect(body.id).toStartWith("cmpl-");
   });
 
-  test("the same text before a level 1 sleep and after the wake-up, three times, and no memory is lost", async () => {
+  test("/v1/completions returns the same text after level 1, three times, and no memory is lost", async () => {
     const awakeBytes = await client.freeBytes();
     for (let cycle = 0; cycle < 3; cycle++) {
       expect(await client.text(ask)).toBe(answer);
@@ -60,7 +60,7 @@ describe("one server", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
-  test("a staged wake-up takes memory step by step, and no request gets in before all of it is back", async () => {
+  test("/wake_up takes memory tag by tag and admits requests only after the last", async () => {
     await client.post(`/sleep?level=1&model=${model}`);
     const asleepBytes = await client.freeBytes();
     await client.post(`/wake_up?model=${model}&tags=weights&tags=buffers`);
@@ -73,7 +73,7 @@ describe("one server", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
-  test("after level 2 the checkpoint is loaded again, and the text and its log-probabilities are the same", async () => {
+  test("/v1/completions returns the same text and log-probabilities after level 2", async () => {
     const question = { ...ask, logprobs: 5 };
     const [, before] = await client.complete(question);
     await client.post(`/sleep?level=2&model=${model}`);
@@ -89,19 +89,22 @@ describe("one server", () => {
     expect(Math.max(...drift)).toBeLessThanOrEqual(0);
   });
 
-  test.each([1, 2])("a request to a model that sleeps at level %d is held, and wakes it", async (level) => {
-    await client.post(`/sleep?level=${level}&model=${model}`);
-    expect((await client.fetch("/health")).status).toBe(200);
-    const [texts, chunks] = await Promise.all([
-      Promise.all(Array.from({ length: 4 }, () => client.text(ask))),
-      client.stream(ask),
-    ]);
-    expect(texts).toEqual([answer, answer, answer, answer]);
-    expect(chunks.map(({ choices }) => choices[0]?.text).join("")).toBe(answer);
-    expect(await client.state(model)).toBe("awake");
-  });
+  test.each([1, 2])(
+    "/v1/completions is held and wakes the model when it sleeps at level %d",
+    async (level) => {
+      await client.post(`/sleep?level=${level}&model=${model}`);
+      expect((await client.fetch("/health")).status).toBe(200);
+      const [texts, chunks] = await Promise.all([
+        Promise.all(Array.from({ length: 4 }, () => client.text(ask))),
+        client.stream(ask),
+      ]);
+      expect(texts).toEqual([answer, answer, answer, answer]);
+      expect(chunks.map(({ choices }) => choices[0]?.text).join("")).toBe(answer);
+      expect(await client.state(model)).toBe("awake");
+    },
+  );
 
-  test("a text that a sleep halts in the middle goes on where it was, though its cache is lost", async () => {
+  test("stream continues where a sleep in mode keep halted it, although its cache is lost", async () => {
     const question = { model, prompt: "The whale", max_tokens: 240 };
     const whole = await client.text(question);
     const halted = client.stream(question);
@@ -113,7 +116,7 @@ describe("one server", () => {
     expect(whole).toStartWith(expected("The whale", 120));
   });
 
-  test("a sleep in mode abort ends a request with 503, or its stream with an error", async () => {
+  test("/sleep in mode abort ends requests with 503 and streams with an error", async () => {
     const question = { ...ask, max_tokens: 240 };
     const whole = client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(question) });
     const stream = client.stream(question);
@@ -126,7 +129,7 @@ describe("one server", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
-  test("streaming is the same text in pieces, in several bytes for a character too", async () => {
+  test("stream returns the same text in pieces, also for characters of several bytes", async () => {
     for (const { prompt: text } of reference) {
       const question = { model, prompt: text, max_tokens: 120, logprobs: 1 };
       const chunks = await client.stream({ ...question, stream_options: { include_usage: true } });
@@ -144,7 +147,7 @@ describe("one server", () => {
     }
   });
 
-  test("several prompts in one request, each by its index", async () => {
+  test("/v1/completions answers several prompts by their index", async () => {
     const prompts = reference.map((one) => one.prompt);
     const [, { choices, usage }] = await client.complete({ model, prompt: prompts, max_tokens: 20 });
     expect(choices.map(({ index, text }) => [index, text])).toEqual(
@@ -158,7 +161,7 @@ describe("one server", () => {
     }
   });
 
-  test("a stop text ends the answer and is not part of it, in a stream neither", async () => {
+  test("/v1/completions ends before a stop text, streamed or not", async () => {
     const question = { ...ask, max_tokens: 100, stop: ["stranger of", "never there"] };
     const [, { choices }] = await client.complete(question);
     expect(choices[0]).toMatchObject({ text: " The ship was a strange ", finish_reason: "stop" });
@@ -167,14 +170,14 @@ describe("one server", () => {
     expect(chunks.at(-1)?.choices[0]?.finish_reason).toBe("stop");
   });
 
-  test("with a temperature the text differs from seed to seed, and is the same for one seed", async () => {
+  test("temperature varies the text by seed and repeats it for one seed", async () => {
     const draw = (seed: number) => client.text({ ...ask, temperature: 1, seed });
     const texts = await Promise.all([draw(1), draw(1), draw(2)]);
     expect(texts[1]).toBe(texts[0] ?? "");
     expect(texts[2]).not.toBe(texts[0] ?? "");
   });
 
-  test("models are listed, also while they sleep", async () => {
+  test("/v1/models lists models that sleep", async () => {
     await client.post(`/sleep?model=${model}`);
     const { object, data } = await client.get<{ object: string; data: { id: string; object: string }[] }>(
       "/v1/models",
@@ -189,7 +192,7 @@ describe("one server", () => {
     expect(await client.state(model)).toBe("asleep");
   });
 
-  test("the metrics agree with what the models do", async () => {
+  test("/metrics reports the state and the free memory of the models", async () => {
     const line = async (start: string) =>
       (await (await client.fetch("/metrics")).text()).split("\n").find((one) => one.startsWith(start));
     const offloaded = `vllm:engine_sleep_state{engine="0",model_name="${model}",sleep_state="weights_offloaded"}`;
@@ -202,7 +205,7 @@ describe("one server", () => {
   });
 
   const bad: [string, unknown, number, string | null][] = [
-    ["no JSON", "{", 400, null],
+    ["a body that is not JSON", "{", 400, null],
     ["an array", [], 400, null],
     ["no prompt", { model }, 400, "prompt"],
     ["an empty prompt", { model, prompt: "" }, 400, "prompt"],
@@ -212,28 +215,31 @@ describe("one server", () => {
     ["no tokens", { ...ask, max_tokens: 0 }, 400, "max_tokens"],
     ["more than the context", { ...ask, max_tokens: 241 }, 400, "max_tokens"],
     ["a prompt beyond the context", { model, prompt: "x".repeat(300) }, 400, "prompt"],
-    ["a temperature that is none", { ...ask, temperature: "hot" }, 400, "temperature"],
+    ["an invalid temperature", { ...ask, temperature: "hot" }, 400, "temperature"],
     ["five stops", { ...ask, stop: ["a", "b", "c", "d", "e"] }, 400, "stop"],
     ["two answers", { ...ask, n: 2 }, 400, "n"],
     ["stream as text", { ...ask, stream: "yes" }, 400, "stream"],
   ];
-  test.each(bad)("%s is refused in OpenAI's shape", async (_what, body, expectedStatus, param) => {
-    const [status, { error }] = await client.complete(body);
-    expect([status, error?.type, error?.param]).toEqual([expectedStatus, "invalid_request_error", param]);
-    expect(error?.message).not.toBe("");
-  });
+  test.each(bad)(
+    "/v1/completions refuses %s with an error in OpenAI's format",
+    async (_what, body, expectedStatus, param) => {
+      const [status, { error }] = await client.complete(body);
+      expect([status, error?.type, error?.param]).toEqual([expectedStatus, "invalid_request_error", param]);
+      expect(error?.message).not.toBe("");
+    },
+  );
 
-  test("null stands for what is left to the server, and what is unknown is ignored", async () => {
+  test("/v1/completions takes null as a default and ignores unknown fields", async () => {
     expect(await client.text({ ...ask, stop: null, n: 1, user: "me", logit_bias: null })).toBe(answer);
   });
 
-  test("other methods and paths are refused", async () => {
+  test("server refuses other methods and paths", async () => {
     expect((await client.fetch("/v1/completions")).status).toBe(405);
     expect((await client.fetch("/v1/nothing")).status).toBe(404);
     expect((await client.post("/sleep"))[0]).toBe(400);
   });
 
-  test("a client that goes away gives its place back", async () => {
+  test("server frees the place of a client that disconnects", async () => {
     const leaving = new AbortController();
     const response = await client.fetch("/v1/completions", {
       method: "POST",
@@ -246,7 +252,7 @@ describe("one server", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
-  test("health and metrics are answered while texts are written", async () => {
+  test("server answers /health while it generates text", async () => {
     let over = false;
     const texts = Promise.all(
       Array.from({ length: 20 }, () => client.text({ model, prompt: "x".repeat(200), max_tokens: 20 })),
@@ -259,7 +265,7 @@ describe("one server", () => {
     expect(answered).toBeGreaterThan(20);
   });
 
-  test("200 completions at once across sleeps and wake-ups: none is lost, none is wrong", async () => {
+  test("200 concurrent completions are correct across sleeps and wake-ups", async () => {
     let over = false;
     const asked = Promise.all(
       Array.from({ length: 200 }, async (_, index) => {
@@ -285,12 +291,12 @@ describe("one server", () => {
         await client.post(`/wake_up?model=${name}`);
     }
     expect((await asked).filter((outcome) => outcome !== "right")).toEqual([]);
-    // Level 1 right after level 2 is the one refusal that there may be.
+    // The server may refuse only level 1 right after level 2.
     expect(statuses.filter((status) => status !== 200 && status !== 409)).toEqual([]);
     expect(statuses).toContain(200);
   });
 
-  test("more texts at once than the cache has room for: the others wait, and none is lost", async () => {
+  test("completions wait when the cache has no room", async () => {
     const places = kvCacheBytes / (512 * 1024);
     const texts = await Promise.all(
       Array.from({ length: places + 30 }, () => client.text({ ...ask, max_tokens: 2 })),
@@ -298,7 +304,7 @@ describe("one server", () => {
     expect(texts).toEqual(Array.from({ length: places + 30 }, () => expected(prompt, 2)));
   });
 
-  test("two models where there is room for one: each request puts the other to sleep, and every text is right", async () => {
+  test("requests to two models alternate correctly on a device with room for one", async () => {
     await client.post(`/sleep?model=${twin}`);
     const { freeBytes } = server.allocator.memGetInfo();
     const taken = server.allocator.malloc(freeBytes, { tag: "sleep_persistent" });

@@ -43,7 +43,7 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
   const promptBytes = new TextEncoder().encode(prompt);
   const expected = bytesOf(greedy_120_bytes);
 
-  test("the five highest logits are the reference's", () => {
+  test("model computes the five highest logits of the reference", () => {
     const logits = [...model.forward(promptBytes, 0).entries()];
     const highest = logits.sort((left, right) => right[1] - left[1]).slice(0, 5);
     expect(highest.map(([token]) => token)).toEqual(first_token_top5.map(([token]) => token));
@@ -52,7 +52,7 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
     }
   });
 
-  test("the bytes are the reference's", () => {
+  test("model generates the bytes of the reference", () => {
     expect(generate(model, promptBytes, byteCount)).toEqual(expected);
   });
 
@@ -66,7 +66,7 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
     return Uint8Array.from([...before, ...Array.from({ length: byteCount / 2 }, next)]);
   }
 
-  test("a level 1 sleep in the middle changes nothing", async () => {
+  test("model generates the same bytes across a sleep at level 1", async () => {
     const bytes = await generateAround(async () => {
       await allocator.sleep({ level: 1 });
       expect(() => model.forward(promptBytes, 0)).toThrow();
@@ -75,7 +75,7 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
     expect(bytes).toEqual(expected);
   });
 
-  test("a level 2 sleep with a reload and a wake-up in two phases changes nothing", async () => {
+  test("model generates the same bytes across a sleep at level 2 with a staged wake-up and a reload", async () => {
     const bytes = await generateAround(async () => {
       await allocator.sleep({ level: 2 });
       await allocator.wakeUp({ tags: ["weights", "buffers"] });
@@ -88,7 +88,7 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
   });
 });
 
-test("weights that a level 2 sleep dropped are not on the host either", async () => {
+test("sleep({ level: 2 }) keeps no weights in host memory", async () => {
   const prompt = new TextEncoder().encode("The whale");
   const before = model.forward(prompt, 0);
   await allocator.sleep({ level: 2 });
@@ -98,7 +98,7 @@ test("weights that a level 2 sleep dropped are not on the host either", async ()
   expect(model.forward(prompt, 0)).toEqual(before);
 });
 
-test("beyond 256 bytes the window moves, and each step sees the last 256", () => {
+test("model attends to the last 256 bytes in longer texts", () => {
   const text = [...bytesOf("Call me Ishmael. ".repeat(15))];
   expect(text.length).toBeLessThan(256);
   const decoder = new GreedyDecoder(model, Uint8Array.from(text));
@@ -111,7 +111,7 @@ test("beyond 256 bytes the window moves, and each step sees the last 256", () =>
   expect(text.length).toBeGreaterThan(256);
 });
 
-test("a load that fails gives back what it had allocated", async () => {
+test("load() frees what it allocated when it fails", async () => {
   const usage = allocator.getCurrentUsage();
   const totalBytes = allocator.memGetInfo().totalBytes;
   await expect(TinyLlama.load(directory, allocator, totalBytes)).rejects.toThrow();
@@ -119,7 +119,7 @@ test("a load that fails gives back what it had allocated", async () => {
   expect(allocator.getCurrentUsage()).toBe(usage);
 });
 
-test("a key-value cache too small for the model is refused with the size it needs", async () => {
+test("load() refuses a key-value cache that is too small and names the size needed", async () => {
   const usage = allocator.getCurrentUsage();
   await expect(TinyLlama.load(directory, allocator, 1000)).rejects.toThrow("524288");
   expect(allocator.getCurrentUsage()).toBe(usage);

@@ -1,8 +1,7 @@
 /**
- * Every AscendCL call of every verb fails once, with every plausible code; and pairs of calls fail, so that undoing fails too.
+ * Every AscendCL call of every verb fails once, with each plausible code; and pairs of calls fail, so that undoing fails too.
  * Fault model: a call returns a code and has no effect; every other call works. After each fault the error is typed, the
- * allocator knows exactly what the device and the host hold, no content that was promised is lost, and once the fault is gone
- * the same verb succeeds.
+ * allocator's table matches the device and the host, no promised content is lost, and the verb succeeds without the fault.
  */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -30,7 +29,7 @@ import {
   recipe,
 } from "./loaded-model.ts";
 
-/** The codes to fail with, and what each becomes. */
+/** Injected codes, and the error code of camem for each. */
 const codes: readonly (readonly [number, RegExp])[] = [
   [outOfMemory, /^OUT_OF_(DEVICE|HOST)_MEMORY$/],
   [invalidHandle, /^ACL_CALL_FAILED$/],
@@ -42,13 +41,13 @@ let model: LoadedModel;
 /** For checkpoints and spill files. */
 let folder: string;
 
-/** Brings about a state with everything loaded. */
+/** Loads the model and puts it to sleep or wakes it. */
 async function loaded(asleep: boolean): Promise<void> {
   if (model.items.length === 0) model.load();
   await (asleep ? model.allocator.sleep({ level: 1 }) : model.allocator.wakeUp());
 }
 
-/** Weights and buffers are immutable, and have a backup. */
+/** Opens with immutable weights and buffers that have a backup. */
 async function openImmutable(): Promise<void> {
   model.allocator = CaMemAllocator.getInstance();
   model.load();
@@ -57,7 +56,7 @@ async function openImmutable(): Promise<void> {
   await model.allocator.wakeUp();
 }
 
-/** Weights are loaded from a checkpoint that is their backup; buffers are immutable and spill. */
+/** Opens with weights whose backup is a checkpoint, and immutable buffers that spill. */
 async function openWithFiles(): Promise<void> {
   model.allocator = CaMemAllocator.getInstance({ spillDir: folder, hostBudget: 0 });
   model.load(recipe.filter(({ tag }) => tag !== "weights"));
@@ -72,15 +71,15 @@ async function openWithFiles(): Promise<void> {
 }
 
 interface Verb {
-  /** Opens the allocator and loads what the verb is tried on; the recipe without it. */
+  /** Opens the allocator and loads memory for the verb; by default the recipe. */
   readonly open?: () => Promise<void>;
   readonly prepare: () => unknown;
   readonly run: () => unknown;
-  /** It keeps all content where it is when it has failed and says that nothing has changed. */
+  /** A failure with "nothing has changed" leaves all content in place. */
   readonly undone?: boolean;
-  /** Frees or closes, so that no content is left to compare. */
+  /** Frees or closes, so no content is left to compare. */
   readonly gives?: boolean;
-  /** Content that a sleep may drop is dropped. */
+  /** Drops content that a sleep may drop. */
   readonly drops?: boolean;
 }
 
@@ -181,7 +180,7 @@ function verbOf(name: string): Verb {
   return verb;
 }
 
-/** Runs `run` with faults; undefined when it succeeded all the same. */
+/** Runs `run` with faults and returns its error, if any. */
 async function withFaults(faults: string, run: () => unknown): Promise<CamemError | undefined> {
   setFaults(faults);
   try {
@@ -195,7 +194,7 @@ async function withFaults(faults: string, run: () => unknown): Promise<CamemErro
   }
 }
 
-/** Brings everything back to loaded and awake, from wherever a fault left it, and checks what was promised. */
+/** Returns to a loaded and awake model from any state after a fault, and checks the content. */
 async function recover({ open, gives, drops }: Verb): Promise<void> {
   model.allocator = CaMemAllocator.getInstance();
   if (gives) {
@@ -213,7 +212,7 @@ async function recover({ open, gives, drops }: Verb): Promise<void> {
 let tried = 0;
 let failed = 0;
 
-/** Runs a verb with faults, then again without, and checks all that is promised of both. */
+/** Runs a verb with faults, then again without, and checks the outcome of both. */
 async function tryFaults(verb: Verb, faults: string, code: number, expected: RegExp): Promise<void> {
   await verb.prepare();
   const wasAsleep = model.allocator.isSleeping;
@@ -245,7 +244,7 @@ async function countCalls(verb: Verb): Promise<number> {
   return calls;
 }
 
-/** Opens anew for a verb that asks for it. */
+/** Opens again for a verb that needs another allocator. */
 async function openFor({ open }: Verb): Promise<void> {
   if (open === undefined) return;
   model.freeAll();
@@ -268,9 +267,9 @@ afterEach(async () => {
 
 const longMs = 120_000;
 
-describe.skipIf(!onEmulator).each(Object.keys(verbs))("every call of %s fails once", (name) => {
+describe.skipIf(!onEmulator).each(Object.keys(verbs))("one failing call in %s", (name) => {
   test.each(codes)(
-    "with %i",
+    "verb recovers when any one of its calls fails with %i",
     async (code, expected) => {
       const verb = verbOf(name);
       await openFor(verb);
@@ -291,9 +290,9 @@ describe
     "sleep to files",
     "wake from files",
     "close",
-  ])("two calls of %s fail, so that undoing fails too", (name) => {
+  ])("two failing calls in %s", (name) => {
   test.each([1, 2, 3, 5])(
-    "the second %i calls later",
+    "verb recovers when two of its calls, %i apart, fail",
     async (distance) => {
       const verb = verbOf(name);
       await openFor(verb);
@@ -307,9 +306,9 @@ describe
   );
 });
 
-test.skipIf(!onEmulator)("every fault was tried", () => {
-  // Contents and accounting were compared after each: a loss or a leak has failed a test above.
-  console.log(`faults tried: ${tried}, of which ${failed} failed the verb; content lost: 0, leaks: 0`);
+test.skipIf(!onEmulator)("fault injection tried more than 1000 faults", () => {
+  // Each fault was followed by a comparison of content and accounting, so a loss or leak has failed a test above.
+  console.log(`faults tried: ${tried}; the verb failed in ${failed}; content lost: 0, leaks: 0`);
   expect(tried).toBeGreaterThan(1000);
   expect(failed).toBeGreaterThan(0.8 * tried);
 });

@@ -1,5 +1,5 @@
-/* Shows that the strict library is strict: each wrong call must be refused with its code and counted, each right one not.
- * Prints a line for everything that is not so; its exit status is their number. */
+/* Checks the strict runtime: it must refuse and count each misuse, and accept each correct call. Prints a line for every
+ * deviation and exits with their number. */
 
 #include "strict-runtime/strict.h"
 
@@ -36,9 +36,9 @@ static uint64_t misuses(void) {
     } while (0)
 
 #define RIGHT(call) CALL(call, ACL_SUCCESS, false)
-/* Refused with a code, and counted. */
+/* The call must fail with the code and count as misuse. */
 #define REFUSED(call, code) CALL(call, code, true)
-/* Works, yet is counted. */
+/* The call must succeed and count as misuse. */
 #define FROWNED(call) CALL(call, ACL_SUCCESS, true)
 
 enum { SIZE = 4 << 20 };
@@ -97,7 +97,8 @@ static void check_before_opening(void) {
     CALL(aclInit("/proc/self/comm"), ACL_ERROR_INVALID_PARAM, false);
     REFUSED(aclInit("/nowhere"), ACL_ERROR_INVALID_FILE);
     REFUSED(aclrtReserveMemAddress(&address, SIZE, 0, NULL, 0), ACL_ERROR_RT_INVALID_HANDLE);
-    REFUSED(aclrtMemGetAllocationGranularity(&prop, ACL_RT_MEM_ALLOC_GRANULARITY_MINIMUM, &granularity), ACL_ERROR_RT_INVALID_HANDLE);
+    REFUSED(aclrtMemGetAllocationGranularity(&prop, ACL_RT_MEM_ALLOC_GRANULARITY_MINIMUM, &granularity),
+            ACL_ERROR_RT_INVALID_HANDLE);
     REFUSED(aclrtResetDevice(0), ACL_ERROR_RT_CONTEXT_RELEASE_ERROR);
     REFUSED(aclrtSetDevice(2), ACL_ERROR_RT_INVALID_DEVICEID);
 }
@@ -188,7 +189,7 @@ static void check_copies(void) {
     FROWNED(aclrtMemcpyAsync(device, 64, pageable, 64, ACL_MEMCPY_HOST_TO_DEVICE, stream));
     REFUSED(aclrtMemcpyAsync(device, 64, host, 64, ACL_MEMCPY_HOST_TO_DEVICE, destroyed), ACL_ERROR_RT_INVALID_HANDLE);
 
-    /* Both the reading and the writing happen when somebody waits, and not before. */
+    /* A queued copy reads and writes only when a caller waits. */
     memset(host, 1, 64);
     RIGHT(aclrtMemcpyAsync(device, 64, host, 64, ACL_MEMCPY_HOST_TO_DEVICE, stream));
     memset(host, 2, 64);
@@ -221,7 +222,7 @@ static void check_copies(void) {
     FROWNED(aclrtResetDevice(0) || aclrtResetDevice(0));
 }
 
-/* With no device open, and the thread's context destroyed. */
+/* Without an open device, and with the thread's context destroyed. */
 static void check_options(void) {
     aclrtContext context = NULL;
     void *first, *second;

@@ -1,4 +1,4 @@
-/** What planning sees of the table of segments, and which plans the shim takes. */
+/** Groups of segments that plans are made of, and the plans that the shim accepts. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
@@ -16,7 +16,7 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** A step that discards all of the only group of segments there is, and what it was planned for. */
+/** A step that discards the only group of segments. */
 function planDiscard() {
   const { groups, version } = segmentGroups(everySegment);
   const [group] = groups;
@@ -46,7 +46,7 @@ async function ended(ticket: ReturnType<typeof submitPlan>): Promise<void> {
 
 const states = () => new Set(weights.map((buffer) => buffer.state));
 
-test("segments that are alike are one group, in the order of their allocation", async () => {
+test("segmentGroups() groups equal segments in the order of their allocation", async () => {
   allocator.malloc(2 * MiB, { tag: "kv_cache" });
   allocator.malloc(4 * MiB, { tag: "weights" });
   weights[7]?.free();
@@ -63,7 +63,7 @@ test("segments that are alike are one group, in the order of their allocation", 
   ]);
 });
 
-test("what was allocated or freed since a plan was made is left out of it", async () => {
+test("plan leaves out segments allocated or freed since it was made", async () => {
   const { step, basis } = planDiscard();
   const younger = allocator.malloc(2 * MiB, { tag: "weights" });
   for (const buffer of weights.splice(10, 20)) buffer.free();
@@ -73,14 +73,14 @@ test("what was allocated or freed since a plan was made is left out of it", asyn
   expect(segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
 });
 
-test("of new backups, as many go to the host as were to go there, also when some segments are freed", async () => {
+test("plan spills no more backups when segments were freed since it was made", async () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights.splice(0, 5)) buffer.free();
   await ended(submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, false));
   expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 90 * MiB, spilledBytes: 0 });
 });
 
-test("a plan is refused when the table has changed otherwise, and nothing moves", async () => {
+test("submitPlan() refuses a plan when the segments changed state, and moves nothing", async () => {
   const { step, basis } = planDiscard();
   const submit = (changes: Partial<typeof step.group>) =>
     submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
@@ -95,13 +95,13 @@ test("a plan is refused when the table has changed otherwise, and nothing moves"
   expect(submitPlan([anew.step], anew.basis, false)).toBe("stale");
 });
 
-test("a plan for what has all been freed is refused", () => {
+test("submitPlan() refuses a plan for segments that were all freed", () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights) buffer.free();
   expect(submitPlan([step], basis, false)).toBe("stale");
 });
 
-test("a plan has to make sense", async () => {
+test("submitPlan() refuses an inconsistent plan", async () => {
   const { step, basis } = planDiscard();
   const other = { ...step, group: { ...step.group, segmentBytes: 4 * MiB } };
   const refusalOf = (...steps: Parameters<typeof submitPlan>[0]) =>

@@ -7,7 +7,7 @@ import { aMoment } from "./overlap-events.ts";
 import type { Random } from "./random.ts";
 import { call, randomTransition, refusalOf } from "./transition.ts";
 
-/** Closes, with memory left or without, with a transition running or with a fault, and opens anew. */
+/** Closes with or without memory, during a transition or with a fault, and opens again. */
 export const closeAndReopen: Event = async (harness, random, log) => {
   const how = random.pick(["released", "with memory", "with a transition running", "with a fault"] as const);
   const regionsOutlive = random.oneIn(2);
@@ -34,7 +34,7 @@ async function leaveAll(regions: Harness["regions"]): Promise<void> {
   for (const region of regions) await region.leave();
 }
 
-/** A close that fails leaves an allocator that can do nothing but be closed again. */
+/** After a failed close the allocator accepts only another close. */
 async function closeWithFault(harness: Harness, random: Random, log: (text: string) => void): Promise<void> {
   const fault = randomFault(random);
   log(fault);
@@ -49,7 +49,7 @@ async function closeWithFault(harness: Harness, random: Random, log: (text: stri
     attemptNow(() => harness.allocator.malloc(1)),
     "CLOSED",
   );
-  // An engine's threads do not know; what they take goes with the close that works.
+  // Threads of an engine may still allocate; the close that succeeds releases their memory.
   harness.pluggable.malloc(1, 0);
 }
 

@@ -1,7 +1,7 @@
 /**
- * Drives the shipped binary and the model with the same random events and compares the two after each. What an event is
- * depends on the seed, its number and what the model holds. Where a race has several legal outcomes the model takes over the
- * one there was, so a run that depends on timing may take another path when it is repeated, and diverge at another try only.
+ * Drives the shipped binary and the model with the same random events and compares the two after each. The seed, the number of
+ * the event and the model determine the event. When a race has several legal outcomes the model adopts the actual one, so a run
+ * that depends on timing may diverge only in some repetitions.
  */
 
 import * as closing from "./close-events.ts";
@@ -16,7 +16,7 @@ import * as transitions from "./transition-events.ts";
 export interface FuzzOptions {
   readonly seed: number;
   readonly events: number;
-  /** When to stop before all events have been made, as `performance.now()` tells it. */
+  /** When to stop early, in the time of `performance.now()`. */
   readonly deadlineMs?: number | undefined;
   readonly mistake?: Mistake | undefined;
 }
@@ -25,12 +25,12 @@ export interface FuzzResult {
   readonly seed: number;
   readonly events: number;
   readonly counts: ReadonlyMap<string, number>;
-  /** Outcomes of what races and faults disturbed. */
+  /** Outcomes of transitions that races and faults disturbed. */
   readonly outcomes: ReadonlyMap<string, number>;
   readonly divergence: { readonly message: string; readonly history: readonly string[] } | undefined;
 }
 
-/** Events by their name and how often they come. */
+/** Events with their name and weight. */
 const events: readonly (readonly [string, number, Event])[] = [
   ["malloc", 10, memory.malloc],
   ["pool malloc", 12, memory.poolMalloc],
@@ -71,7 +71,7 @@ function pickEvent(random: Random): readonly [string, number, Event] {
   throw new RangeError("the weights do not add up");
 }
 
-/** After which an event counts as hanging. */
+/** An event that takes longer hangs. */
 const hangMs = 30_000;
 const historyLength = 20;
 
@@ -90,7 +90,7 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? `unexpected: ${error.stack ?? error}` : `unexpected: ${error}`;
 }
 
-/** One seed, from a fresh allocator to `close()`. */
+/** Runs one seed, from a fresh allocator to `close()`. */
 export async function fuzz({ seed, events: count, deadlineMs, mistake }: FuzzOptions): Promise<FuzzResult> {
   const harness = new Harness(mistake);
   const history: string[] = [];

@@ -1,4 +1,4 @@
-/** An OS thread of its own that knows nothing of the allocator but `my_malloc` and `my_free`, as an engine's threads do. */
+/** A thread that calls only `my_malloc` and `my_free`, like the threads of an engine. */
 
 import { openPluggable } from "../support/pluggable.ts";
 

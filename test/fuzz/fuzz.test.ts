@@ -1,4 +1,4 @@
-/** The shipped binary against a naive model, over fixed seeds; `bun run fuzz` has more. */
+/** Compares the shipped binary with a naive model over fixed seeds; `bun run fuzz` runs random ones. */
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { onEmulator } from "../support/device.ts";
 
 const main = join(import.meta.dir, "main.ts");
 
-/** In a process of its own: the emulator's memory is as small as the driver wants it from the start. */
+/** Runs in its own process, because the emulator reads the size of its memory at the start. */
 async function fuzz(...args: string[]): Promise<{ exitCode: number; output: string }> {
   const child = Bun.spawn([process.execPath, main, ...args], { stdio: ["ignore", "pipe", "inherit"] });
   const [exitCode, output] = await Promise.all([child.exited, new Response(child.stdout).text()]);
@@ -14,7 +14,7 @@ async function fuzz(...args: string[]): Promise<{ exitCode: number; output: stri
 }
 
 test.skipIf(!onEmulator)(
-  "the allocator and the model agree after every event",
+  "allocator agrees with the model after every event",
   async () => {
     const { exitCode, output } = await fuzz("--seed", "2", "--seeds", "4", "--events", "1200");
     if (exitCode !== 0) console.log(output);
@@ -32,13 +32,13 @@ test
     "forgets a byte",
     "forgets that immutable content has a backup",
   ])(
-  "a model that %s is found out, with the seed and how to repeat it",
+  "fuzz reports a model that %s, with the seed and the command that repeats it",
   async (mistake) => {
     const { exitCode, output } = await fuzz("--seed", "1", "--events", "1000", "--mistake", mistake);
     expect(exitCode).toBe(1);
     const [, event] = /^DIVERGENCE with seed 1 at event (\d+): \S/m.exec(output) ?? [];
     expect(output).toContain(`repeat with: bun run fuzz --seed 1 --events ${event} --mistake "${mistake}"`);
-    // An abort may come out otherwise in a repetition, and the mistake show at another event, or only in the next repetition.
+    // An abort can have another outcome in a repetition, so the mistake may show later.
     let again = "";
     for (
       let repetition = 0;

@@ -10,8 +10,8 @@ import type { ForeignCall } from "./foreign-thread.ts";
 import { type Mistake, Model, type ModelBuffer, type ModelSegment, type Place } from "./model.ts";
 import type { Random } from "./random.ts";
 
-/** Small enough that memory is short now and then. The emulator reads it from the environment when it is opened. */
-export const deviceBytes = 24 * MiB;
+/** Small enough that memory runs short now and then. The emulator reads it when it is opened. */
+const deviceBytes = 24 * MiB;
 export const deviceCount = 2;
 export const emulatorEnvironment = {
   CAMEM_BACKEND: "emulator",
@@ -19,7 +19,7 @@ export const emulatorEnvironment = {
   CAMEM_EMULATOR_HBM: String(deviceBytes),
 };
 
-/** The allocator is not where the model says it is. */
+/** The allocator and the model disagree. */
 export class Divergence extends Error {
   override readonly name = "Divergence";
 }
@@ -40,7 +40,7 @@ export type Outcome<T> =
   | { readonly value: T; readonly error?: undefined }
   | { readonly error: CamemError; readonly value?: undefined };
 
-/** Failures of the package are outcomes; anything else that is thrown is a divergence. */
+/** Errors of the package are outcomes; any other error is a divergence. */
 export async function attempt<T>(run: () => T | Promise<T>): Promise<Outcome<T>> {
   try {
     return { value: await run() };
@@ -59,7 +59,7 @@ export function attemptNow<T>(run: () => T): Outcome<T> {
   }
 }
 
-/** A buffer in both worlds; memory of `my_malloc` has no object in the real one. */
+/** A buffer of the allocator and of the model; memory of `my_malloc` has no buffer object. */
 export interface Live {
   readonly model: ModelBuffer;
   readonly real: DeviceBuffer | undefined;
@@ -80,7 +80,7 @@ function openCopies() {
   }).symbols;
 }
 
-/** Copies as an engine makes them, past the package; false when AscendCL refuses. */
+/** Copies like an engine, without the package; false when AscendCL refuses. */
 export class EngineCopies {
   readonly #acl = openCopies();
   readonly #ptr = (bytes: Uint8Array) => pointerOf(bytes);
@@ -106,8 +106,8 @@ export interface Region {
   readonly leave: () => Promise<void>;
 }
 
-/** What the driver's random choices of one allocator's life are. */
-export interface Setting {
+/** The allocator and the model under test, with all buffers that are alive. */
+interface Setting {
   readonly poolSegmentBytes: number;
   readonly hostBudgetBytes: number;
   readonly retain: string;
@@ -115,7 +115,7 @@ export interface Setting {
   readonly verify: boolean;
 }
 
-export function randomSetting(random: Random): Setting {
+function randomSetting(random: Random): Setting {
   return {
     poolSegmentBytes: random.pick([2, 2, 4]) * MiB,
     hostBudgetBytes: random.pick([Number.POSITIVE_INFINITY, 24 * MiB, 10 * MiB]),
@@ -130,7 +130,7 @@ export class Harness {
   lives: Live[] = [];
   /** Open `useMemoryPool` bodies, in the order in which they were entered. */
   regions: Region[] = [];
-  /** How often an outcome came that the driver does not choose. */
+  /** Counts of outcomes that the driver does not choose. */
   readonly notes = new Map<string, number>();
   readonly pluggable = openPluggable();
   readonly copies = new EngineCopies();
@@ -154,7 +154,7 @@ export class Harness {
     return this.#opened;
   }
 
-  /** An allocator that cannot be opened holds nothing; one that can is closed again. */
+  /** Opens with a fault: a failed open holds nothing, a successful one is closed again. */
   async #openWithFault(config: AllocatorOptions, random: Random, log: (text: string) => void): Promise<void> {
     const fault = `*:${random.magnitude(1, 12)}=507899`;
     log(`open with ${fault}`);
@@ -166,7 +166,7 @@ export class Harness {
     this.expectNothingHeld();
   }
 
-  /** A new allocator with settings of its own, and a model of it. */
+  /** Opens a new allocator with random options, and its model. */
   async open(random: Random, log: (text: string) => void): Promise<void> {
     this.lives = [];
     this.regions = [];
@@ -198,7 +198,7 @@ export class Harness {
     this.#foreign.terminate();
   }
 
-  /** Has the foreign thread call. */
+  /** Calls on the foreign thread. */
   onForeignThread(call: ForeignCall): Promise<number> {
     return new Promise((resolve, reject) => {
       this.#foreign.onmessage = ({ data }) => resolve(data);
@@ -207,7 +207,7 @@ export class Harness {
     });
   }
 
-  /** The tag that native memory gets now. */
+  /** The tag of native allocations at this moment. */
   regionTag(): string {
     return this.regions.at(-1)?.tag ?? "default";
   }
@@ -218,7 +218,7 @@ export class Harness {
     return [...new Set(["sleep_persistent", ...Object.keys(this.model.policies), ...inUse])];
   }
 
-  /** Takes up a buffer of its own, or native memory. */
+  /** Adds a buffer with its own segment, or native memory. */
   adopt(
     address: number,
     sizeBytes: number,
@@ -233,7 +233,7 @@ export class Harness {
     return live;
   }
 
-  /** Takes up a buffer of a pool: in a segment that the model knows, or at the start of a new one. */
+  /** Adds a pool's buffer, in a known segment or at the start of a new one. */
   adoptPooled(real: DeviceBuffer): Live {
     const { ptr, sizeBytes, tag, device } = real;
     const existing = this.model
@@ -277,7 +277,7 @@ export class Harness {
     await promise;
   }
 
-  /** As the model knows it: a backup counts as on the host, wherever it is. */
+  /** Usage in the terms of the model, where every backup counts as on the host. */
   usage() {
     return Object.fromEntries(
       Object.entries(this.allocator.usage()).map(([tag, own]) => [
@@ -309,7 +309,7 @@ export class Harness {
     const names = Object.keys(committed) as (keyof typeof committed)[];
     const held = accounting();
     expectSame("accounting", Object.fromEntries(names.map((name) => [name, held[name]])), committed);
-    // Blocks of a slab that others use still wait for those: then there is more host memory than backups.
+    // A block is released with its last backup, so host memory can exceed the backups.
     const host = allocator.hostUsage();
     expectSame("page-locked bytes", host.pageLockedBytes, held.hostAllocationBytes);
     const { spills, hostBudgetBytes } = model.options;
@@ -375,7 +375,7 @@ export class Harness {
     );
   }
 
-  /** Every byte that is known and awake. */
+  /** Compares every defined byte that is awake. */
   compareContents(): void {
     for (const live of this.lives) {
       if (live.model.segment.place !== "device") continue;
@@ -383,7 +383,7 @@ export class Harness {
     }
   }
 
-  /** Where native memory is, as far as it can be told from outside. */
+  /** The place of native memory, as far as it is visible from outside. */
   placeOf({ real, model }: Live): Place {
     const state = real?.state;
     if (state === "mapped") return "device";
@@ -396,7 +396,7 @@ export class Harness {
     return backups.some((backup) => backup.ptr === segment.address) ? "host" : "nowhere";
   }
 
-  /** After `close()`: nothing is held. */
+  /** Asserts that nothing is held after `close()`. */
   expectNothingHeld(): void {
     expectSame("accounting after close()", accounting(), nothingHeld);
   }

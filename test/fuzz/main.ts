@@ -1,12 +1,12 @@
 /**
- * The shipped binary against a naive model, with events from a seed:
+ * Compares the shipped binary with a naive model, with events from a seed:
  *
  *     bun run fuzz                          one random seed
  *     bun run fuzz --minutes 10             random seeds, one after the other
  *     bun run fuzz --seed 7 --events 500    that seed again
  *     bun run fuzz --seed 7 --seeds 10      the seeds 7 to 16
  *
- * Each seed is printed. At a divergence it prints the last events and how to repeat them, and exits with 1.
+ * Prints each seed. At a divergence it prints the last events and the command to repeat them, and exits with 1.
  */
 
 import { parseArgs } from "node:util";
@@ -53,7 +53,7 @@ function positive(name: string, value: string | undefined): number | undefined {
   process.exit(2);
 }
 
-/** The emulator reads its environment with getenv, so it has to be there when the process starts. */
+/** The emulator reads its environment with getenv, so variables must be set when the process starts. */
 async function inEnvironment(): Promise<number> {
   await buildNative();
   const child = Bun.spawn([process.execPath, import.meta.path, ...process.argv.slice(2)], {

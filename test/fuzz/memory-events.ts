@@ -1,4 +1,4 @@
-/** Events that no transition overlaps: the model knows each one's outcome beforehand. */
+/** Events without a running transition, whose outcome the model predicts. */
 
 import type { CamemError } from "camem";
 import { MiB, setFaults } from "../support/device.ts";
@@ -16,7 +16,7 @@ import {
 import type { Fate } from "./model.ts";
 import type { Random } from "./random.ts";
 
-/** Applies one random event to both worlds. `log` says what it is, for whoever reads a failing run. */
+/** Applies one random event to the allocator and the model. `log` describes it for the report of a failed run. */
 export type Event = (harness: Harness, random: Random, log: (text: string) => void) => Promise<void> | void;
 
 export const tags = ["weights", "buffers", "kv_cache", "default", "sleep_persistent", "adapters", "scratch"];
@@ -29,21 +29,21 @@ const faultKinds: readonly (readonly [number, readonly string[]])[] = [
 ];
 export const faultCodes = faultKinds.map(([code]) => code);
 
-/** Segments there should be about. */
+/** The approximate number of segments. */
 const crowd = 14;
 
-export function randomSize(random: Random): number {
+function randomSize(random: Random): number {
   if (random.oneIn(12)) return random.between(2 * MiB, 6 * MiB);
   if (random.oneIn(40)) return random.between(20 * MiB, 40 * MiB);
   if (random.oneIn(6)) return random.pick([1, 511, 512, 513, 2 * MiB - 1, 2 * MiB, 2 * MiB + 1]);
   return random.magnitude(1, 2 * MiB);
 }
 
-/** Whether to free instead, so that there is neither nothing nor too much. */
+/** Whether to free instead of allocating, to keep about that number. */
 export const isCrowded = (harness: Harness, random: Random) =>
   random.below(harness.model.segments.length + 1) > crowd || harness.lives.length > 60;
 
-/** A call of `*`, or work that was queued, to fail. */
+/** A fault in any call or in queued work. */
 export function randomFault(random: Random): string {
   const code = random.pick(faultCodes);
   if (random.oneIn(8)) return `aclrtMemcpyAsync.task:${random.between(1, 3)}=${code}`;
@@ -57,7 +57,7 @@ export function expectOutcome(what: string, outcome: Outcome<unknown>, expected:
   );
 }
 
-/** Runs a call with one fault; a failure of it must be one that the fault explains. */
+/** Runs a call with one fault, which must explain any error. */
 async function withFault<T>(
   random: Random,
   log: (text: string) => void,
@@ -72,7 +72,7 @@ async function withFault<T>(
   return outcome;
 }
 
-/** The error names the call and the code that was injected, and is of the kind that the code means. */
+/** Asserts that the error names the injected call and code, and has the code of camem for it. */
 export function expectFaultExplains(error: CamemError | undefined): void {
   if (error === undefined) return;
   const { code, call, aclCode, message } = error;
@@ -270,7 +270,7 @@ const nativeFreeOn =
     if (random.oneIn(4)) harness.pluggable.free(address, sizeBytes, device);
   };
 
-/** What `my_free` could not give back is tried again after the next plan; until then it may be what an allocation lacks. */
+/** The next plan releases memory that `my_free` could not; until then an allocation may lack it. */
 async function runSomePlan(harness: Harness): Promise<void> {
   const outcome = attemptNow(() => harness.allocator.malloc(1, { tag: "flush" }));
   if (!outcome.value) return expectOutcome("malloc to flush", outcome, "OUT_OF_DEVICE_MEMORY");
@@ -281,7 +281,7 @@ async function runSomePlan(harness: Harness): Promise<void> {
 export const nativeFree = nativeFreeOn(false);
 export const foreignFree = nativeFreeOn(true);
 
-/** Frees by the dozen, so that pools and devices run empty too. */
+/** Frees many buffers, so that pools and devices become empty too. */
 export const freeMany: Event = (harness, random, log) => {
   const lives = harness.lives.filter(() => random.oneIn(2));
   log(`free ${lives.length} of ${harness.lives.length}`);
@@ -295,7 +295,7 @@ export const freeMany: Event = (harness, random, log) => {
 
 // Content.
 
-/** The code that touching a buffer is refused with. */
+/** The code with which accesses to a buffer throw. */
 function writeRefusal({ model }: Live): string | undefined {
   if (model.segment.place !== "device") return "BUFFER_ASLEEP";
   return model.segment.immutable ? "BUFFER_IMMUTABLE" : undefined;
@@ -313,7 +313,7 @@ export const write: Event = async (harness, random, log) => {
   log(`write ${count} at ${offset} to the ${describe(live)}`);
   const bytes = random.bytes(count);
   const { real, model } = live;
-  // An engine that writes to immutable content breaks its promise, and nobody can notice.
+  // Native writes to immutable content break a promise and cannot be detected, so avoid them.
   if (real === undefined && model.segment.immutable) return log("not: its content is immutable");
   if (real === undefined) {
     const done = harness.copies.write(model.segment.device, model.address + offset, bytes);
@@ -392,7 +392,7 @@ export const leaveRegion: Event = async (harness, random, log) => {
   harness.regions = harness.regions.filter((other) => other !== region);
 };
 
-/** Nested regions with allocations of every kind inside, some of which throw. */
+/** Nested regions with allocations of every kind inside; some bodies throw. */
 export const nestedRegions: Event = async (harness, random, log) => {
   const thrown = new RangeError("thrown by the body");
   const enter = (depth: number): void => {
@@ -447,7 +447,7 @@ function allocateInside(
   }
 }
 
-/** Requests that are refused, and change nothing. */
+/** Invalid requests, which throw and change nothing. */
 export const badRequest: Event = async (harness, random, log) => {
   const { allocator } = harness;
   const live = pickLive(harness, random, (each) => !isNative(each))?.real;

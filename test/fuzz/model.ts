@@ -1,12 +1,12 @@
 /**
- * What the documentation promises of the allocator, as simply as it can be written down: a list of segments, each on the
- * device, on the host or nowhere, and a list of buffers with the bytes that were written to them. It shares nothing with the
- * package. Where a pool puts a buffer and which of two legal outcomes a race has is not predicted but told to the model.
+ * The documented behaviour of the allocator in its simplest form: a list of segments, each on the device, on the host or
+ * nowhere, and a list of buffers with the bytes written to them. It shares no code with the package. The model does not predict
+ * where a pool places a buffer or which legal outcome a race has; the harness reports it.
  */
 
 export type Place = "device" | "host" | "nowhere";
 export type Fate = "keep" | "offload" | "discard";
-export type Level = 0 | 1 | 2;
+type Level = 0 | 1 | 2;
 export interface SleepRequest {
   level?: Level;
   offloadTags?: string[];
@@ -24,13 +24,13 @@ export interface ModelSegment {
   /** Whether a `MemoryPool` carves buffers out of it. */
   readonly pooled: boolean;
   place: Place;
-  /** Its content is immutable: writes are refused, and a wake-up keeps the backup. */
+  /** Its content is immutable: writes throw, and a wake-up keeps the backup. */
   immutable: boolean;
-  /** There is a backup: of what is on the host, and of immutable content also while that is on the device. */
+  /** It has a backup: on the host, or of immutable content that is on the device. */
   backedUp: boolean;
 }
 
-export interface Extent {
+interface Extent {
   readonly offset: number;
   readonly end: number;
 }
@@ -40,11 +40,11 @@ export interface ModelBuffer {
   readonly address: number;
   readonly sizeBytes: number;
   readonly bytes: Uint8Array;
-  /** What of `bytes` is known; the rest has undefined content. */
+  /** The bytes that are defined; all others may have any value. */
   known: Extent[];
 }
 
-/** A wrong model, to show that the driver notices. */
+/** A deliberate mistake of the model, to show that the driver detects it. */
 export type Mistake =
   | "forgets that buffers are kept at level 2"
   | "forgets a byte"
@@ -55,7 +55,7 @@ export interface ModelOptions {
   readonly deviceBytes: number;
   readonly hostBudgetBytes: number;
   readonly poolSegmentBytes: number;
-  /** Whether there is a folder for what the host budget has no room for; then backups on the disk count as on the host. */
+  /** Whether backups beyond the host budget spill to disk; the model counts them as on the host. */
   readonly spills: boolean;
   readonly mistake: Mistake | undefined;
 }
@@ -96,7 +96,7 @@ export class Model {
     return this.policies[tag]?.immutable ?? false;
   }
 
-  /** Why content of a tag cannot cease to be immutable. */
+  /** The code with which immutable content of a tag refuses to become writable. */
   dirtyRefusal(tag: string): "BUFFER_ASLEEP" | undefined {
     return this.#tagged(tag).some((segment) => segment.place !== "device") ? "BUFFER_ASLEEP" : undefined;
   }
@@ -122,7 +122,7 @@ export class Model {
     return sum(this.segments.filter((segment) => segment.place === "device" && segment.device === device));
   }
 
-  /** The size of the segment for a buffer of its own. */
+  /** The size of the segment for one buffer. */
   segmentBytes(sizeBytes: number): number {
     return roundUp(sizeBytes, granularity);
   }
@@ -166,7 +166,7 @@ export class Model {
     return buffer;
   }
 
-  /** A segment goes with its last buffer. */
+  /** Freeing the last buffer frees its segment. */
   remove(buffer: ModelBuffer): void {
     this.buffers = this.buffers.filter((other) => other !== buffer);
     if (this.buffers.some((other) => other.segment === buffer.segment)) return;
@@ -191,7 +191,7 @@ export class Model {
     return (this.policies[tag] ?? { 1: "discard", 2: "discard" })[level];
   }
 
-  /** Where a sleep leaves a segment. */
+  /** The place of a segment after a sleep. */
   placeAfterSleep(segment: ModelSegment, request: SleepRequest): Place {
     switch (this.fateOf(segment.tag, request)) {
       case "keep":
@@ -235,13 +235,13 @@ export class Model {
     return Math.max(0, this.options.hostBudgetBytes - this.hostBytes());
   }
 
-  /** The code that a sleep is refused with before it begins. */
+  /** The code with which a sleep throws before it begins. */
   sleepRefusal(request: SleepRequest): "HOST_BUDGET_EXCEEDED" | undefined {
     if (this.options.spills) return undefined;
     return this.copiedBytes(request) > this.hostBytesLeft() ? "HOST_BUDGET_EXCEEDED" : undefined;
   }
 
-  /** What a wake-up takes of each device that it concerns. */
+  /** Bytes that a wake-up takes on each device. */
   wakeNeeds(request: WakeRequest): { device: number; neededBytes: number; freeBytes: number }[] {
     const { moving } = this.wakeMoves(request);
     return [...Array(this.options.deviceCount).keys()]
@@ -317,7 +317,7 @@ export class Model {
     };
   }
 
-  /** Of `among`, the segments there were when a transition began; those that were freed meanwhile are not looked at. */
+  /** The segments of `among` that were not freed since the transition began. */
   sleep(request: SleepRequest, among: readonly ModelSegment[] = this.segments): void {
     for (const segment of among) this.place(segment, this.placeAfterSleep(segment, request));
   }
@@ -344,7 +344,7 @@ export class Model {
     for (const buffer of this.buffers) if (buffer.segment === segment) buffer.known = [];
   }
 
-  // What the allocator tells of itself.
+  // Reports.
 
   isSleeping(): boolean {
     return this.segments.some((segment) => segment.place !== "device");
@@ -370,7 +370,7 @@ export class Model {
     });
   }
 
-  /** What the device and the host have committed. */
+  /** Committed bytes of the device and the host. */
   committed() {
     const mapped = this.segments.filter((segment) => segment.place === "device");
     return {

@@ -27,19 +27,19 @@ import type { ModelSegment, Place } from "./model.ts";
 import type { Random } from "./random.ts";
 import { apply, call, placeAfter, randomTransition, refusalOf, type Transition, text } from "./transition.ts";
 
-/** What is known while a transition runs, and what is left to be told from its outcome. */
+/** The state while a transition runs, and changes that its outcome decides. */
 interface Overlap {
   readonly transition: Transition;
-  /** The segments there were when it began. */
+  /** The segments at its beginning. */
   readonly segments: readonly ModelSegment[];
   readonly placeBefore: ReadonlyMap<ModelSegment, Place>;
-  /** New memory: may be part of the transition or not. */
+  /** Memory allocated since, which may or may not be part of the transition. */
   readonly added: Live[];
-  /** Writes that succeeded, to be made in the model once the transition is. */
+  /** Writes that succeeded; the model applies them after the transition. */
   readonly writes: { live: Live; bytes: Uint8Array; offset: number }[];
-  /** The least and the most that may be free on each device. */
+  /** Bounds of the free memory on each device. */
   readonly free: { least: number; most: number }[];
-  /** What holding the device takes of `sleep_persistent` memory. */
+  /** Bytes of `sleep_persistent` memory that hold the device. */
   flagBytes: number;
 }
 
@@ -65,7 +65,7 @@ function beginOverlap(harness: Harness, transition: Transition): Overlap {
   };
 }
 
-/** Device memory that a transition gives back for a segment, or takes. */
+/** Device memory that a transition releases for a segment; negative when it takes memory. */
 function released(harness: Harness, transition: Transition, segment: ModelSegment): number {
   const after = placeAfter(harness, transition, segment);
   if (segment.place === after) return 0;
@@ -83,7 +83,7 @@ function noteTaken(overlap: Overlap, segment: ModelSegment): void {
   free.most -= segment.sizeBytes;
 }
 
-/** Whether an allocation of new memory may have had this outcome. */
+/** Asserts that an allocation of new memory can have this outcome. */
 function expectPlausible(overlap: Overlap, device: number, segmentBytes: number, worked: boolean): void {
   const { least = 0, most = 0 } = overlap.free[device] ?? {};
   const plausible = worked ? segmentBytes <= most : segmentBytes > least;
@@ -232,7 +232,7 @@ export async function aMoment(random: Random): Promise<void> {
   if (howLong === "a while") await Bun.sleep(random.between(0, 2));
 }
 
-/** Allocations, frees, writes and looks, here and on another thread, while a transition runs. */
+/** Allocates, frees, writes and queries, here and on another thread, while a transition runs. */
 export const overlapped: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   log(`${text(transition)} {`);
@@ -252,7 +252,7 @@ export const overlapped: Event = async (harness, random, log) => {
   if (!outcome.error) harness.compareContents();
 };
 
-/** As `overlapped`, with a sleep that cannot go on before the device is done: all it moves is moving for certain. */
+/** Like `overlapped`, with a sleep that waits for a held device, so all its memory is certainly moving. */
 export const held: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   const flagBytes = 2 * MiB;
@@ -285,7 +285,7 @@ export const held: Event = async (harness, random, log) => {
   finishOverlap(harness, overlap, outcome);
 };
 
-/** Freeing what does not move would wait for the device, on this very thread. */
+/** Frees only moving memory: freeing other memory would wait for the held device on this thread. */
 const freeMoving: OverlapCall = (harness, random, _, log) => {
   const live = pickLive(harness, random, ({ real }) => real?.state === "moving");
   if (!live?.real) return;
@@ -320,12 +320,12 @@ function expectLegal({ transition }: Overlap, error: CamemError | undefined, abo
   );
 }
 
-/** Takes over the outcome, also where new memory is: mapped, or where the transition leaves memory of its tag. */
+/** Applies the outcome to the model. New memory is mapped, or in the place where the transition leaves its tag. */
 function finishOverlap(harness: Harness, overlap: Overlap, outcome: Outcome<SleepReport | WakeReport>): void {
   const complete = outcome.error === undefined;
   if (complete) apply(harness, overlap.transition, overlap.segments);
   for (const { segment } of overlap.added.map((live) => live.model)) {
-    // The buffer that the segment came with may be gone again, and another one be in it.
+    // Another buffer may have replaced the one that the segment was allocated for.
     const live = harness.lives.find(({ model }) => model.segment === segment);
     if (live === undefined) continue;
     const place = harness.placeOf(live);

@@ -1,9 +1,9 @@
-/** Numbers that a seed determines. */
+/** Random numbers determined by a seed. */
 
 export class Random {
   #state: number;
 
-  /** Each pair has numbers of its own, so that one event more or less does not change those of the events after it. */
+  /** Each event has its own sequence, so adding or removing one event does not change later ones. */
   constructor(seed: number, stream: number) {
     this.#state = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(stream + 1, 0x85ebca6b)) >>> 0;
     for (let round = 0; round < 4; round++) this.#next();

@@ -49,7 +49,7 @@ function expectPlan(harness: Harness, transition: Transition): void {
   );
 }
 
-/** Host memory for a sleep that may come or not. */
+/** Prepares host memory for a sleep that may follow. */
 export const prepare: Event = async (harness, random, log) => {
   const { model, allocator } = harness;
   const level = random.pick([0, 1, 1, 2] as const);
@@ -68,7 +68,7 @@ export const prepare: Event = async (harness, random, log) => {
   else if (!model.options.spills) expectSame("what is prepared", preparedBytes, model.copiedBytes(request));
 };
 
-/** One AscendCL call fails: nothing has changed or all is complete, and the same call succeeds once the fault is gone. */
+/** One AscendCL call fails: the transition changed nothing or is complete, and succeeds when repeated without the fault. */
 export const faulty: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   const fault = randomFault(random);
@@ -89,7 +89,7 @@ export const faulty: Event = async (harness, random, log) => {
   settleContents(harness, transition);
 };
 
-/** "Should only giving memory back fail, the next one tries again to give it back", and the repetition was the next one. */
+/** When only releasing memory failed, the next transition releases it; the repetition was that transition. */
 function expectRestGivenBack(harness: Harness, transition: Transition): void {
   expectSame(
     `usage() after ${text(transition)} was complete, and made again,`,
@@ -98,7 +98,7 @@ function expectRestGivenBack(harness: Harness, transition: Transition): void {
   );
 }
 
-/** Two calls fail or all from some call on, so that undoing may fail as well. */
+/** Two calls fail, or all calls from one on, so undoing may fail too. */
 function severeFault(random: Random): string {
   const first = random.magnitude(1, 80);
   if (random.oneIn(3)) return `*:${first}+=${random.pick(faultCodes)}`;
@@ -106,7 +106,7 @@ function severeFault(random: Random): string {
   return `*:${first}=${random.pick(faultCodes)},*:${second}=${random.pick(faultCodes)}`;
 }
 
-/** However little could be undone: once the faults are gone a wake-up brings back all content that there was. */
+/** After any incomplete undo, a wake-up without faults restores all content. */
 export const severelyFaulty: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   if (harness.model.wakeRefusal({})) return log("no room to recover in");
@@ -130,12 +130,12 @@ export const severelyFaulty: Event = async (harness, random, log) => {
   apply(harness, wake);
   expectPlaces(harness);
   harness.compareContents();
-  // On devices that this did not concern, copies whose wait failed may have kept host memory: it goes when there is nothing to do.
+  // Failed waits may have kept host memory on other devices; a wake-up without work releases it.
   await harness.allocator.wakeUp();
   expectRestGivenBack(harness, transition);
 };
 
-/** Aborted before, at once, or after a moment: the call rejects with nothing changed, or it was too late. */
+/** Aborts before, at once, or after a moment: the call rejects and changes nothing, or the abort is too late. */
 export const abortedMidway: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   const controller = new AbortController();
@@ -164,7 +164,7 @@ export const abortedMidway: Event = async (harness, random, log) => {
   if (outcome.value) settleContents(harness, transition);
 };
 
-/** A callback of the caller's throws. */
+/** A hook or `onProgress` throws. */
 export const callbackThrows: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
   const which = random.pick(["onProgress", "beforeSleep", "afterWake"] as const);
@@ -191,7 +191,7 @@ export const callbackThrows: Event = async (harness, random, log) => {
   if (!outcome.error) settleContents(harness, transition);
 };
 
-/** Calls made at once take turns, in their order. */
+/** Transitions called at once run one after the other, in their order. */
 export const atOnce: Event = async (harness, random, log) => {
   const transitions = Array.from({ length: random.between(2, 4) }, () => randomTransition(harness, random));
   log(transitions.map(text).join(" & "));

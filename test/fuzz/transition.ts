@@ -25,7 +25,7 @@ export function randomTransition(harness: Harness, random: Random): Transition {
 
 export const text = ({ kind, request }: Transition) => `${kind} ${JSON.stringify(request)}`;
 
-/** What both calls take beside the request. */
+/** Options of both calls beside the request. */
 export interface Control {
   readonly signal?: AbortSignal;
   readonly onProgress?: () => void;
@@ -41,7 +41,7 @@ export function call(
     : harness.allocator.wakeUp({ ...transition.request, ...control });
 }
 
-/** Leaves out what depends on time, and the order of tags, which is not promised. */
+/** A report without durations and with sorted tags, whose order is not guaranteed. */
 function comparable(report: SleepReport | WakeReport): unknown {
   const { durations: _, ...rest } = report;
   if (!("remappedTags" in rest)) return rest;
@@ -71,7 +71,7 @@ export function placeAfter({ model }: Harness, { kind, request }: Transition, se
   return kind === "sleep" ? model.placeAfterSleep(segment, request) : model.placeAfterWake(segment, request);
 }
 
-/** The outcome of a transition that nothing disturbed. */
+/** Compares the outcome of an undisturbed transition with the model, and applies it. */
 export function settle(
   harness: Harness,
   transition: Transition,
@@ -89,7 +89,7 @@ export function settleContents(harness: Harness, transition: Transition): void {
   if (transition.kind === "wake") harness.compareContents();
 }
 
-/** Takes over which of the two legal outcomes a disturbed transition had. Returns whether it has taken place. */
+/** Applies whichever legal outcome a disturbed transition had. Returns whether it completed. */
 export function settleEither(
   harness: Harness,
   transition: Transition,
@@ -107,7 +107,7 @@ export function settleEither(
   return true;
 }
 
-/** The state of every buffer, also while memory that could not be given back is still held. */
+/** Compares the state of every buffer, even while unreleased memory is held. */
 export function expectPlaces(harness: Harness): void {
   for (const { real, model } of harness.lives)
     if (real) expectSame("state of a buffer", real.state, stateOf(model.segment));

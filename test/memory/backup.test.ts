@@ -1,4 +1,4 @@
-/** Backups can be read, are verified where that is asked for, and outlive the device. */
+/** Backups: reading, checksums with verify, and a lost device. */
 
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -21,7 +21,7 @@ afterEach(async () => {
   await allocator.close();
 });
 
-/** Page-locked memory as a stray write of the host reaches it. */
+/** A view of the page-locked backup, for a stray write of the host. */
 function backupMemory(): Uint8Array {
   const [segment] = snapshot();
   if (segment === undefined) throw new Error("there is no segment");
@@ -34,7 +34,7 @@ function flip(memory: Uint8Array, at: number): void {
 
 describe("with verify", () => {
   test.each([0, content.length - 1, 4 * MiB - 1])(
-    "a backup with byte %i flipped is reported and not mapped",
+    "wakeUp() reports a backup with byte %i flipped and maps nothing",
     async (at) => {
       await allocator.sleep();
       const memory = backupMemory();
@@ -52,7 +52,7 @@ describe("with verify", () => {
     },
   );
 
-  test("a corrupt backup can be dropped, and the memory used again", async () => {
+  test("sleep({ level: 2 }) drops a corrupt backup, and its memory is usable again", async () => {
     await allocator.sleep();
     flip(backupMemory(), 5);
     expect(await codeOf(() => allocator.wakeUp())).toBe("BACKUP_CORRUPT");
@@ -62,7 +62,7 @@ describe("with verify", () => {
     expect(weights.read()).toEqual(content);
   });
 
-  test("sleeping again takes a new checksum", async () => {
+  test("sleep() takes a new checksum each time", async () => {
     for (const value of [1, 2]) {
       weights.fill(value);
       await allocator.sleep();
@@ -72,7 +72,7 @@ describe("with verify", () => {
   });
 });
 
-test("without verify a flipped byte is not looked for", async () => {
+test("wakeUp() does not compare checksums without verify", async () => {
   await allocator.close();
   allocator = CaMemAllocator.getInstance();
   weights = allocator.malloc(content.length, { tag: "weights" });
@@ -83,7 +83,7 @@ test("without verify a flipped byte is not looked for", async () => {
   expect(weights.read(1)).toEqual(content.subarray(1));
 });
 
-test("backups are handed out while memory is offloaded, and only then", async () => {
+test("backup() returns backups only while memory is offloaded", async () => {
   expect(allocator.backup("weights")).toEqual([]);
   await allocator.sleep();
   const [backup] = allocator.backup("weights");
@@ -99,7 +99,7 @@ test("backups are handed out while memory is offloaded, and only then", async ()
 });
 
 describe.skipIf(!onEmulator).each([507010, 507053, 507054, 507056])("with the device lost (%i)", (code) => {
-  test("a sleep and a wake-up reject, and backups stay readable", async () => {
+  test("sleep() and wakeUp() reject and backups stay readable when the device is lost", async () => {
     setFaults(`*:1+=${code}`);
     expect(await codeOf(() => allocator.sleep())).toBe("DEVICE_LOST");
     setFaults("");
@@ -117,7 +117,7 @@ describe.skipIf(!onEmulator).each([507010, 507053, 507054, 507056])("with the de
     "aclrtUnmapMem",
     "aclrtMallocPhysical",
     "aclrtMapMem",
-  ])("from %s on, nothing hangs and nothing is lost", async (call) => {
+  ])("backups stay readable when the device is lost from %s on", async (call) => {
     const lose = async (transition: () => Promise<unknown>) => {
       setFaults(`${call}:1+=${code}`);
       const outcome = await transition().then(

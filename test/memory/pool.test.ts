@@ -16,7 +16,7 @@ afterEach(() => allocator.close());
 
 const taken = () => freeBefore - allocator.memGetInfo().freeBytes;
 
-test("small buffers share a segment, aligned and apart", () => {
+test("malloc() places small buffers in one segment, aligned and disjoint", () => {
   const buffers = [1, 511, 512, 513, 100_000].map((sizeBytes) => pool.malloc(sizeBytes));
   expect(taken()).toBe(4 * MiB);
   for (const [index, buffer] of buffers.entries()) {
@@ -32,12 +32,12 @@ test("small buffers share a segment, aligned and apart", () => {
     expect(buffer.read()).toEqual(pattern(buffer.sizeBytes, index));
 });
 
-test("a buffer larger than a segment gets one of its own size", () => {
+test("malloc() gives a buffer larger than a segment its own segment", () => {
   pool.malloc(9 * MiB);
   expect(taken()).toBe(10 * MiB);
 });
 
-test("freed room is used again, merged with its neighbours", () => {
+test("malloc() reuses freed space, merged with its neighbours", () => {
   const [first, second, third] = [MiB, MiB, MiB].map((sizeBytes) => pool.malloc(sizeBytes));
   const keep = pool.malloc(MiB);
   expect(taken()).toBe(4 * MiB);
@@ -49,7 +49,7 @@ test("freed room is used again, merged with its neighbours", () => {
   expect(keep.state).toBe("mapped");
 });
 
-test("the smallest room that fits is taken", () => {
+test("malloc() takes the smallest free space that fits", () => {
   const large = pool.malloc(2 * MiB);
   const between = pool.malloc(512);
   const small = pool.malloc(MiB);
@@ -60,7 +60,7 @@ test("the smallest room that fits is taken", () => {
   expect(between.state).toBe("mapped");
 });
 
-test("a segment goes back to the device with its last buffer", () => {
+test("free() of the last buffer releases the segment", () => {
   const buffers = Array.from({ length: 12 }, () => pool.malloc(MiB));
   expect(taken()).toBe(12 * MiB);
   for (const buffer of buffers.slice(4, 8)) buffer.free();
@@ -70,7 +70,7 @@ test("a segment goes back to the device with its last buffer", () => {
   expect(pool.reservedBytes).toBe(0);
 });
 
-test("tensors far smaller than the granularity do not each take 2 MiB", () => {
+test("malloc() packs tensors far smaller than the granularity", () => {
   for (let index = 0; index < 1000; index++) pool.malloc(2048);
   expect(taken()).toBe(4 * MiB);
 });
@@ -88,7 +88,7 @@ function qwenSizes(): number[] {
   );
 }
 
-test("a model's tensors together waste under 1 % of the device's memory, where one segment each wastes a third and more", () => {
+test("mallocAll() wastes under 1 % for a model, where a segment each wastes a third or more", () => {
   const sizes = qwenSizes();
   const total = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0);
   const apart = sizes.reduce((sum, sizeBytes) => sum + Math.ceil(sizeBytes / (2 * MiB)) * 2 * MiB, 0);
@@ -102,14 +102,14 @@ test("a model's tensors together waste under 1 % of the device's memory, where o
   expect(taken()).toBe(0);
 });
 
-test("mallocAll is all or nothing", async () => {
+test("mallocAll() allocates all buffers or none", async () => {
   expect(await codeOf(() => pool.mallocAll([1000, 2 ** 45]))).toBe("OUT_OF_DEVICE_MEMORY");
   expect(await codeOf(() => pool.mallocAll([1000, 0]))).toBe("INVALID_SIZE");
   expect(pool.mallocAll([])).toEqual([]);
   expect(taken()).toBe(0);
 });
 
-test("a hundred thousand buffers come and go, and the last one takes its segment along", () => {
+test("malloc() and free() of 100,000 buffers release every segment", () => {
   const buffers = Array.from({ length: 100_000 }, (_, index) => pool.malloc(512 + ((index * 7919) % 8192)));
   for (let index = 0; index < buffers.length; index += 2) buffers[index]?.free();
   for (let index = 0; index < buffers.length; index += 2)
@@ -125,7 +125,7 @@ test("a hundred thousand buffers come and go, and the last one takes its segment
   expect(taken()).toBe(0);
 });
 
-test("room in memory that is asleep is not handed out", async () => {
+test("malloc() takes no free space in memory that is asleep", async () => {
   pool.malloc(1000).fill(1);
   await allocator.sleep();
   const fresh = pool.malloc(1000);
@@ -134,7 +134,7 @@ test("room in memory that is asleep is not handed out", async () => {
   expect(fresh.read()).toEqual(new Uint8Array(1000).fill(2));
 });
 
-test("there is one pool for each tag and device", async () => {
+test("memoryPool() returns one pool for each tag and device", async () => {
   expect(allocator.memoryPool("weights")).toBe(pool);
   expect(allocator.memoryPool("kv_cache")).not.toBe(pool);
   expect(await codeOf(() => allocator.memoryPool("weights", { device: 99 }))).toBe("UNKNOWN_DEVICE");

@@ -1,4 +1,4 @@
-/** `useMemoryPool`: what is allocated inside carries the tag, and the tag before comes back in every way of leaving. */
+/** `useMemoryPool`: allocations inside carry the tag, and every exit restores the tag before. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -14,7 +14,7 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** The tag that a JavaScript and a native allocation get right now. */
+/** The tags of a JavaScript and a native allocation at this moment. */
 function currentTags(): [string, string] {
   const buffer = allocator.malloc(1);
   const before = new Set(Object.keys(allocator.usage()));
@@ -26,7 +26,7 @@ function currentTags(): [string, string] {
   return [buffer.tag, native];
 }
 
-test("regions nest, and the outer tag comes back", () => {
+test("useMemoryPool() nests and restores the outer tag", () => {
   expect(currentTags()).toEqual(["default", "default"]);
   const result = allocator.useMemoryPool("weights", (outer) => {
     expect(outer.tag).toBe("weights");
@@ -39,7 +39,7 @@ test("regions nest, and the outer tag comes back", () => {
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("the outer tag comes back when the body throws", () => {
+test("useMemoryPool() restores the outer tag when its body throws", () => {
   allocator.useMemoryPool("weights", () => {
     expect(() =>
       allocator.useMemoryPool("kv_cache", () => {
@@ -51,7 +51,7 @@ test("the outer tag comes back when the body throws", () => {
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("an async body keeps its tag until it settles, and a rejection ends it too", async () => {
+test("useMemoryPool() keeps its tag until an async body settles", async () => {
   await allocator.useMemoryPool("weights", async () => {
     await Bun.sleep(1);
     expect(currentTags()).toEqual(["weights", "weights"]);
@@ -64,7 +64,7 @@ test("an async body keeps its tag until it settles, and a rejection ends it too"
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("async bodies that overlap each keep their own tag for what they allocate", async () => {
+test("useMemoryPool() keeps the tags of overlapping async bodies apart", async () => {
   const tagAfter = async (milliseconds: number) => {
     await Bun.sleep(milliseconds);
     using buffer = allocator.malloc(1);
@@ -79,7 +79,7 @@ test("async bodies that overlap each keep their own tag for what they allocate",
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("a region that outlives its allocator ends without harm, and leaves no tag behind", async () => {
+test("useMemoryPool() leaves no tag when its body outlives the allocator", async () => {
   await allocator.useMemoryPool("weights", async () => {
     await allocator.close();
     allocator = CaMemAllocator.getInstance();
@@ -87,7 +87,7 @@ test("a region that outlives its allocator ends without harm, and leaves no tag 
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("an explicit tag goes before the region's", () => {
+test("malloc({ tag }) overrides the tag of useMemoryPool()", () => {
   allocator.useMemoryPool("weights", (pool) => {
     using explicit = allocator.malloc(1, { tag: "buffers" });
     using pooled = pool.malloc(1);
@@ -95,7 +95,7 @@ test("an explicit tag goes before the region's", () => {
   });
 });
 
-test("memory allocated under a tag that is entered again is given back like any other", () => {
+test("free() releases memory of a tag that useMemoryPool() entered again", () => {
   const { freeBytes } = allocator.memGetInfo();
   const first = allocator.useMemoryPool("weights", (pool) => pool.malloc(MiB));
   const second = allocator.useMemoryPool("weights", (pool) => pool.malloc(MiB));

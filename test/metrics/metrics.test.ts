@@ -1,4 +1,4 @@
-/** camem/metrics: what a scrape says before, during and after sleeps and wake-ups, with a real prom-client. */
+/** Scrapes of camem/metrics before, during and after transitions, with the real prom-client. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -32,7 +32,7 @@ afterEach(async () => {
   await allocator.close();
 });
 
-/** The samples of a scrape, by the text that stands before the value. */
+/** The samples of a scrape, by name and labels. */
 async function scrape(from = registry): Promise<Record<string, number>> {
   const lines = (await from.metrics()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return Object.fromEntries(
@@ -44,7 +44,7 @@ const sleepState = (state: string) =>
   `vllm:engine_sleep_state{engine="0",model_name="toy",sleep_state="${state}"}`;
 const ofTag = (metric: string, tag: string) => `camem_${metric}{model_name="toy",tag="${tag}"}`;
 
-/** The metrics of memory, against what the allocator says of itself at the same moment. */
+/** Compares the metrics of memory with the allocator's own figures. */
 async function expectMemory(): Promise<void> {
   const samples = await scrape();
   const usage = allocator.usage();
@@ -73,7 +73,7 @@ async function expectSleepState(
     expect([state, samples[sleepState(state)]]).toEqual([state, state === expected ? 1 : 0]);
 }
 
-test("before anything has slept, everything is there, and nothing has been counted", async () => {
+test("registerMetrics() exports every metric before the first transition, with zero counts", async () => {
   await expectSleepState("awake");
   await expectMemory();
   const samples = await scrape();
@@ -85,7 +85,7 @@ test("before anything has slept, everything is there, and nothing has been count
   }
 });
 
-test("the histogram of vLLM has its buckets, and no labels but its own", async () => {
+test("sleep duration histogram has vLLM's buckets and labels", async () => {
   const text = await registry.metrics();
   const buckets = [
     ...text.matchAll(/vllm:sleep_mode_operation_duration_seconds_bucket\{le="([^"]+)",operation="wake"\}/g),
@@ -96,7 +96,7 @@ test("the histogram of vLLM has its buckets, and no labels but its own", async (
   expect(text).toContain("# TYPE camem_requests_admitted_total counter");
 });
 
-test("level 1 and back: weights on the host and nothing on the device, then the other way round", async () => {
+test("metrics report weights in host memory after level 1, and on the device after wake-up", async () => {
   const before = await scrape();
   await engine.sleep({ level: 1 });
   await expectSleepState("weights_offloaded");
@@ -126,7 +126,7 @@ test("level 1 and back: weights on the host and nothing on the device, then the 
   ).toBeGreaterThan(0);
 });
 
-test("level 2, woken in stages: it is no sooner awake than the weights are loaded", async () => {
+test("metrics report awake after level 2 only when the weights are loaded", async () => {
   await engine.sleep({ level: 2 });
   await expectSleepState("discard_all");
   await expectMemory();
@@ -147,13 +147,13 @@ test("level 2, woken in stages: it is no sooner awake than the weights are loade
   expect((await scrape())['camem_engine_state{model_name="toy",state="awake"}']).toBe(1);
 });
 
-test("level 0 is none of vLLM's states, and camem's says paused", async () => {
+test("metrics report level 0 as paused and as no sleep state of vLLM", async () => {
   await engine.sleep({ level: 0 });
   await expectSleepState(null);
   expect((await scrape())['camem_engine_state{model_name="toy",state="paused"}']).toBe(1);
 });
 
-test("a sleep that runs is in flight, and is so no longer when it has ended", async () => {
+test("metrics report a sleep in flight until it ends", async () => {
   const inFlight = 'vllm:sleep_mode_operations_in_flight{operation="sleep"}';
   const held = holdDevice();
   const slept = engine.sleep();
@@ -172,7 +172,7 @@ test("a sleep that runs is in flight, and is so no longer when it has ended", as
   ).toBe(1);
 });
 
-test("a no-op is told from a transition", async () => {
+test("metrics count a no-op apart from a transition", async () => {
   await engine.sleep();
   await engine.sleep();
   const samples = await scrape();
@@ -185,7 +185,7 @@ test("a no-op is told from a transition", async () => {
 });
 
 test.skipIf(!onEmulator)(
-  "a wake-up that fails is counted by its code, and memory is told as it was",
+  "metrics count a failed wake-up by its code and report unchanged memory",
   async () => {
     await engine.sleep();
     const before = await scrape();
@@ -207,7 +207,7 @@ test.skipIf(!onEmulator)(
   },
 );
 
-test.skipIf(!onEmulator)("what cannot be read is left out and counted, and the rest is there", async () => {
+test.skipIf(!onEmulator)("scrape omits and counts the figures that it cannot read", async () => {
   setFaults("aclrtGetMemInfo:1=507899");
   const samples = await scrape();
   setFaults("");
@@ -219,7 +219,7 @@ test.skipIf(!onEmulator)("what cannot be read is left out and counted, and the r
   await expectMemory();
 });
 
-test("requests are told as they run, wait, are refused and are done", async () => {
+test("metrics report running, waiting, refused and completed requests", async () => {
   const requests = async (kind: string) => (await scrape())[`camem_requests_${kind}{model_name="toy"}`];
   const lease = await engine.admit();
   expect(await requests("running")).toBe(1);
@@ -236,7 +236,7 @@ test("requests are told as they run, wait, are refused and are done", async () =
   expect([await requests("admitted_total"), await requests("refused_total")]).toEqual([1, 1]);
 });
 
-test("the numbers of a scrape are of one moment: the table is read once for all of them", async () => {
+test("scrape reads the table of segments once", async () => {
   let looks = 0;
   const watched: MetricsOptions["allocator"] = {
     hostUsage() {
@@ -251,13 +251,13 @@ test("the numbers of a scrape are of one moment: the table is read once for all 
   expect(looks).toBe(2);
 });
 
-test("scraping twice counts nothing twice", async () => {
+test("scrape counts nothing twice when repeated", async () => {
   await engine.sleep();
   const first = await scrape();
   expect(await scrape()).toEqual(first);
 });
 
-test("several engines in one registry, each by its name, and a pool just so", async () => {
+test("metrics label several engines and a pool by name in one registry", async () => {
   const twin = new FakeEngine(allocator, { prefix: "twin/", seed: 2 });
   await using first = new SleepController(allocator, {
     name: "first",
@@ -282,7 +282,7 @@ test("several engines in one registry, each by its name, and a pool just so", as
   await pool.close();
 });
 
-test("requests that wait in a pool for their engine are told as waiting, and as refused when none was woken", async () => {
+test("metrics report requests that wait in a pool, and count them as refused when the wake-up fails", async () => {
   await using own = new SleepController(allocator, { name: "pooled" });
   await using pool = new ModelPool([own], { queueLimit: 1 });
   const pooled = new Registry();
@@ -308,7 +308,7 @@ test("requests that wait in a pool for their engine are told as waiting, and as 
   expect(await requests("refused_total")).toBe(3);
 });
 
-test("labels of one's own are on every metric, and may not be those of the metrics", async () => {
+test("custom labels are on every metric and must not repeat its labels", async () => {
   const own = new Registry();
   using _registered = await registerMetrics(own, { engine, allocator, labels: { cluster: "a" } });
   await engine.sleep();
@@ -321,7 +321,7 @@ test("labels of one's own are on every metric, and may not be those of the metri
     );
 });
 
-test("a second registration is refused, and the first goes on", async () => {
+test("registerMetrics() refuses a second registration and keeps the first", async () => {
   const { code, message } = await failureOf(() => registerMetrics(registry, { engine, allocator }));
   expect(code).toBe("STATE_CONFLICT");
   expect(message).toContain("vllm:sleep_mode_operation_duration_seconds");
@@ -329,7 +329,7 @@ test("a second registration is refused, and the first goes on", async () => {
   expect((await scrape())['vllm:sleep_mode_operation_duration_seconds_count{operation="sleep"}']).toBe(1);
 });
 
-test("a name that is taken leaves nothing behind", async () => {
+test("registerMetrics() registers nothing when a name is taken", async () => {
   const own = new Registry();
   const { Gauge } = await import("prom-client");
   const stranger = new Gauge({ name: "camem_segments", help: "of somebody else", registers: [own] });
@@ -338,7 +338,7 @@ test("a name that is taken leaves nothing behind", async () => {
   expect(own.getSingleMetric("camem_segments")).toBe(stranger);
 });
 
-test("after unregister nothing is left in the registry, and the engine is not followed any more", async () => {
+test("unregister() removes every metric and unsubscribes from the engine", async () => {
   const failures = registry.getSingleMetric("camem_transition_failures_total");
   const duration = registry.getSingleMetric("camem_transition_duration_seconds");
   registration.unregister();
@@ -356,7 +356,7 @@ test("after unregister nothing is left in the registry, and the engine is not fo
   expect(samples[sleepState("weights_offloaded")]).toBe(1);
 });
 
-test("the metrics of a closed allocator can be scraped: it holds nothing", async () => {
+test("scrape reports no memory when the allocator is closed", async () => {
   await allocator.close();
   const samples = await scrape();
   expect(Object.keys(samples).filter((name) => name.startsWith("camem_mapped_bytes"))).toEqual([]);
@@ -364,7 +364,7 @@ test("the metrics of a closed allocator can be scraped: it holds nothing", async
   expect(Object.keys(samples).filter((name) => name.startsWith("camem_scrape_failures"))).toEqual([]);
 });
 
-test("bad options are refused by name", async () => {
+test("registerMetrics() names invalid options", async () => {
   const bad: unknown[] = [
     {},
     { engine: "toy", allocator },

@@ -1,4 +1,4 @@
-/** Bad input gets a typed error that names the value and the mend, and changes nothing. */
+/** Invalid input throws a typed error that names the value and the remedy, and changes nothing. */
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { CaMemAllocator, type CamemErrorCode, type DeviceBuffer, errorCodes } from "camem";
@@ -173,7 +173,7 @@ test.each(cases)("%s", async (_name, run, code, part) => {
   expect(errorCodes).toContain(error.code);
 });
 
-test("the same options again give the same allocator", () => {
+test("getInstance() returns the same allocator for the same options", () => {
   expect(CaMemAllocator.getInstance()).toBe(allocator);
   expect(CaMemAllocator.getInstance({ poolSegment: 32 * MiB })).toBe(allocator);
 });

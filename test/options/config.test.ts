@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { CamemError } from "camem";
-import { resolveConfig } from "../../src/options/config.ts";
+import { resolveConfig } from "../../src/options/allocator-options.ts";
 import { formatSize, parseSize } from "../../src/options/sizes.ts";
 
 function refusal(run: () => unknown): CamemError {
@@ -13,7 +13,7 @@ function refusal(run: () => unknown): CamemError {
   throw new Error("nothing was thrown");
 }
 
-test("an option goes before its variable, and that before the default", () => {
+test("option overrides its environment variable, which overrides the default", () => {
   const environment = { CAMEM_BACKEND: "emulator", CAMEM_HOST_BUDGET: "8GiB", CAMEM_DEVICE: "1" };
   expect(resolveConfig({}, {})).toEqual({
     backend: "ascend",
@@ -35,13 +35,13 @@ test("an option goes before its variable, and that before the default", () => {
   expect(resolveConfig({}, { CAMEM_ACL_LIBRARY: "/x/libascendcl.so" }).aclLibrary).toBe("/x/libascendcl.so");
 });
 
-test("an option that is undefined leaves the variable its say", () => {
+test("undefined option leaves the environment variable in effect", () => {
   expect(resolveConfig({ backend: undefined } as never, { CAMEM_BACKEND: "emulator" }).backend).toBe(
     "emulator",
   );
 });
 
-test("an empty variable counts as unset", () => {
+test("empty environment variable counts as unset", () => {
   expect(resolveConfig({}, { CAMEM_BACKEND: "", CAMEM_HOST_BUDGET: "" })).toEqual(resolveConfig({}, {}));
 });
 
@@ -57,7 +57,7 @@ test.each([
   [{ hostbudget: 1 }, 'has no "hostbudget"'],
   [{ retain: { max: 1 } }, 'retain has no "max"; there are "maxBytes", "idleMs"'],
   [{ retain: { idleMs: 0 } }, "idleMs is 0"],
-])("the option %j is refused by name", (options, message) => {
+])("getInstance() names the invalid option %j", (options, message) => {
   const error = refusal(() => resolveConfig(options as never, {}));
   expect(error.code).toBe("INVALID_CONFIG");
   expect(error.message).toContain(message);
@@ -68,13 +68,13 @@ test.each([
   [{ CAMEM_VERIFY: "yes" }, 'CAMEM_VERIFY is "yes"'],
   [{ CAMEM_DEVICE: "one" }, 'CAMEM_DEVICE is "one"'],
   [{ CAMEM_HOST_BUDGET: "8 gigs" }, '(CAMEM_HOST_BUDGET) is "8 gigs"'],
-])("the environment %j is refused by the variable's name", (environment, message) => {
+])("getInstance() names the invalid environment variable %j", (environment, message) => {
   const error = refusal(() => resolveConfig({}, environment));
   expect(error.code).toBe("INVALID_CONFIG");
   expect(error.message).toContain(message);
 });
 
-test("sizes are read and shown in binary units", () => {
+test("parseSize() and formatSize() use binary units", () => {
   expect(parseSize("8GiB")).toBe(8 * 2 ** 30);
   expect(parseSize(" 1.5 MiB ")).toBe(1.5 * 2 ** 20);
   expect(parseSize("4096")).toBe(4096);
@@ -84,7 +84,7 @@ test("sizes are read and shown in binary units", () => {
   expect(formatSize(0)).toBe("0 B");
 });
 
-test("retain is a word, a size, or a size with an idle time", () => {
+test("retain accepts a word, a size, or a size with an idle time", () => {
   const retention = (retain: never) => {
     const { retainBytes, retainIdleMs } = resolveConfig({ retain }, {});
     return [retainBytes, retainIdleMs];
@@ -100,7 +100,7 @@ test("retain is a word, a size, or a size with an idle time", () => {
     expect(refusal(() => resolveConfig({ retain: bad as never }, {})).code).toBe("INVALID_CONFIG");
 });
 
-test("spillDir has to be a folder that is there", () => {
+test("spillDir must be an existing folder", () => {
   expect(resolveConfig({ spillDir: "/tmp" }, {}).spillDir).toBe("/tmp");
   for (const bad of ["/nowhere/at/all", import.meta.path]) {
     const error = refusal(() => resolveConfig({ spillDir: bad }, {}));

@@ -1,6 +1,6 @@
 /**
- * A process that ends in the way that its argument names, at the worst moment for it; started by exits.test.ts. It prints a
- * line when it is at that moment, and one for what has to be so afterwards.
+ * Ends in the way that its argument names, at the worst moment; process-exit.test.ts starts it. It prints a line at that moment,
+ * and one for what must hold afterwards.
  */
 
 import assert from "node:assert/strict";
@@ -9,7 +9,7 @@ import { accounting, holdDevice, MiB, nothingHeld, onEmulator } from "../support
 import { openPluggable } from "../support/pluggable.ts";
 import type { Order } from "./worker.ts";
 
-/** Long enough that a copy is met in its middle. */
+/** Large enough that a copy can be interrupted in its middle. */
 const largeBytes = 384 * MiB;
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
@@ -31,7 +31,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(1);
 }
 
-/** A sleep that runs and does not end before the device is let go of. */
+/** Starts a sleep that cannot end before the device is released. */
 async function holdSleep() {
   const { allocator, weights } = allocate();
   const held = holdDevice();
@@ -41,7 +41,7 @@ async function holdSleep() {
   return { allocator, weights, sleeping, held };
 }
 
-/** Sleeps and wakes until the middle of the copies of a sleep or a wake-up is met, where it calls `then`, which ends all. */
+/** Sleeps and wakes until a transition is in the middle of its copies, then calls `then`, which ends the process. */
 async function inMidCopy(transition: "sleep" | "wakeUp", then: (allocator: CaMemAllocator) => void) {
   const { allocator } = allocate(largeBytes);
   let met = false;
@@ -80,7 +80,7 @@ function startWorker(order: Order): { worker: Worker; next: () => Promise<string
   return { worker, next };
 }
 
-/** After a Worker has gone the allocator works as before, and gives everything back. */
+/** Asserts that the allocator works and releases everything after a Worker has ended. */
 async function assertUsable(allocator: CaMemAllocator, weights: DeviceBuffer): Promise<void> {
   await allocator.wakeUp();
   await allocator.sleep();
@@ -94,7 +94,7 @@ async function assertUsable(allocator: CaMemAllocator, weights: DeviceBuffer): P
 const randomPause = () => Bun.sleep(Math.random() * 20);
 
 const endings: Record<string, () => Promise<unknown>> = {
-  /** Nothing but the process's own end gives memory back. */
+  /** Only the end of the process releases memory. */
   "exit asleep": async () => {
     await allocate().allocator.sleep();
     say("ready");
@@ -279,7 +279,7 @@ const endings: Record<string, () => Promise<unknown>> = {
       throw failure;
     };
     await assert.rejects(block, failure);
-    // Disposed of after the allocator, as a forgotten buffer would be.
+    // Disposed after the allocator, like a forgotten buffer.
     const late = async () => {
       using _buffer = await (async () => {
         await using allocator = CaMemAllocator.getInstance();
@@ -356,5 +356,5 @@ function accountingNow() {
 
 const ending = endings[process.argv[2] ?? ""];
 if (ending === undefined) throw new Error(`there is no ending ${process.argv[2]}`);
-// Not awaited: while a module is being evaluated, Bun reports an error that nobody catches and goes on.
+// Not awaited: during the evaluation of a module Bun reports an uncaught error and continues.
 void ending();

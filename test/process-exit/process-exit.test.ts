@@ -1,15 +1,15 @@
 /**
- * Processes and Workers that end with memory asleep or a plan running: nothing hangs, crashes or is freed twice, and what was
- * closed holds nothing. Each is a process of its own.
+ * Processes and Workers that end while memory sleeps or a plan runs: nothing hangs, crashes or is freed twice, and a closed
+ * allocator holds nothing. Each case runs in its own process.
  */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 
-/** Ten times what the slowest takes. */
+/** Ten times the duration of the slowest case. */
 const limitMs = 20_000;
 
-/** How often what depends on a race is done; what meets its moment every time, but not the same one, is done a few times. */
+/** Repetitions of cases that depend on a race; cases that always reach their moment need only a few. */
 const many = Number(process.env["CAMEM_TEST_CYCLES"] ?? 20);
 const few = 4;
 
@@ -27,7 +27,7 @@ interface Start {
   readonly pauseMs?: number;
 }
 
-/** Runs a process to its end; one that does not end is killed and reported. */
+/** Runs a process to its end; kills and reports a process that hangs. */
 async function run(name: string, { script = "cases.ts", signal, pauseMs = 0 }: Start = {}): Promise<Ended> {
   const child = Bun.spawn([process.execPath, join(import.meta.dir, script), name], {
     env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
@@ -60,7 +60,7 @@ const exits = (stdout: string, exitCode = 0): Ended => ({ exitCode, signal: null
 
 const killed = (signal: NodeJS.Signals): Ended => ({ exitCode: null, signal, stdout: "ready\n", stderr: "" });
 
-/** Bun's own report of an error that nobody caught, and nothing of a crash. */
+/** Expects Bun's report of an uncaught error, and no crash. */
 async function expectUncaught(name: string): Promise<void> {
   const { stderr, ...rest } = await run(name);
   expect(rest).toEqual({ exitCode: 1, signal: null, stdout: "ready\n" });
@@ -74,19 +74,22 @@ async function repeat(times: number, attempt: (round: number) => Promise<void>):
 
 const longMs = 2 * limitMs + many * 2000;
 
-// A process that hangs is reported by `run`, not by the runner.
+// `run` reports a process that hangs before the test runner does.
 setDefaultTimeout(longMs);
 
-describe("a process ends", () => {
-  test.each(["exit asleep", "end asleep", "end awake", "end after close"])("%s", async (name) => {
-    expect(await run(name)).toEqual(exits("ready\n"));
-  });
+describe("process exit", () => {
+  test.each(["exit asleep", "end asleep", "end awake", "end after close"])(
+    "process ends cleanly: %s",
+    async (name) => {
+      expect(await run(name)).toEqual(exits("ready\n"));
+    },
+  );
 
-  test("by itself, once the sleep that nobody awaits has ended", async () => {
+  test("process exits once a sleep that nobody awaits ends", async () => {
     expect(await run("end while a sleep runs")).toEqual(exits("ready\noffloaded\n"));
   });
 
-  test("while a sleep waits for the device", async () => {
+  test("process exits while a sleep waits for the device", async () => {
     expect(await run("exit while a sleep waits")).toEqual(exits("ready\n"));
   });
 
@@ -97,34 +100,37 @@ describe("a process ends", () => {
     { name: "exit at any time", times: many },
     { name: "exit code at any time", times: few, exitCode: 7 },
     { name: "exit while a Worker sleeps and wakes", times: many },
-  ])("$name, $times times", ({ name, times, exitCode }) =>
+  ])("process ends cleanly: $name, $times times", ({ name, times, exitCode }) =>
     repeat(times, async () => expect(await run(name)).toEqual(exits("ready\n", exitCode))),
   );
 
-  test.each(["throw while a sleep waits", "throw in mid-copy", "reject in mid-copy"])("%s", expectUncaught);
+  test.each(["throw while a sleep waits", "throw in mid-copy", "reject in mid-copy"])(
+    "process reports an uncaught error: %s",
+    expectUncaught,
+  );
 });
 
-describe("a signal ends a process", () => {
+describe("signals", () => {
   test.each(["SIGTERM", "SIGINT", "SIGKILL"] as const)(
-    "%s while a sleep waits for the device",
+    "process ends on %s while a sleep waits for the device",
     async (signal) => {
       expect(await run("signal while a sleep waits", { signal })).toEqual(killed(signal));
     },
   );
 
-  test.each(["SIGTERM", "SIGINT", "SIGKILL"] as const)("%s in a wake-up", async (signal) => {
+  test.each(["SIGTERM", "SIGINT", "SIGKILL"] as const)("process ends on %s in a wake-up", async (signal) => {
     await repeat(few, async (round) =>
       expect(await run("signal in mid-wake", { signal, pauseMs: round })).toEqual(killed(signal)),
     );
   });
 
-  test("SIGTERM at any time, many times", async () => {
+  test("process ends on SIGTERM at any moment", async () => {
     await repeat(many, async () =>
       expect(await run("kill at any time", { signal: "SIGTERM" })).toEqual(killed("SIGTERM")),
     );
   });
 
-  test("SIGINT with a handler that aborts the wake-up", async () => {
+  test("process aborts its wake-up in a SIGINT handler", async () => {
     await repeat(few, async () =>
       expect(await run("signal aborts a wake-up", { signal: "SIGINT" })).toEqual(
         exits("ready\nnothing held\n"),
@@ -132,14 +138,14 @@ describe("a signal ends a process", () => {
     );
   });
 
-  test("SIGTERM in a server, by default", async () => {
+  test("server ends on SIGTERM by default", async () => {
     await repeat(few, async (round) => {
       const start = { script: "server.ts", signal: "SIGTERM", pauseMs: round } as const;
       expect(await run("default", start)).toEqual(killed("SIGTERM"));
     });
   });
 
-  test("SIGTERM in a server that closes everything first", async () => {
+  test("server closes everything on SIGTERM", async () => {
     await repeat(many, async (round) => {
       const start = { script: "server.ts", signal: "SIGTERM", pauseMs: round } as const;
       expect(await run("handler", start)).toEqual(exits("ready\nnothing held\n"));
@@ -147,20 +153,24 @@ describe("a signal ends a process", () => {
   });
 });
 
-describe("nothing is held after", () => {
-  test.each(["throw inside useMemoryPool", "using disposes"])("%s", async (name) => {
-    expect(await run(name)).toEqual(exits("nothing held\n"));
-  });
+describe("accounting after exit", () => {
+  test.each(["throw inside useMemoryPool", "using disposes"])(
+    "process holds nothing after: %s",
+    async (name) => {
+      expect(await run(name)).toEqual(exits("nothing held\n"));
+    },
+  );
 
   test.each([
     "Worker terminated while its sleep waits",
     "Worker terminated while it waits inside a call",
     "Worker exits while its sleep waits",
-  ])("%s", async (name) => {
+  ])("process holds nothing after: %s", async (name) => {
     expect(await run(name)).toEqual(exits("nothing held\n"));
   });
 
-  test.each(["Worker terminated at any time", "Worker exits at any time"])("%s, many times", (name) =>
-    repeat(many, async () => expect(await run(name)).toEqual(exits("nothing held\n"))),
+  test.each(["Worker terminated at any time", "Worker exits at any time"])(
+    "process holds nothing after: %s, many times",
+    (name) => repeat(many, async () => expect(await run(name)).toEqual(exits("nothing held\n"))),
   );
 });

@@ -1,5 +1,5 @@
 /**
- * A server whose memory sleeps and wakes while it answers; started by exits.test.ts, which sends it SIGTERM. With the argument
+ * A server whose memory sleeps and wakes while it answers; process-exit.test.ts starts it and sends SIGTERM. With the argument
  * "handler" it closes everything on the signal and exits by itself.
  */
 
@@ -22,7 +22,7 @@ const server = Bun.serve({
   },
 });
 
-/** Keeps a request on its way until there is no server any more. */
+/** Sends one request after the other until the server is gone. */
 async function ask(): Promise<void> {
   while (true) {
     const answer = await fetch(server.url).catch(() => undefined);

@@ -1,4 +1,4 @@
-/** A Worker of exit-process.ts: it is ended, or ends itself, in the middle of what it is ordered to do. */
+/** The Worker of cases.ts: it is terminated, or exits, in the middle of its order. */
 
 import { CaMemAllocator } from "camem";
 
@@ -14,7 +14,7 @@ async function cycle(): Promise<never> {
 
 const orders = {
   sleep: () => void CaMemAllocator.getInstance().sleep(),
-  /** Waits for the device inside the call. */
+  /** The call itself waits for the device. */
   free: () => {
     const buffer = CaMemAllocator.getInstance().malloc(2 ** 20);
     setTimeout(() => buffer.free());

@@ -8,7 +8,7 @@ import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 const buildTimeoutMs = 300_000;
 
 test(
-  "the Zig tests pass, among them that the generated bindings are current",
+  "Zig tests pass, including the check that generated bindings are current",
   async () => {
     expect(await zigBuild("test")).toBeUndefined();
   },
@@ -16,7 +16,7 @@ test(
 );
 
 test(
-  "native threads hammer the shim beside sleeps and wake-ups, with Zig's safety checks",
+  "stress test of native threads passes with Zig's safety checks",
   async () => {
     expect(await zigBuild("stress", "--", "10")).toBeUndefined();
   },
@@ -24,12 +24,12 @@ test(
 );
 
 test(
-  "the same under the thread sanitizer",
+  "stress test of native threads passes under the thread sanitizer",
   async () => {
     try {
       await zigBuild("stress", "-Dsanitize-thread", "--", "40");
     } catch (error) {
-      // Where the kernel places memory as the sanitizer cannot bear, it says so before it starts.
+      // The sanitizer reports an unsupported memory layout before it starts.
       if (!String(error).includes("FATAL: ThreadSanitizer: unexpected memory mapping")) throw error;
       console.log("the thread sanitizer does not run on this kernel: skipped");
     }

@@ -1,4 +1,4 @@
-/** `bun run soak [--cycles N] [--total 256MiB]`: exits with 1 when something has grown. */
+/** `bun run soak [--cycles N] [--total 256MiB]`: exits with 1 when memory or open files have grown. */
 
 import { parseArgs } from "node:util";
 import { selectBackend } from "../../scripts/backend.ts";

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { soak } from "./soak.ts";
 
-test("nothing grows over fifty cycles", async () => {
+test("memory and open files do not grow over fifty cycles", async () => {
   const result = await soak(50, 2 ** 24, () => undefined);
   expect(result).toMatchObject({ accountingIdentical: true, freeBytesIdentical: true });
   expect(result.openFilesAfter).toBe(result.openFilesBefore);

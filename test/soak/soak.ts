@@ -1,4 +1,4 @@
-/** Many sleep and wake-up cycles of one mixed set of memory, and what has grown over them. */
+/** Runs many sleep and wake-up cycles over mixed memory and measures growth. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { CaMemAllocator } from "camem";
@@ -6,7 +6,7 @@ import { type Accounting, accounting, onEmulator, pattern } from "../support/dev
 
 export interface SoakResult {
   readonly cycles: number;
-  /** What the device holds is what it held after the first cycles. */
+  /** The device holds the same as after the first cycles. */
   readonly accountingIdentical: boolean;
   readonly freeBytesIdentical: boolean;
   /** Growth of resident host memory, by least squares over the second half of the cycles. */
@@ -28,7 +28,7 @@ function residentBytes(): number {
 
 const openFiles = () => readdirSync("/proc/self/fd").length;
 
-/** Bytes per cycle by which `samples` rise. */
+/** The slope of `samples` in bytes per cycle. */
 function slope(samples: readonly Sample[]): number {
   const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const meanCycle = mean(samples.map((sample) => sample.cycle));
@@ -51,7 +51,7 @@ function allocate(allocator: CaMemAllocator, totalBytes: number) {
   return { weights, content, caches };
 }
 
-/** @param report is told of the progress, at most a hundred times */
+/** @param report receives the progress, at most a hundred times */
 export async function soak(
   cycles: number,
   totalBytes: number,
@@ -60,7 +60,7 @@ export async function soak(
   await using allocator = CaMemAllocator.getInstance();
   const { weights, content, caches } = allocate(allocator, totalBytes);
   const samples: Sample[] = [];
-  // Measuring opens files and fills caches of its own, so the start is taken after the first two samples.
+  // Measuring opens files and fills caches too, so the baseline is taken after the first two samples.
   const settled = 2 * Math.ceil(cycles / 100);
   let start: { held: Accounting | undefined; freeBytes: number; files: number } | undefined;
   const measure = () => ({

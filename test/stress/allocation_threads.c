@@ -1,4 +1,4 @@
-/* Native threads that allocate, write, verify and free through my_malloc and my_free without pause, as an engine's do. */
+/* Native threads that allocate, write, verify and free through my_malloc and my_free without pause. */
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -37,7 +37,7 @@ static uint32_t next_random(uint32_t *state)
     return *state >> 8;
 }
 
-/* Writes to the last bytes, so that a wrong size shows. */
+/* Writes the last bytes, which detects a wrong size. */
 static void fill(struct slot *slot, uint32_t *random)
 {
     char *end = (char *)slot->pointer + slot->size - probe_bytes;
@@ -93,7 +93,7 @@ static void *run(void *seed)
     return NULL;
 }
 
-/* 0, or the number of the step that failed. With `verify_content` every byte written is read back before it is freed. */
+/* Returns 0, or the number of the step that failed. `verify_content` reads every byte back before it is freed. */
 int stress_start(const char *shim_path, const char *acl_path, int count, int verify_content)
 {
     void *shim = dlopen(shim_path, RTLD_NOW), *acl = dlopen(acl_path, RTLD_NOW);

@@ -74,7 +74,7 @@ async function sleepAndWakeBeside(tag: string, verifyContent: boolean) {
       await allocator.wakeUp();
       expect(Buffer.compare(weights.read(), content)).toBe(0);
     }
-    // Every thread gets its turn, however fast the cycles were.
+    // Every thread makes progress even when the cycles are fast.
     const done = Number(stress.stress_allocations());
     while (Number(stress.stress_allocations()) < done + threadCount * 8) await Bun.sleep(1);
     stress.stress_stop(totals);
@@ -84,9 +84,9 @@ async function sleepAndWakeBeside(tag: string, verifyContent: boolean) {
   return { allocations, nulls, mismatches, failedCopies };
 }
 
-describe("eight native threads while JavaScript sleeps and wakes", () => {
+describe("eight native threads during sleeps and wake-ups", () => {
   test(
-    "lose no byte of memory that no sleep touches",
+    "my_malloc() and my_free() lose no byte of memory that no sleep touches",
     async () => {
       const totals = await sleepAndWakeBeside("sleep_persistent", true);
       expect(totals).toMatchObject({ nulls: 0, mismatches: 0, failedCopies: 0 });
@@ -96,7 +96,7 @@ describe("eight native threads while JavaScript sleeps and wakes", () => {
   );
 
   test(
-    "allocate and free memory that is being put to sleep, and nothing is left over",
+    "my_malloc() and my_free() leave nothing while memory of their tag sleeps",
     async () => {
       const { freeBytes } = allocator.memGetInfo();
       const totals = await sleepAndWakeBeside("kv_cache", false);
@@ -110,7 +110,7 @@ describe("eight native threads while JavaScript sleeps and wakes", () => {
 describe("my_malloc and my_free", () => {
   const pluggable = openPluggable();
 
-  test("return null and do nothing when there is nothing to be had", async () => {
+  test("my_malloc() returns null and my_free() does nothing when no memory can be allocated", async () => {
     for (const size of [0, -1, -(2 ** 40)]) expect(pluggable.malloc(size, 0)).toBe(0);
     for (const device of [-1, 99]) expect(pluggable.malloc(MiB, device)).toBe(0);
     expect(pluggable.malloc(2 ** 50, 0)).toBe(0);
@@ -122,7 +122,7 @@ describe("my_malloc and my_free", () => {
     pluggable.free(12_345, 1, 0);
   });
 
-  test("a sleeping allocation is freed with its backup", async () => {
+  test("my_free() frees a sleeping allocation and its backup", async () => {
     const address = allocator.useMemoryPool("weights", () => pluggable.malloc(3 * MiB, 0));
     expect(address).toBeGreaterThan(0);
     await allocator.sleep();

@@ -1,4 +1,4 @@
-/** A Worker that attaches to the allocator of its process, and does what it is told. */
+/** A Worker that attaches to the allocator of its process and runs commands. */
 
 import { CaMemAllocator, type DeviceBuffer } from "camem";
 

@@ -1,6 +1,6 @@
 /** Safetensors checkpoints for tests. */
 
-/** A checkpoint of these tensors, in this order, of bytes each. */
+/** A checkpoint with these tensors of bytes, in this order. */
 export function checkpointOf(tensors: Readonly<Record<string, Uint8Array>>): Uint8Array {
   let end = 0;
   const entries = Object.entries(tensors).map(([name, { length }]) => {

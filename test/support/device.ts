@@ -1,5 +1,5 @@
-/** What tests do beside camem: AscendCL calls of their own, as an engine in the same process makes them, and the emulator's
- * fault injection and accounting, which exist below the shim only. */
+/** AscendCL calls beside camem, like those of an engine in the same process, and the emulator's
+ * fault injection and accounting. */
 
 import { dlopen } from "bun:ffi";
 import { CaMemAllocator, CamemError, type CamemErrorCode } from "camem";
@@ -7,10 +7,10 @@ import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 
 export const MiB = 2 ** 20;
 
-/** Tests of faults need the emulator; elsewhere they are skipped, and Bun says so. */
+/** Tests with injected faults need the emulator and are skipped elsewhere. */
 export const onEmulator = process.env["CAMEM_BACKEND"] === "emulator" && !process.env["CAMEM_ACL_LIBRARY"];
 
-/** The failure that `run` throws or rejects with. */
+/** The error that `run` throws or rejects with. */
 export async function failureOf(run: () => unknown): Promise<CamemError> {
   try {
     await run();
@@ -21,12 +21,12 @@ export async function failureOf(run: () => unknown): Promise<CamemError> {
   throw new Error("nothing was thrown");
 }
 
-/** The code of the failure that `run` throws or rejects with. */
+/** The code of the error that `run` throws or rejects with. */
 export async function codeOf(run: () => unknown): Promise<CamemErrorCode> {
   return (await failureOf(run)).code;
 }
 
-/** Bytes that differ from segment to segment and from place to place. */
+/** Bytes that differ by seed and by position. */
 export function pattern(sizeBytes: number, seed: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(sizeBytes);
   const block = new Uint8Array(65521);
@@ -56,7 +56,7 @@ function succeed(code: number, call: string): void {
 }
 
 /**
- * Puts work on the device that does not end before `release` is called, so that whatever waits for the device waits.
+ * Holds the device with work that ends only on `release`, so every wait for the device blocks.
  * Deterministic: the work is a stream that waits for a value in `sleep_persistent` memory.
  */
 export function holdDevice(): { release(): void } {
@@ -136,7 +136,7 @@ const accountingNames = [
 
 export type Accounting = Record<(typeof accountingNames)[number], number>;
 
-/** What this process holds of the emulated devices. */
+/** Objects and bytes that this process holds on the emulated devices. */
 export function accounting(): Accounting {
   const values = new BigUint64Array(accountingNames.length);
   succeed(emulator().camem_emulator_accounting(values), "camem_emulator_accounting");
@@ -145,5 +145,5 @@ export function accounting(): Accounting {
   ) as Accounting;
 }
 
-/** Nothing is held any more: what `close()` promises. */
+/** The accounting after `close()`. */
 export const nothingHeld = Object.fromEntries(accountingNames.map((name) => [name, 0])) as Accounting;

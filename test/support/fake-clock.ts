@@ -1,6 +1,6 @@
 import type { Clock } from "camem/server";
 
-/** Time that passes when a test says so. */
+/** A clock that tests advance. */
 export class FakeClock implements Clock {
   #nowMs = 0;
   readonly #timers = new Set<{ readonly dueMs: number; readonly callback: () => void }>();

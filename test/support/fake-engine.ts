@@ -6,7 +6,7 @@ const slotBytes = 4;
 const slots = 1024;
 
 export interface FakeEngineOptions {
-  /** Stands before the tags of this engine's memory, as `qwen/`. */
+  /** Prefix of the tags of this engine's memory, such as `qwen/`. */
   readonly prefix?: string;
   readonly seed?: number;
   readonly weightsBytes?: number;
@@ -14,8 +14,8 @@ export interface FakeEngineOptions {
 }
 
 /**
- * An engine whose every step reads weights and a cache in device memory and nothing else: what it writes is right only if both
- * hold what they should.
+ * An engine whose every step depends on weights and a cache in device memory: its output is correct only if both have the
+ * correct content.
  */
 export class FakeEngine {
   readonly weights: DeviceBuffer;
@@ -33,12 +33,12 @@ export class FakeEngine {
     this.load();
   }
 
-  /** Puts the weights into their memory, as from a checkpoint. */
+  /** Writes the weights to device memory, as from a checkpoint. */
   load(): void {
     this.weights.write(this.content);
   }
 
-  /** What `generate` has to write, computed on the host. */
+  /** The correct output of `generate`, computed on the host. */
   expected(prompt: string, length: number): string {
     let state = seedOf(prompt);
     const text: string[] = [];
@@ -49,10 +49,10 @@ export class FakeEngine {
     return text.join("");
   }
 
-  /** Letters one after the other, with a checkpoint between them. */
+  /** Yields letters, with a checkpoint before each. */
   async *generate(lease: Lease, prompt: string, length: number): AsyncGenerator<string, void, undefined> {
     const slot = this.#freeSlots.pop();
-    if (slot === undefined) throw new Error("the toy engine has no cache slot left");
+    if (slot === undefined) throw new Error("the fake engine has no cache slot left");
     try {
       this.#store(slot, seedOf(prompt));
       for (let written = 0; written < length; written++) {
@@ -98,7 +98,7 @@ const placeOf = (state: number, length: number) => state % length;
 const next = (state: number, weight: number) => (Math.imul(state, 1664525) + weight * 40503 + 12345) >>> 0;
 const letterOf = (state: number) => String.fromCharCode(97 + ((state >>> 16) % 26));
 
-/** Resolves when `condition` holds; the test's own timeout guards against its never doing so. */
+/** Resolves when `condition` holds; the timeout of the test limits it. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(1);
 }

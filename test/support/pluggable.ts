@@ -9,7 +9,7 @@ export function openPluggable() {
     my_free: { args: ["u64", "i64", "i32", "ptr"], returns: "void" },
   }).symbols;
   return {
-    /** 0 for a null. */
+    /** Returns 0 for null. */
     malloc: (sizeBytes: number, device: number): number =>
       (my_malloc(sizeBytes, device, null) as Pointer | null) ?? 0,
     free: (address: number, sizeBytes: number, device: number): void =>

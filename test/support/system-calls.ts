@@ -1,4 +1,4 @@
-/** Makes system calls fail, as a full or broken disk does, with a seccomp filter: below everything that is tested. */
+/** Makes system calls fail with a seccomp filter, like a full or broken disk: below all code under test. */
 
 import { dlopen, ptr } from "bun:ffi";
 
@@ -18,12 +18,12 @@ const numbers = {
 
 const own = numbers[process.arch === "arm64" ? "arm64" : "x64"];
 
-export type SystemCall = Exclude<keyof typeof own, "seccomp">;
+type SystemCall = Exclude<keyof typeof own, "seccomp">;
 
 export interface FailingCall {
   readonly call: SystemCall;
   readonly errno: number;
-  /** Only where the argument with this index has this value, below 4 GiB. */
+  /** Only calls whose argument with this index has this value, below 4 GiB. */
   readonly where?: readonly [argument: number, value: number];
 }
 
@@ -40,7 +40,7 @@ function filterOf({ call, errno: code, where }: FailingCall): Instruction[] {
   return [load(0), skipUnless(own[call], then.length), ...then, conclude(allow)];
 }
 
-/** From here on, for good and on every thread, the call fails. For a process that ends with its test. */
+/** Makes the call fail from now on, on every thread. Cannot be undone, so use it in a process of its own. */
 export function failSystemCall(failing: FailingCall): void {
   const { symbols } = dlopen("libc.so.6", {
     prctl: { args: ["i32", "u64", "u64", "u64", "u64"], returns: "i32" },

@@ -10,7 +10,7 @@ import type { FakeEngine } from "./fake-engine.ts";
 
 type Served = HandlerOptions["engine"];
 
-/** A server on loopback with the administrative routes, and `/complete?model=&prompt=&length=&stream=` in front of toy engines. */
+/** A server on loopback with the administrative routes, and `/complete?model=&prompt=&length=&stream=` in front of fake engines. */
 export class TestServer implements AsyncDisposable {
   readonly handler: AdminHandler;
   readonly #server: Bun.Server<undefined>;
@@ -94,7 +94,7 @@ async function complete(
   }
 }
 
-/** Sends text as it stands, and returns what comes back before the connection ends. */
+/** Sends raw text and returns all text received until the connection ends. */
 export function raw(port: number, text: string): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   let answer = "";
@@ -109,11 +109,11 @@ export function raw(port: number, text: string): Promise<string> {
 
 export interface SentEvent {
   readonly event: string;
-  // biome-ignore lint/suspicious/noExplicitAny: whatever a test expects of it
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows the shape that it expects
   readonly data: any;
 }
 
-/** The events of a stream as they come. */
+/** Parses the events of a stream. */
 export async function* eventsOf(response: Response): AsyncGenerator<SentEvent, void, undefined> {
   const decoder = new TextDecoder();
   let text = "";

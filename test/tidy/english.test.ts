@@ -1,7 +1,7 @@
 /** Comments, texts and documents are plain English: these phrases have a plainer one. */
 
 import { expect, test } from "bun:test";
-import { lineAt, sources, typeScript, zig } from "./sources.ts";
+import { sources, typeScript, zig } from "./sources.ts";
 
 const plainer: readonly { readonly phrase: RegExp; readonly write: string }[] = [
   { phrase: /\bmend(s|ed|ing)?\b/gi, write: "fix or remedy" },
@@ -14,6 +14,9 @@ const plainer: readonly { readonly phrase: RegExp; readonly write: string }[] = 
   { phrase: /\bby that of\b/gi, write: "the noun itself" },
 ];
 
+/** The language guide quotes phrases to avoid, in a table. */
+const isQuotation = (path: string, line: string) => path === "CONTRIBUTING.md" && line.startsWith("| ");
+
 test("no text uses a phrase that has a plainer one", () => {
   const files = sources(
     ...typeScript,
@@ -23,11 +26,13 @@ test("no text uses a phrase that has a plainer one", () => {
     "{docs,examples,bench}/**/*.md",
   ).filter(({ path }) => path !== "test/tidy/english.test.ts");
   const breaks = files.flatMap(({ path, text }) =>
-    plainer.flatMap(({ phrase, write }) =>
-      [...text.matchAll(phrase)].map(
-        (match) => `${path}:${lineAt(text, match.index)}: "${match[0]}": write ${write}`,
-      ),
-    ),
+    text.split("\n").flatMap((line, index) => {
+      if (isQuotation(path, line)) return [];
+      const found = plainer.flatMap(({ phrase, write }) =>
+        [...line.matchAll(phrase)].map(([bad]) => ({ bad, write })),
+      );
+      return found.map(({ bad, write }) => `${path}:${index + 1}: "${bad}": write ${write}`);
+    }),
   );
   expect(breaks).toEqual([]);
 });

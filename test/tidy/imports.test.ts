@@ -13,8 +13,8 @@ import { fileGraph, importsOf, withoutTests } from "./zig-files.ts";
  */
 const order = [
   "errors.ts",
-  "options",
   "async",
+  "options",
   "ffi",
   "policy",
   "memory",

@@ -3,7 +3,7 @@
 import { cpSync, existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { buildNative, zigBuild, zigPath } from "../../scripts/native.ts";
-import { shimPath } from "../../src/ffi/native.ts";
+import { shimPath } from "../../src/ffi/index.ts";
 
 export const builds = ["shipped", "safe"] as const;
 export type Build = (typeof builds)[number];

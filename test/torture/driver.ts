@@ -1,7 +1,7 @@
 /** Runs the process under torture and tells how it ended: well, with a finding, hanging, or killed. */
 
 import { join } from "node:path";
-import { emulatorEnvironment } from "../fuzz/world.ts";
+import { emulatorEnvironment } from "../fuzz/harness.ts";
 import type { Libraries } from "./builds.ts";
 
 /** How a process under torture ended. */
@@ -88,12 +88,12 @@ export async function torture(libraries: Libraries, run: Run): Promise<Result> {
   const { seed, steps, without = [], mistake } = run;
   const options = ["--seed", `${seed}`, "--steps", `${steps}`, "--without", without.join(",")];
   if (mistake !== undefined) options.push("--mistake", mistake);
-  return { ...run, ...(await runProcess(libraries, "random.ts", options)) };
+  return { ...run, ...(await runProcess(libraries, "random-process.ts", options)) };
 }
 
 /** Each fault of these verbs in turn; of all without any. */
 export function tortureEach(libraries: Libraries, verbs: readonly string[]): Promise<Ending> {
-  return runProcess(libraries, "exhaustive.ts", ["--verbs", verbs.join(",")]);
+  return runProcess(libraries, "exhaustive-process.ts", ["--verbs", verbs.join(",")]);
 }
 
 /** The number of the last step that a failed run made. */

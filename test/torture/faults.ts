@@ -2,7 +2,7 @@
 
 import { dlopen } from "bun:ffi";
 import type { CamemError, CamemErrorCode } from "camem";
-import { symbolList } from "../../src/ffi/native.ts";
+import { symbolList } from "../../src/ffi/index.ts";
 import type { Random } from "../fuzz/random.ts";
 import { setFaults } from "../support/device.ts";
 

@@ -8,7 +8,7 @@ export class WorkerHandle {
     env: process.env as Record<string, string>,
   });
 
-  /** What a command comes to; a failure of camem's as the error that it was there. */
+  /** Runs a command in the Worker; rejects with the error that camem threw there. */
   ask(command: WorkerCommand): Promise<number | undefined> {
     return new Promise((resolve, reject) => {
       this.#worker.onmessage = ({ data }: MessageEvent<WorkerAnswer>) => {

@@ -8,9 +8,9 @@ import {
   errorCodes,
   type Tensor,
 } from "camem";
-import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/native.ts";
+import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/index.ts";
+import { EngineCopies } from "../fuzz/harness.ts";
 import type { Random } from "../fuzz/random.ts";
-import { EngineCopies } from "../fuzz/world.ts";
 import { accounting, nothingHeld } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 import { disarm, type Faults, nativeThreads, noFaults } from "./faults.ts";

@@ -1,4 +1,4 @@
-/** Page-locked host memory: taken before the first copy, prepared, used again, and given back as `retain` says. */
+/** Page-locked host memory: allocated before the first copy, prepared, reused, and released by `retain`. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -20,7 +20,7 @@ import {
 
 const outOfMemory = 207001;
 
-/** The largest piece that is page-locked, and so given back, at once. */
+/** The largest block that is page-locked, and released, at once. */
 const slabBytes = 64 * MiB;
 
 let allocator: CaMemAllocator;
@@ -36,7 +36,7 @@ function allocate(tag: string, sizeBytes: number): DeviceBuffer {
   return buffer;
 }
 
-/** Waits for what the shim does on a thread of its own; a test that waits for ever is ended by its timeout. */
+/** Waits for work on the shim's thread; the timeout of the test limits it. */
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(1);
 }
@@ -55,7 +55,7 @@ afterEach(async () => {
 });
 
 describe.skipIf(!onEmulator)("page-locking", () => {
-  test("comes before the first copy, and never between two", async () => {
+  test("sleep() page-locks host memory before the first copy", async () => {
     open();
     for (const sizeBytes of [3 * MiB, 70 * MiB, 100]) allocate("weights", sizeBytes);
     allocate("buffers", 5 * MiB);
@@ -68,7 +68,7 @@ describe.skipIf(!onEmulator)("page-locking", () => {
     expect(callCount("aclrtMallocHost")).toBe(beforeFirstCopy);
   });
 
-  test("of a level 1 sleep is at most 1.02 times what it offloads, and 64 MiB", async () => {
+  test("sleep() page-locks at most 1.02 times the offloaded bytes plus 64 MiB", async () => {
     open({ spillDir: folder, hostBudget: 40 * MiB });
     for (let index = 0; index < 20; index++) allocate("weights", 3 * MiB + index);
     let peakBytes = 0;
@@ -84,11 +84,11 @@ describe.skipIf(!onEmulator)("page-locking", () => {
 });
 
 describe("prepare", () => {
-  test.skipIf(!onEmulator)("page-locks all that the sleep needs", async () => {
+  test.skipIf(!onEmulator)("prepare() page-locks all host memory that the sleep needs", async () => {
     open({ spillDir: folder, hostBudget: 80 * MiB });
     for (const sizeBytes of [3 * MiB, 70 * MiB, 30 * MiB]) allocate("weights", sizeBytes);
     const { preparedBytes } = await allocator.prepare();
-    // What is spilled goes through staging of 8 MiB.
+    // Spilled content is copied through 8 MiB of staging memory.
     expect(preparedBytes).toBe(74 * MiB + 8 * MiB);
     expect(allocator.hostUsage()).toEqual({
       pageLockedBytes: preparedBytes,
@@ -102,7 +102,7 @@ describe("prepare", () => {
     expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 74 * MiB, spilledBytes: 30 * MiB });
   });
 
-  test("is kept until a sleep takes it, however much is moved meanwhile", async () => {
+  test("prepare() keeps its memory until a sleep uses it", async () => {
     open({ spillDir: folder, hostBudget: 4 * MiB });
     const adapter = allocate("adapter", 6 * MiB);
     const weights = allocate("weights", 3 * MiB);
@@ -118,7 +118,7 @@ describe("prepare", () => {
     expect(weights.state).toBe("offloaded");
   });
 
-  test("is replaced by the next one, and given back by that of level 0", async () => {
+  test("prepare() replaces earlier prepared memory, and releases it at level 0", async () => {
     open();
     const large = allocate("weights", 100 * MiB);
     await allocator.prepare();
@@ -132,7 +132,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBe(0);
   });
 
-  test.skipIf(!onEmulator)("that fails leaves what an earlier one holds", async () => {
+  test.skipIf(!onEmulator)("prepare() keeps earlier prepared memory when it fails", async () => {
     open();
     allocate("weights", 6 * MiB);
     await allocator.prepare();
@@ -146,7 +146,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBeLessThan(6 * MiB + slabBytes);
   });
 
-  test.skipIf(!onEmulator)("that is aborted leaves what an earlier one holds", async () => {
+  test.skipIf(!onEmulator)("prepare() keeps earlier prepared memory when it is aborted", async () => {
     open();
     allocate("weights", 6 * MiB);
     await allocator.prepare();
@@ -158,13 +158,13 @@ describe("prepare", () => {
       () => "prepared",
       (error) => error.code,
     );
-    // Where the abort came too late the preparation is complete.
+    // The preparation is complete when the abort is too late.
     const expected = outcome === "ABORTED" ? 6 * MiB : 646 * MiB;
     expect(allocator.hostUsage().preparedBytes).toBe(expected);
     expect(pageLocked()).toBeLessThan(expected + slabBytes);
   });
 
-  test("beyond the host budget is refused before anything is page-locked", async () => {
+  test("prepare() page-locks nothing when it exceeds the host budget", async () => {
     open({ hostBudget: 6 * MiB });
     allocate("weights", 8 * MiB);
     const error = await failureOf(() => allocator.prepare());
@@ -173,7 +173,7 @@ describe("prepare", () => {
     expect(pageLocked()).toBe(0);
   });
 
-  test("ends when the allocator closes", async () => {
+  test("prepare() rejects when the allocator closes", async () => {
     open();
     allocate("weights", 640 * MiB);
     const preparing = codeOf(() => allocator.prepare());
@@ -183,7 +183,7 @@ describe("prepare", () => {
     open();
   });
 
-  test("runs by itself once a checkpoint is loaded, where prepareOnLoad asks for it", async () => {
+  test("loadSafetensors() prepares host memory with prepareOnLoad", async () => {
     const path = join(folder, "model.safetensors");
     writeFileSync(path, checkpointOf({ tensor: pattern(5 * MiB, 1) }));
     open({ prepareOnLoad: true });
@@ -220,7 +220,7 @@ describe("retain", () => {
       const asleep = allocator.usage();
       expect((asleep["weights"]?.hostBytes ?? 0) + (asleep["buffers"]?.hostBytes ?? 0)).toBe(totalBytes);
       expect(pageLocked()).toBe(totalBytes);
-      // Freed in another order than they were taken, some asleep and some awake.
+      // Frees in another order than allocated, some asleep and some awake.
       for (const buffer of buffers.filter((_, index) => index % 2)) buffer.free();
       await allocator.wakeUp();
       for (const buffer of buffers.filter((_, index) => index % 2 === 0)) {
@@ -237,7 +237,7 @@ describe("retain", () => {
     expect(callCount("aclrtFreeHost")).toBe(0);
   });
 
-  test("a size is the most that is kept", async () => {
+  test("retain limits the host memory that is kept", async () => {
     open({ retain: "16MiB" });
     for (const tag of ["a", "b", "c", "d"]) allocate(tag, 6 * MiB);
     await allocator.sleep({ offloadTags: ["a", "b", "c", "d"] });
@@ -246,7 +246,7 @@ describe("retain", () => {
     expect(pageLocked()).toBe(12 * MiB);
   });
 
-  test("with idleMs, what is kept goes when nothing has moved for so long, and what is prepared stays", async () => {
+  test("retain with idleMs releases kept memory after the idle time, but not prepared memory", async () => {
     open({ retain: { idleMs: 20 } });
     const tags = { offloadTags: ["weights", "adapter"] };
     allocate("weights", 6 * MiB);

@@ -1,4 +1,4 @@
-/** Immutable content is backed up once; from then on a sleep only unmaps it, and writes are refused. */
+/** Immutable content has one backup: later sleeps only unmap it, and writes throw. */
 
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -52,7 +52,7 @@ afterEach(async () => {
 
 const immutable = { immutable: true };
 
-/** Puts the tag through a sleep and a wake-up. */
+/** Sleeps and wakes the tag once. */
 async function cycle(): Promise<{ copiedBytes: number }> {
   const report = await allocator.sleep();
   await allocator.wakeUp();
@@ -68,13 +68,13 @@ async function expectFinal(buffer: DeviceBuffer, bytes: Uint8Array): Promise<voi
   expect(Buffer.compare(buffer.read(), bytes)).toBe(0);
 }
 
-describe("content is immutable", () => {
-  test("from defineTag on, for memory that there is", async () => {
+describe("immutable content", () => {
+  test("defineTag({ immutable }) makes existing memory immutable", async () => {
     allocator.defineTag("weights", immutable);
     await expectFinal(weights, content);
   });
 
-  test("from its first sleep on, for other memory", async () => {
+  test("sleep() makes later memory of an immutable tag immutable", async () => {
     allocator.defineTag("weights", immutable);
     const late = allocator.malloc(content.length, { tag: "weights" });
     late.write(other);
@@ -83,7 +83,7 @@ describe("content is immutable", () => {
     await expectFinal(late, other);
   });
 
-  test("once a checkpoint is loaded", async () => {
+  test("loadSafetensors() makes memory of an immutable tag immutable", async () => {
     const path = join(folder, "model.safetensors");
     writeFileSync(path, checkpointOf({ tensor: other }));
     allocator.defineTag("weights", immutable);
@@ -95,14 +95,14 @@ describe("content is immutable", () => {
     expect(error.message).toContain('markDirty("weights")');
   });
 
-  test("for a tag that is asleep when it is declared, once it is awake", async () => {
+  test("wakeUp() makes memory immutable whose tag was declared while asleep", async () => {
     await allocator.sleep();
     allocator.defineTag("weights", immutable);
     await allocator.wakeUp();
     await expectFinal(weights, content);
   });
 
-  test("for a tag that moves when it is declared", async () => {
+  test("defineTag({ immutable }) makes memory immutable that is moving", async () => {
     const held = holdDevice();
     const sleeping = allocator.sleep();
     while (weights.state !== "moving") await Bun.sleep(0);
@@ -114,17 +114,20 @@ describe("content is immutable", () => {
     expect(await cycle()).toMatchObject({ copiedBytes: 0 });
   });
 
-  test.skipIf(!onEmulator)("also after a sleep that failed, and could not be undone", async () => {
-    allocator.malloc(MiB, { tag: "weights" });
-    allocator.defineTag("weights", immutable);
-    setFaults("aclrtUnmapMem:2=507899,aclrtMapMem:1=507899");
-    expect((await failureOf(() => allocator.sleep())).message).toContain("undoing it failed");
-    setFaults("");
-    await allocator.wakeUp();
-    await expectFinal(weights, content);
-  });
+  test.skipIf(!onEmulator)(
+    "memory stays immutable after a sleep that failed and could not be undone",
+    async () => {
+      allocator.malloc(MiB, { tag: "weights" });
+      allocator.defineTag("weights", immutable);
+      setFaults("aclrtUnmapMem:2=507899,aclrtMapMem:1=507899");
+      expect((await failureOf(() => allocator.sleep())).message).toContain("undoing it failed");
+      setFaults("");
+      await allocator.wakeUp();
+      await expectFinal(weights, content);
+    },
+  );
 
-  test("no more after a level 2 sleep, which drops the backups", async () => {
+  test("sleep({ level: 2 }) makes immutable memory writable again", async () => {
     allocator.defineTag("weights", immutable);
     await cycle();
     await allocator.sleep({ level: 2 });
@@ -135,7 +138,7 @@ describe("content is immutable", () => {
     await expectFinal(weights, other);
   });
 
-  test("no more once the tag is declared otherwise, which is refused while it sleeps", async () => {
+  test("defineTag({ immutable: false }) makes memory writable, and throws while the tag sleeps", async () => {
     allocator.defineTag("weights", immutable);
     await allocator.sleep();
     expect(await codeOf(() => allocator.defineTag("weights", { immutable: false }))).toBe("BUFFER_ASLEEP");
@@ -147,31 +150,34 @@ describe("content is immutable", () => {
   });
 });
 
-describe("a later sleep", () => {
+describe("later sleeps of an immutable tag", () => {
   beforeEach(async () => {
     allocator.defineTag("weights", immutable);
     expect(await cycle()).toMatchObject({ copiedBytes: 4 * MiB });
   });
 
-  test.skipIf(!onEmulator)("copies nothing and takes no host memory", async () => {
-    expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 4 * MiB, mappedBytes: 4 * MiB });
-    for (let round = 0; round < 3; round++) {
-      setFaults("");
-      expect(await allocator.sleep()).toMatchObject({
-        offloadedBytes: 4 * MiB,
-        copiedBytes: 0,
-        freedBytes: 4 * MiB,
-      });
-      expect(callCount("aclrtMemcpyAsync")).toBe(0);
-      expect(callCount("aclrtMallocHost")).toBe(0);
-      expect(accounting().physicalBytes).toBe(0);
-      await allocator.wakeUp();
-      expect(callCount("aclrtFreeHost")).toBe(0);
-      expect(Buffer.compare(weights.read(), content)).toBe(0);
-    }
-  });
+  test.skipIf(!onEmulator)(
+    "sleep() copies nothing and takes no host memory when an immutable tag has a backup",
+    async () => {
+      expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 4 * MiB, mappedBytes: 4 * MiB });
+      for (let round = 0; round < 3; round++) {
+        setFaults("");
+        expect(await allocator.sleep()).toMatchObject({
+          offloadedBytes: 4 * MiB,
+          copiedBytes: 0,
+          freedBytes: 4 * MiB,
+        });
+        expect(callCount("aclrtMemcpyAsync")).toBe(0);
+        expect(callCount("aclrtMallocHost")).toBe(0);
+        expect(accounting().physicalBytes).toBe(0);
+        await allocator.wakeUp();
+        expect(callCount("aclrtFreeHost")).toBe(0);
+        expect(Buffer.compare(weights.read(), content)).toBe(0);
+      }
+    },
+  );
 
-  test("needs no room in the host budget, which the backup already has", async () => {
+  test("sleep() needs no host budget when an immutable tag has a backup", async () => {
     await reopen({ hostBudget: 4 * MiB });
     allocator.defineTag("weights", immutable);
     await cycle();
@@ -180,7 +186,7 @@ describe("a later sleep", () => {
     expect(Buffer.compare(weights.read(), content)).toBe(0);
   });
 
-  test("copies new memory of the tag, which is in a segment of its own", async () => {
+  test("sleep() copies only new memory of an immutable tag", async () => {
     const pool = allocator.memoryPool("weights");
     const first = pool.malloc(1000);
     first.fill(1);
@@ -194,7 +200,7 @@ describe("a later sleep", () => {
     expect(first.read()).toEqual(new Uint8Array(1000).fill(1));
   });
 
-  test.skipIf(!onEmulator)("that fails leaves the backup and the content", async () => {
+  test.skipIf(!onEmulator)("sleep() keeps backup and content of an immutable tag when it fails", async () => {
     setFaults("aclrtUnmapMem:1=507899");
     expect((await failureOf(() => allocator.sleep())).message).toContain("nothing has changed");
     setFaults("");
@@ -203,7 +209,7 @@ describe("a later sleep", () => {
     expect(Buffer.compare(weights.read(), content)).toBe(0);
   });
 
-  test.skipIf(!onEmulator)("whose wake-up fails keeps the backup too", async () => {
+  test.skipIf(!onEmulator)("wakeUp() keeps the backup of an immutable tag when it fails", async () => {
     await allocator.sleep();
     setFaults("aclrtMemcpyAsync.task:1=507899");
     await failureOf(() => allocator.wakeUp());
@@ -220,7 +226,7 @@ describe("markDirty", () => {
     await cycle();
   });
 
-  test("permits writes, drops the backup, and lets the next sleep make another", async () => {
+  test("markDirty() permits writes and makes the next sleep copy again", async () => {
     allocator.markDirty("weights");
     expect(allocator.usage()["weights"]?.hostBytes).toBe(0);
     while (allocator.hostUsage().pageLockedBytes > 0) await Bun.sleep(1);
@@ -230,7 +236,7 @@ describe("markDirty", () => {
     expect(await cycle()).toMatchObject({ copiedBytes: 0 });
   });
 
-  test("is refused while any of the tag sleeps or moves, and changes nothing then", async () => {
+  test("markDirty() throws while memory of the tag sleeps or moves", async () => {
     await allocator.sleep();
     expect(await codeOf(() => allocator.markDirty("weights"))).toBe("BUFFER_ASLEEP");
     await allocator.wakeUp();
@@ -244,7 +250,7 @@ describe("markDirty", () => {
     await expectFinal(weights, content);
   });
 
-  test("is refused for what is no tag", async () => {
+  test("markDirty() throws for an invalid tag", async () => {
     expect(await codeOf(() => allocator.markDirty("wieghts"))).toBe("UNKNOWN_TAG");
     expect(await codeOf(() => allocator.markDirty(""))).toBe("INVALID_TAG");
   });
@@ -261,7 +267,7 @@ describe("loading", () => {
     allocator.defineTag("weights", immutable);
   });
 
-  test("several checkpoints at once makes their content immutable when the last has ended", async () => {
+  test("loadSafetensors() makes content immutable when the last of several loads ends", async () => {
     const loads = parts.map((name) => loadSafetensors(pathOf(name), { allocator }));
     for (const [index, load] of loads.entries()) {
       const buffer = (await load).get(parts[index] ?? "")?.buffer;
@@ -273,7 +279,7 @@ describe("loading", () => {
       for (const { buffer } of (await load).values()) expect(buffer.immutable).toBe(true);
   });
 
-  test("that failed leaves memory that can be loaded into", async () => {
+  test("loadSafetensors() leaves writable memory when it fails", async () => {
     await allocator.sleep({ level: 2 });
     await allocator.wakeUp();
     const tensors = await loadSafetensors(pathOf("first"), { allocator });
@@ -289,7 +295,7 @@ describe("loading", () => {
     if (buffer) await expectFinal(buffer, pattern(20 * MiB, 0));
   });
 
-  test("while memory of the tag moves gives back nothing that it has loaded", async () => {
+  test("loadSafetensors() keeps what it loaded when memory of the tag moves meanwhile", async () => {
     const held = holdDevice();
     const sleeping = allocator.sleep({ tags: ["weights"] });
     while (weights.state !== "moving") await Bun.sleep(0);
@@ -307,7 +313,7 @@ describe("with verify", () => {
     await cycle();
   });
 
-  test("a backup that was changed in memory is noticed before anything is unmapped", async () => {
+  test("sleep() detects a changed backup of an immutable tag before it unmaps memory", async () => {
     const [segment] = snapshot();
     const memory = new Uint8Array(toArrayBuffer(segment?.hostAddress as Pointer, 0, 4 * MiB));
     memory[MiB] = (memory[MiB] ?? 0) ^ 1;
@@ -345,7 +351,7 @@ describe("with a Worker", () => {
     worker.terminate();
   });
 
-  test("that knows of no immutable tag, waking keeps the backup and the content immutable", async () => {
+  test("wakeUp() in a Worker keeps the backup and the content immutable", async () => {
     allocator.defineTag("weights", immutable);
     start();
     await allocator.sleep();
@@ -354,7 +360,7 @@ describe("with a Worker", () => {
     expect(await cycle()).toMatchObject({ copiedBytes: 0 });
   });
 
-  test("that verifies, a backup without a checksum is compared with device memory", async () => {
+  test("sleep() in a Worker with verify compares a backup without a checksum with device memory", async () => {
     allocator.defineTag("weights", immutable);
     await cycle();
     start({ CAMEM_VERIFY: "true" });

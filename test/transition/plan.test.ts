@@ -48,7 +48,7 @@ function sleepActions(selection: Parameters<typeof treatmentOf>[0]) {
   return Object.fromEntries(steps.map((step) => [step.group.tag, step.action]));
 }
 
-test("level 1 offloads weights and buffers and discards the rest", () => {
+test("plan() at level 1 offloads weights and buffers and discards the rest", () => {
   expect(sleepActions({ level: 1 })).toEqual({
     weights: "offload",
     buffers: "offload",
@@ -59,7 +59,7 @@ test("level 1 offloads weights and buffers and discards the rest", () => {
   expect(sleepActions({})).toEqual(sleepActions({ level: 1 }));
 });
 
-test("level 2 preserves buffers only", () => {
+test("plan() at level 2 preserves only buffers", () => {
   expect(sleepActions({ level: 2 })).toEqual({
     weights: "discard",
     buffers: "offload",
@@ -69,11 +69,11 @@ test("level 2 preserves buffers only", () => {
   });
 });
 
-test("level 0 moves nothing", () => {
+test("plan() at level 0 moves nothing", () => {
   expect(sleepActions({ level: 0 })).toEqual({});
 });
 
-test("offloadTags offloads those and discards the rest, but never touches sleep_persistent", () => {
+test("plan({ offloadTags }) offloads these tags and discards all others except sleep_persistent", () => {
   expect(sleepActions({ offloadTags: ["kv_cache", "sleep_persistent"] })).toEqual({
     weights: "discard",
     buffers: "discard",
@@ -83,7 +83,7 @@ test("offloadTags offloads those and discards the rest, but never touches sleep_
   });
 });
 
-test("tags lets only those sleep", () => {
+test("plan({ tags }) moves only these tags", () => {
   expect(sleepActions({ level: 1, tags: ["weights", "kv_cache"] })).toEqual({
     weights: "offload",
     kv_cache: "discard",
@@ -94,7 +94,7 @@ test("tags lets only those sleep", () => {
   });
 });
 
-test("what is asleep stays so, a deeper sleep drops backups, and unreleased memory is released", () => {
+test("plan() of a deeper sleep drops backups and releases unreleased memory", () => {
   const asleep = [group("weights", "offloaded"), group("kv_cache", "discarded")];
   expect(planSleep(asleep, treatmentOf({ level: 1 }, policies))).toEqual([]);
   expect(planSleep(asleep, treatmentOf({ level: 2 }, policies)).map((step) => step.action)).toEqual([
@@ -107,7 +107,7 @@ test("what is asleep stays so, a deeper sleep drops backups, and unreleased memo
   ]);
 });
 
-test("a wake restores what was offloaded and remaps what was discarded, of the named tags", () => {
+test("plan() of a wake-up restores offloaded and remaps discarded memory of the named tags", () => {
   const groups = [group("weights", "offloaded"), group("kv_cache", "discarded"), group("default", "mapped")];
   expect(planWake(groups, undefined, never).map((step) => [step.group.tag, step.action])).toEqual([
     ["weights", "restore"],
@@ -116,7 +116,7 @@ test("a wake restores what was offloaded and remaps what was discarded, of the n
   expect(planWake(groups, ["kv_cache"], never).map((step) => step.group.tag)).toEqual(["kv_cache"]);
 });
 
-test("needs count what is not held already", () => {
+test("plan() counts only host memory that is not held already", () => {
   const held = group("weights", "mapped", { hostBytes: 2 ** 21, backedUp: true });
   const steps = planSleep([held, group("weights", "mapped")], offload);
   expect(backupBytesNeeded(steps)).toEqual({ hostBytes: 2 ** 21, spillBytes: 0 });
@@ -136,7 +136,7 @@ test("needs count what is not held already", () => {
   ]);
 });
 
-test("what has no room on the host is spilled, and an unchanged backup needs neither", () => {
+test("plan() spills beyond the host budget, and not for an unchanged backup", () => {
   const clean = { clean: true, backedUp: true };
   const steps = planSleep(
     [
@@ -153,7 +153,7 @@ test("what has no room on the host is spilled, and an unchanged backup needs nei
   expect(backupBytesNeeded(spilled)).toEqual({ hostBytes: 5 * segmentBytes, spillBytes: 7 * segmentBytes });
 });
 
-test("the steps of an immutable tag say so, which keeps its backup", () => {
+test("plan() marks the steps of an immutable tag, whose backup stays", () => {
   const asleep = [group("weights", "offloaded"), group("kv_cache", "discarded")];
   const steps = planWake(asleep, undefined, (tag) => tag === "weights");
   expect(steps.map((step) => step.immutable)).toEqual([true, false]);

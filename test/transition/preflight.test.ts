@@ -1,4 +1,4 @@
-/** What a transition needs is known before anything is touched. */
+/** A transition checks the memory it needs before it moves anything. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
@@ -24,7 +24,7 @@ function takeAllBut(leftBytes: number) {
   return allocator.malloc(freeBytes - leftBytes, { tag: "sleep_persistent" });
 }
 
-test("a plan tells bytes by tag, what is free and whether it fits, and touches nothing", async () => {
+test("plan() reports bytes by tag, free memory and whether it fits, and moves nothing", async () => {
   expect(allocator.plan("sleep", { level: 1 })).toEqual({
     tags: {
       weights: { offloadBytes: 4 * MiB, discardBytes: 0, restoreBytes: 0, remapBytes: 0 },
@@ -51,7 +51,7 @@ test("a plan tells bytes by tag, what is free and whether it fits, and touches n
   expect(weights.state).toBe("offloaded");
 });
 
-test("a wake-up that cannot fit is refused before it takes anything, and works when memory is back", async () => {
+test("wakeUp() takes no memory when it cannot fit", async () => {
   await allocator.sleep();
   const taken = takeAllBut(8 * MiB);
   expect(allocator.plan("wake")).toMatchObject({ fits: false });
@@ -67,7 +67,7 @@ test("a wake-up that cannot fit is refused before it takes anything, and works w
   expect(await allocator.wakeUp()).toMatchObject({ remappedBytes: 6 * MiB, stillAsleep: [] });
 });
 
-test("a sleep beyond the host budget is refused before it copies a byte, naming the shortfall", async () => {
+test("sleep() copies nothing and names the shortfall when it exceeds the host budget", async () => {
   const more = allocator.malloc(4 * MiB, { tag: "weights" });
   expect(allocator.plan("sleep")).toMatchObject({
     fits: false,
@@ -84,7 +84,7 @@ test("a sleep beyond the host budget is refused before it copies a byte, naming 
   await allocator.sleep();
 });
 
-test("what the budget holds counts until it is given back", async () => {
+test("host budget counts memory until it is released", async () => {
   await allocator.sleep();
   const more = allocator.malloc(4 * MiB, { tag: "weights" });
   expect(await codeOf(() => allocator.sleep())).toBe("HOST_BUDGET_EXCEEDED");
@@ -93,12 +93,12 @@ test("what the budget holds counts until it is given back", async () => {
   expect(allocator.plan("sleep").host.freeBytes).toBe(6 * MiB);
 });
 
-test("an operation that is none is refused", async () => {
+test("plan() refuses an unknown operation", async () => {
   expect(await codeOf(() => allocator.plan("nap" as "wake"))).toBe("INVALID_ARGUMENT");
   expect(await codeOf(() => allocator.plan("wake", { tags: ["kv_cash"] }))).toBe("UNKNOWN_TAG");
 });
 
-test("a default device that is not there is refused at once, and leaves nothing open", async () => {
+test("getInstance() refuses a missing default device and leaves nothing open", async () => {
   const { deviceCount } = runtimeInfo();
   await allocator.close();
   const open = () => CaMemAllocator.getInstance({ device: deviceCount });

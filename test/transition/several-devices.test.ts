@@ -1,4 +1,4 @@
-/** Each device's memory is moved by a thread of its own; what becomes of it is decided for all of them together. */
+/** Each device has its own thread that moves its memory; the outcome is decided for all devices together. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -63,7 +63,7 @@ function expectContents(): void {
 
 const states = () => new Set(items.map(({ buffer }) => buffer.state));
 
-test.skipIf(!onEmulator)("content of every kind of backup comes back on each", async () => {
+test.skipIf(!onEmulator)("wakeUp() restores content of every kind of backup on each device", async () => {
   for (let cycle = 0; cycle < 3; cycle++) {
     await allocator.sleep();
     const { weights, buffers } = allocator.usage();
@@ -79,14 +79,14 @@ test.skipIf(!onEmulator)("content of every kind of backup comes back on each", a
 const sleepCalls = ["aclrtMemcpyAsync", "aclrtSynchronizeStream", "aclrtUnmapMem"];
 const wakeCalls = ["aclrtMallocPhysical", "aclrtMapMem", "aclrtMemcpyAsync", "aclrtSynchronizeStream"];
 
-/** How often a call is made by what `run` does. */
+/** The number of calls of a function that `run` makes. */
 async function countOf(call: string, run: () => Promise<unknown>): Promise<number> {
   setFaults("");
   await run();
   return callCount(call);
 }
 
-/** What `run` fails with; undefined when the streams shared the work so that there were fewer calls this time. */
+/** The error of `run`; undefined when this run made fewer calls, which depends on how streams share the work. */
 async function errorOf(faults: string, run: () => Promise<unknown>): Promise<CamemError | undefined> {
   setFaults(faults);
   const error = await run().then(
@@ -98,44 +98,50 @@ async function errorOf(faults: string, run: () => Promise<unknown>): Promise<Cam
   throw error;
 }
 
-test.skipIf(!onEmulator).each(sleepCalls)("%s failing on one leaves both awake", async (call) => {
-  const count = await countOf(call, () => allocator.sleep());
-  await allocator.wakeUp();
-  expect(count).toBeGreaterThan(3);
-  for (let k = 1; k <= count; k++) {
-    const error = await errorOf(`${call}:${k}=${internalError}`, () => allocator.sleep());
-    if (error === undefined) {
-      await allocator.wakeUp();
-      continue;
+test.skipIf(!onEmulator).each(sleepCalls)(
+  "sleep() leaves both devices awake when %s fails on one",
+  async (call) => {
+    const count = await countOf(call, () => allocator.sleep());
+    await allocator.wakeUp();
+    expect(count).toBeGreaterThan(3);
+    for (let k = 1; k <= count; k++) {
+      const error = await errorOf(`${call}:${k}=${internalError}`, () => allocator.sleep());
+      if (error === undefined) {
+        await allocator.wakeUp();
+        continue;
+      }
+      expect(error.call).toBe(call);
+      expect(states()).toEqual(new Set(["mapped"]));
+      expect(allocator.hostUsage().pageLockedBytes).toBe(0);
+      expectContents();
     }
-    expect(error.call).toBe(call);
-    expect(states()).toEqual(new Set(["mapped"]));
-    expect(allocator.hostUsage().pageLockedBytes).toBe(0);
+    await allocator.sleep();
+    await allocator.wakeUp();
     expectContents();
-  }
-  await allocator.sleep();
-  await allocator.wakeUp();
-  expectContents();
-});
+  },
+);
 
-test.skipIf(!onEmulator).each(wakeCalls)("%s failing on one leaves both asleep", async (call) => {
-  await allocator.sleep();
-  const count = await countOf(call, () => allocator.wakeUp());
-  expect(count).toBeGreaterThan(3);
-  await allocator.sleep();
-  for (let k = 1; k <= count; k++) {
-    const error = await errorOf(`${call}:${k}=${internalError}`, () => allocator.wakeUp());
-    if (error === undefined) {
-      await allocator.sleep();
-      continue;
+test.skipIf(!onEmulator).each(wakeCalls)(
+  "wakeUp() leaves both devices asleep when %s fails on one",
+  async (call) => {
+    await allocator.sleep();
+    const count = await countOf(call, () => allocator.wakeUp());
+    expect(count).toBeGreaterThan(3);
+    await allocator.sleep();
+    for (let k = 1; k <= count; k++) {
+      const error = await errorOf(`${call}:${k}=${internalError}`, () => allocator.wakeUp());
+      if (error === undefined) {
+        await allocator.sleep();
+        continue;
+      }
+      expect(error.call).toBe(call);
+      expect(states()).toEqual(new Set(["offloaded"]));
+      expect(accounting().physicalBytes).toBe(0);
     }
-    expect(error.call).toBe(call);
-    expect(states()).toEqual(new Set(["offloaded"]));
-    expect(accounting().physicalBytes).toBe(0);
-  }
-  await allocator.wakeUp();
-  expectContents();
-});
+    await allocator.wakeUp();
+    expectContents();
+  },
+);
 
 test.skipIf(!onEmulator).each(["sleep", "wakeUp"] as const)(
   "an aborted %s is undone on both",
@@ -151,14 +157,14 @@ test.skipIf(!onEmulator).each(["sleep", "wakeUp"] as const)(
       (error) => error.code,
     );
     const [before, after] = name === "sleep" ? ["mapped", "offloaded"] : ["offloaded", "mapped"];
-    // Where all was copied before anybody looked, the abort came too late.
+    // The abort is too late when all copies end first.
     expect<Set<string>>(states()).toEqual(new Set([outcome === "ABORTED" ? before : after]));
     await allocator.wakeUp();
     expectContents();
   },
 );
 
-test.skipIf(!onEmulator)("a device that fails does not wait for another that is busy", async () => {
+test.skipIf(!onEmulator)("sleep() reports a failed device without waiting for a busy one", async () => {
   const held = holdDevice();
   // Which of the two waits first is not known; the other one's wait is the second call. Some of these meet the idle one.
   for (const k of [1, 2, 1, 2, 1, 2]) {

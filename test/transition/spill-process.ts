@@ -1,4 +1,4 @@
-/** A process whose disk fails in the way that its argument names; started by spill.test.ts. */
+/** A process whose disk fails in the way that its argument names; spill.test.ts starts it. */
 
 import { dlopen } from "bun:ffi";
 import assert from "node:assert/strict";
@@ -45,7 +45,7 @@ function linkOf(descriptor: number): string {
   }
 }
 
-/** A sleep that fails in this way leaves everything awake and nothing open. */
+/** Asserts that a sleep with this fault leaves all memory awake and no file open. */
 async function assertSleepRejected(failing: FailingCall, message: RegExp): Promise<CamemError> {
   failSystemCall(failing);
   const error = await failureOf(() => allocator.sleep());
@@ -87,7 +87,7 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     assertSleepRejected({ call: "pwrite64", errno: errno.noSpace }, /the disk is full/),
   "flush fails": () => assertSleepRejected({ call: "fdatasync", errno: errno.io }, /reports an error/),
   "flush of the first file fails": async () => {
-    // Descriptors are given out from the lowest on, so the next sleep has the same.
+    // The kernel assigns the lowest free descriptor, so the next sleep gets the same one.
     await allocator.sleep();
     const [first, second] = spillFiles();
     assert(first !== undefined && second !== undefined);

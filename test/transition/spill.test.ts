@@ -1,4 +1,4 @@
-/** What the host budget has no room for goes to files that nobody sees and that are gone with the process. */
+/** Backups beyond the host budget spill to unlinked files, deleted when the process exits. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
@@ -27,7 +27,7 @@ function expectContents(): void {
     expect(Buffer.compare(buffer.read(), pattern(buffer.sizeBytes, index))).toBe(0);
 }
 
-/** The spill files that this process has open. */
+/** Open spill files of this process. */
 function spillFiles(): { path: string; target: string }[] {
   const paths = readdirSync("/proc/self/fd").map((name) => `/proc/self/fd/${name}`);
   return paths.flatMap((path) => {
@@ -58,7 +58,7 @@ afterEach(async () => {
 test.each([
   ["with", true],
   ["without", false],
-])("content comes back from the disk, %s checksums", async (_, verify) => {
+])("wakeUp() restores spilled content, %s checksums", async (_, verify) => {
   open({ verify });
   for (let cycle = 0; cycle < 3; cycle++) {
     const { offloadedBytes, copiedBytes } = await allocator.sleep();
@@ -74,7 +74,7 @@ test.each([
   }
 });
 
-test("the files have no name, are for their owner only, and have their space from the start", async () => {
+test("spill files are unlinked, private and preallocated", async () => {
   open();
   await allocator.sleep();
   expect(readdirSync(folder)).toEqual([]);
@@ -93,7 +93,7 @@ test("the files have no name, are for their owner only, and have their space fro
   expect(spillFiles()).toEqual([]);
 });
 
-test("the disk space of what is freed asleep is given back, though its file has more", async () => {
+test("free() releases the disk space of a spilled backup", async () => {
   open();
   await allocator.sleep({ tags: ["weights"] });
   const blocks = () => spillFiles().map(({ path }) => statSync(path).blocks * 512);
@@ -104,7 +104,7 @@ test("the disk space of what is freed asleep is given back, though its file has 
   expect(blocks()).toEqual([]);
 });
 
-test("the host takes what fits into its budget", async () => {
+test("sleep() spills only what exceeds the host budget", async () => {
   open({ hostBudget: 10 * MiB });
   expect(allocator.plan("sleep")).toMatchObject({
     host: { neededBytes: 6 * MiB, freeBytes: 10 * MiB },
@@ -120,7 +120,7 @@ test("the host takes what fits into its budget", async () => {
   expectContents();
 });
 
-test("backups can be read from the disk, and a deeper sleep drops them", async () => {
+test("backup() reads spilled backups, and a deeper sleep drops them", async () => {
   open();
   await allocator.sleep();
   const [backup] = allocator.backup("buffers");
@@ -130,7 +130,7 @@ test("backups can be read from the disk, and a deeper sleep drops them", async (
   expect(allocator.backup("weights")).toEqual([]);
 });
 
-test("an immutable tag stays on the disk while it is awake, and is copied there once", async () => {
+test("sleep() spills an immutable tag once", async () => {
   open();
   allocator.defineTag("weights", { immutable: true });
   await allocator.sleep({ tags: ["weights"] });
@@ -141,8 +141,8 @@ test("an immutable tag stays on the disk while it is awake, and is copied there 
   expectContents();
 });
 
-describe("with the folder gone", () => {
-  test("what is on the disk wakes up, and what does not spill sleeps", async () => {
+describe("a deleted spillDir", () => {
+  test("wakeUp() restores spilled memory and sleep() without spilling succeeds when spillDir is gone", async () => {
     open({ hostBudget: 10 * MiB });
     await allocator.sleep();
     rmSync(folder, { recursive: true });
@@ -153,7 +153,7 @@ describe("with the folder gone", () => {
     expectContents();
   });
 
-  test("a sleep that would spill is refused", async () => {
+  test("sleep() throws when it must spill and spillDir is gone", async () => {
     open();
     rmSync(folder, { recursive: true });
     expect(await codeOf(() => allocator.sleep())).toBe("FILE_FAILED");
@@ -162,7 +162,7 @@ describe("with the folder gone", () => {
   });
 });
 
-test("an allocator whose spillDir is refused is not left half open", async () => {
+test("getInstance() leaves nothing open when it refuses spillDir", async () => {
   open();
   await allocator.close();
   const tooLong = join(folder, ...Array.from({ length: 17 }, () => "x".repeat(250)));
@@ -172,7 +172,7 @@ test("an allocator whose spillDir is refused is not left half open", async () =>
   if (onEmulator) expect(accounting()).toEqual(nothingHeld);
 });
 
-describe.skipIf(!onEmulator)("in a process of its own,", () => {
+describe.skipIf(!onEmulator)("disk faults", () => {
   async function run(name: string): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "spill-process.ts"), name], {
       env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
@@ -197,11 +197,11 @@ describe.skipIf(!onEmulator)("in a process of its own,", () => {
     "flush fails",
     "flush of the first file fails",
     "reading fails",
-  ])("%s: a clean rejection, with the content where it was", async (name) => {
+  ])("transition rejects and keeps the content when: %s", async (name) => {
     expect(await run(name)).toEqual({ exitCode: 0, stdout: "", stderr: "" });
   });
 
-  test("nothing is left on the disk by a process that was killed", async () => {
+  test("spill files leave nothing on disk when the process is killed", async () => {
     const { exitCode, stdout } = await run("killed");
     expect(exitCode).not.toBe(0);
     const left = stdout.trim();

@@ -1,4 +1,4 @@
-/** Sleep and wake as operations: the event loop goes on, they can be aborted, report progress, take turns, and call hooks. */
+/** Sleep and wake-up as operations: event loop, abort, progress, order, and hooks. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
@@ -17,17 +17,17 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-test("the event loop goes on while a sleep waits for the device", async () => {
+test("sleep() does not block the event loop while it waits for the device", async () => {
   const held = holdDevice();
   const sleeping = allocator.sleep();
-  // Were the loop blocked, this timer would not come, the device would never be released, and the test would hang.
+  // A blocked event loop would never run this timer, so the device would stay held and the test would hang.
   await Bun.sleep(20);
   expect(weights.state).toBe("moving");
   held.release();
   expect(await sleeping).toMatchObject({ offloadedBytes: 4 * MiB });
 });
 
-test("a sleep waits for work in flight before it copies", async () => {
+test("sleep() waits for queued work before it copies", async () => {
   const held = holdDevice();
   let done = false;
   const phases: string[] = [];
@@ -41,7 +41,7 @@ test("a sleep waits for work in flight before it copies", async () => {
   await sleeping;
 });
 
-test("an aborted sleep rejects and leaves everything as it was", async () => {
+test("sleep() changes nothing when aborted", async () => {
   const held = holdDevice();
   const controller = new AbortController();
   const sleeping = allocator.sleep({ signal: controller.signal });
@@ -58,7 +58,7 @@ test("an aborted sleep rejects and leaves everything as it was", async () => {
   expect(weights.read()).toEqual(content);
 });
 
-test("a signal that is aborted already changes nothing", async () => {
+test("sleep() and wakeUp() change nothing when the signal is already aborted", async () => {
   const signal = AbortSignal.abort();
   expect(await codeOf(() => allocator.sleep({ signal }))).toBe("ABORTED");
   await allocator.sleep();
@@ -68,7 +68,7 @@ test("a signal that is aborted already changes nothing", async () => {
   expect(await codeOf(() => allocator.wakeUp({ signal }))).toBe("ABORTED");
 });
 
-test("progress goes from nothing to all bytes, and ends as done", async () => {
+test("onProgress reports from no byte to all bytes and ends with done", async () => {
   const seen: TransitionProgress[] = [];
   await allocator.sleep({ onProgress: (progress) => seen.push(progress) });
   expect(seen.at(-1)).toEqual({ phase: "done", bytesDone: 4 * MiB, bytesTotal: 4 * MiB });
@@ -77,7 +77,7 @@ test("progress goes from nothing to all bytes, and ends as done", async () => {
   );
 });
 
-test("an exception of onProgress is reported and loses nothing", async () => {
+test("sleep() reports an error of onProgress and loses no content", async () => {
   const error = await failureOf(() =>
     allocator.sleep({
       onProgress: () => {
@@ -91,7 +91,7 @@ test("an exception of onProgress is reported and loses nothing", async () => {
   expect(weights.read()).toEqual(content);
 });
 
-test("calls made at once take turns", async () => {
+test("sleep() and wakeUp() run one after the other when called at once", async () => {
   const reports = await Promise.all([
     allocator.sleep(),
     allocator.sleep(),
@@ -110,7 +110,7 @@ test("calls made at once take turns", async () => {
   ]);
 });
 
-test("a call that waits for its turn is aborted at once", async () => {
+test("sleep() rejects at once when aborted before its turn", async () => {
   const held = holdDevice();
   const first = allocator.sleep();
   const controller = new AbortController();
@@ -123,7 +123,7 @@ test("a call that waits for its turn is aborted at once", async () => {
   expect(await first).toMatchObject({ offloadedBytes: 4 * MiB });
 });
 
-test("an abort is heeded while a buffer that was freed meanwhile waits for the device", async () => {
+test("sleep() rejects when aborted while a freed buffer waits for the device", async () => {
   const other = allocator.malloc(MiB, { tag: "kv_cache" });
   const held = holdDevice();
   const controller = new AbortController();
@@ -137,14 +137,14 @@ test("an abort is heeded while a buffer that was freed meanwhile waits for the d
   expect(Object.keys(allocator.usage())).toEqual(["weights"]);
 });
 
-test("a call after a failed one takes its turn all the same", async () => {
+test("sleep() runs after an earlier call failed", async () => {
   const refused = codeOf(() => allocator.sleep({ signal: AbortSignal.abort() }));
   const slept = allocator.sleep();
   expect(await refused).toBe("ABORTED");
   expect(await slept).toMatchObject({ offloadedBytes: 4 * MiB });
 });
 
-test("hooks run before memory goes and after it is back, and not for a no-op", async () => {
+test("hooks run before sleep and after wake-up, but not for a no-op", async () => {
   const calls: string[] = [];
   const remove = allocator.onTransition({
     beforeSleep: async ({ tags }) => {
@@ -164,7 +164,7 @@ test("hooks run before memory goes and after it is back, and not for a no-op", a
   expect(calls.length).toBe(2);
 });
 
-test("a beforeSleep hook that throws calls the sleep off", async () => {
+test("sleep() is cancelled when beforeSleep throws", async () => {
   const reasons: string[] = [];
   allocator.onTransition({ afterWake: ({ reason }) => reasons.push(reason) });
   allocator.onTransition({
@@ -180,7 +180,7 @@ test("a beforeSleep hook that throws calls the sleep off", async () => {
   expect(reasons).toEqual(["sleepFailed"]);
 });
 
-test("after a sleep that failed the hooks rebuild what they dropped", async () => {
+test("afterWake runs after a sleep that failed", async () => {
   const reasons: string[] = [];
   allocator.onTransition({ afterWake: ({ reason, tags }) => reasons.push(`${reason} ${tags}`) });
   const held = holdDevice();
@@ -212,7 +212,7 @@ test.each([["text"], [Object.create(null)], [undefined], [Symbol("mark")]])(
   },
 );
 
-test("an afterWake hook that throws is reported; memory is awake", async () => {
+test("wakeUp() reports an afterWake hook that throws, and memory is awake", async () => {
   allocator.onTransition({
     afterWake: () => {
       throw new RangeError("graph");
@@ -223,7 +223,7 @@ test("an afterWake hook that throws is reported; memory is awake", async () => {
   expect(allocator.isSleeping).toBe(false);
 });
 
-test("every afterWake runs, also after one that throws, and all failures are told", async () => {
+test("wakeUp() runs every afterWake hook and reports all their errors", async () => {
   const ran: string[] = [];
   allocator.onTransition({
     beforeSleep: () => {
@@ -238,12 +238,12 @@ test("every afterWake runs, also after one that throws, and all failures are tol
   const error = await failureOf(() => allocator.sleep());
   expect(error.code).toBe("HOOK_FAILED");
   expect((error.cause as AggregateError).errors.length).toBe(2);
-  // Only hooks whose beforeSleep was called have anything to rebuild.
+  // Only hooks whose beforeSleep ran must rebuild.
   expect(ran).toEqual(["first"]);
   await allocator.close();
 });
 
-test("a hook that starts a transition is refused instead of waiting for itself", async () => {
+test("sleep() and wakeUp() throw when called from a hook", async () => {
   const codes: string[] = [];
   const attempt = async (run: () => Promise<unknown>) => codes.push(await codeOf(run));
   allocator.onTransition({
@@ -260,7 +260,7 @@ test("a hook that starts a transition is refused instead of waiting for itself",
   expect(codes).toEqual(["CALLED_FROM_HOOK", "CALLED_FROM_HOOK", "CALLED_FROM_HOOK"]);
 });
 
-test("what a hook schedules for later may start a transition", async () => {
+test("sleep() succeeds when a hook schedules it for later", async () => {
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const remove = allocator.onTransition({
     afterWake: () => void setTimeout(() => resolve(allocator.sleep()), 1),
@@ -271,7 +271,7 @@ test("what a hook schedules for later may start a transition", async () => {
   remove();
 });
 
-test("a hook that never settles is given up by an abort and by closing", async () => {
+test("sleep() rejects on abort and close() when a hook never settles", async () => {
   allocator.onTransition({ beforeSleep: () => new Promise(() => undefined) });
   const controller = new AbortController();
   const sleeping = codeOf(() => allocator.sleep({ signal: controller.signal }));
@@ -284,7 +284,7 @@ test("a hook that never settles is given up by an abort and by closing", async (
   expect(await again).toBe("CLOSED");
 });
 
-test("memory that a hook allocates is not put to sleep behind its back", async () => {
+test("sleep() does not move memory that a hook allocates", async () => {
   let stash: DeviceBuffer | undefined;
   allocator.onTransition({
     beforeSleep: () => {
@@ -295,7 +295,7 @@ test("memory that a hook allocates is not put to sleep behind its back", async (
   expect(stash?.state).toBe("mapped");
 });
 
-test("backups that were made while a hook ran count against the host budget", async () => {
+test("sleep() counts backups made during a hook against the host budget", async () => {
   await allocator.close();
   allocator = CaMemAllocator.getInstance({ hostBudget: 6 * MiB });
   const known = allocator.malloc(3 * MiB, { tag: "weights" });
@@ -333,7 +333,7 @@ async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
   while (pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
 }
 
-test("afterWake runs although onProgress threw at the end of a wake-up that took place", async () => {
+test("afterWake runs when onProgress throws at the end of a wake-up", async () => {
   const reasons: string[] = [];
   allocator.onTransition({ afterWake: ({ reason }) => reasons.push(reason) });
   await allocator.sleep();
@@ -348,14 +348,14 @@ test("afterWake runs although onProgress threw at the end of a wake-up that took
   expect(reasons).toEqual(["wake"]);
 });
 
-test("an onProgress that rejects is reported like one that throws", async () => {
+test("sleep() reports an onProgress that rejects", async () => {
   const error = await failureOf(() =>
     allocator.sleep({ onProgress: () => Promise.reject(new RangeError("late")) as unknown as undefined }),
   );
   expect(error.code).toBe("HOOK_FAILED");
 });
 
-test("closing from two places waits for the same end", async () => {
+test("close() called twice waits for the same end", async () => {
   const held = holdDevice();
   let closed = 0;
   const closings = [allocator.close(), allocator.close()].map((closing) => closing.then(() => closed++));
@@ -367,7 +367,7 @@ test("closing from two places waits for the same end", async () => {
   expect(closed).toBe(2);
 });
 
-test("a tag's own policy decides, and sleep_persistent has none", async () => {
+test("sleep() follows the policy of each tag, and never moves sleep_persistent", async () => {
   allocator.defineTag("adapters", { 1: "keep", 2: "offload" });
   using adapters = allocator.malloc(MiB, { tag: "adapters" });
   await allocator.sleep({ level: 1 });

@@ -162,7 +162,7 @@ pub fn aclrtEventElapsedTime(milliseconds: ?*f32, start: acl.Event, end: acl.Eve
     if (first.recorded == 0 or last.recorded == 0)
         return errors.fail(acl.code.rt_internal_error, "an event was never recorded");
     if (first.isPending() or last.isPending() or !first.has_time or !last.has_time)
-        return errors.fail(acl.code.rt_event_timestamp_invalid, "an event has no time stamp (yet)");
+        return errors.fail(acl.code.rt_event_timestamp_invalid, "an event is pending or records no time");
     const from: f64 = @floatFromInt(first.time);
     const to: f64 = @floatFromInt(last.time);
     out.* = @floatCast((to - from) / std.time.ns_per_ms);

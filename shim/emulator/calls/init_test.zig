@@ -19,6 +19,6 @@ test "aclFinalize fails when nothing is initialised" {
     try expectCode(100002, init.aclInit(null));
     try expectCode(0, init.aclFinalize());
     try expectCode(100037, init.aclFinalize());
-    // A file with content is another configuration than the first one's, whatever it says.
+    // Any file with content differs from the first configuration, which was empty.
     try expectCode(100000, init.aclInit("/proc/self/cmdline"));
 }

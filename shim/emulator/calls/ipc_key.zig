@@ -4,7 +4,6 @@ const std = @import("std");
 const acl = @import("acl");
 const block = @import("../block.zig");
 const context_module = @import("../context.zig");
-const device = @import("../device.zig");
 const errors = @import("../errors.zig");
 const lock = @import("../lock.zig");
 const memory_export = @import("../memory_export.zig");
@@ -27,10 +26,9 @@ pub fn aclrtIpcMemGetExportKey(pointer: ?*anyopaque, size: usize, key: ?[*]u8, l
     defer lock.leave();
     if (context_module.current() == null) return context_module.noContext();
     const entry = block.device_blocks.at(@intFromPtr(pointer)) orelse return notShareable();
-    const on = entry.value.device orelse return notShareable();
     const memory = entry.value.memory orelse return notShareable();
     if (entry.value.kind != .allocation or size > entry.value.size) return notShareable();
-    const id = memory_export.create(memory, device.driverId(on), acl.MemAttr.hbm_normal, flags == 1) catch
+    const id = memory_export.create(memory, acl.MemAttr.hbm_normal, flags == 1) catch
         return errors.fail(acl.code.rt_resource_alloc_fail, "no socket or thread to share with");
     @memcpy(out[0..key_prefix.len], key_prefix);
     @memcpy(out[key_prefix.len..key_length], &std.fmt.hex(id));

@@ -1,8 +1,8 @@
 //! aclrtMalloc and its family, and how much device memory is free.
 //!
 //! aclrtMalloc takes more from the budget than was asked for: the size rounded up to 32 bytes, plus 32 bytes of
-//! padding (none for aclrtMallocAlign32 and for 1 GiB pages), rounded up to whole pages. Pages have 2 MiB for
-//! HUGE_ONLY and for HUGE_FIRST above 1 MiB, which falls back to 4 KiB pages when huge ones no longer fit. They have
+//! padding (none for aclrtMallocAlign32 and for 1 GiB pages), rounded up to whole pages. A page has 2 MiB for
+//! HUGE_ONLY and for HUGE_FIRST above 1 MiB, which falls back to 4 KiB pages when huge ones no longer fit. It has
 //! 1 GiB for HUGE1G, and 4 KiB otherwise.
 
 const std = @import("std");
@@ -16,27 +16,26 @@ const lock = @import("../lock.zig");
 const memory_export = @import("../memory_export.zig");
 const physical = @import("../physical.zig");
 
+const normal_page_bytes = physical.normal_page_bytes;
+const huge_page_bytes = physical.huge_page_bytes;
+
 const padding: u64 = 32;
 
 pub fn aclrtMalloc(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const giant = isGiant(policy);
-    return allocate(pointer, size, if (giant) 0 else padding, policy);
+    return allocate(pointer, size, if (giant) 0 else padding, policy, true);
 }
 
 pub fn aclrtMallocAlign32(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    return allocate(pointer, size, 0, policy);
+    return allocate(pointer, size, 0, policy, true);
 }
 
 pub fn aclrtMallocCached(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const supported = policy == acl.MallocPolicy.normal_only;
-    return allocateIf(supported, pointer, size, padding, policy);
+    return allocate(pointer, size, padding, policy, supported);
 }
 
-fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
-    return allocateIf(true, pointer, size, pad, policy);
-}
-
-fn allocateIf(supported: bool, pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
+fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, supported: bool) acl.Error {
     const out = pointer orelse return errors.fail(acl.code.invalid_param, "devPtr is NULL");
     if (size == 0) return errors.fail(acl.code.invalid_param, "size is 0");
     const padded = std.math.add(u64, size, 31 + pad) catch
@@ -55,9 +54,6 @@ fn isGiant(policy: c_int) bool {
     const base = policy & 0xff;
     return base == acl.MallocPolicy.huge1g_only or base == acl.MallocPolicy.huge1g_only_p2p;
 }
-
-const normal_page_bytes = physical.normal_page_bytes;
-const huge_page_bytes = physical.huge_page_bytes;
 
 fn takePages(on: *device_module.Device, bytes: u64, policy: c_int) error{OutOfMemory}!u64 {
     if (bytes > address_window.max_range_bytes) return error.OutOfMemory;

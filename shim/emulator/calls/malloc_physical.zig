@@ -1,4 +1,4 @@
-//! aclrtMallocPhysical, aclrtFreePhysical, and what can be asked about physical memory. The codes are those of the
+//! aclrtMallocPhysical, aclrtFreePhysical, and queries about physical memory. The codes are those of the
 //! driver build for Atlas A2 and A3.
 
 const std = @import("std");
@@ -26,7 +26,7 @@ var host_pool: physical.Pool = .{ .budget_bytes = std.math.maxInt(u64) };
 fn checkAttribute(prop: *const acl.PhysicalMemProp) acl.Error {
     switch (prop.mem_attr) {
         acl.MemAttr.ddr_huge, acl.MemAttr.ddr_normal, acl.MemAttr.ddr_p2p_huge, acl.MemAttr.ddr_p2p_normal => {
-            if (prop.location.type == acl.MemLocationType.device) return errors.fail(invalid, "DDR on a device");
+            if (prop.location.type == acl.MemLocationType.device) return errors.fail(invalid, "a device has no DDR");
         },
         acl.MemAttr.hbm_huge, acl.MemAttr.hbm_normal, acl.MemAttr.hbm_huge1g => {},
         acl.MemAttr.mem_normal...acl.MemAttr.mem_p2p_huge1g => {},
@@ -93,7 +93,7 @@ fn checkArguments(size: usize, prop: *const acl.PhysicalMemProp, flags: u64) acl
 
 const Request = struct { device: ?u8 = null, pool: *physical.Pool = &host_pool, size: u64 = 0 };
 
-/// The checks of runtime and driver: where the memory shall lie, and how much it really takes.
+/// The checks of runtime and driver: where the memory lies, and how much it takes.
 fn locate(size: u64, prop: *const acl.PhysicalMemProp, request: *Request) acl.Error {
     const giant = isGiant(prop.mem_attr);
     if (prop.location.type == acl.MemLocationType.device) {
@@ -108,13 +108,13 @@ fn locate(size: u64, prop: *const acl.PhysicalMemProp, request: *Request) acl.Er
             return errors.fail(unsupported, "no memory on NUMA nodes");
         }
         if (!device.ever_opened) return device.neverOpened();
-        if (giant) return errors.fail(unsupported, "no 1 GiB pages there");
+        if (giant) return errors.fail(unsupported, "the host has no 1 GiB pages");
         if (prop.location.id != 0) return errors.fail(unsupported, "the host has id 0");
         if (prop.mem_attr == acl.MemAttr.hbm_huge or prop.mem_attr == acl.MemAttr.hbm_normal)
-            return errors.fail(refused, "HBM on the host");
+            return errors.fail(refused, "the host has no HBM");
     }
     if (prop.reserve != 0) return errors.fail(refused, "reserve must be 0");
-    if (!giant and size % huge_page_bytes != 0) return errors.fail(misuse, "size is no multiple of 2 MiB");
+    if (!giant and size % huge_page_bytes != 0) return errors.fail(misuse, "size is not a multiple of 2 MiB");
     if (size > std.math.maxInt(u48)) return physical.outOfMemory();
     request.size = if (giant) std.mem.alignForward(u64, size, giant_page_bytes) else size;
     return acl.code.success;

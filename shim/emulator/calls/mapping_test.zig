@@ -73,14 +73,14 @@ test "aclrtMapMem populates and poisons memory when it was freed and kept" {
         while (offset < size) : (offset += page_mapping.poison_stride)
             try std.testing.expect(std.mem.allEqual(u8, bytes[offset..][0..page_mapping.poison_bytes], 0xff));
         @memset(bytes[0..size], 7);
-        // The same memory at another address, and again at the first, is what it was.
+        // The memory keeps its content at a second address, and when it is mapped at the first again.
         try expectCode(0, mapping.aclrtMapMem(offsetBy(start, size), size, 0, handle, 0));
         try std.testing.expectEqual(pages, try testing.presentPages(offsetBy(start, size), size));
         try expectCode(0, mapping.aclrtUnmapMem(start));
         try expectCode(0, mapping.aclrtMapMem(start, size, 0, handle, 0));
         try std.testing.expect(std.mem.allEqual(u8, bytes[0..size], 7));
         try expectCode(0, mapping.aclrtUnmapMem(offsetBy(start, size)));
-        // On the second round it is the device that takes everything away.
+        // In the second round, closing the device removes everything.
         if (round == 1) break;
         try expectCode(0, mapping.aclrtUnmapMem(start));
         try expectCode(0, malloc_physical.aclrtFreePhysical(handle));
@@ -121,7 +121,7 @@ test "aclrtUnmapMem fails when a copy uses the memory" {
     try expectCode(0, stream_calls.aclrtSynchronizeStream(stream));
     try expectCode(0, mapping.aclrtUnmapMem(start));
     try expectCode(507899, copy_calls.aclrtMemcpyAsync(start, size, host, size, host_to_device, stream));
-    // Closing the device takes mappings and physical memory away, and leaves the address range.
+    // Closing the device removes mappings and physical memory, and keeps the address range.
     try expectCode(0, device.aclrtResetDeviceForce(0));
     try std.testing.expectEqual(0, testing.held().mappings);
     try std.testing.expectEqual(0, testing.held().physical_bytes);

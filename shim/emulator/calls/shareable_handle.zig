@@ -41,7 +41,7 @@ fn exportLocked(handle: acl.DrvMemHandle, any_pid: bool, out: *u64) acl.Error {
     const on = entry.device orelse
         return errors.fail(acl.code.rt_feature_not_supported, "host memory cannot be exported");
     const driver_id = device.driverId(on);
-    const id = memory_export.create(entry.memory, driver_id, entry.mem_attr, any_pid) catch
+    const id = memory_export.create(entry.memory, entry.mem_attr, any_pid) catch
         return errors.fail(acl.code.rt_resource_alloc_fail, "no socket or thread to share with");
     entry.exported = true;
     out.* = @bitCast(Shareable{ .id = id, .device = driver_id });

@@ -11,7 +11,7 @@ pub const device_prop: acl.PhysicalMemProp = .{
     .location = .{ .id = 0, .type = acl.MemLocationType.device },
 };
 
-/// A second process with a pipe in each direction; it runs `body` and exits with whether that succeeded.
+/// A second process with a pipe in each direction; it runs `body` and exits with 0 if that succeeded.
 pub const Peer = struct {
     pid: i32,
     input: i32,

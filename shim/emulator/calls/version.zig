@@ -143,7 +143,7 @@ comptime {
 const package_runtime: c_int = 1;
 const package_driver: c_int = 7;
 
-/// The vendor deprecated it. Only the runtime is here.
+/// Deprecated by the vendor. The emulator knows only the runtime's version.
 pub fn aclsysGetCANNVersion(package: c_int, version: ?*PackageVersion) acl.Error {
     const out = version orelse return errors.fail(acl.code.invalid_param, "version is NULL");
     if (package < 0 or package > package_driver) return errors.fail(acl.code.invalid_param, "no such package");

@@ -12,12 +12,12 @@ import type { EngineStateTracker } from "./state.ts";
 const notParked: CheckpointResult = { parked: false, lostTags: [] };
 
 /** Limits of the wait for requests in flight. */
-export interface QuiesceLimits {
+interface QuiesceLimits {
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
 }
 
-export interface AdmissionOptions {
+interface AdmissionOptions {
   readonly config: ControllerConfig;
   readonly memory: EngineMemory;
   readonly state: EngineStateTracker;

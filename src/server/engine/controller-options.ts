@@ -49,7 +49,7 @@ const TagNames = Type.Unsafe<Readonly<Record<string, string>>>(
   }),
 );
 
-export const ControllerOptions = closedObject({
+const ControllerOptions = closedObject({
   /** The engine's name in events and in a pool; by default `"default"`. */
   name: optional(Type.String({ minLength: 1, maxLength: 128, description: "a name" })),
   /**
@@ -131,12 +131,12 @@ const pauseProperties = {
   signal: optional(Signal),
 };
 
-export const PauseOptions = closedObject(pauseProperties);
+const PauseOptions = closedObject(pauseProperties);
 
 /** Options of {@link SleepController.pause}. */
 export interface PauseOptions extends Static<typeof PauseOptions> {}
 
-export const EngineSleepOptions = closedObject({
+const EngineSleepOptions = closedObject({
   ...pauseProperties,
   /** By default 1. */
   level: optional(Level),
@@ -149,7 +149,7 @@ export const EngineSleepOptions = closedObject({
 /** Options of {@link SleepController.sleep}. */
 export interface EngineSleepOptions extends Static<typeof EngineSleepOptions> {}
 
-export const EngineWakeOptions = closedObject({
+const EngineWakeOptions = closedObject({
   /** Only these tags, by the engine's own names; by default all of the engine's. */
   tags: optional(Tags),
   /** Aborting it cancels the wake-up. */
@@ -161,7 +161,7 @@ export const EngineWakeOptions = closedObject({
 /** Options of {@link SleepController.wakeUp}. */
 export interface EngineWakeOptions extends Static<typeof EngineWakeOptions> {}
 
-export const EnginePlanOptions = closedObject({
+const EnginePlanOptions = closedObject({
   /** The level of a sleep; by default 1. */
   level: optional(Level),
   /** Only these tags, by the engine's own names; by default all of the engine's. */
@@ -171,7 +171,7 @@ export const EnginePlanOptions = closedObject({
 /** Options of {@link SleepController.plan}. */
 export interface EnginePlanOptions extends Static<typeof EnginePlanOptions> {}
 
-export const AdmitOptions = closedObject({
+const AdmitOptions = closedObject({
   /** The longest that the request is held, in milliseconds; by default the controller's `holdDeadlineMs`. */
   deadlineMs: optional(Milliseconds),
 });

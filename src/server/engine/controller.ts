@@ -22,6 +22,7 @@ import type { Lease } from "./lease.ts";
 import { EngineStateTracker } from "./state.ts";
 import { TransitionRunner } from "./transition-runner.ts";
 
+/** The result of {@link SleepController.sleep}. */
 export interface EngineSleepResult {
   /** The level that the engine sleeps at now. */
   readonly level: SleepLevel;
@@ -31,6 +32,7 @@ export interface EngineSleepResult {
   readonly report: SleepReport | null;
 }
 
+/** The result of {@link SleepController.wakeUp}. */
 export interface EngineWakeResult {
   /** The requested tags, or null for all. */
   readonly tags: readonly string[] | null;
@@ -42,8 +44,11 @@ export interface EngineWakeResult {
 
 /** Free and total bytes of one device, for all processes together. */
 export interface DeviceMemory {
+  /** The device number. */
   readonly device: number;
+  /** Free bytes. */
   readonly freeBytes: number;
+  /** Bytes in all. */
   readonly totalBytes: number;
 }
 

@@ -9,7 +9,7 @@ import type { ReloadContext, SleepReason } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 
 /** A sleep in effect. It ends when all memory is awake. */
-export interface Sleep {
+interface Sleep {
   readonly level: SleepLevel;
   readonly reason: SleepReason;
 }
@@ -278,7 +278,7 @@ export class EngineMemory {
 }
 
 /** Which tags slept at which level, and who asked for the sleep. */
-export interface EngineMemorySnapshot {
+interface EngineMemorySnapshot {
   readonly levels: ReadonlyMap<string, 1 | 2>;
   readonly sleep: Sleep | undefined;
 }

@@ -42,13 +42,17 @@ export interface RequestCounts {
 
 /** A failure as events and HTTP answers carry it. */
 export interface FailureSummary {
+  /** The code of the `CamemError`; `UNKNOWN` for any other error. */
   readonly code: CamemErrorCode | "UNKNOWN";
+  /** The message of the error. */
   readonly message: string;
 }
 
 /** The status of an engine at one moment, as plain data for JSON. */
 export interface EngineStatus {
+  /** The name of the engine. */
   readonly engine: string;
+  /** The state now. */
   readonly state: EngineState;
   /** When the state began, in milliseconds since 1970. */
   readonly sinceMs: number;
@@ -62,6 +66,7 @@ export interface EngineStatus {
   readonly awaitingTags: readonly string[];
   /** True from `pause()` to `resume()`, whether memory sleeps or not. */
   readonly paused: boolean;
+  /** Its requests. */
   readonly requests: RequestCounts;
   /** Why the state is `failed`; null in every other state. */
   readonly failure: FailureSummary | null;
@@ -71,6 +76,7 @@ export interface EngineStatus {
 export interface TransitionIdentity {
   /** Counts from 1 in each controller. */
   readonly id: number;
+  /** What moves memory. */
   readonly operation: "sleep" | "wake";
   /** The requested level; null for a wake-up. */
   readonly level: SleepLevel | null;
@@ -81,6 +87,7 @@ export interface TransitionIdentity {
 }
 
 interface EventBase {
+  /** The name of the engine. */
   readonly engine: string;
   /** Milliseconds since 1970. */
   readonly atMs: number;
@@ -88,24 +95,31 @@ interface EventBase {
 
 /** The state, the pause, the level or the sleeping tags have changed. */
 export interface StateEvent extends EventBase {
+  /** Tells events apart. */
   readonly type: "state";
+  /** The state before. */
   readonly previous: EngineState;
+  /** The status now. */
   readonly status: EngineStatus;
 }
 
 /** A sleep or wake-up has begun: first requests in flight end or park, then memory moves. */
 export interface TransitionStartedEvent extends EventBase, TransitionIdentity {
+  /** Tells events apart. */
   readonly type: "transition-started";
 }
 
 /** Memory is moving. */
 export interface TransitionProgressEvent extends EventBase, TransitionIdentity {
+  /** Tells events apart. */
   readonly type: "transition-progress";
+  /** How far it is. */
   readonly progress: TransitionProgress;
 }
 
 /** A sleep or wake-up has ended. Exactly one follows each `transition-started`. */
 export interface TransitionEndedEvent extends EventBase, TransitionIdentity {
+  /** Tells events apart. */
   readonly type: "transition-ended";
   /** `no-op`: there was nothing to do. `failed`: see `failure`; nothing has changed unless its message says so. */
   readonly outcome: "done" | "no-op" | "failed";
@@ -113,12 +127,15 @@ export interface TransitionEndedEvent extends EventBase, TransitionIdentity {
   readonly durationMs: number;
   /** What the allocator did; null when it failed or was not called, as at level 0. */
   readonly report: SleepReport | WakeReport | null;
+  /** Why it failed; null unless it failed. */
   readonly failure: FailureSummary | null;
 }
 
 /** The counts of requests have changed. */
 export interface RequestsEvent extends EventBase {
+  /** Tells events apart. */
   readonly type: "requests";
+  /** The counts now. */
   readonly requests: RequestCounts;
 }
 

@@ -113,6 +113,7 @@ export class IdleSleep implements Disposable {
     this.#sleepInProgress?.abort();
   }
 
+  /** Makes `using` close it. */
   [Symbol.dispose](): void {
     this.close();
   }

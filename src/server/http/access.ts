@@ -9,7 +9,10 @@ import { RequestError } from "./replies.ts";
 /** The part of a `Bun.serve` server that the handler uses. */
 export interface ServerInfo {
   /** The address of the client. */
-  requestIP(request: Request): { readonly address: string } | null;
+  requestIP(request: Request): {
+    /** An IPv4 or IPv6 address. */
+    readonly address: string;
+  } | null;
   /** Sets the idle timeout of a request; 0 for none. */
   timeout?(request: Request, seconds: number): void;
 }

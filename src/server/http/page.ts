@@ -1,6 +1,7 @@
-/** The page at `/camem`: three files that are the same for everybody. What they show they ask the other routes for. */
+/** The page at `/camem`: static files, the same for everybody. They request their data from the other routes. */
 
-import { type AccessCheck, type AccessOptions, createAccess } from "./access.ts";
+import { type AccessOptions, createAccess } from "./access.ts";
+import type { Routes } from "./route.ts";
 
 const contentSecurityPolicy = [
   "default-src 'none'",
@@ -21,9 +22,11 @@ const headers = {
   "cross-origin-resource-policy": "same-origin",
   "referrer-policy": "no-referrer",
   "x-content-type-options": "nosniff",
-  // An update of the package is seen at once.
+  // An update of the package takes effect at once.
   "cache-control": "no-cache",
 };
+
+const scripts = ["page.js", "client.js", "dom.js", "format.js", "memory-views.js", "model-view.js"];
 
 function answer(body: string, type: string): Response {
   return new Response(body, { headers: { ...headers, "content-type": `${type}; charset=utf-8` } });
@@ -31,27 +34,25 @@ function answer(body: string, type: string): Response {
 
 const textOf = (name: string) => Bun.file(new URL(`./page/${name}`, import.meta.url)).text();
 
-/** The page knows whether it has to ask for a token before it asks for anything else. */
-async function markup(asksForToken: boolean): Promise<string> {
+/** The attribute tells the script to ask for a token before its first request. */
+async function markup(needsToken: boolean): Promise<string> {
   const text = await textOf("page.html");
-  return asksForToken ? text.replace("<html ", '<html data-access="token" ') : text;
-}
-
-interface PageRoute {
-  readonly GET: () => Promise<Response>;
-  readonly check: AccessCheck;
+  return needsToken ? text.replace("<html ", '<html data-access="token" ') : text;
 }
 
 /**
- * A browser sends no token with an address that somebody types. So the page goes to everybody whom `loopbackOnly` lets in, also
- * without one: it is part of a published package, holds no data, and tells no more than the 401 of every other route. The data it
- * shows comes from the routes that ask for the token.
+ * A browser sends no token for an address in its address bar, so these routes need none; `loopbackOnly` applies to them. The files
+ * belong to a published package and contain no data. The routes that they request their data from need the token.
  */
-export function pageRoutes({ token, loopbackOnly }: AccessOptions): Record<string, PageRoute> {
+export function pageRoutes({ token, loopbackOnly }: AccessOptions): Routes {
   const check = loopbackOnly ? createAccess({ loopbackOnly }) : () => undefined;
+  const fileRoute = (name: string, type: string) => ({
+    GET: async () => answer(await textOf(name), type),
+    check,
+  });
   return {
     "/camem": { GET: async () => answer(await markup(token !== undefined), "text/html"), check },
-    "/camem/page.css": { GET: async () => answer(await textOf("page.css"), "text/css"), check },
-    "/camem/page.js": { GET: async () => answer(await textOf("page.js"), "text/javascript"), check },
+    "/camem/page.css": fileRoute("page.css", "text/css"),
+    ...Object.fromEntries(scripts.map((name) => [`/camem/${name}`, fileRoute(name, "text/javascript")])),
   };
 }

@@ -8,6 +8,7 @@ import type { Lease } from "../engine/lease.ts";
 
 /** Requests that have not reached their engine. */
 export interface QueueCounts {
+  /** Requests that wait for their engine. */
   readonly waiting: number;
   /** Refused since the group was made, including requests whose deadline passed while they waited. */
   readonly refusedTotal: number;

@@ -4,7 +4,7 @@ import type { SleepController } from "../engine/controller.ts";
 import type { Lease } from "../engine/lease.ts";
 
 /** A request that waits for its engine. */
-export interface QueueEntry {
+interface QueueEntry {
   readonly wait: Deferred<Lease>;
   /** Its place among all requests that wait in the pool. */
   readonly arrival: number;

@@ -1,4 +1,4 @@
-/* Holds a library with AscendCL's ABI to the return codes and effects that the vendor's sources state.
+/* Compares a library with AscendCL's ABI with the return codes and effects in the vendor's sources.
  * Usage: conformance [part of a group's name]. Prints one line per check; exits 1 when any failed. */
 #define _GNU_SOURCE
 #include "conformance.h"
@@ -183,7 +183,7 @@ static void run_group(const struct group *group) {
     report_death(group->name, status);
 }
 
-/* Newer or older releases lack some calls; a shim has to do without them, so their absence is no failure here. */
+/* Calls that every release has. Others may be missing, and the shim works without them. */
 static const char *const required_exports[] = {
     "aclInit", "aclFinalize", "aclFinalizeReference", "aclrtGetVersion", "aclsysGetVersionStr", "aclsysGetVersionNum",
     "aclrtGetSocName", "aclGetRecentErrMsg", "aclrtPeekAtLastError", "aclrtGetLastError", "aclrtGetRunMode",

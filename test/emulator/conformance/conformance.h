@@ -1,6 +1,6 @@
-/* The harness of the conformance program. Checks come in groups, and every group runs in a fresh process: what AscendCL
- * keeps per process (initialisation, devices, reservations) cannot leak from one into the next, and a crash or a hang is
- * one named failure. The name of a check begins with the section of the facts sheet that it holds the library to. */
+/* The harness of the conformance program. Checks come in groups, and each group runs in a fresh process: the state that AscendCL
+ * keeps per process (initialisation, devices, reservations) cannot leak into the next group, and a crash or a hang is one named
+ * failure. The name of a check starts with the section of the facts sheet that it checks. */
 #ifndef CAMEM_TEST_CONFORMANCE_H
 #define CAMEM_TEST_CONFORMANCE_H
 
@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A missing export is then a null function, named by the check of the exports, and not a program that does not link. */
+/* Weak functions: the check of exports names a missing one, instead of a link error. */
 #define ACL_FUNCTION extern __attribute__((weak))
 #include "../../support/acl.h"
 
@@ -40,11 +40,11 @@ void check_error(const char *name, long got);
 void check_true(const char *name, bool holds);
 
 #define EXPECT(name, expected, call) check((name), (long)(expected), (long)(call))
-/* For what a group cannot go on without. */
+/* For calls that the rest of a group depends on. */
 #define REQUIRE(call) require(#call, (long)(call))
 void require(const char *call, long got);
 
-/* A thread of its own, which has no current context. */
+/* Runs on a new thread, which has no current context. */
 void on_new_thread(void (*run)(void));
 void sleep_ms(long durationMs);
 
@@ -55,12 +55,12 @@ uint32_t device_count(void);
 /* Whether every byte has this value. */
 bool all_bytes(const uint8_t *bytes, size_t sizeBytes, uint8_t value);
 
-/* Work that holds a stream up until the gate opens. */
+/* Queues work that blocks a stream until the gate opens. */
 void block_stream(aclrtStream stream);
 void open_gate(void);
 void open_gate_after(long delayMs);
 
-/* Runs `peer` in a second process and waits for it; what it writes to `ends[1]` the other side reads, both ways. */
+/* A second process that runs `run`, and a channel to it in both directions. */
 struct peer {
     int pid;
     int channel;

@@ -35,9 +35,12 @@ static void close_copies(void) {
 static void copy_rules(void) {
     open_copies();
     EXPECT("5 a copy of nothing comes before any check → 0", 0, aclrtMemcpy(NULL, 0, NULL, 0, (aclrtMemcpyKind)99));
-    EXPECT("5 an asynchronous copy of nothing comes before any check → 0", 0, aclrtMemcpyAsync(NULL, 0, NULL, 0, (aclrtMemcpyKind)99, on.stream));
-    EXPECT("5 a copy to NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemcpy(NULL, 1, on.pinned, 1, ACL_MEMCPY_HOST_TO_DEVICE));
-    EXPECT("5 a copy from NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemcpy(on.device, 1, NULL, 1, ACL_MEMCPY_HOST_TO_DEVICE));
+    EXPECT("5 an asynchronous copy of nothing comes before any check → 0", 0, aclrtMemcpyAsync(NULL, 0, NULL, 0,
+                                                                                               (aclrtMemcpyKind)99, on.stream));
+    EXPECT("5 a copy to NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemcpy(NULL, 1, on.pinned, 1,
+                                                                              ACL_MEMCPY_HOST_TO_DEVICE));
+    EXPECT("5 a copy from NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemcpy(on.device, 1, NULL, 1,
+                                                                                ACL_MEMCPY_HOST_TO_DEVICE));
     EXPECT("5 an asynchronous copy to NULL → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtMemcpyAsync(NULL, 1, on.pinned, 1, ACL_MEMCPY_HOST_TO_DEVICE, on.stream));
     EXPECT("5 an asynchronous copy from NULL → invalid", ACL_ERROR_INVALID_PARAM,
@@ -51,13 +54,16 @@ static void copy_rules(void) {
     }
     EXPECT("5 an asynchronous copy of kind 6 → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtMemcpyAsync(on.device, 1, on.pinned, 1, ACL_MEMCPY_INNER_DEVICE_TO_DEVICE, on.stream));
-    EXPECT("5 a copy into no room → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemcpy(on.device, 0, on.pinned, 1, ACL_MEMCPY_HOST_TO_DEVICE));
-    EXPECT("5 a copy into too little room → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemcpy(on.device, 16, on.pinned, 17, ACL_MEMCPY_HOST_TO_DEVICE));
+    EXPECT("5 a copy into no room → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemcpy(on.device, 0, on.pinned, 1,
+                                                                                      ACL_MEMCPY_HOST_TO_DEVICE));
+    EXPECT("5 a copy into too little room → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemcpy(on.device, 16, on.pinned,
+                                                                                              17, ACL_MEMCPY_HOST_TO_DEVICE));
     EXPECT("5 an asynchronous copy into no room → invalid", ACL_ERROR_RT_PARAM_INVALID,
            aclrtMemcpyAsync(on.device, 0, on.pinned, 1, ACL_MEMCPY_HOST_TO_DEVICE, on.stream));
     EXPECT("5 an asynchronous copy into too little room → invalid", ACL_ERROR_RT_PARAM_INVALID,
            aclrtMemcpyAsync(on.device, 16, on.pinned, 17, ACL_MEMCPY_HOST_TO_DEVICE, on.stream));
-    EXPECT("5 a copy onto itself → 0", 0, aclrtMemcpy(on.device, COPY_BYTES, on.device, COPY_BYTES, ACL_MEMCPY_DEVICE_TO_DEVICE));
+    EXPECT("5 a copy onto itself → 0", 0, aclrtMemcpy(on.device, COPY_BYTES, on.device, COPY_BYTES,
+                                                      ACL_MEMCPY_DEVICE_TO_DEVICE));
     EXPECT("5 a copy to an address in the window that nobody took → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMemcpy((void *)(WINDOW_END - GRANULE), COPY_BYTES, on.pinned, COPY_BYTES, ACL_MEMCPY_HOST_TO_DEVICE));
     EXPECT("5 an asynchronous copy between host memory → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
@@ -67,7 +73,7 @@ static void copy_rules(void) {
     close_copies();
 }
 
-/* The direction comes from the addresses: a synchronous copy of any accepted kind moves the bytes. */
+/* The addresses decide the direction: a synchronous copy of any accepted kind moves the bytes. */
 static void copy_round_trip(const char *name, uint8_t *source, uint8_t *destination, uint8_t value) {
     char text[128];
     memset(source, value, COPY_BYTES);
@@ -89,7 +95,8 @@ static void copies_synchronous(void) {
     copy_round_trip("page-locked memory", on.pinned, on.pinned_too, 0x11);
     copy_round_trip("pageable memory", on.pageable, pageableToo, 0x22);
     memset(on.pageable, 0x33, COPY_BYTES);
-    EXPECT("5 plain host to plain host → 0", 0, aclrtMemcpy(pageableToo, COPY_BYTES, on.pageable, COPY_BYTES, ACL_MEMCPY_HOST_TO_HOST));
+    EXPECT("5 plain host to plain host → 0", 0, aclrtMemcpy(pageableToo, COPY_BYTES, on.pageable, COPY_BYTES,
+                                                            ACL_MEMCPY_HOST_TO_HOST));
     check_true("5 plain host to plain host keeps its bytes", all_bytes(pageableToo, COPY_BYTES, 0x33));
     block_stream(on.stream);
     EXPECT("5 a synchronous copy does not wait for a stream → 0", 0,
@@ -114,7 +121,8 @@ static void copies_asynchronous(void) {
     EXPECT("5 an asynchronous copy on the device → 0", 0,
            aclrtMemcpyAsync(on.device_too, COPY_BYTES, on.device, COPY_BYTES, ACL_MEMCPY_DEVICE_TO_DEVICE, on.stream));
     EXPECT("5 an asynchronous copy from the device → 0", 0,
-           aclrtMemcpyAsync(on.pinned_too, COPY_BYTES, on.device_too, COPY_BYTES, ACL_MEMCPY_DEVICE_TO_HOST, on.stream));
+           aclrtMemcpyAsync(on.pinned_too, COPY_BYTES, on.device_too, COPY_BYTES, ACL_MEMCPY_DEVICE_TO_HOST,
+                            on.stream));
     check_true("5 asynchronous copies wait for their stream", all_bytes(on.pinned_too, COPY_BYTES, 0));
     open_gate();
     REQUIRE(aclrtSynchronizeStream(on.stream));
@@ -127,7 +135,8 @@ static void copies_asynchronous(void) {
     check_true("5 it has happened when the call returns", all_bytes(on.pageable, COPY_BYTES, 0x44));
     memset(on.pinned_too, 0, COPY_BYTES);
     EXPECT("5 a wrong kind is corrected from the addresses → 0", 0,
-           aclrtMemcpyAsync(on.pinned_too, COPY_BYTES, on.device_too, COPY_BYTES, ACL_MEMCPY_HOST_TO_DEVICE, on.stream));
+           aclrtMemcpyAsync(on.pinned_too, COPY_BYTES, on.device_too, COPY_BYTES, ACL_MEMCPY_HOST_TO_DEVICE,
+                            on.stream));
     REQUIRE(aclrtSynchronizeStream(on.stream));
     check_true("5 the corrected copy moves the bytes", all_bytes(on.pinned_too, COPY_BYTES, 0x44));
     REQUIRE(aclrtCreateStream(&stale));
@@ -142,7 +151,7 @@ static void copies_asynchronous(void) {
     close_copies();
 }
 
-/* Two copies to the device with one attribute; every case changes one thing of it. */
+/* Two copies to the device with one attribute; every case changes one field. */
 struct batch {
     void *destinations[2];
     size_t rooms[2];
@@ -179,21 +188,29 @@ static aclError run_batch(struct batch *batch) {
 static void batch_arguments(void) {
     struct batch batch = good_batch();
     EXPECT("5.1 a batch without sizes → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, NULL, 2, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, NULL, 2, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch of none → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 0, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 0, batch.attributes,
+                            batch.indexes, 1, &batch.failed));
     EXPECT("5.1 a batch without destinations → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(NULL, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(NULL, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch without rooms → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, NULL, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, NULL, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch without sources → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, NULL, batch.sizes, 2, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, NULL, batch.sizes, 2, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch without attributes → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, NULL, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, NULL, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch without indexes → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, NULL, 1, &batch.failed));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, NULL, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch without a fail index → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1, NULL));
+           aclrtMemcpyBatch(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes,
+                            batch.indexes, 1, NULL));
     batch.sizes[0] = batch.sizes[1] = 0;
     EXPECT("5.1 a batch of empty copies, nothing else checked → 0", 0,
            aclrtMemcpyBatch(NULL, NULL, NULL, batch.sizes, 2, NULL, NULL, 0, &batch.failed));
@@ -231,7 +248,8 @@ static void batch_indexes(void) {
 static void batch_locations(void) {
     struct batch batch = good_batch();
     batch.attributes[0].srcLoc.type = ACL_MEM_LOCATION_TYPE_DEVICE;
-    EXPECT("5.1 a batch whose attribute says device for host memory → invalid", ACL_ERROR_RT_PARAM_INVALID, run_batch(&batch));
+    EXPECT("5.1 a batch whose attribute says device for host memory → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           run_batch(&batch));
     EXPECT("5.1 it blames the first copy", 0, batch.failed);
     batch = good_batch();
     batch.sources[1] = on.device;
@@ -262,9 +280,11 @@ static void batch_too_long(void) {
         sizes[index] = 1;
     }
     EXPECT("5.1 a batch of 4097 → invalid", ACL_ERROR_RT_PARAM_INVALID,
-           aclrtMemcpyBatch(destinations, sizes, sources, sizes, count, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(destinations, sizes, sources, sizes, count, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     EXPECT("5.1 a batch of 4096 → 0", 0,
-           aclrtMemcpyBatch(destinations, sizes, sources, sizes, count - 1, batch.attributes, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(destinations, sizes, sources, sizes, count - 1, batch.attributes, batch.indexes, 1,
+                            &batch.failed));
     free(destinations);
     free(sources);
     free(sizes);
@@ -286,15 +306,18 @@ static void batch_effects(void) {
     aclrtMemcpyBatchAttr back = {.dstLoc = batch.attributes[0].srcLoc, .srcLoc = batch.attributes[0].dstLoc};
     void *homes[2] = {on.pinned, on.pageable};
     EXPECT("5.1 a batch from the device, pageable memory too → 0", 0,
-           aclrtMemcpyBatch(homes, batch.rooms, batch.destinations, batch.sizes, 2, &back, batch.indexes, 1, &batch.failed));
+           aclrtMemcpyBatch(homes, batch.rooms, batch.destinations, batch.sizes, 2, &back, batch.indexes, 1,
+                            &batch.failed));
     check_true("5.1 a batch keeps the first copy's bytes", all_bytes(on.pinned, COPY_BYTES, 0x66));
     check_true("5.1 a batch keeps the second copy's bytes", all_bytes(on.pageable, COPY_BYTES / 2, 0x77));
     if (aclrtMemcpyBatchV2 == NULL) return;
     batch = good_batch();
     EXPECT("5.1 the second version of a batch → 0", 0,
-           aclrtMemcpyBatchV2(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes, batch.indexes, 1));
+           aclrtMemcpyBatchV2(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes,
+                              batch.indexes, 1));
     EXPECT("5.1 the second version without sizes → invalid", ACL_ERROR_INVALID_PARAM,
-           aclrtMemcpyBatchV2(batch.destinations, batch.rooms, batch.sources, NULL, 2, batch.attributes, batch.indexes, 1));
+           aclrtMemcpyBatchV2(batch.destinations, batch.rooms, batch.sources, NULL, 2, batch.attributes, batch.indexes,
+                              1));
 }
 
 static void batches(void) {
@@ -308,12 +331,13 @@ static void batches(void) {
     close_copies();
 }
 
-/* A driver with asynchronous batches of its own makes the call unsupported, which is a valid answer to all of it. */
+/* A driver may not support the call, which is a valid answer to every check. */
 static void batches_asynchronous(void) {
     open_copies();
     struct batch batch = good_batch();
     memset(on.pinned, 0x18, COPY_BYTES);
-    aclError code = aclrtMemcpyBatchAsync(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2, batch.attributes,
+    aclError code = aclrtMemcpyBatchAsync(batch.destinations, batch.rooms, batch.sources, batch.sizes, 2,
+                                          batch.attributes,
                                           batch.indexes, 1, &batch.failed, on.stream);
     check_either("5.1 an asynchronous batch → 0, or unsupported", 0, ACL_ERROR_RT_FEATURE_NOT_SUPPORT, code);
     if (code == ACL_SUCCESS) {

@@ -11,7 +11,8 @@ enum { FAR_TOO_HIGH_ID = 1 << 20 };
 static void device_elsewhere(void) {
     int32_t device = -1;
     EXPECT("1.2 aclrtGetDevice on a new thread → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtGetDevice(&device));
-    EXPECT("1.2 aclrtSynchronizeDevice on a new thread → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtSynchronizeDevice());
+    EXPECT("1.2 aclrtSynchronizeDevice on a new thread → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtSynchronizeDevice());
 }
 
 static void devices(void) {
@@ -19,18 +20,23 @@ static void devices(void) {
     int32_t device = -1;
     aclrtContext context = NULL;
     REQUIRE(aclInit(NULL));
-    EXPECT("1.2 aclrtGetDeviceCount without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetDeviceCount(NULL));
+    EXPECT("1.2 aclrtGetDeviceCount without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtGetDeviceCount(NULL));
     EXPECT("1.2 aclrtGetDeviceCount without a context → 0", 0, aclrtGetDeviceCount(&count));
     check_true("1.2 there is a device", count >= 1);
     EXPECT("1.2 aclrtGetDevice before aclrtSetDevice → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtGetDevice(&device));
-    EXPECT("1.2 aclrtSynchronizeDevice before aclrtSetDevice → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtSynchronizeDevice());
+    EXPECT("1.2 aclrtSynchronizeDevice before aclrtSetDevice → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtSynchronizeDevice());
     EXPECT("1.2 aclrtSetDevice(-1) → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtSetDevice(-1));
     EXPECT("1.2 aclrtSetDevice(count) → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtSetDevice((int32_t)count));
     EXPECT("1.2 aclrtResetDevice(-1) → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtResetDevice(-1));
     EXPECT("1.2 aclrtResetDevice(count) → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtResetDevice((int32_t)count));
-    EXPECT("1.2 aclrtResetDeviceForce(count) → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtResetDeviceForce((int32_t)count));
-    EXPECT("1.2 aclrtResetDevice of a device never set → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR, aclrtResetDevice(0));
-    EXPECT("1.2 aclrtResetDeviceForce of a device never set → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR, aclrtResetDeviceForce(0));
+    EXPECT("1.2 aclrtResetDeviceForce(count) → bad device", ACL_ERROR_RT_INVALID_DEVICEID,
+           aclrtResetDeviceForce((int32_t)count));
+    EXPECT("1.2 aclrtResetDevice of a device never set → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR,
+           aclrtResetDevice(0));
+    EXPECT("1.2 aclrtResetDeviceForce of a device never set → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR,
+           aclrtResetDeviceForce(0));
     EXPECT("1.2 aclrtSetDevice(0) → 0", 0, aclrtSetDevice(0));
     EXPECT("1.2 aclrtGetDevice without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetDevice(NULL));
     EXPECT("1.2 aclrtGetDevice → 0", 0, aclrtGetDevice(&device));
@@ -41,24 +47,29 @@ static void devices(void) {
     EXPECT("1.2 the context outlives the first of two resets", 0, aclrtGetCurrentContext(&context));
     EXPECT("1.2 aclrtResetDevice of the last → 0", 0, aclrtResetDevice(0));
     EXPECT("1.8 no valid context after the last reset", ACL_ERROR_RT_CONTEXT_NULL, aclrtSynchronizeDevice());
-    EXPECT("1.3 aclrtSetCurrentContext of the dead primary context → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSetCurrentContext(context));
-    EXPECT("1.2 aclrtResetDevice past the last → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR, aclrtResetDevice(0));
+    EXPECT("1.3 aclrtSetCurrentContext of the dead primary context → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSetCurrentContext(context));
+    EXPECT("1.2 aclrtResetDevice past the last → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR,
+           aclrtResetDevice(0));
     for (int round = 0; round < 3; round += 1) REQUIRE(aclrtSetDevice(0));
     EXPECT("1.2 aclrtResetDeviceForce of three → 0", 0, aclrtResetDeviceForce(0));
-    EXPECT("1.2 aclrtResetDeviceForce again → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR, aclrtResetDeviceForce(0));
+    EXPECT("1.2 aclrtResetDeviceForce again → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR,
+           aclrtResetDeviceForce(0));
     EXPECT("1.2 aclrtResetDevice after force → release error", ACL_ERROR_RT_CONTEXT_RELEASE_ERROR, aclrtResetDevice(0));
 }
 
 static void visible_duplicates(void) {
     uint32_t count = 0;
     setenv("ASCEND_RT_VISIBLE_DEVICES", "0,0", 1);
-    EXPECT("1.2 aclrtGetDeviceCount with a device named twice → no device", ACL_ERROR_RT_NO_DEVICE, aclrtGetDeviceCount(&count));
+    EXPECT("1.2 aclrtGetDeviceCount with a device named twice → no device", ACL_ERROR_RT_NO_DEVICE,
+           aclrtGetDeviceCount(&count));
 }
 
 static void visible_disorder(void) {
     uint32_t count = 0;
     setenv("ASCEND_RT_VISIBLE_DEVICES", "1,0", 1);
-    EXPECT("1.2 aclrtGetDeviceCount with devices out of order → no device", ACL_ERROR_RT_NO_DEVICE, aclrtGetDeviceCount(&count));
+    EXPECT("1.2 aclrtGetDeviceCount with devices out of order → no device", ACL_ERROR_RT_NO_DEVICE,
+           aclrtGetDeviceCount(&count));
 }
 
 static void visible_one(void) {
@@ -74,8 +85,10 @@ static void device_waits(void) {
     REQUIRE(aclrtCreateStream(&stream));
     EXPECT("1.2 aclrtSynchronizeDevice → 0", 0, aclrtSynchronizeDevice());
     EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout(-1) → 0", 0, aclrtSynchronizeDeviceWithTimeout(-1));
-    EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout(-2) → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSynchronizeDeviceWithTimeout(-2));
-    EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout(0) → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSynchronizeDeviceWithTimeout(0));
+    EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout(-2) → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSynchronizeDeviceWithTimeout(-2));
+    EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout(0) → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSynchronizeDeviceWithTimeout(0));
     block_stream(stream);
     EXPECT("1.2 aclrtSynchronizeDeviceWithTimeout that expires → timeout", ACL_ERROR_RT_STREAM_SYNC_TIMEOUT,
            aclrtSynchronizeDeviceWithTimeout(30));
@@ -96,21 +109,28 @@ static void enable_peer_elsewhere(void) {
 static void peers_and_pid(void) {
     int32_t can = -1;
     int32_t pid = 0;
-    EXPECT("1.2 aclrtDeviceGetBareTgid without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtDeviceGetBareTgid(NULL));
+    EXPECT("1.2 aclrtDeviceGetBareTgid without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtDeviceGetBareTgid(NULL));
     EXPECT("1.2 aclrtDeviceGetBareTgid without a context → 0", 0, aclrtDeviceGetBareTgid(&pid));
     check_true("1.2 aclrtDeviceGetBareTgid tells a pid", pid > 0);
     open_device();
-    EXPECT("1.2 aclrtDeviceCanAccessPeer of a device and itself → invalid", ACL_ERROR_INVALID_PARAM, aclrtDeviceCanAccessPeer(&can, 0, 0));
-    EXPECT("1.2 that comes before the out-pointer's check", ACL_ERROR_INVALID_PARAM, aclrtDeviceCanAccessPeer(NULL, 0, 0));
+    EXPECT("1.2 aclrtDeviceCanAccessPeer of a device and itself → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtDeviceCanAccessPeer(&can, 0, 0));
+    EXPECT("1.2 that comes before the out-pointer's check", ACL_ERROR_INVALID_PARAM, aclrtDeviceCanAccessPeer(NULL, 0,
+                                                                                                              0));
     EXPECT("1.2 aclrtDeviceCanAccessPeer of an id beyond the maximum → invalid", ACL_ERROR_RT_PARAM_INVALID,
            aclrtDeviceCanAccessPeer(&can, FAR_TOO_HIGH_ID, 0));
-    EXPECT("1.2 aclrtDeviceEnablePeerAccess with flags → unsupported", ACL_ERROR_FEATURE_UNSUPPORTED, aclrtDeviceEnablePeerAccess(1, 1));
-    EXPECT("1.2 aclrtDeviceEnablePeerAccess of the current device → invalid", ACL_ERROR_INVALID_PARAM, aclrtDeviceEnablePeerAccess(0, 0));
+    EXPECT("1.2 aclrtDeviceEnablePeerAccess with flags → unsupported", ACL_ERROR_FEATURE_UNSUPPORTED,
+           aclrtDeviceEnablePeerAccess(1, 1));
+    EXPECT("1.2 aclrtDeviceEnablePeerAccess of the current device → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtDeviceEnablePeerAccess(0, 0));
     on_new_thread(enable_peer_elsewhere);
     if (device_count() >= 2) {
-        EXPECT("1.2 aclrtDeviceCanAccessPeer without an out-pointer → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtDeviceCanAccessPeer(NULL, 0, 1));
+        EXPECT("1.2 aclrtDeviceCanAccessPeer without an out-pointer → invalid", ACL_ERROR_RT_PARAM_INVALID,
+               aclrtDeviceCanAccessPeer(NULL, 0, 1));
         EXPECT("1.2 aclrtDeviceCanAccessPeer of two devices → 0", 0, aclrtDeviceCanAccessPeer(&can, 0, 1));
-        if (can == 1) EXPECT("1.2 aclrtDeviceEnablePeerAccess of another device → 0", 0, aclrtDeviceEnablePeerAccess(1, 0));
+        if (can == 1) EXPECT("1.2 aclrtDeviceEnablePeerAccess of another device → 0", 0, aclrtDeviceEnablePeerAccess(1,
+                                                                                                                     0));
     }
     close_device();
 }
@@ -120,7 +140,8 @@ static aclrtContext explicit_context;
 
 static void context_elsewhere(void) {
     aclrtContext context = NULL;
-    EXPECT("1.3 aclrtGetCurrentContext on a new thread → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtGetCurrentContext(&context));
+    EXPECT("1.3 aclrtGetCurrentContext on a new thread → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtGetCurrentContext(&context));
     EXPECT("1.3 aclrtSetCurrentContext on a new thread → 0", 0, aclrtSetCurrentContext(explicit_context));
     EXPECT("1.3 aclrtGetCurrentContext after aclrtSetCurrentContext → 0", 0, aclrtGetCurrentContext(&context));
     check_true("1.3 it is the one that was set", context == explicit_context);
@@ -134,10 +155,12 @@ static void contexts(void) {
     aclrtContext context = NULL;
     int32_t device = -1;
     open_device();
-    EXPECT("1.3 aclrtGetCurrentContext without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetCurrentContext(NULL));
+    EXPECT("1.3 aclrtGetCurrentContext without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtGetCurrentContext(NULL));
     EXPECT("1.3 aclrtGetCurrentContext → 0", 0, aclrtGetCurrentContext(&primary));
     check_true("1.3 the primary context is no null", primary != NULL);
-    EXPECT("1.3 aclrtCreateContext without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtCreateContext(NULL, 0));
+    EXPECT("1.3 aclrtCreateContext without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtCreateContext(NULL,
+                                                                                                                  0));
     EXPECT("1.3 aclrtCreateContext on a bad device → bad device", ACL_ERROR_RT_INVALID_DEVICEID,
            aclrtCreateContext(&context, (int32_t)device_count()));
     EXPECT("1.3 aclrtCreateContext → 0", 0, aclrtCreateContext(&explicit_context, 0));
@@ -151,10 +174,13 @@ static void contexts(void) {
     check_true("1.2 aclrtSetDevice replaces an explicit context", context == primary);
     EXPECT("1.3 aclrtSetCurrentContext(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtSetCurrentContext(NULL));
     EXPECT("1.3 aclrtDestroyContext(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtDestroyContext(NULL));
-    EXPECT("1.3 aclrtDestroyContext of the primary context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtDestroyContext(primary));
+    EXPECT("1.3 aclrtDestroyContext of the primary context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtDestroyContext(primary));
     EXPECT("1.3 aclrtDestroyContext → 0", 0, aclrtDestroyContext(explicit_context));
-    EXPECT("1.3 aclrtDestroyContext again → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtDestroyContext(explicit_context));
-    EXPECT("1.3 aclrtSetCurrentContext of a destroyed one → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSetCurrentContext(explicit_context));
+    EXPECT("1.3 aclrtDestroyContext again → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtDestroyContext(explicit_context));
+    EXPECT("1.3 aclrtSetCurrentContext of a destroyed one → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSetCurrentContext(explicit_context));
     if (device_count() >= 2) {
         REQUIRE(aclrtCreateContext(&explicit_context, 1));
         REQUIRE(aclrtSetCurrentContext(primary));
@@ -212,7 +238,8 @@ static void calls_that_need_a_context(void) {
         {"aclrtHostRegisterV2", aclrtHostRegisterV2(kept.host, 4 * KIB, ACL_HOST_REG_MAPPED)},
         {"aclrtHostUnregister", aclrtHostUnregister(kept.host)},
         {"aclrtMemcpy", aclrtMemcpy(kept.device, KIB, kept.host, KIB, ACL_MEMCPY_HOST_TO_DEVICE)},
-        {"aclrtMemcpyAsync", aclrtMemcpyAsync(kept.device, KIB, kept.host, KIB, ACL_MEMCPY_HOST_TO_DEVICE, kept.stream)},
+        {"aclrtMemcpyAsync", aclrtMemcpyAsync(kept.device, KIB, kept.host, KIB, ACL_MEMCPY_HOST_TO_DEVICE,
+                                              kept.stream)},
         {"aclrtMemset", aclrtMemset(kept.device, KIB, 0, KIB)},
         {"aclrtMemsetAsync", aclrtMemsetAsync(kept.device, KIB, 0, KIB, kept.stream)},
         {"aclrtGetMemInfo", aclrtGetMemInfo(ACL_HBM_MEM, &free, &total)},
@@ -259,11 +286,14 @@ static void calls_that_need_none(void) {
     EXPECT("1.8 aclrtMapMem needs no context", 0, aclrtMapMem(reserved, GRANULE, 0, handle, 0));
     EXPECT("1.8 aclrtMemSetAccess needs no context", 0, aclrtMemSetAccess(reserved, GRANULE, &access, 1));
     EXPECT("1.8 aclrtMemGetAccess needs no context", 0, aclrtMemGetAccess(reserved, &prop.location, &flags));
-    EXPECT("1.8 aclrtMemRetainAllocationHandle needs no context", 0, aclrtMemRetainAllocationHandle(reserved, &retained));
-    EXPECT("1.8 aclrtMemGetAllocationPropertiesFromHandle needs no context", 0, aclrtMemGetAllocationPropertiesFromHandle(handle, &prop));
+    EXPECT("1.8 aclrtMemRetainAllocationHandle needs no context", 0, aclrtMemRetainAllocationHandle(reserved,
+                                                                                                    &retained));
+    EXPECT("1.8 aclrtMemGetAllocationPropertiesFromHandle needs no context", 0,
+           aclrtMemGetAllocationPropertiesFromHandle(handle, &prop));
     EXPECT("1.8 aclrtMemExportToShareableHandle needs no context", 0,
            aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0, &shareable));
-    EXPECT("1.8 aclrtMemSetPidToShareableHandle needs no context", 0, aclrtMemSetPidToShareableHandle(shareable, &pid, 1));
+    EXPECT("1.8 aclrtMemSetPidToShareableHandle needs no context", 0, aclrtMemSetPidToShareableHandle(shareable, &pid,
+                                                                                                      1));
     EXPECT("1.8 aclrtUnmapMem needs no context", 0, aclrtUnmapMem(reserved));
     EXPECT("1.8 aclrtFreePhysical of a retained handle needs no context", 0, aclrtFreePhysical(retained));
     EXPECT("1.8 aclrtFreePhysical needs no context", 0, aclrtFreePhysical(handle));

@@ -91,9 +91,12 @@ static void without_init(void) {
 
 static void api_version(void) {
     int32_t major = 0, minor = 0, patch = -1;
-    EXPECT("1.1 aclrtGetVersion without major → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(NULL, &minor, &patch));
-    EXPECT("1.1 aclrtGetVersion without minor → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(&major, NULL, &patch));
-    EXPECT("1.1 aclrtGetVersion without patch → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(&major, &minor, NULL));
+    EXPECT("1.1 aclrtGetVersion without major → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(NULL, &minor,
+                                                                                                   &patch));
+    EXPECT("1.1 aclrtGetVersion without minor → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(&major, NULL,
+                                                                                                   &patch));
+    EXPECT("1.1 aclrtGetVersion without patch → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetVersion(&major, &minor,
+                                                                                                   NULL));
     EXPECT("1.1 aclrtGetVersion → 0", 0, aclrtGetVersion(&major, &minor, &patch));
     EXPECT("1.1 API major version", 1, major);
     EXPECT("1.1 API minor version", 17, minor);
@@ -120,10 +123,14 @@ static void package_versions(void) {
     char malformed[] = "camem-test-malformed";
     make_folder();
     unsetenv("ASCEND_HOME_PATH");
-    EXPECT("1.1 aclsysGetVersionStr without a name → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionStr(NULL, text));
-    EXPECT("1.1 aclsysGetVersionStr without a buffer → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionStr(package, NULL));
-    EXPECT("1.1 aclsysGetVersionNum without a name → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionNum(NULL, &number));
-    EXPECT("1.1 aclsysGetVersionNum without a number → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionNum(package, NULL));
+    EXPECT("1.1 aclsysGetVersionStr without a name → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionStr(NULL,
+                                                                                                            text));
+    EXPECT("1.1 aclsysGetVersionStr without a buffer → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionStr(package,
+                                                                                                              NULL));
+    EXPECT("1.1 aclsysGetVersionNum without a name → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionNum(NULL,
+                                                                                                            &number));
+    EXPECT("1.1 aclsysGetVersionNum without a number → invalid", ACL_ERROR_INVALID_PARAM, aclsysGetVersionNum(package,
+                                                                                                              NULL));
     EXPECT("1.1 aclsysGetVersionStr without ASCEND_HOME_PATH → invalid file", ACL_ERROR_INVALID_FILE,
            aclsysGetVersionStr(package, text));
     make_package("camem_test_package", "9.1.2");
@@ -169,12 +176,16 @@ static void last_error(void) {
     void *pointer = NULL;
     aclrtMemAccessDesc access = {.flags = ACL_RT_MEM_ACCESS_FLAGS_READWRITE};
     open_device();
-    EXPECT("1.1 aclrtPeekAtLastError of another level → invalid", ACL_ERROR_INVALID_PARAM, aclrtPeekAtLastError((aclrtLastErrLevel)1));
-    EXPECT("1.1 aclrtGetLastError of another level → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetLastError((aclrtLastErrLevel)1));
+    EXPECT("1.1 aclrtPeekAtLastError of another level → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtPeekAtLastError((aclrtLastErrLevel)1));
+    EXPECT("1.1 aclrtGetLastError of another level → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtGetLastError((aclrtLastErrLevel)1));
     EXPECT("1.1 no last error at first", 0, aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL));
-    EXPECT("8 a call that ACL itself refuses", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer, 0, ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("8 a call that ACL itself refuses", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer, 0,
+                                                                                    ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("8 it leaves no last error", 0, aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL));
-    EXPECT("1.1 a call that the runtime refuses", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(NULL, GRANULE, &access, 1));
+    EXPECT("1.1 a call that the runtime refuses", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(NULL, GRANULE, &access,
+                                                                                                1));
     EXPECT("1.1 aclrtPeekAtLastError tells it", ACL_ERROR_RT_PARAM_INVALID, aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL));
     on_new_thread(last_error_elsewhere);
     EXPECT("1.1 aclrtPeekAtLastError keeps it", ACL_ERROR_RT_PARAM_INVALID, aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL));

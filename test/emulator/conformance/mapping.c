@@ -40,20 +40,26 @@ static void mapping(void) {
     aclrtDrvMemHandle larger = back(4 * GRANULE);
     aclrtDrvMemHandle onHost = NULL;
     aclrtPhysicalMemProp hostProp = prop_of(ACL_MEM_HUGE, on_host);
-    EXPECT("4.3 map at a misaligned address → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(at(address, 4 * KIB), GRANULE, 0, handle, 0));
-    EXPECT("4.3 map of a misaligned size → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(address, 4 * KIB, 0, handle, 0));
+    EXPECT("4.3 map at a misaligned address → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(at(address,
+                                                                                                             4 * KIB), GRANULE, 0, handle, 0));
+    EXPECT("4.3 map of a misaligned size → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(address, 4 * KIB,
+                                                                                                       0, handle, 0));
     EXPECT("4.3 map beyond a reservation's end → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMapMem(at(address, 3 * GRANULE), 2 * GRANULE, 0, larger, 0));
     EXPECT("4.3 map at an address never reserved → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMapMem((void *)(WINDOW_END - GRANULE), GRANULE, 0, handle, 0));
     EXPECT("4.3 map inside a reservation → 0", 0, aclrtMapMem(at(address, GRANULE), GRANULE, 0, handle, 0));
     set_first_word(at(address, GRANULE), 0xBEEF);
-    EXPECT("4.3 map over a mapping → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(at(address, GRANULE), GRANULE, 0, larger, 0));
-    EXPECT("4.3 map partly over a mapping → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(address, 2 * GRANULE, 0, larger, 0));
+    EXPECT("4.3 map over a mapping → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(at(address, GRANULE),
+                                                                                                 GRANULE, 0, larger, 0));
+    EXPECT("4.3 map partly over a mapping → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMapMem(address,
+                                                                                                        2 * GRANULE, 0, larger, 0));
     EXPECT("4.3 the mapping keeps its bytes", 0xBEEF, first_word(at(address, GRANULE)));
-    EXPECT("4.3 map the same memory at a second address → 0", 0, aclrtMapMem(at(address, 2 * GRANULE), GRANULE, 0, handle, 0));
+    EXPECT("4.3 map the same memory at a second address → 0", 0, aclrtMapMem(at(address, 2 * GRANULE), GRANULE, 0,
+                                                                             handle, 0));
     EXPECT("4.3 both addresses show the same bytes", 0xBEEF, first_word(at(address, 2 * GRANULE)));
-    EXPECT("4.3 map a part of the physical memory → 0", 0, aclrtMapMem(at(address, 3 * GRANULE), GRANULE, 0, larger, 0));
+    EXPECT("4.3 map a part of the physical memory → 0", 0, aclrtMapMem(at(address, 3 * GRANULE), GRANULE, 0, larger,
+                                                                       0));
     REQUIRE(aclrtMallocPhysical(&onHost, GRANULE, &hostProp, 0));
     EXPECT("4.3 map more than the host's physical memory → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION,
            aclrtMapMem(reserve(2 * GRANULE), 2 * GRANULE, 0, onHost, 0));
@@ -66,9 +72,11 @@ static void unmapping(void) {
     aclrtDrvMemHandle handle = back(2 * GRANULE);
     EXPECT("1.7 unmap(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtUnmapMem(NULL));
     EXPECT("4.3 unmap of unmapped → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtUnmapMem(address));
-    EXPECT("4.3 unmap of a misaligned unmapped address → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtUnmapMem(at(address, 4 * KIB)));
+    EXPECT("4.3 unmap of a misaligned unmapped address → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
+           aclrtUnmapMem(at(address, 4 * KIB)));
     REQUIRE(aclrtMapMem(address, 2 * GRANULE, 0, handle, 0));
-    EXPECT("4.3 unmap of a mapping's middle → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtUnmapMem(at(address, GRANULE)));
+    EXPECT("4.3 unmap of a mapping's middle → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtUnmapMem(at(address,
+                                                                                                               GRANULE)));
     EXPECT("4.2 release while mapped → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtReleaseMemAddress(address));
     EXPECT("4.3 unmap → 0", 0, aclrtUnmapMem(address));
     EXPECT("4.3 unmap again → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtUnmapMem(address));
@@ -143,7 +151,8 @@ static void access_arguments(void *address) {
         {"4.4 set access of the owner again → 0", ACL_RT_MEM_ACCESS_FLAGS_READWRITE, on_device, 0},
     };
     for (size_t index = 0; index < sizeof(cases) / sizeof(*cases); index += 1) {
-        aclrtMemAccessDesc access = {.flags = (aclrtMemAccessFlags)cases[index].flags, .location = cases[index].location};
+        aclrtMemAccessDesc access = {.flags = (aclrtMemAccessFlags)cases[index].flags,
+                                     .location = cases[index].location};
         EXPECT(cases[index].name, cases[index].expected, aclrtMemSetAccess(address, 2 * GRANULE, &access, 1));
     }
 }
@@ -155,16 +164,23 @@ static void granting(void) {
     uint64_t flag = 99;
     void *address = reserve(4 * GRANULE);
     REQUIRE(aclrtMapMem(address, 2 * GRANULE, 0, back(2 * GRANULE), 0));
-    EXPECT("1.7 set access at NULL → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(NULL, 2 * GRANULE, &access, 1));
-    EXPECT("1.7 set access without a description → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(address, 2 * GRANULE, NULL, 1));
-    EXPECT("1.7 set access of no description → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(address, 2 * GRANULE, &access, 0));
-    EXPECT("4.4 set access of a part → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMemSetAccess(address, GRANULE, &access, 1));
-    EXPECT("4.4 set access from the middle → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMemSetAccess(at(address, GRANULE), GRANULE, &access, 1));
+    EXPECT("1.7 set access at NULL → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(NULL, 2 * GRANULE, &access,
+                                                                                             1));
+    EXPECT("1.7 set access without a description → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(address,
+                                                                                                           2 * GRANULE, NULL, 1));
+    EXPECT("1.7 set access of no description → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetAccess(address,
+                                                                                                       2 * GRANULE, &access, 0));
+    EXPECT("4.4 set access of a part → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMemSetAccess(address,
+                                                                                                         GRANULE, &access, 1));
+    EXPECT("4.4 set access from the middle → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
+           aclrtMemSetAccess(at(address, GRANULE), GRANULE, &access, 1));
     EXPECT("4.4 set access of unmapped memory → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMemSetAccess(at(address, 2 * GRANULE), 2 * GRANULE, &access, 1));
     EXPECT("1.7 get access at NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAccess(NULL, &location, &flag));
-    EXPECT("1.7 get access without a location → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAccess(address, NULL, &flag));
-    EXPECT("1.7 get access without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAccess(address, &location, NULL));
+    EXPECT("1.7 get access without a location → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAccess(address, NULL,
+                                                                                                     &flag));
+    EXPECT("1.7 get access without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAccess(address,
+                                                                                                         &location, NULL));
     EXPECT("4.4 get access of the owner, never set → 0", 0, aclrtMemGetAccess(address, &location, &flag));
     EXPECT("4.4 a map gives its owner read and write", ACL_RT_MEM_ACCESS_FLAGS_READWRITE, flag);
     EXPECT("1.7 get access inside a mapping → 0", 0, aclrtMemGetAccess(at(address, GRANULE), &location, &flag));
@@ -172,7 +188,8 @@ static void granting(void) {
     EXPECT("1.7 get access of unmapped memory → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMemGetAccess(at(address, 2 * GRANULE), &location, &flag));
     location.id = FAR_TOO_HIGH_ID;
-    EXPECT("1.7 get access of a bad location → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemGetAccess(address, &location, &flag));
+    EXPECT("1.7 get access of a bad location → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemGetAccess(address,
+                                                                                                       &location, &flag));
     access_arguments(address);
     location = on_host;
     EXPECT("4.4 get access of the host, never granted → 0", 0, aclrtMemGetAccess(address, &location, &flag));
@@ -214,8 +231,10 @@ static void retaining(void) {
     aclrtDrvMemHandle retained = NULL;
     REQUIRE(aclrtMapMem(address, GRANULE, 0, handle, 0));
     EXPECT("1.7 retain at NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemRetainAllocationHandle(NULL, &retained));
-    EXPECT("1.7 retain without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemRetainAllocationHandle(address, NULL));
-    check_error("1.7 retain of unmapped memory → error", aclrtMemRetainAllocationHandle(at(address, GRANULE), &retained));
+    EXPECT("1.7 retain without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemRetainAllocationHandle(address, NULL));
+    check_error("1.7 retain of unmapped memory → error", aclrtMemRetainAllocationHandle(at(address, GRANULE),
+                                                                                        &retained));
     EXPECT("1.7 retain → 0", 0, aclrtMemRetainAllocationHandle(address, &retained));
     check_true("1.7 retain gives the mapped handle", retained == handle);
     EXPECT("1.7 free the handle, retained and mapped → 0", 0, aclrtFreePhysical(handle));
@@ -235,7 +254,8 @@ static void address_ranges(void) {
     size_t size = 0;
     REQUIRE(aclrtMapMem(at(address, GRANULE), 2 * GRANULE, 0, back(2 * GRANULE), 0));
     EXPECT("1.7 range of NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAddressRange(NULL, &base, &size));
-    EXPECT("1.7 range without out-pointers → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemGetAddressRange(at(address, GRANULE), NULL, NULL));
+    EXPECT("1.7 range without out-pointers → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemGetAddressRange(at(address,
+                                                                                                              GRANULE), NULL, NULL));
     EXPECT("1.7 range inside a mapping → 0", 0, aclrtMemGetAddressRange(at(address, 2 * GRANULE + 64), &base, &size));
     check_true("1.7 it starts where the mapping does", base == at(address, GRANULE));
     EXPECT("1.7 it has the mapping's size, not the reservation's", 2 * GRANULE, size);
@@ -255,15 +275,21 @@ static void copies_on_mappings(void) {
     REQUIRE(aclrtMapMem(address, GRANULE, 0, back(GRANULE), 0));
     REQUIRE(aclrtMapMem(at(address, GRANULE), GRANULE, 0, back(GRANULE), 0));
     for (size_t index = 0; index < 2 * GRANULE / sizeof(*onHost); index += 1) onHost[index] = (uint32_t)(index * 2654435761u);
-    EXPECT("4.5 a copy to two adjacent mappings → 0", 0, aclrtMemcpy(address, 2 * GRANULE, onHost, 2 * GRANULE, ACL_MEMCPY_HOST_TO_DEVICE));
-    EXPECT("4.5 their last word arrived", (uint32_t)((2 * GRANULE / sizeof(*onHost) - 1) * 2654435761u), first_word(at(address, 2 * GRANULE - sizeof(*onHost))));
+    EXPECT("4.5 a copy to two adjacent mappings → 0", 0, aclrtMemcpy(address, 2 * GRANULE, onHost, 2 * GRANULE,
+                                                                     ACL_MEMCPY_HOST_TO_DEVICE));
+    EXPECT("4.5 their last word arrived", (uint32_t)((2 * GRANULE / sizeof(*onHost) - 1) * 2654435761u),
+           first_word(at(address, 2 * GRANULE - sizeof(*onHost))));
     memset(onHost, 0, 2 * GRANULE);
-    EXPECT("4.5 a copy from two adjacent mappings → 0", 0, aclrtMemcpy(onHost, 2 * GRANULE, address, 2 * GRANULE, ACL_MEMCPY_DEVICE_TO_HOST));
-    EXPECT("4.5 the word past the border came back", (uint32_t)(GRANULE / sizeof(*onHost) * 2654435761u), onHost[GRANULE / sizeof(*onHost)]);
-    EXPECT("4.5 a copy on the device → 0", 0, aclrtMemcpy(at(address, GRANULE), GRANULE, address, GRANULE, ACL_MEMCPY_DEVICE_TO_DEVICE));
+    EXPECT("4.5 a copy from two adjacent mappings → 0", 0, aclrtMemcpy(onHost, 2 * GRANULE, address, 2 * GRANULE,
+                                                                       ACL_MEMCPY_DEVICE_TO_HOST));
+    EXPECT("4.5 the word past the border came back", (uint32_t)(GRANULE / sizeof(*onHost) * 2654435761u),
+           onHost[GRANULE / sizeof(*onHost)]);
+    EXPECT("4.5 a copy on the device → 0", 0, aclrtMemcpy(at(address, GRANULE), GRANULE, address, GRANULE,
+                                                          ACL_MEMCPY_DEVICE_TO_DEVICE));
     EXPECT("4.5 aclrtMemset of a mapping → 0", 0, aclrtMemset(address, GRANULE, 0x5C, GRANULE));
     EXPECT("4.5 aclrtMemset wrote it", 0x5C5C5C5C, first_word(address));
-    check_either("4.5 a copy to reserved memory that is not mapped → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, ACL_ERROR_RT_INVALID_HANDLE,
+    check_either("4.5 a copy to reserved memory that is not mapped → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
+                 ACL_ERROR_RT_INVALID_HANDLE,
                  aclrtMemcpy(at(address, 2 * GRANULE), GRANULE, onHost, GRANULE, ACL_MEMCPY_HOST_TO_DEVICE));
     check_error("4.5 a copy that ends in memory that is not mapped → error",
                 aclrtMemcpy(at(address, GRANULE), 2 * GRANULE, onHost, 2 * GRANULE, ACL_MEMCPY_HOST_TO_DEVICE));
@@ -297,12 +323,14 @@ static void two_devices(void) {
     open_device();
     if (device_count() >= 2) {
         aclrtDrvMemHandle other = NULL;
-        aclrtPhysicalMemProp prop = prop_of(ACL_HBM_MEM_HUGE, (aclrtMemLocation){.id = 1, .type = ACL_MEM_LOCATION_TYPE_DEVICE});
+        aclrtPhysicalMemProp prop = prop_of(ACL_HBM_MEM_HUGE, (aclrtMemLocation){.id = 1,
+                                                                                 .type = ACL_MEM_LOCATION_TYPE_DEVICE});
         void *address = reserve(2 * GRANULE);
         size_t free = free_bytes();
         REQUIRE(aclrtSetDevice(1));
         REQUIRE(aclrtSetDevice(0));
-        EXPECT("4.7 physical memory of another device than the current one → 0", 0, aclrtMallocPhysical(&other, GRANULE, &prop, 0));
+        EXPECT("4.7 physical memory of another device than the current one → 0", 0, aclrtMallocPhysical(&other, GRANULE,
+                                                                                                        &prop, 0));
         EXPECT("4.7 the current device gave nothing", free, free_bytes());
         REQUIRE(aclrtMapMem(address, GRANULE, 0, back(GRANULE), 0));
         EXPECT("4.3 map of a second device in one reservation → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,

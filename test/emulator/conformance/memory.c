@@ -10,8 +10,10 @@ enum { FILL_BYTES = 4096 };
 
 static void malloc_elsewhere(void) {
     void *pointer = NULL;
-    EXPECT("1.6 aclrtMalloc without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtMalloc(&pointer, KIB, ACL_MEM_MALLOC_HUGE_FIRST));
-    EXPECT("1.6 aclrtMallocHost without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtMallocHost(&pointer, KIB));
+    EXPECT("1.6 aclrtMalloc without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtMalloc(&pointer, KIB,
+                                                                                                    ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("1.6 aclrtMallocHost without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtMallocHost(&pointer,
+                                                                                                            KIB));
 }
 
 static void *freed_elsewhere;
@@ -25,9 +27,12 @@ static void device_memory(void) {
     uint64_t local = 0;
     open_device();
     REQUIRE(aclrtGetMemInfo(ACL_HBM_MEM, &free, &total));
-    EXPECT("1.6 aclrtMalloc without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(NULL, KIB, ACL_MEM_MALLOC_HUGE_FIRST));
-    EXPECT("1.6 aclrtMalloc of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer, 0, ACL_MEM_MALLOC_HUGE_FIRST));
-    EXPECT("1.6 aclrtMalloc of a size that overflows → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer, SIZE_MAX, ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("1.6 aclrtMalloc without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(NULL, KIB,
+                                                                                                    ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("1.6 aclrtMalloc of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer, 0,
+                                                                                        ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("1.6 aclrtMalloc of a size that overflows → invalid", ACL_ERROR_INVALID_PARAM, aclrtMalloc(&pointer,
+                                                                                                      SIZE_MAX, ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMalloc of more than there is → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION,
            aclrtMalloc(&pointer, total + GIB, ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMallocAlign32 of more than there is → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION,
@@ -51,15 +56,18 @@ static void device_memory(void) {
     REQUIRE(aclrtReserveMemAddress(&reserved, GRANULE, 0, NULL, 0));
     EXPECT("1.6 aclrtFree of a reservation → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtFree(reserved));
     REQUIRE(aclrtReleaseMemAddress(reserved));
-    EXPECT("1.6 aclrtMallocAlign32 of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocAlign32(&pointer, 0, ACL_MEM_MALLOC_HUGE_FIRST));
+    EXPECT("1.6 aclrtMallocAlign32 of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocAlign32(&pointer, 0,
+                                                                                                      ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMallocAlign32 → 0", 0, aclrtMallocAlign32(&pointer, KIB, ACL_MEM_MALLOC_HUGE_FIRST));
     REQUIRE(aclrtFree(pointer));
-    EXPECT("1.6 aclrtMallocCached of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocCached(&pointer, 0, ACL_MEM_MALLOC_NORMAL_ONLY));
+    EXPECT("1.6 aclrtMallocCached of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocCached(&pointer, 0,
+                                                                                                    ACL_MEM_MALLOC_NORMAL_ONLY));
     EXPECT("1.6 aclrtMallocCached with huge pages first → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
            aclrtMallocCached(&pointer, KIB, ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMallocCached with huge pages only → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
            aclrtMallocCached(&pointer, KIB, ACL_MEM_MALLOC_HUGE_ONLY));
-    EXPECT("1.6 aclrtMallocCached with normal pages → 0", 0, aclrtMallocCached(&pointer, KIB, ACL_MEM_MALLOC_NORMAL_ONLY));
+    EXPECT("1.6 aclrtMallocCached with normal pages → 0", 0, aclrtMallocCached(&pointer, KIB,
+                                                                               ACL_MEM_MALLOC_NORMAL_ONLY));
     EXPECT("1.6 aclrtFree after aclrtMallocCached → 0", 0, aclrtFree(pointer));
     close_device();
 }
@@ -69,12 +77,14 @@ static void before_any_device(void) {
     aclrtDrvMemHandle handle = NULL;
     void *pointer = NULL;
     REQUIRE(aclInit(NULL));
-    EXPECT("1.6 aclrtFree before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtFree((void *)WINDOW_START));
+    EXPECT("1.6 aclrtFree before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtFree((void *)WINDOW_START));
     EXPECT("4.2 aclrtReserveMemAddress before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
            aclrtReserveMemAddress(&pointer, GRANULE, 0, NULL, 0));
     EXPECT("1.7 aclrtReleaseMemAddress before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
            aclrtReleaseMemAddress((void *)WINDOW_START));
-    EXPECT("1.7 aclrtUnmapMem before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtUnmapMem((void *)WINDOW_START));
+    EXPECT("1.7 aclrtUnmapMem before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtUnmapMem((void *)WINDOW_START));
     EXPECT("1.7 aclrtMallocPhysical before any device is open → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
            aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
 }
@@ -85,7 +95,8 @@ static void host_memory(void) {
     REQUIRE(aclrtMalloc(&device, GRANULE, ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMallocHost without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocHost(NULL, KIB));
     EXPECT("1.6 aclrtMallocHost of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocHost(&pointer, 0));
-    EXPECT("1.6 aclrtMallocHost of more than there is → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION, aclrtMallocHost(&pointer, (size_t)1 << 55));
+    EXPECT("1.6 aclrtMallocHost of more than there is → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION,
+           aclrtMallocHost(&pointer, (size_t)1 << 55));
     EXPECT("1.6 aclrtMallocHost → 0", 0, aclrtMallocHost(&pointer, MIB));
     memset(pointer, 1, MIB);
     EXPECT("1.6 aclrtFreeHost(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtFreeHost(NULL));
@@ -112,26 +123,34 @@ static void registration(void) {
     void *device = NULL;
     registered = aligned_alloc(64 * KIB, 64 * KIB);
     open_device();
-    EXPECT("1.6 aclrtHostRegister(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegister(NULL, KIB, ACL_HOST_REGISTER_MAPPED, &device));
-    EXPECT("1.6 aclrtHostRegister of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegister(registered, 0, ACL_HOST_REGISTER_MAPPED, &device));
+    EXPECT("1.6 aclrtHostRegister(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegister(NULL, KIB,
+                                                                                               ACL_HOST_REGISTER_MAPPED, &device));
+    EXPECT("1.6 aclrtHostRegister of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegister(registered, 0,
+                                                                                                    ACL_HOST_REGISTER_MAPPED, &device));
     EXPECT("1.6 aclrtHostRegister without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtHostRegister(registered, 64 * KIB, ACL_HOST_REGISTER_MAPPED, NULL));
     EXPECT("1.6 aclrtHostRegister with another type → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
            aclrtHostRegister(registered, 64 * KIB, (aclrtHostRegisterType)1, &device));
     on_new_thread(register_elsewhere);
     EXPECT("1.6 aclrtHostUnregister(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostUnregister(NULL));
-    EXPECT("1.6 aclrtHostUnregister of what is not registered → not registered", ACL_ERROR_HOST_MEMORY_NOT_REGISTERED, aclrtHostUnregister(registered));
+    EXPECT("1.6 aclrtHostUnregister of what is not registered → not registered", ACL_ERROR_HOST_MEMORY_NOT_REGISTERED,
+           aclrtHostUnregister(registered));
     EXPECT("1.6 plain host memory is unregistered", ACL_MEM_LOCATION_TYPE_UNREGISTERED, location_type(registered));
     EXPECT("1.6 aclrtHostRegister → 0", 0, aclrtHostRegister(registered, 64 * KIB, ACL_HOST_REGISTER_MAPPED, &device));
     EXPECT("1.6 registered host memory is the host's", ACL_MEM_LOCATION_TYPE_HOST, location_type(registered));
     EXPECT("1.6 aclrtHostRegister again → already registered", ACL_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
            aclrtHostRegister(registered, 64 * KIB, ACL_HOST_REGISTER_MAPPED, &device));
     EXPECT("1.6 aclrtHostUnregister → 0", 0, aclrtHostUnregister(registered));
-    EXPECT("1.6 aclrtHostUnregister again → not registered", ACL_ERROR_HOST_MEMORY_NOT_REGISTERED, aclrtHostUnregister(registered));
-    EXPECT("1.6 aclrtHostRegisterV2(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegisterV2(NULL, KIB, ACL_HOST_REG_PINNED));
-    EXPECT("1.6 aclrtHostRegisterV2 of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegisterV2(registered, 0, ACL_HOST_REG_PINNED));
-    EXPECT("1.6 aclrtHostRegisterV2 without flags → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtHostRegisterV2(registered, 64 * KIB, 0));
-    EXPECT("1.6 aclrtHostRegisterV2 with an unknown flag → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtHostRegisterV2(registered, 64 * KIB, 1));
+    EXPECT("1.6 aclrtHostUnregister again → not registered", ACL_ERROR_HOST_MEMORY_NOT_REGISTERED,
+           aclrtHostUnregister(registered));
+    EXPECT("1.6 aclrtHostRegisterV2(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegisterV2(NULL, KIB,
+                                                                                                   ACL_HOST_REG_PINNED));
+    EXPECT("1.6 aclrtHostRegisterV2 of nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtHostRegisterV2(registered, 0,
+                                                                                                        ACL_HOST_REG_PINNED));
+    EXPECT("1.6 aclrtHostRegisterV2 without flags → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtHostRegisterV2(registered, 64 * KIB, 0));
+    EXPECT("1.6 aclrtHostRegisterV2 with an unknown flag → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtHostRegisterV2(registered, 64 * KIB, 1));
     EXPECT("1.6 aclrtHostRegisterV2 pinned → 0", 0, aclrtHostRegisterV2(registered, 64 * KIB, ACL_HOST_REG_PINNED));
     EXPECT("1.6 aclrtHostRegisterV2 again → already registered", ACL_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
            aclrtHostRegisterV2(registered, 64 * KIB, ACL_HOST_REG_MAPPED));
@@ -150,14 +169,16 @@ static void filling(void) {
     REQUIRE(aclrtMalloc(&device, FILL_BYTES, ACL_MEM_MALLOC_HUGE_FIRST));
     EXPECT("1.6 aclrtMemset of nothing comes before any check → 0", 0, aclrtMemset(NULL, 0, 0, 0));
     EXPECT("1.6 aclrtMemset(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemset(NULL, 1, 0, 1));
-    EXPECT("1.6 aclrtMemset of more than the maximum → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemset(device, 16, 0, 17));
+    EXPECT("1.6 aclrtMemset of more than the maximum → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemset(device, 16, 0,
+                                                                                                         17));
     EXPECT("1.6 aclrtMemset → 0", 0, aclrtMemset(device, FILL_BYTES, 0x1A5, FILL_BYTES));
     REQUIRE(aclrtMemcpy(onHost, sizeof(onHost), device, FILL_BYTES, ACL_MEMCPY_DEVICE_TO_HOST));
     check_true("1.6 aclrtMemset writes the low byte", all_bytes(onHost, sizeof(onHost), 0xA5));
     EXPECT("1.6 aclrtMemset of plain host memory → 0", 0, aclrtMemset(onHost, sizeof(onHost), 0, sizeof(onHost)));
     check_true("1.6 aclrtMemset writes plain host memory", all_bytes(onHost, sizeof(onHost), 0));
     EXPECT("1.6 aclrtMemsetAsync(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemsetAsync(NULL, 1, 0, 1, stream));
-    EXPECT("1.6 aclrtMemsetAsync of more than the maximum → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemsetAsync(device, 16, 0, 17, stream));
+    EXPECT("1.6 aclrtMemsetAsync of more than the maximum → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtMemsetAsync(device, 16, 0, 17, stream));
     EXPECT("1.6 aclrtMemsetAsync → 0", 0, aclrtMemsetAsync(device, FILL_BYTES, 0x5A, FILL_BYTES, stream));
     REQUIRE(aclrtSynchronizeStream(stream));
     REQUIRE(aclrtMemcpy(onHost, sizeof(onHost), device, FILL_BYTES, ACL_MEMCPY_DEVICE_TO_HOST));
@@ -167,17 +188,22 @@ static void filling(void) {
 
 static void memory_info_elsewhere(void) {
     size_t free = 0, total = 0;
-    EXPECT("1.6 aclrtGetMemInfo without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtGetMemInfo(ACL_HBM_MEM, &free, &total));
+    EXPECT("1.6 aclrtGetMemInfo without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtGetMemInfo(ACL_HBM_MEM,
+                                                                                                            &free, &total));
 }
 
 static void memory_info(void) {
     size_t free = 0, total = 0, hugeFree = 0, hugeTotal = 0, normalFree = 0, normalTotal = 0, after = 0;
     void *pointer = NULL;
     open_device();
-    EXPECT("1.6 aclrtGetMemInfo without free → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetMemInfo(ACL_HBM_MEM, NULL, &total));
-    EXPECT("1.6 aclrtGetMemInfo without total → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetMemInfo(ACL_HBM_MEM, &free, NULL));
-    EXPECT("1.6 aclrtGetMemInfo(18) → memory type", ACL_ERROR_RT_INVALID_MEMORY_TYPE, aclrtGetMemInfo((aclrtMemAttr)18, &free, &total));
-    EXPECT("1.6 aclrtGetMemInfo(-1) → memory type", ACL_ERROR_RT_INVALID_MEMORY_TYPE, aclrtGetMemInfo((aclrtMemAttr)-1, &free, &total));
+    EXPECT("1.6 aclrtGetMemInfo without free → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetMemInfo(ACL_HBM_MEM, NULL,
+                                                                                                  &total));
+    EXPECT("1.6 aclrtGetMemInfo without total → invalid", ACL_ERROR_INVALID_PARAM, aclrtGetMemInfo(ACL_HBM_MEM, &free,
+                                                                                                   NULL));
+    EXPECT("1.6 aclrtGetMemInfo(18) → memory type", ACL_ERROR_RT_INVALID_MEMORY_TYPE, aclrtGetMemInfo((aclrtMemAttr)18,
+                                                                                                      &free, &total));
+    EXPECT("1.6 aclrtGetMemInfo(-1) → memory type", ACL_ERROR_RT_INVALID_MEMORY_TYPE, aclrtGetMemInfo((aclrtMemAttr)-1,
+                                                                                                      &free, &total));
     on_new_thread(memory_info_elsewhere);
     EXPECT("1.6 aclrtGetMemInfo → 0", 0, aclrtGetMemInfo(ACL_HBM_MEM, &free, &total));
     check_true("1.6 there is memory, and no more free than in all", total > 0 && free <= total);
@@ -208,14 +234,17 @@ static void pointer_attributes(void) {
     REQUIRE(aclrtMalloc(&looked_at, GRANULE, ACL_MEM_MALLOC_HUGE_FIRST));
     REQUIRE(aclrtMallocHost(&host, KIB));
     REQUIRE(aclrtReserveMemAddress(&reserved, GRANULE, 0, NULL, 0));
-    EXPECT("1.6 aclrtPointerGetAttributes(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtPointerGetAttributes(NULL, &attributes));
-    EXPECT("1.6 aclrtPointerGetAttributes without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtPointerGetAttributes(host, NULL));
+    EXPECT("1.6 aclrtPointerGetAttributes(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtPointerGetAttributes(NULL,
+                                                                                                               &attributes));
+    EXPECT("1.6 aclrtPointerGetAttributes without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtPointerGetAttributes(host, NULL));
     EXPECT("1.6 aclrtPointerGetAttributes → 0", 0, aclrtPointerGetAttributes(looked_at, &attributes));
     EXPECT("1.6 device memory is the device's", ACL_MEM_LOCATION_TYPE_DEVICE, attributes.location.type);
     EXPECT("1.6 device memory is of the device that it was taken on", 0, attributes.location.id);
     EXPECT("1.6 page-locked host memory is the host's", ACL_MEM_LOCATION_TYPE_HOST, location_type(host));
     EXPECT("1.6 memory of malloc is unregistered", ACL_MEM_LOCATION_TYPE_UNREGISTERED, location_type(plain));
-    EXPECT("1.6 a reserved address that is not mapped → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, location_type(reserved));
+    EXPECT("1.6 a reserved address that is not mapped → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           location_type(reserved));
     EXPECT("1.6 an address in the window that nobody took → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            location_type((void *)(WINDOW_END - GRANULE)));
     on_new_thread(attributes_elsewhere);

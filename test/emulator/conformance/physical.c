@@ -29,16 +29,20 @@ static void granularity(void) {
         }
     }
     aclrtPhysicalMemProp prop = prop_of(ACL_HBM_MEM_HUGE, on_device);
-    EXPECT("1.7 granularity without properties → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationGranularity(NULL, 0, &bytes));
-    EXPECT("1.7 granularity without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationGranularity(&prop, 0, NULL));
+    EXPECT("1.7 granularity without properties → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemGetAllocationGranularity(NULL, 0, &bytes));
+    EXPECT("1.7 granularity without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemGetAllocationGranularity(&prop, 0, NULL));
     EXPECT("1.7 granularity of option 2 → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
            aclrtMemGetAllocationGranularity(&prop, (aclrtMemGranularityOptions)2, &bytes));
     EXPECT("1.7 granularity of the undefined option → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
            aclrtMemGetAllocationGranularity(&prop, ACL_RT_MEM_ALLOC_GRANULARITY_UNDEF, &bytes));
     prop = prop_of(ACL_DDR_MEM, on_device);
-    EXPECT("1.7 granularity of an attribute out of the set → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationGranularity(&prop, 0, &bytes));
+    EXPECT("1.7 granularity of an attribute out of the set → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemGetAllocationGranularity(&prop, 0, &bytes));
     prop = prop_of(ACL_DDR_MEM_HUGE, on_device);
-    EXPECT("1.7 granularity of DDR on a device → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationGranularity(&prop, 0, &bytes));
+    EXPECT("1.7 granularity of DDR on a device → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemGetAllocationGranularity(&prop, 0, &bytes));
     prop = prop_of(ACL_HBM_MEM_HUGE, on_device);
     prop.handleType = ACL_MEM_HANDLE_TYPE_POSIX;
     EXPECT("1.7 granularity does not check the handle type → 0", 0, aclrtMemGetAllocationGranularity(&prop, 0, &bytes));
@@ -49,19 +53,25 @@ static void reserving(void) {
     void *address = NULL, *second = NULL;
     uint64_t local = 0;
     open_device();
-    EXPECT("1.7 reserve without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtReserveMemAddress(NULL, GRANULE, 0, NULL, 0));
+    EXPECT("1.7 reserve without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtReserveMemAddress(NULL,
+                                                                                                           GRANULE, 0, NULL, 0));
     EXPECT("1.7 reserve nothing → invalid", ACL_ERROR_INVALID_PARAM, aclrtReserveMemAddress(&address, 0, 0, NULL, 0));
-    EXPECT("1.7 reserve with flags 2 → invalid", ACL_ERROR_INVALID_PARAM, aclrtReserveMemAddress(&address, GRANULE, 0, NULL, 2));
-    EXPECT("4.2 reserve with an alignment → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtReserveMemAddress(&address, GRANULE, GRANULE, NULL, 0));
+    EXPECT("1.7 reserve with flags 2 → invalid", ACL_ERROR_INVALID_PARAM, aclrtReserveMemAddress(&address, GRANULE, 0,
+                                                                                                 NULL, 2));
+    EXPECT("4.2 reserve with an alignment → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtReserveMemAddress(&address,
+                                                                                                         GRANULE, GRANULE, NULL, 0));
     EXPECT("4.2 reserve → 0", 0, aclrtReserveMemAddress(&address, 8 * MIB, 0, NULL, 0));
     check_true("4.2 a reservation is aligned to 2 MiB", (uintptr_t)address % GRANULE == 0 && address != NULL);
     check_true("4.2 a reservation lies between 16 TiB and 24 TiB",
                (uintptr_t)address >= WINDOW_START && (uintptr_t)address + 8 * MIB <= WINDOW_END);
     EXPECT("4.2 reserve with the legacy flag 1 → 0", 0, aclrtReserveMemAddress(&second, GRANULE, 0, NULL, 1));
-    check_true("4.2 reservations do not overlap", (uint8_t *)second >= (uint8_t *)address + 8 * MIB || (uint8_t *)second + GRANULE <= (uint8_t *)address);
+    check_true("4.2 reservations do not overlap",
+               (uint8_t *)second >= (uint8_t *)address + 8 * MIB || (uint8_t *)second + GRANULE <= (uint8_t *)address);
     EXPECT("1.7 release(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtReleaseMemAddress(NULL));
-    EXPECT("4.2 release of what is no reservation → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtReleaseMemAddress(&local));
-    EXPECT("4.2 release of a reservation's middle → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtReleaseMemAddress(at(address, GRANULE)));
+    EXPECT("4.2 release of what is no reservation → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtReleaseMemAddress(&local));
+    EXPECT("4.2 release of a reservation's middle → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtReleaseMemAddress(at(address, GRANULE)));
     EXPECT("4.2 release → 0", 0, aclrtReleaseMemAddress(second));
     EXPECT("4.2 release again → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtReleaseMemAddress(second));
     EXPECT("4.2 release of the first → 0", 0, aclrtReleaseMemAddress(address));
@@ -76,7 +86,8 @@ static void reserving_at(void) {
     open_device();
     EXPECT("4.2 reserve at an address → 0", 0, aclrtReserveMemAddress(&address, GRANULE, 0, wish, 0));
     check_true("4.2 it is that address", address == wish);
-    check_error("4.2 reserve at an address that is taken → error", aclrtReserveMemAddress(&second, GRANULE, 0, wish, 0));
+    check_error("4.2 reserve at an address that is taken → error", aclrtReserveMemAddress(&second, GRANULE, 0, wish,
+                                                                                          0));
     EXPECT("4.2 reserve at an address that is misaligned → invalid", ACL_ERROR_RT_PARAM_INVALID,
            aclrtReserveMemAddress(&second, GRANULE, 0, at(wish, GRANULE + 4 * KIB), 0));
     EXPECT("4.2 reserve 4 MiB at 2 MiB alignment → invalid", ACL_ERROR_RT_PARAM_INVALID,
@@ -95,7 +106,8 @@ static void reserving_at(void) {
 
 static void backing_elsewhere(void) {
     aclrtDrvMemHandle handle = NULL;
-    aclrtPhysicalMemProp prop = prop_of(ACL_MEM_NORMAL, (aclrtMemLocation){.id = 0, .type = ACL_MEM_LOCATION_TYPE_HOST_NUMA});
+    aclrtPhysicalMemProp prop = prop_of(ACL_MEM_NORMAL, (aclrtMemLocation){.id = 0,
+                                                                           .type = ACL_MEM_LOCATION_TYPE_HOST_NUMA});
     EXPECT("1.7 physical memory of a NUMA node without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
            aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
 }
@@ -131,8 +143,10 @@ static void backing_properties(void) {
     char name[128];
     for (size_t index = 0; index < sizeof(cases) / sizeof(*cases); index += 1) {
         aclrtDrvMemHandle handle = NULL;
-        aclrtPhysicalMemProp prop = prop_of((aclrtMemAttr)cases[index].attr, (aclrtMemLocation){.id = 0, .type = (aclrtMemLocationType)cases[index].type});
-        snprintf(name, sizeof(name), "1.7 physical memory of attribute %d at location type %d", cases[index].attr, cases[index].type);
+        aclrtPhysicalMemProp prop = prop_of((aclrtMemAttr)cases[index].attr, (aclrtMemLocation){.id = 0,
+                                                                                                .type = (aclrtMemLocationType)cases[index].type});
+        snprintf(name, sizeof(name), "1.7 physical memory of attribute %d at location type %d", cases[index].attr,
+                 cases[index].type);
         EXPECT(name, cases[index].expected, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
         if (handle != NULL) REQUIRE(aclrtFreePhysical(handle));
     }
@@ -144,28 +158,38 @@ static void backing(void) {
     open_device();
     REQUIRE(aclrtGetMemInfo(ACL_HBM_MEM, &free, &total));
     aclrtPhysicalMemProp prop = prop_of(ACL_HBM_MEM_HUGE, on_device);
-    EXPECT("1.7 physical memory without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(NULL, GRANULE, &prop, 0));
-    EXPECT("1.7 physical memory without properties → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, GRANULE, NULL, 0));
-    EXPECT("1.7 physical memory of no size → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, 0, &prop, 0));
-    EXPECT("1.7 physical memory with flags → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, GRANULE, &prop, 1));
-    EXPECT("4.1 physical memory of half a granule → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR, aclrtMallocPhysical(&handle, GRANULE / 2, &prop, 0));
+    EXPECT("1.7 physical memory without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(NULL,
+                                                                                                                GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory without properties → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle,
+                                                                                                            GRANULE, NULL, 0));
+    EXPECT("1.7 physical memory of no size → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, 0, &prop,
+                                                                                                    0));
+    EXPECT("1.7 physical memory with flags → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, GRANULE,
+                                                                                                    &prop, 1));
+    EXPECT("4.1 physical memory of half a granule → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
+           aclrtMallocPhysical(&handle, GRANULE / 2, &prop, 0));
     EXPECT("4.1 physical memory of one and a half granules → driver error", ACL_ERROR_RT_DRV_INTERNAL_ERROR,
            aclrtMallocPhysical(&handle, GRANULE + GRANULE / 2, &prop, 0));
     EXPECT("4.1 more physical memory than there is → out of memory", ACL_ERROR_RT_MEMORY_ALLOCATION,
            aclrtMallocPhysical(&handle, total / GRANULE * GRANULE + GIB, &prop, 0));
     EXPECT("4.1 that took nothing", free, free_bytes());
     prop.handleType = ACL_MEM_HANDLE_TYPE_POSIX;
-    EXPECT("1.7 physical memory with a POSIX handle → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory with a POSIX handle → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle,
+                                                                                                             GRANULE, &prop, 0));
     prop = prop_of(ACL_HBM_MEM_HUGE, on_device);
     prop.allocationType = (aclrtMemAllocationType)1;
-    EXPECT("1.7 physical memory that is not pinned → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory that is not pinned → invalid", ACL_ERROR_INVALID_PARAM, aclrtMallocPhysical(&handle,
+                                                                                                            GRANULE, &prop, 0));
     prop = prop_of(ACL_HBM_MEM_HUGE, on_device);
     prop.reserve = 1;
-    EXPECT("1.7 physical memory with the reserved field set → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory with the reserved field set → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
     prop = prop_of(ACL_HBM_MEM_HUGE, (aclrtMemLocation){.id = device_count(), .type = ACL_MEM_LOCATION_TYPE_DEVICE});
-    EXPECT("1.7 physical memory of a bad device → bad device", ACL_ERROR_RT_INVALID_DEVICEID, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory of a bad device → bad device", ACL_ERROR_RT_INVALID_DEVICEID,
+           aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
     prop = prop_of(ACL_MEM_HUGE, (aclrtMemLocation){.id = 1, .type = ACL_MEM_LOCATION_TYPE_HOST});
-    EXPECT("1.7 physical memory of the host with an id → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT, aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
+    EXPECT("1.7 physical memory of the host with an id → unsupported", ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
+           aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
     on_new_thread(backing_elsewhere);
     backing_properties();
     EXPECT("1.7 free physical memory NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtFreePhysical(NULL));
@@ -196,17 +220,22 @@ static void properties_read_back(void) {
         aclrtPhysicalMemProp told;
         memset(&told, 0xFF, sizeof(told));
         REQUIRE(aclrtMallocPhysical(&handle, GRANULE, &prop, 0));
-        snprintf(name, sizeof(name), "1.7 attribute %d on the %s reads back", cases[index].asked, cases[index].host ? "host" : "device");
+        snprintf(name, sizeof(name), "1.7 attribute %d on the %s reads back", cases[index].asked,
+                 cases[index].host ? "host" : "device");
         aclError code = aclrtMemGetAllocationPropertiesFromHandle(handle, &told);
         EXPECT(name, cases[index].told, code == ACL_SUCCESS ? (long)told.memAttr : (long)code);
-        snprintf(name, sizeof(name), "1.7 the rest of attribute %d on the %s reads back", cases[index].asked, cases[index].host ? "host" : "device");
-        check_true(name, told.handleType == ACL_MEM_HANDLE_TYPE_NONE && told.allocationType == ACL_MEM_ALLOCATION_TYPE_PINNED &&
+        snprintf(name, sizeof(name), "1.7 the rest of attribute %d on the %s reads back", cases[index].asked,
+                 cases[index].host ? "host" : "device");
+        check_true(name,
+                   told.handleType == ACL_MEM_HANDLE_TYPE_NONE && told.allocationType == ACL_MEM_ALLOCATION_TYPE_PINNED &&
                              told.location.id == prop.location.id && told.location.type == prop.location.type);
         REQUIRE(aclrtFreePhysical(handle));
     }
     aclrtPhysicalMemProp told;
-    EXPECT("1.7 properties of NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationPropertiesFromHandle(NULL, &told));
-    EXPECT("1.7 properties without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationPropertiesFromHandle(back(GRANULE), NULL));
+    EXPECT("1.7 properties of NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemGetAllocationPropertiesFromHandle(NULL,
+                                                                                                                  &told));
+    EXPECT("1.7 properties without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemGetAllocationPropertiesFromHandle(back(GRANULE), NULL));
     close_device();
 }
 

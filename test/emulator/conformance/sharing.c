@@ -14,28 +14,39 @@ static void export_arguments(void) {
     uint64_t shareable = 0;
     int32_t pid = getpid();
     int32_t *pids = calloc(MOST_PIDS + 1, sizeof(int32_t));
-    EXPECT("1.7 export of NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemExportToShareableHandle(NULL, ACL_MEM_HANDLE_TYPE_NONE, 0, &shareable));
-    EXPECT("1.7 export without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0, NULL));
-    EXPECT("1.7 export of a POSIX handle → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_POSIX, 0, &shareable));
-    EXPECT("1.7 export with flags 2 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 2, &shareable));
+    EXPECT("1.7 export of NULL → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemExportToShareableHandle(NULL,
+                                                                                                    ACL_MEM_HANDLE_TYPE_NONE, 0, &shareable));
+    EXPECT("1.7 export without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0, NULL));
+    EXPECT("1.7 export of a POSIX handle → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemExportToShareableHandle(handle,
+                                                                                                              ACL_MEM_HANDLE_TYPE_POSIX, 0, &shareable));
+    EXPECT("1.7 export with flags 2 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandle(handle,
+                                                                                                            ACL_MEM_HANDLE_TYPE_NONE, 2, &shareable));
     EXPECT("1.7 export → 0", 0, aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0, &shareable));
     EXPECT("4.7 a shareable handle carries its device", 0, (shareable >> 32) & 0xFF);
-    check_error("1.7 export twice → error", aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0, &shareable));
-    EXPECT("1.7 set pids without pids → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemSetPidToShareableHandle(shareable, NULL, 1));
+    check_error("1.7 export twice → error", aclrtMemExportToShareableHandle(handle, ACL_MEM_HANDLE_TYPE_NONE, 0,
+                                                                            &shareable));
+    EXPECT("1.7 set pids without pids → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemSetPidToShareableHandle(shareable,
+                                                                                                           NULL, 1));
     EXPECT("1.7 set no pid → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemSetPidToShareableHandle(shareable, &pid, 0));
-    EXPECT("1.7 set 65536 pids → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetPidToShareableHandle(shareable, pids, MOST_PIDS + 1));
+    EXPECT("1.7 set 65536 pids → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemSetPidToShareableHandle(shareable, pids,
+                                                                                                       MOST_PIDS + 1));
     EXPECT("1.7 set a pid → 0", 0, aclrtMemSetPidToShareableHandle(shareable, &pid, 1));
     EXPECT("1.7 export V2 of NULL → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtMemExportToShareableHandleV2(NULL, 0, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT, &shareable));
     EXPECT("1.7 export V2 without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtMemExportToShareableHandleV2(second, 0, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT, NULL));
-    EXPECT("1.7 export V2 of type 0 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandleV2(second, 0, (aclrtMemSharedHandleType)0, &shareable));
-    EXPECT("1.7 export V2 of type 3 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandleV2(second, 0, (aclrtMemSharedHandleType)3, &shareable));
+    EXPECT("1.7 export V2 of type 0 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandleV2(second, 0,
+                                                                                                              (aclrtMemSharedHandleType)0, &shareable));
+    EXPECT("1.7 export V2 of type 3 → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtMemExportToShareableHandleV2(second, 0,
+                                                                                                              (aclrtMemSharedHandleType)3, &shareable));
     EXPECT("1.7 export V2 with flags 2 → invalid", ACL_ERROR_RT_PARAM_INVALID,
            aclrtMemExportToShareableHandleV2(second, 2, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT, &shareable));
-    EXPECT("1.7 export V2 → 0", 0, aclrtMemExportToShareableHandleV2(second, 1, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT, &shareable));
+    EXPECT("1.7 export V2 → 0", 0, aclrtMemExportToShareableHandleV2(second, 1, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT,
+                                                                     &shareable));
     check_error("4.7 set a pid where no list is kept → error", aclrtMemSetPidToShareableHandle(shareable, &pid, 1));
-    EXPECT("1.7 import without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtMemImportFromShareableHandle(shareable, 0, NULL));
+    EXPECT("1.7 import without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtMemImportFromShareableHandle(shareable, 0, NULL));
     EXPECT("1.7 import on a bad device → bad device", ACL_ERROR_RT_INVALID_DEVICEID,
            aclrtMemImportFromShareableHandle(shareable, (int32_t)device_count(), &handle));
     EXPECT("1.7 import V2 of NULL → invalid", ACL_ERROR_INVALID_PARAM,
@@ -53,7 +64,7 @@ struct offer {
     uint64_t listed;
 };
 
-/* The exporter: one piece of memory for whoever knows its handle, one for the processes on its list. */
+/* Exports memory to any process that knows the handle, and memory to the processes on a list. */
 static void exporter(int channel) {
     struct offer offer = {0};
     int32_t pid = 0;
@@ -63,8 +74,10 @@ static void exporter(int channel) {
     aclrtDrvMemHandle listed = back(GRANULE);
     REQUIRE(aclrtMapMem(address, GRANULE, 0, open, 0));
     set_first_word(address, 0x5EED);
-    REQUIRE(aclrtMemExportToShareableHandle(open, ACL_MEM_HANDLE_TYPE_NONE, ACL_RT_VMM_EXPORT_FLAG_DISABLE_PID_VALIDATION, &offer.open));
-    REQUIRE(aclrtMemExportToShareableHandle(listed, ACL_MEM_HANDLE_TYPE_NONE, ACL_RT_VMM_EXPORT_FLAG_DEFAULT, &offer.listed));
+    REQUIRE(aclrtMemExportToShareableHandle(open, ACL_MEM_HANDLE_TYPE_NONE,
+                                            ACL_RT_VMM_EXPORT_FLAG_DISABLE_PID_VALIDATION, &offer.open));
+    REQUIRE(aclrtMemExportToShareableHandle(listed, ACL_MEM_HANDLE_TYPE_NONE, ACL_RT_VMM_EXPORT_FLAG_DEFAULT,
+                                            &offer.listed));
     channel_send(channel, &offer, sizeof(offer));
     channel_receive(channel, &pid, sizeof(pid));
     EXPECT("4.7 set the importer's pid → 0", 0, aclrtMemSetPidToShareableHandle(offer.listed, &pid, 1));
@@ -99,7 +112,8 @@ static void sharing(void) {
     open_device();
     channel_receive(peer.channel, &offer, sizeof(offer));
     REQUIRE(aclrtDeviceGetBareTgid(&pid));
-    check_error("4.7 import by a process that is not on the list → error", aclrtMemImportFromShareableHandle(offer.listed, 0, &listed));
+    check_error("4.7 import by a process that is not on the list → error",
+                aclrtMemImportFromShareableHandle(offer.listed, 0, &listed));
     channel_send(peer.channel, &pid, sizeof(pid));
     channel_receive(peer.channel, &pid, sizeof(pid));
     EXPECT("4.7 import by a process on the list → 0", 0, aclrtMemImportFromShareableHandle(offer.listed, 0, &listed));
@@ -117,7 +131,8 @@ static void sharing(void) {
     REQUIRE(aclrtUnmapMem(address));
     EXPECT("1.7 free the imported handle → 0", 0, aclrtFreePhysical(handle));
     EXPECT("1.7 free the second reference → 0", 0, aclrtFreePhysical(again));
-    check_error("1.7 import of memory that is freed → error", aclrtMemImportFromShareableHandle(offer.open, 0, &handle));
+    check_error("1.7 import of memory that is freed → error", aclrtMemImportFromShareableHandle(offer.open, 0,
+                                                                                                &handle));
     REQUIRE(aclrtFreePhysical(listed));
     channel_send(peer.channel, &pid, sizeof(pid));
     finish_peer(peer);

@@ -14,10 +14,14 @@ static aclrtEvent shared_event;
 
 static void streams_elsewhere(void) {
     aclrtStream stream = NULL;
-    EXPECT("1.4 aclrtCreateStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtCreateStream(&stream));
-    EXPECT("1.4 aclrtDestroyStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtDestroyStream(shared_stream));
-    EXPECT("1.4 aclrtDestroyStreamForce without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtDestroyStreamForce(shared_stream));
-    EXPECT("1.4 aclrtSynchronizeStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtSynchronizeStream(shared_stream));
+    EXPECT("1.4 aclrtCreateStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtCreateStream(&stream));
+    EXPECT("1.4 aclrtDestroyStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtDestroyStream(shared_stream));
+    EXPECT("1.4 aclrtDestroyStreamForce without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtDestroyStreamForce(shared_stream));
+    EXPECT("1.4 aclrtSynchronizeStream without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtSynchronizeStream(shared_stream));
 }
 
 static void streams(void) {
@@ -34,10 +38,13 @@ static void streams(void) {
     EXPECT("1.4 aclrtDestroyStreamForce(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtDestroyStreamForce(NULL));
     EXPECT("1.4 aclrtSynchronizeStream of the default stream → 0", 0, aclrtSynchronizeStream(NULL));
     EXPECT("1.4 aclrtSynchronizeStream → 0", 0, aclrtSynchronizeStream(stream));
-    EXPECT("1.4 aclrtSynchronizeStreamWithTimeout(-2) → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSynchronizeStreamWithTimeout(stream, -2));
-    EXPECT("1.4 aclrtSynchronizeStreamWithTimeout(0) → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtSynchronizeStreamWithTimeout(stream, 0));
+    EXPECT("1.4 aclrtSynchronizeStreamWithTimeout(-2) → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSynchronizeStreamWithTimeout(stream, -2));
+    EXPECT("1.4 aclrtSynchronizeStreamWithTimeout(0) → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtSynchronizeStreamWithTimeout(stream, 0));
     EXPECT("1.4 aclrtSynchronizeStreamWithTimeout(-1) → 0", 0, aclrtSynchronizeStreamWithTimeout(stream, -1));
-    EXPECT("1.4 aclrtStreamQuery without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtStreamQuery(stream, NULL));
+    EXPECT("1.4 aclrtStreamQuery without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtStreamQuery(stream,
+                                                                                                              NULL));
     EXPECT("1.4 aclrtStreamQuery of an idle stream → 0", 0, aclrtStreamQuery(stream, &status));
     EXPECT("1.4 an idle stream is complete", ACL_STREAM_STATUS_COMPLETE, status);
     block_stream(stream);
@@ -51,10 +58,14 @@ static void streams(void) {
     EXPECT("1.4 then the stream is complete", ACL_STREAM_STATUS_COMPLETE, status);
     on_new_thread(streams_elsewhere);
     EXPECT("1.4 aclrtDestroyStream → 0", 0, aclrtDestroyStream(stream));
-    EXPECT("1.4 aclrtDestroyStream of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtDestroyStream(stream));
-    EXPECT("1.4 aclrtSynchronizeStream of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtSynchronizeStream(stream));
-    EXPECT("1.4 aclrtStreamQuery of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtStreamQuery(stream, &status));
-    EXPECT("1.4 aclrtSynchronizeStream of no handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtSynchronizeStream(no_handle));
+    EXPECT("1.4 aclrtDestroyStream of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtDestroyStream(stream));
+    EXPECT("1.4 aclrtSynchronizeStream of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtSynchronizeStream(stream));
+    EXPECT("1.4 aclrtStreamQuery of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtStreamQuery(stream, &status));
+    EXPECT("1.4 aclrtSynchronizeStream of no handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtSynchronizeStream(no_handle));
     close_device();
 }
 
@@ -80,7 +91,8 @@ static void stream_destruction(void) {
     REQUIRE(aclrtCreateStream(&stream));
     REQUIRE(aclrtValueWait(memory, 1, ACL_STREAM_WAIT_VALUE_EQ, stream));
     EXPECT("1.4 aclrtDestroyStreamForce does not wait → 0", 0, aclrtDestroyStreamForce(stream));
-    EXPECT("1.4 aclrtSynchronizeStream after it → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtSynchronizeStream(stream));
+    EXPECT("1.4 aclrtSynchronizeStream after it → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtSynchronizeStream(stream));
     REQUIRE(aclrtFree(memory));
     close_device();
 }
@@ -94,12 +106,16 @@ static void streams_of_other_contexts(void) {
     REQUIRE(aclrtCreateStream(&stream));
     REQUIRE(aclrtCreateContext(&explicit_context, 0));
     REQUIRE(aclrtCreateEvent(&event));
-    EXPECT("1.4 aclrtDestroyStream of another context's → other context", ACL_ERROR_RT_STREAM_CONTEXT, aclrtDestroyStream(stream));
-    EXPECT("1.4 aclrtDestroyStreamForce of another context's → other context", ACL_ERROR_RT_STREAM_CONTEXT, aclrtDestroyStreamForce(stream));
+    EXPECT("1.4 aclrtDestroyStream of another context's → other context", ACL_ERROR_RT_STREAM_CONTEXT,
+           aclrtDestroyStream(stream));
+    EXPECT("1.4 aclrtDestroyStreamForce of another context's → other context", ACL_ERROR_RT_STREAM_CONTEXT,
+           aclrtDestroyStreamForce(stream));
     EXPECT("1.4 aclrtSynchronizeStream of another context's → 0", 0, aclrtSynchronizeStream(stream));
     EXPECT("1.4 aclrtStreamQuery of another context's → 0", 0, aclrtStreamQuery(stream, &status));
-    EXPECT("1.5 aclrtRecordEvent on another context's stream → other context", ACL_ERROR_RT_STREAM_CONTEXT, aclrtRecordEvent(event, stream));
-    EXPECT("1.5 aclrtStreamWaitEvent on another context's stream → other context", ACL_ERROR_RT_STREAM_CONTEXT, aclrtStreamWaitEvent(stream, event));
+    EXPECT("1.5 aclrtRecordEvent on another context's stream → other context", ACL_ERROR_RT_STREAM_CONTEXT,
+           aclrtRecordEvent(event, stream));
+    EXPECT("1.5 aclrtStreamWaitEvent on another context's stream → other context", ACL_ERROR_RT_STREAM_CONTEXT,
+           aclrtStreamWaitEvent(stream, event));
     REQUIRE(aclrtDestroyEvent(event));
     REQUIRE(aclrtDestroyContext(explicit_context));
     REQUIRE(aclrtSetDevice(0));
@@ -120,7 +136,8 @@ static void stream_limit(void) {
 static void events_elsewhere(void) {
     aclrtEvent event = NULL;
     EXPECT("1.5 aclrtCreateEvent without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtCreateEvent(&event));
-    EXPECT("1.5 aclrtRecordEvent without a context → no context", ACL_ERROR_RT_CONTEXT_NULL, aclrtRecordEvent(shared_event, shared_stream));
+    EXPECT("1.5 aclrtRecordEvent without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
+           aclrtRecordEvent(shared_event, shared_stream));
     EXPECT("1.5 aclrtStreamWaitEvent without a context → no context", ACL_ERROR_RT_CONTEXT_NULL,
            aclrtStreamWaitEvent(shared_stream, shared_event));
 }
@@ -144,7 +161,8 @@ static void event_creation(void) {
     EXPECT("1.5 aclrtCreateEvent without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtCreateEvent(NULL));
     for (size_t index = 0; index < sizeof(cases) / sizeof(*cases); index += 1)
         EXPECT(cases[index].name, cases[index].expected, aclrtCreateEventWithFlag(&event, cases[index].flag));
-    EXPECT("1.5 aclrtCreateEventExWithFlag(IPC | sync) → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtCreateEventExWithFlag(&event, 0x41));
+    EXPECT("1.5 aclrtCreateEventExWithFlag(IPC | sync) → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtCreateEventExWithFlag(&event, 0x41));
     EXPECT("1.5 aclrtCreateEventExWithFlag(sync) → 0", 0, aclrtCreateEventExWithFlag(&event, ACL_EVENT_SYNC));
     close_device();
 }
@@ -159,10 +177,12 @@ static void event_states(void) {
     REQUIRE(aclrtCreateEvent(&event));
     REQUIRE(aclrtCreateEventExWithFlag(&newer, ACL_EVENT_SYNC));
     EXPECT("1.5 aclrtQueryEventStatus(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtQueryEventStatus(NULL, &status));
-    EXPECT("1.5 aclrtQueryEventStatus without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtQueryEventStatus(event, NULL));
+    EXPECT("1.5 aclrtQueryEventStatus without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtQueryEventStatus(event, NULL));
     EXPECT("1.5 aclrtSynchronizeEvent(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtSynchronizeEvent(NULL));
     EXPECT("1.5 aclrtRecordEvent(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtRecordEvent(NULL, shared_stream));
-    EXPECT("1.5 aclrtStreamWaitEvent(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtStreamWaitEvent(shared_stream, NULL));
+    EXPECT("1.5 aclrtStreamWaitEvent(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtStreamWaitEvent(shared_stream,
+                                                                                                     NULL));
     EXPECT("1.5 aclrtDestroyEvent(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtDestroyEvent(NULL));
     EXPECT("1.5 aclrtQueryEventStatus of one never recorded → 0", 0, aclrtQueryEventStatus(never, &status));
     EXPECT("1.5 one never recorded is not ready", ACL_EVENT_RECORDED_STATUS_NOT_READY, status);
@@ -184,9 +204,12 @@ static void event_states(void) {
     shared_event = event;
     on_new_thread(events_elsewhere);
     EXPECT("1.5 aclrtDestroyEvent → 0", 0, aclrtDestroyEvent(event));
-    EXPECT("1.5 aclrtDestroyEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtDestroyEvent(event));
-    EXPECT("1.5 aclrtRecordEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtRecordEvent(event, shared_stream));
-    EXPECT("1.5 aclrtStreamWaitEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE, aclrtStreamWaitEvent(shared_stream, event));
+    EXPECT("1.5 aclrtDestroyEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtDestroyEvent(event));
+    EXPECT("1.5 aclrtRecordEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtRecordEvent(event, shared_stream));
+    EXPECT("1.5 aclrtStreamWaitEvent of a stale handle → invalid handle", ACL_ERROR_RT_INVALID_HANDLE,
+           aclrtStreamWaitEvent(shared_stream, event));
     close_device();
 }
 
@@ -197,12 +220,16 @@ static void event_times(void) {
     REQUIRE(aclrtCreateStream(&shared_stream));
     REQUIRE(aclrtCreateEvent(&start));
     REQUIRE(aclrtCreateEvent(&end));
-    EXPECT("1.5 aclrtEventElapsedTime without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtEventElapsedTime(NULL, start, end));
-    EXPECT("1.5 aclrtEventElapsedTime without a start → invalid", ACL_ERROR_INVALID_PARAM, aclrtEventElapsedTime(&elapsedMs, NULL, end));
-    EXPECT("1.5 aclrtEventElapsedTime without an end → invalid", ACL_ERROR_INVALID_PARAM, aclrtEventElapsedTime(&elapsedMs, start, NULL));
+    EXPECT("1.5 aclrtEventElapsedTime without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtEventElapsedTime(NULL, start, end));
+    EXPECT("1.5 aclrtEventElapsedTime without a start → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtEventElapsedTime(&elapsedMs, NULL, end));
+    EXPECT("1.5 aclrtEventElapsedTime without an end → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtEventElapsedTime(&elapsedMs, start, NULL));
     REQUIRE(aclrtRecordEvent(start, shared_stream));
     REQUIRE(aclrtSynchronizeStream(shared_stream));
-    EXPECT("1.5 aclrtEventElapsedTime to one never recorded → internal", ACL_ERROR_RT_INTERNAL_ERROR, aclrtEventElapsedTime(&elapsedMs, start, end));
+    EXPECT("1.5 aclrtEventElapsedTime to one never recorded → internal", ACL_ERROR_RT_INTERNAL_ERROR,
+           aclrtEventElapsedTime(&elapsedMs, start, end));
     block_stream(shared_stream);
     REQUIRE(aclrtRecordEvent(end, shared_stream));
     EXPECT("1.5 aclrtEventElapsedTime to a pending one → no timestamp", ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID,
@@ -252,14 +279,20 @@ static void value_waits(void) {
     REQUIRE(aclrtCreateStream(&second));
     REQUIRE(aclrtMalloc(&memory, GRANULE, ACL_MEM_MALLOC_HUGE_FIRST));
     REQUIRE(aclrtMemset(memory, GRANULE, 0, GRANULE));
-    EXPECT("7.1 aclrtValueWait(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtValueWait(NULL, 1, ACL_STREAM_WAIT_VALUE_EQ, first));
+    EXPECT("7.1 aclrtValueWait(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtValueWait(NULL, 1,
+                                                                                         ACL_STREAM_WAIT_VALUE_EQ, first));
     EXPECT("7.1 aclrtValueWrite(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtValueWrite(NULL, 1, 0, first));
-    EXPECT("7.1 aclrtValueWait with an unknown flag → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWait(memory, 1, 4, first));
-    EXPECT("7.1 aclrtValueWrite with a flag → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWrite(memory, 1, 1, first));
-    EXPECT("7.1 aclrtValueWait on host memory → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWait(onHost, 1, ACL_STREAM_WAIT_VALUE_EQ, first));
-    EXPECT("7.1 aclrtValueWrite to host memory → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWrite(onHost, 1, 0, first));
+    EXPECT("7.1 aclrtValueWait with an unknown flag → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWait(memory, 1, 4,
+                                                                                                           first));
+    EXPECT("7.1 aclrtValueWrite with a flag → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWrite(memory, 1, 1,
+                                                                                                    first));
+    EXPECT("7.1 aclrtValueWait on host memory → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWait(onHost, 1,
+                                                                                                     ACL_STREAM_WAIT_VALUE_EQ, first));
+    EXPECT("7.1 aclrtValueWrite to host memory → invalid", ACL_ERROR_RT_PARAM_INVALID, aclrtValueWrite(onHost, 1, 0,
+                                                                                                       first));
     EXPECT("7.1 aclrtValueWait → 0", 0, aclrtValueWait(memory, 7, ACL_STREAM_WAIT_VALUE_EQ, first));
-    EXPECT("7.1 it holds its stream up", ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, aclrtSynchronizeStreamWithTimeout(first, 30));
+    EXPECT("7.1 it holds its stream up", ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, aclrtSynchronizeStreamWithTimeout(first,
+                                                                                                             30));
     EXPECT("7.1 aclrtValueWrite → 0", 0, aclrtValueWrite(memory, 7, 0, second));
     EXPECT("7.1 the written value lets it go on", 0, aclrtSynchronizeStreamWithTimeout(first, 10000));
     REQUIRE(aclrtMemcpy(&read, sizeof(read), memory, sizeof(read), ACL_MEMCPY_DEVICE_TO_HOST));

@@ -1,4 +1,4 @@
-/* After the vendor's memory sample 8, the importer: its initialisation is checked, and no pid is told. */
+/* After the vendor's memory sample 8, the importer: its initialisation is checked, and it announces no pid. */
 #include "sharing.h"
 
 int main(void) {

@@ -49,7 +49,8 @@ static inline void launch_kernel(aclrtStream stream, void (*kernel)(void *), int
     }
 }
 
-static inline void write_do(aclrtStream stream, int *data, int value) { launch_kernel(stream, write_kernel, data, value); }
+static inline void write_do(aclrtStream stream, int *data, int value) { launch_kernel(stream, write_kernel, data,
+                                                                                      value); }
 
 static inline void read_do(aclrtStream stream, int *data) { launch_kernel(stream, read_kernel, data, 0); }
 

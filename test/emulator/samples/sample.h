@@ -1,4 +1,4 @@
-/* What every sample needs: a call that must succeed, and a call whose result the vendor's sample does not look at. */
+/* Macros of every sample: a call that must succeed, and a call whose result the vendor's sample ignores. */
 #ifndef CAMEM_TEST_SAMPLE_H
 #define CAMEM_TEST_SAMPLE_H
 
@@ -18,7 +18,7 @@ enum { MEMORY_SIZE_BYTES = 1024 * 1024, SOURCE_VALUE = 123 };
         }                                                     \
     } while (0)
 
-/* The program goes on, as the vendor's does; the test sees the line on stderr. */
+/* The program continues like the vendor's; the test sees the line on stderr. */
 #define UNCHECKED(call)                                          \
     do {                                                         \
         aclError uncheckedCode = (call);                         \

@@ -1,4 +1,4 @@
-/* Samples 7 and 8 differ in who may import: the processes on a list, or any process. The rest is here once. */
+/* The common part of samples 7 and 8, which differ in the processes that may import: those on a list, or any. */
 #ifndef CAMEM_TEST_SHARING_H
 #define CAMEM_TEST_SHARING_H
 
@@ -67,7 +67,7 @@ static inline int sharing_export(bool withPid) {
     return 0;
 }
 
-/* The device is open and `stream` exists when this is called: the two samples differ in how strictly they get there. */
+/* Requires an open device and `stream`; the two samples check these steps differently. */
 static inline int sharing_import(bool withPid, aclrtStream stream) {
     struct shared_memory memory = {0};
     uint64_t shareable = 0;

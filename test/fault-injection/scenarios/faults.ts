@@ -95,6 +95,102 @@ async function sweep(
   }
 }
 
+/** A small model whose memory is awake, and what its device memory was then. */
+class AwakeModel {
+  readonly allocator = CaMemAllocator.getInstance({ poolSegment: "2MiB" });
+  readonly awake: ReturnType<typeof memory>;
+  readonly #model = smallModel(this.allocator);
+
+  constructor() {
+    this.awake = memory();
+  }
+
+  assertAwake(): void {
+    const { buffers } = this.#model;
+    assert.deepEqual(
+      buffers.map(({ state }) => state),
+      buffers.map(() => "mapped"),
+    );
+    assert.deepEqual(memory(), this.awake);
+    this.assertContent("after a fault");
+  }
+
+  assertContent(when: string): void {
+    for (const entry of this.#model.keeps) assertContent(entry, when);
+  }
+}
+
+type FaultAt = (number: number) => string;
+
+async function sweepSleep(once: FaultAt, model: AwakeModel): Promise<void> {
+  await sweep(
+    once,
+    () => model.allocator.sleep(),
+    async (error) => {
+      if (error !== undefined && !error.transitionComplete) model.assertAwake();
+      await model.allocator.sleep();
+      assert.equal(memory().physicalBytes, 0);
+      await model.allocator.wakeUp();
+      model.assertAwake();
+    },
+  );
+}
+
+async function sweepWakeUp(once: FaultAt, model: AwakeModel): Promise<void> {
+  const { allocator } = model;
+  await allocator.sleep();
+  const asleep = memory();
+  await sweep(
+    once,
+    () => allocator.wakeUp(),
+    async (error) => {
+      if (error !== undefined && !error.transitionComplete) {
+        assert.deepEqual(memory(), asleep);
+        await allocator.wakeUp();
+      }
+      model.assertContent("after a wake-up");
+      await allocator.sleep();
+      // A block that could not be given back is used again, so that there may be more and smaller ones.
+      assert.deepEqual({ ...memory(), hostBlocks: 0 }, { ...asleep, hostBlocks: 0 });
+    },
+  );
+  await allocator.wakeUp();
+  model.assertAwake();
+}
+
+async function sweepMallocAndFree(once: FaultAt, model: AwakeModel): Promise<void> {
+  const { allocator } = model;
+  let extra: DeviceBuffer | undefined;
+  await sweep(
+    once,
+    async () => {
+      extra = undefined;
+      extra = allocator.malloc(mebibyte, { device: 1 });
+    },
+    async () => {
+      extra?.free();
+      assert.deepEqual(memory(), model.awake);
+    },
+  );
+  for (const state of ["awake", "asleep"]) {
+    await sweep(
+      once,
+      async (name) => {
+        setFaults();
+        extra = allocator.malloc(mebibyte, { device: 1, tag: "weights" });
+        if (state === "asleep") await allocator.sleep();
+        setFaults(name);
+        extra.free();
+      },
+      async (error) => {
+        if (error !== undefined) extra?.free();
+        if (state === "asleep") await allocator.wakeUp();
+        model.assertAwake();
+      },
+    );
+  }
+}
+
 /** Every single AscendCL call of a sleep, of a wake-up and of the rest fails once. */
 export async function everyCallFailsOnce(): Promise<void> {
   for (const code of faultCodes) {
@@ -104,76 +200,11 @@ export async function everyCallFailsOnce(): Promise<void> {
       if (error !== undefined) await CaMemAllocator.getInstance().close();
       assertNothingLeft();
     });
-    const allocator = CaMemAllocator.getInstance({ poolSegment: "2MiB" });
-    const { keeps, buffers } = smallModel(allocator);
-    const awake = memory();
-    const assertAwake = () => {
-      assert.deepEqual(
-        buffers.map(({ state }) => state),
-        buffers.map(() => "mapped"),
-      );
-      assert.deepEqual(memory(), awake);
-      for (const entry of keeps) assertContent(entry, "after a fault");
-    };
-    await sweep(
-      once,
-      () => allocator.sleep(),
-      async (error) => {
-        if (error !== undefined && !error.transitionComplete) assertAwake();
-        await allocator.sleep();
-        assert.equal(memory().physicalBytes, 0);
-        await allocator.wakeUp();
-        assertAwake();
-      },
-    );
-    await allocator.sleep();
-    const asleep = memory();
-    await sweep(
-      once,
-      () => allocator.wakeUp(),
-      async (error) => {
-        if (error !== undefined && !error.transitionComplete) {
-          assert.deepEqual(memory(), asleep);
-          await allocator.wakeUp();
-        }
-        for (const entry of keeps) assertContent(entry, "after a wake-up");
-        await allocator.sleep();
-        // A block that could not be given back is used again, so that there may be more and smaller ones.
-        assert.deepEqual({ ...memory(), hostBlocks: 0 }, { ...asleep, hostBlocks: 0 });
-      },
-    );
-    await allocator.wakeUp();
-    assertAwake();
-    let extra: DeviceBuffer | undefined;
-    await sweep(
-      once,
-      async () => {
-        extra = undefined;
-        extra = allocator.malloc(mebibyte, { device: 1 });
-      },
-      async () => {
-        extra?.free();
-        assert.deepEqual(memory(), awake);
-      },
-    );
-    for (const state of ["awake", "asleep"]) {
-      await sweep(
-        once,
-        async (name) => {
-          setFaults();
-          extra = allocator.malloc(mebibyte, { device: 1, tag: "weights" });
-          if (state === "asleep") await allocator.sleep();
-          setFaults(name);
-          extra.free();
-        },
-        async (error) => {
-          if (error !== undefined) extra?.free();
-          if (state === "asleep") await allocator.wakeUp();
-          assertAwake();
-        },
-      );
-    }
-    await allocator.close();
+    const model = new AwakeModel();
+    await sweepSleep(once, model);
+    await sweepWakeUp(once, model);
+    await sweepMallocAndFree(once, model);
+    await model.allocator.close();
     assertNothingLeft();
   }
 }
@@ -195,7 +226,7 @@ const longestDistance = 20;
 export const settleMs = 5000;
 
 /** Repeats a call that must first give back memory that an earlier one could not. */
-export async function eventually(call: () => Promise<unknown>): Promise<void> {
+async function eventually(call: () => Promise<unknown>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
       await call();

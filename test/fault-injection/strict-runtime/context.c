@@ -35,7 +35,7 @@ uint32_t strict_device_count(void) {
 
 uint64_t strict_hbm_bytes(void) { return strict_option("STRICT_HBM", (uint64_t)8 << 30); }
 
-/* A context that was destroyed on another thread is no current context any more. */
+/* A context that another thread destroyed is no longer current. */
 strict_context *strict_current(void) { return thread_context && thread_context->alive ? thread_context : NULL; }
 
 strict_stream *strict_streams(void) { return streams; }
@@ -88,7 +88,7 @@ static strict_context *new_context(uint32_t device, bool primary) {
     return context;
 }
 
-/* Records of dead contexts and streams stay, so that their handles are known as stale. */
+/* Records of destroyed contexts and streams stay, so that stale handles are recognised. */
 static void close_context(strict_context *context) {
     for (strict_stream *stream = streams; stream; stream = stream->next) {
         if (stream->context != context || !stream->alive) continue;
@@ -117,7 +117,8 @@ static bool hash_file(const char *path, uint64_t *hash) {
 aclError aclInit(const char *configPath) {
     STRICT_BEGIN(STRICT_BEFORE_INIT);
     uint64_t configuration;
-    if (!hash_file(configPath, &configuration)) return strict_refuse(ACL_ERROR_INVALID_FILE, "cannot read %s", configPath);
+    if (!hash_file(configPath, &configuration)) return strict_refuse(ACL_ERROR_INVALID_FILE, "cannot read %s",
+                                                                     configPath);
     if (ever_initialised && configuration != first_configuration) return strict_end(ACL_ERROR_INVALID_PARAM);
     ever_initialised = true;
     first_configuration = configuration;
@@ -137,7 +138,8 @@ static void check_nothing_is_alive(void) {
 aclError aclFinalize(void) {
     STRICT_BEGIN(STRICT_BEFORE_INIT);
     if (init_references == 0) return strict_refuse(ACL_ERROR_REPEAT_FINALIZE, "AscendCL is not initialised");
-    if (init_references > 1) strict_misuse("this takes AscendCL from %llu others", (unsigned long long)(init_references - 1));
+    if (init_references > 1) strict_misuse("this takes AscendCL from %llu others",
+                                           (unsigned long long)(init_references - 1));
     init_references = 0;
     check_nothing_is_alive();
     return strict_end(ACL_SUCCESS);
@@ -153,7 +155,7 @@ aclError aclFinalizeReference(uint64_t *refCount) {
     return strict_end(ACL_SUCCESS);
 }
 
-/* What was returned is overwritten by the next call of the thread. */
+/* The next call of the thread overwrites the returned text. */
 const char *aclGetRecentErrMsg(void) {
     static _Thread_local char text[2][64];
     static _Thread_local unsigned which;
@@ -215,7 +217,7 @@ aclError aclrtResetDevice(int32_t deviceId) {
     return strict_end(ACL_SUCCESS);
 }
 
-/* Every stream of the current context's device, and of no other. */
+/* Synchronizes every stream of the current context's device, and no other. */
 static void drain_device(aclError failure) {
     strict_context *current = strict_current();
     for (strict_stream *stream = streams; stream; stream = stream->next) {
@@ -272,7 +274,8 @@ aclError aclrtDestroyContext(aclrtContext handle) {
     STRICT_BEGIN(STRICT_ANYWHERE);
     if (!handle) return strict_refuse(ACL_ERROR_INVALID_PARAM, "context is NULL");
     strict_context *context = living_context(handle);
-    if (!context || context->primary) return strict_refuse(ACL_ERROR_RT_CONTEXT_NULL, "not a context of aclrtCreateContext");
+    if (!context || context->primary) return strict_refuse(ACL_ERROR_RT_CONTEXT_NULL,
+                                                           "not a context of aclrtCreateContext");
     close_context(context);
     return strict_end(ACL_SUCCESS);
 }
@@ -286,7 +289,7 @@ aclError aclrtSetCurrentContext(aclrtContext handle) {
     return strict_end(ACL_SUCCESS);
 }
 
-/* What is not documented: whether a context that was destroyed stays the thread's current one. */
+/* No document says whether a destroyed context stays current. */
 static aclError no_current_context(aclrtContext *context) {
     const char *stale = thread_context ? getenv("STRICT_STALE_CONTEXT") : NULL;
     if (!stale || !*stale) return ACL_ERROR_RT_CONTEXT_NULL;
@@ -295,7 +298,7 @@ static aclError no_current_context(aclrtContext *context) {
     return ACL_SUCCESS;
 }
 
-/* To ask a thread that has none is no misuse: a guest can find out in no other way. */
+/* Asking a thread without a context is not misuse: a guest has no other way to find out. */
 aclError aclrtGetCurrentContext(aclrtContext *context) {
     STRICT_SCRIBBLE(context);
     STRICT_BEGIN(STRICT_ANYWHERE);

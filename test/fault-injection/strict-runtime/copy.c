@@ -1,4 +1,4 @@
-/* Copies: at once, or queued until somebody waits for them. */
+/* Copies: immediate, or queued until a caller waits for them. */
 
 #include "strict.h"
 
@@ -8,7 +8,7 @@
 #define PAGE ((size_t)4096)
 #define DEVICE_POISON 0xD7
 
-/* Fresh memory is filled with rubbish when it is first looked at or partly written, so that large memory costs nothing. */
+/* Fills fresh memory with garbage on first access, so that large memory costs nothing. */
 static void settle_pages(strict_physical *physical, size_t offset, size_t bytes, bool writing) {
     for (size_t page = offset / PAGE; page * PAGE < offset + bytes; page++) {
         if (physical->written[page]) continue;
@@ -18,7 +18,7 @@ static void settle_pages(strict_physical *physical, size_t offset, size_t bytes,
     }
 }
 
-/* Where the bytes at an address really are, and how many of them follow one another. NULL: no memory is behind it. */
+/* The host location of the bytes at an address and their contiguous length; NULL when nothing is mapped there. */
 static uint8_t *content(uintptr_t address, size_t wanted, bool writing, size_t *length) {
     *length = wanted;
     if (!strict_is_device_address(address)) return (uint8_t *)address;
@@ -111,12 +111,14 @@ void strict_fail_queue(strict_stream *stream, aclError code) {
     }
 }
 
-static bool overlaps(uintptr_t a, size_t a_bytes, uintptr_t b, size_t b_bytes) { return a < b + b_bytes && b < a + a_bytes; }
+static bool overlaps(uintptr_t a, size_t a_bytes, uintptr_t b,
+                     size_t b_bytes) { return a < b + b_bytes && b < a + a_bytes; }
 
 strict_copy *strict_queued_at(uintptr_t address, size_t bytes) {
     for (strict_stream *stream = strict_streams(); stream; stream = stream->next) {
         for (strict_copy *copy = stream->first; copy; copy = copy->next) {
-            if (overlaps(copy->target, copy->bytes, address, bytes) || overlaps(copy->source, copy->bytes, address, bytes))
+            if (overlaps(copy->target, copy->bytes, address, bytes) || overlaps(copy->source, copy->bytes, address,
+                                                                                bytes))
                 return copy;
         }
     }
@@ -127,7 +129,8 @@ void strict_break_copies_at(uintptr_t address, size_t bytes) {
     for (strict_stream *stream = strict_streams(); stream; stream = stream->next) {
         for (strict_copy **link = &stream->first; *link;) {
             strict_copy *copy = *link;
-            if (!overlaps(copy->target, copy->bytes, address, bytes) && !overlaps(copy->source, copy->bytes, address, bytes)) {
+            if (!overlaps(copy->target, copy->bytes, address, bytes) && !overlaps(copy->source, copy->bytes, address,
+                                                                                  bytes)) {
                 link = &copy->next;
                 continue;
             }
@@ -138,12 +141,13 @@ void strict_break_copies_at(uintptr_t address, size_t bytes) {
     }
 }
 
-/* Nothing orders a copy against those queued on other streams: they must not touch the same bytes if one writes them. */
+/* Copies on different streams have no order, so they must not share bytes that one of them writes. */
 static void check_races(uintptr_t target, uintptr_t source, size_t bytes, const strict_stream *own) {
     for (strict_stream *stream = strict_streams(); stream; stream = stream->next) {
         if (stream == own) continue;
         for (strict_copy *copy = stream->first; copy; copy = copy->next) {
-            bool written = overlaps(copy->target, copy->bytes, target, bytes) || overlaps(copy->source, copy->bytes, target, bytes);
+            bool written = overlaps(copy->target, copy->bytes, target, bytes) || overlaps(copy->source, copy->bytes,
+                                                                                          target, bytes);
             bool read = source != 0 && overlaps(copy->target, copy->bytes, source, bytes);
             if (!written && !read) continue;
             strict_misuse("races with a copy that is queued on another stream");
@@ -152,7 +156,7 @@ static void check_races(uintptr_t target, uintptr_t source, size_t bytes, const 
     }
 }
 
-/* What must hold for each side of a copy; 0 or the code of the failure. */
+/* Checks one side of a copy; returns 0 or the code of the failure. */
 static aclError check_side(uintptr_t address, size_t bytes, const char *side) {
     if (strict_is_device_address(address)) {
         if (!is_mapped(address, bytes)) {
@@ -184,13 +188,14 @@ static aclError check_copy(uintptr_t target, size_t room, uintptr_t source, size
         strict_misuse("there is no direction %d", (int)kind);
         return ACL_ERROR_INVALID_PARAM;
     }
-    /* Success in newer releases, this in older ones: only without such calls is a program right everywhere. */
+    /* Newer releases return success, older ones this code, so portable programs avoid the call. */
     if (count == 0 || room == 0 || count > room) {
         strict_misuse("%zu bytes into %zu", count, room);
         return ACL_ERROR_RT_PARAM_INVALID;
     }
     if (target == source) strict_misuse("the target is the source");
-    if (kind != ACL_MEMCPY_DEFAULT && kind != kind_of(target, source)) strict_misuse("the direction is not %d", (int)kind);
+    if (kind != ACL_MEMCPY_DEFAULT && kind != kind_of(target, source)) strict_misuse("the direction is not %d",
+                                                                                     (int)kind);
     aclError code = check_side(source, count, "source");
     return code != ACL_SUCCESS ? code : check_side(target, count, "target");
 }
@@ -236,7 +241,8 @@ static void append(strict_stream *stream, uintptr_t target, uintptr_t source, si
     *link = copy;
 }
 
-aclError aclrtMemcpyAsync(void *dst, size_t destMax, const void *src, size_t count, aclrtMemcpyKind kind, aclrtStream handle) {
+aclError aclrtMemcpyAsync(void *dst, size_t destMax, const void *src, size_t count, aclrtMemcpyKind kind,
+                          aclrtStream handle) {
     STRICT_BEGIN(STRICT_CONTEXT);
     uintptr_t target = (uintptr_t)dst, source = (uintptr_t)src;
     strict_stream *stream = stream_for_copy(handle);
@@ -250,7 +256,8 @@ aclError aclrtMemcpyAsync(void *dst, size_t destMax, const void *src, size_t cou
     check_races(target, source, count, stream);
     bool pageable = (!strict_is_device_address(target) && strict_is_page_locked(target, count) == 0) ||
                     (!strict_is_device_address(source) && strict_is_page_locked(source, count) == 0);
-    if (pageable && kind != ACL_MEMCPY_DEFAULT && kind != kind_of(target, source)) return strict_end(ACL_ERROR_RT_PARAM_INVALID);
+    if (pageable && kind != ACL_MEMCPY_DEFAULT && kind != kind_of(target,
+                                                                  source)) return strict_end(ACL_ERROR_RT_PARAM_INVALID);
     append(stream, target, source, count);
     if (pageable) {
         strict_misuse("host memory that is not page-locked makes the copy synchronous");

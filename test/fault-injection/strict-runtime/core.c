@@ -160,10 +160,11 @@ int strict_report(strict_report_t *report) {
 
 const char *strict_misuse_text(void) { return misuse_text; }
 
-/* Handles are addresses of a range that nobody may touch, each handed out once. */
+/* Handles are addresses of an inaccessible range; each is used once. */
 void *strict_new_handle(void *object) {
     if (!handle_base) {
-        void *range = mmap(NULL, (size_t)MAX_HANDLES * HANDLE_STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *range = mmap(NULL, (size_t)MAX_HANDLES * HANDLE_STRIDE, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (range == MAP_FAILED) abort();
         handle_base = range;
     }

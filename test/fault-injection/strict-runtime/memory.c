@@ -11,14 +11,14 @@
 #define LONGEST_RESERVATION ((size_t)128 << 30)
 #define PAGE ((size_t)4096)
 #define HOST_POISON 0x5B
-/* Beyond this only the first and the last half of it are filled with rubbish. */
+/* In larger memory only the first and the last half of this size are filled with garbage. */
 #define HOST_POISON_CAP ((size_t)64 << 20)
 
 typedef struct reservation {
     struct reservation *next;
     uintptr_t address;
     size_t size;
-    /* The device that the first mapping fixed, or -1. */
+    /* The device of the first mapping, or -1. */
     int64_t device;
 } reservation;
 
@@ -31,12 +31,12 @@ typedef struct host_block {
 } host_block;
 
 static reservation *reservations;
-/* The one released last comes first. */
+/* The address released last is used first. */
 static reservation *released;
 static strict_mapping *mappings;
 static strict_physical *physicals;
 static host_block *host_blocks;
-/* Not aligned to more than what is promised. */
+/* Aligned to no more than the documented alignment. */
 static uintptr_t next_address = WINDOW_START + STRICT_GRANULE;
 
 void strict_count_memory(strict_report_t *report) {
@@ -60,7 +60,8 @@ uint64_t strict_used_bytes(uint32_t device) {
 
 void strict_close_device_memory(uint32_t device) {
     for (strict_mapping *entry = mappings; entry; entry = entry->next) {
-        if (entry->physical->device == device) strict_misuse("0x%zx is still mapped on device %u", entry->address, device);
+        if (entry->physical->device == device) strict_misuse("0x%zx is still mapped on device %u", entry->address,
+                                                             device);
     }
     for (strict_physical *entry = physicals; entry; entry = entry->next) {
         if (entry->device == device) strict_misuse("%zu bytes of device %u are still allocated", entry->size, device);
@@ -79,7 +80,7 @@ strict_mapping *strict_mapping_at(uintptr_t address) {
     return NULL;
 }
 
-/* Page-locked host memory: between guard pages, full of rubbish, and never readable again once freed. */
+/* Page-locked host memory: between guard pages, filled with garbage, and unreadable once freed. */
 
 aclError aclrtMallocHost(void **hostPtr, size_t size) {
     STRICT_SCRIBBLE(hostPtr);
@@ -145,7 +146,8 @@ static uintptr_t fresh_address(size_t span) {
     while (next_address + span < WINDOW_END) {
         void *wanted = (void *)next_address;
         next_address += (span / STRICT_GRANULE % 2 == 0 ? span : span + STRICT_GRANULE) + 2 * STRICT_GRANULE;
-        void *got = mmap(wanted, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        void *got = mmap(wanted, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+                         0);
         if (got != MAP_FAILED) return (uintptr_t)got;
     }
     return 0;
@@ -200,10 +202,11 @@ static bool is_physical_attr(aclrtMemAttr attr) {
            (attr >= ACL_MEM_NORMAL && attr <= ACL_MEM_P2P_HUGE1G);
 }
 
-/* A property that AscendCL accepts, else the code that it answers. Padding is read by nobody that is documented: misuse only. */
+/* Returns 0 for a property that AscendCL accepts, else its code. Padding that is not zero counts as misuse only. */
 static aclError check_property(const aclrtPhysicalMemProp *prop) {
     static const uint8_t zeros[4];
-    if (memcmp((const uint8_t *)prop + 20, zeros, sizeof zeros) != 0) strict_misuse("the padding of the property is not zero");
+    if (memcmp((const uint8_t *)prop + 20, zeros,
+               sizeof zeros) != 0) strict_misuse("the padding of the property is not zero");
     bool valid = prop->handleType == ACL_MEM_HANDLE_TYPE_NONE && prop->allocationType == ACL_MEM_ALLOCATION_TYPE_PINNED &&
                  prop->location.type == ACL_MEM_LOCATION_TYPE_DEVICE && is_physical_attr(prop->memAttr) && !is_ddr(prop->memAttr);
     if (!valid) return ACL_ERROR_INVALID_PARAM;
@@ -211,7 +214,8 @@ static aclError check_property(const aclrtPhysicalMemProp *prop) {
     return prop->reserve != 0 ? ACL_ERROR_RT_PARAM_INVALID : ACL_SUCCESS;
 }
 
-aclError aclrtMemGetAllocationGranularity(aclrtPhysicalMemProp *prop, aclrtMemGranularityOptions option, size_t *granularity) {
+aclError aclrtMemGetAllocationGranularity(aclrtPhysicalMemProp *prop, aclrtMemGranularityOptions option,
+                                          size_t *granularity) {
     STRICT_SCRIBBLE(granularity);
     STRICT_BEGIN(STRICT_DEVICE);
     if (!prop || !granularity) return strict_refuse(ACL_ERROR_INVALID_PARAM, "an argument is NULL");
@@ -226,7 +230,8 @@ aclError aclrtMemGetAllocationGranularity(aclrtPhysicalMemProp *prop, aclrtMemGr
 aclError aclrtMallocPhysical(aclrtDrvMemHandle *handle, size_t size, const aclrtPhysicalMemProp *prop, uint64_t flags) {
     STRICT_SCRIBBLE(handle);
     STRICT_BEGIN(STRICT_DEVICE);
-    if (!handle || !prop || size == 0 || flags != 0) return strict_refuse(ACL_ERROR_INVALID_PARAM, "handle, prop, size or flags");
+    if (!handle || !prop || size == 0 || flags != 0) return strict_refuse(ACL_ERROR_INVALID_PARAM,
+                                                                          "handle, prop, size or flags");
     aclError code = check_property(prop);
     if (code != ACL_SUCCESS) return strict_refuse(code, "the property is not valid");
     if (size % STRICT_GRANULE != 0)
@@ -243,7 +248,7 @@ aclError aclrtMallocPhysical(aclrtDrvMemHandle *handle, size_t size, const aclrt
     return strict_end(ACL_SUCCESS);
 }
 
-/* Neither the record nor its content outlives the last hold; a stale handle is then unknown. */
+/* The last release frees the record and its content; a stale handle is then unknown. */
 static void drop_physical(strict_physical *physical) {
     if (physical->held || physical->mappings > 0) return;
     strict_physical **link = &physicals;
@@ -296,8 +301,10 @@ aclError aclrtMapMem(void *virPtr, size_t size, size_t offset, aclrtDrvMemHandle
     strict_physical *physical = physical_of(handle);
     if (!physical || !physical->held) return strict_refuse(ACL_ERROR_RT_INVALID_HANDLE, "the handle is stale or none");
     if (around->device >= 0 && around->device != physical->device)
-        return strict_refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "the reservation belongs to device %d", (int)around->device);
-    if (size > physical->size) return strict_refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, "%zu bytes are more than the memory has", size);
+        return strict_refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "the reservation belongs to device %d",
+                             (int)around->device);
+    if (size > physical->size) return strict_refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
+                                                    "%zu bytes are more than the memory has", size);
     if (size != physical->size) strict_misuse("%zu bytes are not all of the memory's %zu", size, physical->size);
     strict_mapping *mapping = calloc(1, sizeof *mapping);
     if (!mapping) return strict_end(ACL_ERROR_RT_MEMORY_ALLOCATION);

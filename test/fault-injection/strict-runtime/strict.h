@@ -1,12 +1,12 @@
-/* A second libascendcl.so for the tests: AscendCL as strict as its documents permit. It shares nothing with the emulator, so
- * that one misreading does not make both sides of a test agree. Where the real library may do several things this one does
- * the least convenient: device addresses are never readable by the CPU, queued copies run as late as the rules allow, fresh
- * memory is full of rubbish, out-parameters of a failed call are scribbled on, and every misuse is counted.
+/* The strict runtime: a second libascendcl.so for the tests, as strict as AscendCL's documents permit. It shares no code with
+ * the emulator, so that one misreading cannot be on both sides of a test. Where the real library has a choice, this one takes
+ * the least convenient: the CPU can never read device addresses, queued copies run as late as the rules allow, fresh memory
+ * holds garbage, failed calls overwrite their out-parameters, and every misuse is counted.
  *
- * Environment: STRICT_HBM (bytes of each device, 8 GiB), STRICT_DEVICES (2), STRICT_FAULTS (see strict_set_faults), and where
- * no document says which of two things is done: STRICT_REUSE_ADDRESSES (1: the address released last is handed out next where
- * it is long enough; by default none is handed out twice) and STRICT_STALE_CONTEXT (what aclrtGetCurrentContext says of a
- * context that was destroyed: "keep" returns it, "107000" refuses with that code; by default there is none, 107002). */
+ * Environment: STRICT_HBM (bytes of each device, 8 GiB), STRICT_DEVICES (2), STRICT_FAULTS (see strict_set_faults), and for
+ * behaviour that no document defines: STRICT_REUSE_ADDRESSES (1: reuses the address released last when it is long enough; by
+ * default no address is reused) and STRICT_STALE_CONTEXT (the answer of aclrtGetCurrentContext about a destroyed context:
+ * "keep" returns it, "107000" fails with that code; by default there is no context, 107002). */
 #ifndef STRICT_H
 #define STRICT_H
 
@@ -28,7 +28,7 @@ enum {
     STRICT_ERROR_MODEL_ABORT_NORMAL = 507023,
 };
 
-/* What is alive; the test expects zeros at the end. */
+/* Objects that are alive; the test expects zeros at the end. */
 typedef struct {
     uint64_t physical_handles;
     uint64_t physical_bytes;
@@ -49,15 +49,15 @@ typedef struct {
 STRICT_EXPORT int strict_report(strict_report_t *report);
 /* One line for each misuse: the call and why. Valid until the next misuse. */
 STRICT_EXPORT const char *strict_misuse_text(void);
-/* "aclrtMapMem:3=507899,*:57=507010": the third aclrtMapMem and the 57th call of all from now on fail with these codes and
- * have no effect; "3+" stands for the third and every later one. A synchronise call that fails this way ends the queued
- * copies half done, unless its code says that waiting, not the work, has ended (207020, 507012, 507046), or is one of the
- * notices beside which all work was done (207003 and the like). Returns -1 for a text that it cannot read. */
+/* "aclrtMapMem:3=507899,*:57=507010": from now on the third aclrtMapMem and the 57th call of all fail with these codes and
+ * have no effect; "3+" means the third and every later one. A synchronise call that fails this way ends the queued copies half
+ * done, except for codes that end only the wait (207020, 507012, 507046) and notices with which all work is done (207003 and
+ * similar). Returns -1 for an invalid text. */
 STRICT_EXPORT int strict_set_faults(const char *text);
-/* How long each aclrtSynchronizeStream takes from now on. */
+/* Sets how long each aclrtSynchronizeStream takes. */
 STRICT_EXPORT int strict_set_delay(uint32_t milliseconds);
 
-/* From here on for the library itself. Everything but strict_begin expects the one mutex to be held. */
+/* Internal declarations. All functions except strict_begin require the mutex. */
 
 #define STRICT_GRANULE ((size_t)2 << 20)
 #define STRICT_MAX_DEVICES 16
@@ -81,7 +81,7 @@ typedef struct strict_stream {
     struct strict_stream *next;
     strict_context *context;
     strict_copy *first;
-    /* What the next synchronise call reports. */
+    /* The code of the next synchronise call. */
     aclError failure;
     bool is_default;
     bool alive;
@@ -90,7 +90,7 @@ typedef struct strict_stream {
 typedef struct strict_physical {
     struct strict_physical *next;
     uint8_t *bytes;
-    /* One entry for each page: whether it has content, or still is to be filled with rubbish. */
+    /* For each page: whether it has content or must still be filled with garbage. */
     uint8_t *written;
     size_t size;
     uint32_t device;
@@ -107,13 +107,13 @@ typedef struct strict_mapping {
 
 typedef enum { STRICT_ANYWHERE = 0, STRICT_CONTEXT = 1, STRICT_DEVICE = 2, STRICT_BEFORE_INIT = 4 } strict_needs;
 
-/* Takes the mutex, counts the call and checks what it needs. Not 0: fail with that code. */
+/* Locks the mutex, counts the call and checks its requirements. The call must fail with a result other than 0. */
 aclError strict_begin(const char *call, strict_needs needs);
 aclError strict_end(aclError code);
-/* strict_end of a call that its caller should not have made. */
+/* strict_end of a call that is misuse. */
 aclError strict_refuse(aclError code, const char *why, ...) __attribute__((format(printf, 2, 3)));
 void strict_misuse(const char *why, ...) __attribute__((format(printf, 1, 2)));
-/* True when the code that strict_begin returned was asked for by strict_set_faults. */
+/* True when strict_set_faults injected the code that strict_begin returned. */
 bool strict_was_injected(void);
 
 #define STRICT_BEGIN(needs)                                  \
@@ -122,15 +122,15 @@ bool strict_was_injected(void);
         if (begun_ != ACL_SUCCESS) return strict_end(begun_); \
     } while (0)
 
-/* AscendCL does not say what a failed call leaves in its out-parameters. */
+/* Overwrites an out-parameter: AscendCL does not define it after a failed call. */
 #define STRICT_SCRIBBLE(out)                                  \
     do {                                                      \
         if (out) __builtin_memset((out), 0xE7, sizeof *(out)); \
     } while (0)
 
-/* An opaque handle whose dereference faults and which is never used again for anything else. */
+/* An opaque handle that faults when dereferenced and is never reused. */
 void *strict_new_handle(void *object);
-/* The object behind a handle, or NULL: the object's own liveness is the caller's to check. */
+/* The object of a handle, or NULL. The caller checks whether the object is alive. */
 void *strict_object(const void *handle);
 void *strict_handle_of(const void *object);
 
@@ -148,15 +148,15 @@ void strict_count_memory(strict_report_t *report);
 
 uint64_t strict_used_bytes(uint32_t device);
 strict_mapping *strict_mapping_at(uintptr_t address);
-/* A closing device: names what its owner left behind. */
+/* Reports everything that is left on a device that closes. */
 void strict_close_device_memory(uint32_t device);
 
 bool strict_is_device_address(uintptr_t address);
-/* Whether a range lies in page-locked memory: 1 in one living block, 0 in none, -1 touches freed memory or a block's end. */
+/* 1 when a range lies in one live page-locked block, 0 in none, -1 when it touches freed memory or a block's end. */
 int strict_is_page_locked(uintptr_t address, size_t bytes);
 
 void strict_run_queue(strict_stream *stream);
-/* What a synchronise call that was made to fail leaves of the queue. */
+/* Ends the queued copies as an injected failure of a synchronise call does. */
 void strict_fail_queue(strict_stream *stream, aclError code);
 /* Whether a queued copy reads or writes the range. */
 strict_copy *strict_queued_at(uintptr_t address, size_t bytes);

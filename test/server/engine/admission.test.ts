@@ -14,8 +14,8 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("requests", () => {
-  test("one that meets a sleeping engine is refused with a time to come again", async () => {
+describe("admit()", () => {
+  test("admit() throws with a retry time when the engine sleeps", async () => {
     await fixture.controller.sleep();
     const error = await failureOf(() => fixture.controller.admit());
     expect(error).toMatchObject({ code: "ENGINE_UNAVAILABLE", retryAfterSeconds: 5 });
@@ -23,7 +23,7 @@ describe("requests", () => {
     expect(fixture.controller.status.requests.refusedTotal).toBe(1);
   });
 
-  test("one that is held enters when somebody wakes the engine", async () => {
+  test("admit() resolves a held request once all memory is awake", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.controller.sleep();
     const held = fixture.complete();
@@ -34,7 +34,7 @@ describe("requests", () => {
     expect(await held).toBe(fixture.expected());
   });
 
-  test("one that is held longer than its deadline is refused, and nothing has changed", async () => {
+  test("admit() throws when a held request exceeds its deadline", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.controller.sleep();
     const error = await failureOf(() => fixture.controller.admit(undefined, { deadlineMs: 5 }));
@@ -45,7 +45,7 @@ describe("requests", () => {
     });
   });
 
-  test("one whose client goes away loses its place", async () => {
+  test("admit() frees the place of a held request when its client disconnects", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.controller.sleep();
     const client = new AbortController();
@@ -58,7 +58,7 @@ describe("requests", () => {
     expect(fixture.controller.status.requests.running).toBe(0);
   });
 
-  test("the queue has a limit", async () => {
+  test("admit() throws QUEUE_FULL when the queue is full", async () => {
     await fixture.restart({ whenAsleep: "hold", queueLimit: 1 });
     await fixture.controller.sleep();
     const held = fixture.complete();
@@ -71,7 +71,7 @@ describe("requests", () => {
     await held;
   });
 
-  test("one wakes a sleeping fixture.engine, but not one that an operator put to sleep", async () => {
+  test("admit() wakes an idle engine but not one that an operator put to sleep", async () => {
     await fixture.restart({ whenAsleep: "wake" });
     await fixture.controller.sleep({ reason: "idle" });
     expect(await fixture.complete()).toBe(fixture.expected());
@@ -82,14 +82,14 @@ describe("requests", () => {
     expect(fixture.controller.status.state).toBe("asleep");
   });
 
-  test("one wakes no engine whose weights nobody would load", async () => {
+  test("admit() does not wake an engine without weights when there is no reload", async () => {
     await fixture.restart({ whenAsleep: "wake" });
     await fixture.controller.sleep({ level: 2, reason: "idle" });
     expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
     expect(fixture.states).toEqual(["falling-asleep", "asleep"]);
   });
 
-  test("one whose client goes away in the moment of waking leaves no lease behind", async () => {
+  test("admit() leaves no lease when the client disconnects during wake-up", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.controller.sleep();
     const client = new AbortController();
@@ -102,7 +102,7 @@ describe("requests", () => {
     expect(fixture.controller.status.requests).toMatchObject({ running: 0, waiting: 0, admittedTotal: 0 });
   });
 
-  test("one that comes as a wake-up for another, whose client has gone, is called off wakes the engine all the same", async () => {
+  test("admit() wakes the engine while the wake-up for a disconnected client is cancelled", async () => {
     for (let turns = 0; turns < 12; turns++) {
       await fixture.restart({ whenAsleep: "wake", holdDeadlineMs: 1000 });
       const client = new AbortController();
@@ -124,7 +124,7 @@ describe("requests", () => {
     }
   });
 
-  test("an operator's sleep stays one when idleness deepens it, and becomes one when he repeats it", async () => {
+  test("sleep() keeps the reason operator when idleness deepens it", async () => {
     await fixture.controller.sleep({ reason: "idle" });
     expect(fixture.controller.status.reason).toBe("idle");
     await fixture.controller.sleep();
@@ -133,7 +133,7 @@ describe("requests", () => {
     expect(fixture.controller.status).toMatchObject({ reason: "operator", level: 2 });
   });
 
-  test("a sleep that an operator asks for meanwhile is not undone by a request that came before", async () => {
+  test("admit() does not undo a sleep that an operator requested meanwhile", async () => {
     await fixture.restart({ whenAsleep: "wake" });
     await fixture.controller.sleep({ reason: "idle" });
     const operators = fixture.controller.sleep({ level: 2 });
@@ -144,7 +144,7 @@ describe("requests", () => {
   });
 
   test.if(onEmulator)(
-    "those held for a wake-up that fails are told, and the next one tries again",
+    "admit() rejects held requests when the wake-up fails, and the next request retries",
     async () => {
       await fixture.restart({ whenAsleep: "wake" });
       await fixture.controller.sleep({ reason: "idle" });
@@ -160,7 +160,7 @@ describe("requests", () => {
 });
 
 describe("requests in flight", () => {
-  test("mode abort ends them and waits until they have ended", async () => {
+  test('sleep({ mode: "abort" }) aborts requests and waits for their end', async () => {
     const lease = await fixture.controller.admit();
     const slept = fixture.controller.sleep({ mode: "abort" });
     await until(() => lease.signal.aborted);
@@ -174,7 +174,7 @@ describe("requests in flight", () => {
     expect(fixture.controller.status.requests).toMatchObject({ running: 0, abortedTotal: 1 });
   });
 
-  test("mode wait lets them finish, and admits no other", async () => {
+  test('sleep({ mode: "wait" }) lets requests finish and admits no others', async () => {
     const lease = await fixture.controller.admit();
     const slept = fixture.controller.sleep({ mode: "wait" });
     await until(() => fixture.controller.status.state === "falling-asleep");
@@ -186,7 +186,7 @@ describe("requests in flight", () => {
     expect(await slept).toMatchObject({ alreadySleeping: false });
   });
 
-  test("mode keep parks them, and they go on with the same output", async () => {
+  test('sleep({ mode: "keep" }) parks requests, which continue with the same output', async () => {
     const lease = await fixture.controller.admit();
     const letters: string[] = [];
     const done = (async () => {
@@ -207,7 +207,7 @@ describe("requests in flight", () => {
     expect(fixture.controller.status.requests).toMatchObject({ running: 0, parked: 0, abortedTotal: 0 });
   });
 
-  test("a checkpoint passes at once while awake, and in a pause tells of no loss", async () => {
+  test("checkpoint() resolves at once while awake, and after a pause without lost tags", async () => {
     using lease = await fixture.controller.admit();
     expect(await lease.checkpoint()).toEqual({ parked: false, lostTags: [] });
     const paused = fixture.controller.pause({ mode: "keep" });
@@ -218,7 +218,7 @@ describe("requests in flight", () => {
     expect(await checkpoint).toEqual({ parked: true, lostTags: [] });
   });
 
-  test("what two wake-ups lose in parts is told together, and reloaded weights are not lost", async () => {
+  test("checkpoint() returns the lost tags of several wake-ups, without reloaded weights", async () => {
     using lease = await fixture.controller.admit();
     const slept = fixture.controller.sleep({ mode: "keep", level: 2 });
     await until(() => fixture.controller.status.state === "falling-asleep");
@@ -231,7 +231,7 @@ describe("requests in flight", () => {
     expect(await checkpoint).toEqual({ parked: true, lostTags: ["kv_cache"] });
   });
 
-  test("a parked request ends with its client, and a deeper sleep in mode abort ends it too", async () => {
+  test("checkpoint() rejects when the client disconnects or a deeper sleep aborts the request", async () => {
     const client = new AbortController();
     const first = await fixture.controller.admit(client.signal);
     const second = await fixture.controller.admit();
@@ -250,7 +250,7 @@ describe("requests in flight", () => {
   });
 
   test.each(["wait", "keep", "abort"] as const)(
-    "a sleep in mode %s that they outlast is called off, and nothing has changed",
+    'sleep({ mode: "%s" }) changes nothing when requests exceed its deadline',
     async (mode) => {
       const lease = await fixture.controller.admit();
       const error = await failureOf(() => fixture.controller.sleep({ mode, deadlineMs: 5 }));
@@ -264,7 +264,7 @@ describe("requests in flight", () => {
     },
   );
 
-  test("a sleep that waits for them can be called off", async () => {
+  test("sleep() rejects when its signal aborts while it waits for requests", async () => {
     using _lease = await fixture.controller.admit();
     const caller = new AbortController();
     const slept = codeOf(() => fixture.controller.sleep({ mode: "wait", signal: caller.signal }));
@@ -274,7 +274,7 @@ describe("requests in flight", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("a sleep that cannot have its host memory disturbs nobody", async () => {
+  test("sleep() aborts no request when the host budget is too small", async () => {
     await fixture.close();
     fixture = new ControllerFixture({ hostBudget: 2 * MiB });
     using lease = await fixture.controller.admit();

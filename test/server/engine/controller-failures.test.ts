@@ -16,7 +16,7 @@ beforeEach(() => {
 afterEach(() => fixture.close());
 
 describe("failures", () => {
-  test.if(onEmulator)("a failed wake-up leaves the engine asleep, and works when there is room", async () => {
+  test.if(onEmulator)("wakeUp() leaves the engine asleep when it fails, and succeeds on retry", async () => {
     await fixture.controller.sleep();
     setFaults("aclrtMapMem:1=507899");
     expect(await codeOf(() => fixture.controller.wakeUp())).toBe("ACL_CALL_FAILED");
@@ -31,7 +31,7 @@ describe("failures", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test.if(onEmulator)("a failed sleep leaves the engine awake and serving", async () => {
+  test.if(onEmulator)("sleep() leaves the engine awake and serving when it fails", async () => {
     setFaults("aclrtMemcpyAsync:1=507899");
     expect(await codeOf(() => fixture.controller.sleep())).toBe("ACL_CALL_FAILED");
     setFaults("");
@@ -39,7 +39,7 @@ describe("failures", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("a hook that throws after a wake-up that took place leaves the engine awake, its losses known", async () => {
+  test("wakeUp() leaves the engine awake with its lost tags when afterWake throws", async () => {
     const remove = fixture.allocator.onTransition({
       afterWake: () => {
         throw new RangeError("graph");
@@ -54,7 +54,7 @@ describe("failures", () => {
     expect(fixture.controller.status).toMatchObject({ state: "awaiting-weights", sleepingTags: [] });
   });
 
-  test.if(onEmulator)("a lost device makes it fail until a transition succeeds", async () => {
+  test.if(onEmulator)("controller stays failed after a lost device until a transition succeeds", async () => {
     await fixture.controller.sleep();
     setFaults("*:1+=507010");
     expect(await codeOf(() => fixture.controller.wakeUp())).toBe("DEVICE_LOST");
@@ -72,14 +72,14 @@ describe("failures", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("an allocator that was closed makes it fail, and refuse requests", async () => {
+  test("controller fails and refuses requests when its allocator is closed", async () => {
     await fixture.allocator.close();
     expect(await codeOf(() => fixture.controller.sleep())).toBe("CLOSED");
     expect(fixture.controller.status).toMatchObject({ state: "failed", failure: { code: "CLOSED" } });
     expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
   });
 
-  test("a hook and a reload that ask for a transition are refused instead of waiting for themselves", async () => {
+  test("controller refuses transitions requested by a hook or a reload", async () => {
     const codes: string[] = [];
     const attempt = async (run: () => Promise<unknown>) => codes.push(await codeOf(run));
     await fixture.restart({
@@ -101,7 +101,7 @@ describe("failures", () => {
     expect(codes).toEqual(Array(4).fill("CALLED_FROM_HOOK"));
   });
 
-  test("bad input is refused and changes nothing", async () => {
+  test("controller refuses invalid input and changes nothing", async () => {
     const bad: [() => unknown, string][] = [
       [() => fixture.controller.sleep({ level: 3 as 2 }), "UNKNOWN_LEVEL"],
       [() => fixture.controller.sleep({ mode: "kill" as "abort" }), "INVALID_ARGUMENT"],
@@ -132,19 +132,19 @@ describe("failures", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
-  test("memory that is asleep already is not taken over", async () => {
+  test("SleepController refuses memory that is already asleep", async () => {
     await fixture.controller.sleep();
     expect(await codeOf(() => new SleepController(fixture.allocator))).toBe("STATE_CONFLICT");
   });
 });
 
 describe("events", () => {
-  test("a failure that has no words for itself is told all the same", () => {
+  test("summaryOf() describes a failure without a message", () => {
     expect(summaryOf(Object.create(null))).toEqual({ code: "UNKNOWN", message: "an object" });
     expect(summaryOf(undefined)).toEqual({ code: "UNKNOWN", message: "undefined" });
   });
 
-  test("each transition starts once, tells its progress and ends once, in order", async () => {
+  test("subscribe() receives the start, progress and end of a transition in order", async () => {
     await fixture.controller.sleep();
     const types = fixture.events.map((event) => event.type).filter((type) => type !== "state");
     expect(types[0]).toBe("transition-started");
@@ -162,7 +162,7 @@ describe("events", () => {
     });
   });
 
-  test("a listener that throws disturbs nobody, and one that starts a transition may", async () => {
+  test("subscribe() tolerates listeners that throw and listeners that start transitions", async () => {
     const warnings: string[] = [];
     const note = (warning: Error) => warnings.push(warning.message);
     process.on("warning", note);

@@ -14,8 +14,8 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("sleep and wake", () => {
-  test("the states of a cycle, and the same output", async () => {
+describe("sleep() and wakeUp()", () => {
+  test("controller passes through every state of a cycle, and the output stays the same", async () => {
     const { freeBytes } = fixture.allocator.memGetInfo();
     expect(await fixture.complete()).toBe(fixture.expected());
     expect(await fixture.controller.sleep()).toMatchObject({
@@ -43,7 +43,7 @@ describe("sleep and wake", () => {
     expect(fixture.states).toEqual(["falling-asleep", "asleep", "waking", "awake"]);
   });
 
-  test("level 0 pauses and frees nothing; waking and resuming both end it", async () => {
+  test("sleep({ level: 0 }) frees nothing and ends by wakeUp() or resume()", async () => {
     const { freeBytes } = fixture.allocator.memGetInfo();
     for (const end of [
       () => fixture.controller.wakeUp({ tags: ["scheduling"] }),
@@ -60,7 +60,7 @@ describe("sleep and wake", () => {
     }
   });
 
-  test("a no-op says so and can be told from a transition by its events too", async () => {
+  test("sleep() and wakeUp() report a no-op in the result and in the events", async () => {
     expect(await fixture.controller.wakeUp()).toMatchObject({ alreadyAwake: true, report: null });
     await fixture.controller.sleep();
     expect(await fixture.controller.sleep()).toMatchObject({ level: 1, alreadySleeping: true, report: null });
@@ -73,7 +73,7 @@ describe("sleep and wake", () => {
     expect(outcomes).toEqual(["no-op", "done", "no-op", "no-op", "done", "no-op"]);
   });
 
-  test("level 2 while asleep at 1 drops the backups", async () => {
+  test("sleep({ level: 2 }) drops the backups of level 1", async () => {
     await fixture.controller.sleep();
     expect(fixture.allocator.usage()["weights"]?.hostBytes).toBe(4 * MiB);
     expect(await fixture.controller.sleep({ level: 2 })).toMatchObject({ level: 2, alreadySleeping: false });
@@ -82,7 +82,7 @@ describe("sleep and wake", () => {
     expect(await fixture.controller.sleep({ level: 2 })).toMatchObject({ alreadySleeping: true });
   });
 
-  test("level 1 while asleep at 2 is an error that explains, and changes nothing", async () => {
+  test("sleep({ level: 1 }) throws STATE_CONFLICT when asleep at level 2", async () => {
     await fixture.controller.sleep({ level: 2 });
     const error = await failureOf(() => fixture.controller.sleep({ level: 1 }));
     expect(error.code).toBe("STATE_CONFLICT");
@@ -93,7 +93,7 @@ describe("sleep and wake", () => {
     });
   });
 
-  test("sleeping again after only the cache was woken works", async () => {
+  test("sleep() succeeds after a wake-up of the cache only", async () => {
     await fixture.controller.sleep();
     await fixture.controller.wakeUp({ tags: ["kv_cache"] });
     expect(fixture.controller.status).toMatchObject({ state: "asleep", level: 1, sleepingTags: ["weights"] });
@@ -104,7 +104,7 @@ describe("sleep and wake", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("a wake-up of the weights alone admits nobody, and each step takes its share of memory", async () => {
+  test("wakeUp({ tags }) admits no request until all tags are awake", async () => {
     const { freeBytes } = fixture.allocator.memGetInfo();
     await fixture.controller.sleep();
     await fixture.controller.wakeUp({ tags: ["weights"] });
@@ -117,7 +117,7 @@ describe("sleep and wake", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("calls made at once take turns", async () => {
+  test("sleep() and wakeUp() run one after the other when called at once", async () => {
     const results = await Promise.all([
       fixture.controller.sleep(),
       fixture.controller.sleep(),
@@ -138,14 +138,14 @@ describe("sleep and wake", () => {
     expect(fixture.controller.status.state).toBe("awaiting-weights");
   });
 
-  test("a sleep of a tag leaves the rest awake, and admits nobody", async () => {
+  test("sleep({ tags }) leaves other tags awake and admits no request", async () => {
     await fixture.controller.sleep({ level: 1, tags: ["kv_cache"] });
     expect(fixture.controller.status).toMatchObject({ state: "asleep", sleepingTags: ["kv_cache"] });
     expect(fixture.engine.weights.state).toBe("mapped");
     expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
   });
 
-  test("memory does not grow over cycles", async () => {
+  test("sleep() and wakeUp() leave free memory unchanged over cycles", async () => {
     const { freeBytes } = fixture.allocator.memGetInfo();
     for (let cycle = 0; cycle < 5; cycle++) {
       await fixture.controller.sleep({ level: cycle % 2 ? 2 : 1 });
@@ -164,7 +164,7 @@ describe("sleep and wake", () => {
     });
   });
 
-  test("an engine without memory sleeps and wakes all the same", async () => {
+  test("sleep() and wakeUp() change the state of an engine without memory", async () => {
     await fixture.restart({ tags: { weights: "empty/weights" } });
     const empty = fixture.controller;
     expect(await empty.sleep()).toMatchObject({ alreadySleeping: false });
@@ -176,7 +176,7 @@ describe("sleep and wake", () => {
 });
 
 describe("lost weights", () => {
-  test("after level 2 requests are refused until the weights are confirmed", async () => {
+  test("admit() throws after level 2 until confirmWeights()", async () => {
     await fixture.controller.sleep({ level: 2 });
     expect(await codeOf(() => fixture.controller.confirmWeights())).toBe("STATE_CONFLICT");
     await fixture.controller.wakeUp();
@@ -189,7 +189,7 @@ describe("lost weights", () => {
     await fixture.controller.confirmWeights();
   });
 
-  test("they can be loaded before the cache is woken", async () => {
+  test("confirmWeights() succeeds before the cache is awake", async () => {
     await fixture.controller.sleep({ level: 2 });
     await fixture.controller.wakeUp({ tags: ["weights"] });
     fixture.engine.load();
@@ -199,7 +199,7 @@ describe("lost weights", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("waking the cache first reads nothing into weights that are unmapped", async () => {
+  test("wakeUp() of the cache leaves discarded weights asleep", async () => {
     await fixture.controller.sleep({ level: 2 });
     await fixture.controller.wakeUp({ tags: ["kv_cache"] });
     expect(fixture.engine.weights.state).toBe("discarded");
@@ -209,7 +209,7 @@ describe("lost weights", () => {
     expect(fixture.controller.status.state).toBe("awaiting-weights");
   });
 
-  test("a lighter sleep and wake-up in between does not make garbage pass for weights", async () => {
+  test("wakeUp() still awaits weights after a lighter sleep in between", async () => {
     await fixture.controller.sleep({ level: 2 });
     await fixture.controller.wakeUp();
     await fixture.controller.sleep({ level: 1 });
@@ -218,7 +218,7 @@ describe("lost weights", () => {
     expect(fixture.controller.status.state).toBe("awaiting-weights");
   });
 
-  test("reload runs when the weights are awake, and before any request", async () => {
+  test("reload runs once the weights are mapped, before any request", async () => {
     const calls: string[] = [];
     await fixture.restart({
       whenAsleep: "wake",
@@ -238,7 +238,7 @@ describe("lost weights", () => {
     expect(fixture.states).toEqual(["falling-asleep", "asleep", "waking", "awaiting-weights", "awake"]);
   });
 
-  test("a reload that throws leaves the engine asleep, and the next wake-up tries again", async () => {
+  test("wakeUp() leaves the engine asleep when reload throws, and the next one retries", async () => {
     let attempts = 0;
     await fixture.restart({
       reload: () => {
@@ -258,7 +258,7 @@ describe("lost weights", () => {
 });
 
 describe("pause", () => {
-  test("differs from sleep: neither undoes the other", async () => {
+  test("pause() and sleep() do not undo each other", async () => {
     await fixture.controller.pause();
     expect(fixture.controller.status).toMatchObject({ state: "paused", level: null, paused: true });
     expect([fixture.controller.isPaused, fixture.controller.isSleeping]).toEqual([true, false]);
@@ -272,7 +272,7 @@ describe("pause", () => {
     expect(await fixture.complete()).toBe(fixture.expected());
   });
 
-  test("ends requests as its mode says, and one that they outlast changes nothing", async () => {
+  test("pause() ends requests by its mode, and changes nothing when they exceed its deadline", async () => {
     const lease = await fixture.controller.admit();
     expect(await codeOf(() => fixture.controller.pause({ mode: "wait", deadlineMs: 5 }))).toBe("TIMED_OUT");
     expect(fixture.controller.status.state).toBe("awake");
@@ -283,7 +283,7 @@ describe("pause", () => {
     expect(fixture.controller.status.state).toBe("paused");
   });
 
-  test("holds requests where that is configured", async () => {
+  test("pause() holds requests when the controller is configured to", async () => {
     await fixture.restart({ whenAsleep: "wake" });
     await fixture.controller.pause();
     const held = fixture.complete();
@@ -294,8 +294,8 @@ describe("pause", () => {
   });
 });
 
-describe("engines that share the allocator", () => {
-  test("one sleeps and wakes without touching the other, and levels mean the same under its own names", async () => {
+describe("engines that share an allocator", () => {
+  test("sleep() and wakeUp() leave another engine of the same allocator alone", async () => {
     await fixture.restart({ tags: { weights: "weights", kv_cache: "kv_cache" } });
     const other = new FakeEngine(fixture.allocator, { prefix: "qwen/", seed: 5 });
     await using qwen = new SleepController(fixture.allocator, { name: "qwen", tags: other.tags });
@@ -314,8 +314,8 @@ describe("engines that share the allocator", () => {
   });
 });
 
-describe("closing", () => {
-  test("while asleep: those held are refused, memory stays as it is", async () => {
+describe("close()", () => {
+  test("close() rejects held requests and leaves memory asleep", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.controller.sleep();
     const held = codeOf(() => fixture.controller.admit());
@@ -332,7 +332,7 @@ describe("closing", () => {
       expect(await codeOf(call)).toBe("CLOSED");
   });
 
-  test("while moving: the transition is called off, requests in flight are told", async () => {
+  test("close() cancels running and waiting transitions", async () => {
     const device = holdDevice();
     const slept = codeOf(() => fixture.controller.sleep());
     await until(() => fixture.engine.weights.state === "moving");
@@ -343,7 +343,7 @@ describe("closing", () => {
     expect(fixture.engine.weights.read()).toEqual(fixture.engine.content);
   });
 
-  test("while requests are in flight it waits for none", async () => {
+  test("close() aborts requests in flight without waiting for them", async () => {
     const lease = await fixture.controller.admit();
     const slept = codeOf(() => fixture.controller.sleep({ mode: "wait" }));
     await fixture.controller.close();
@@ -352,7 +352,7 @@ describe("closing", () => {
     lease.release();
   });
 
-  test("while a reload never ends", async () => {
+  test("close() does not wait for a reload that never ends", async () => {
     await fixture.restart({ reload: () => new Promise(() => undefined) });
     await fixture.controller.sleep({ level: 2 });
     const woken = codeOf(() => fixture.controller.wakeUp());

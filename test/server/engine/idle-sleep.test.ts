@@ -1,4 +1,4 @@
-/** An engine that nobody asks anything falls asleep by itself. */
+/** An idle engine falls asleep by itself. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -42,10 +42,10 @@ afterEach(async () => {
 const asleepAt = (level: number) =>
   until(() => controller.status.state === "asleep" && controller.status.level === level);
 
-/** Lets whatever was started go on; nothing may have come of it. */
+/** Gives pending work time to run, before an assertion that nothing changed. */
 const settle = () => Bun.sleep(5);
 
-test("it goes down the ladder, rung by rung", async () => {
+test("IdleSleep goes down its ladder level by level", async () => {
   clock.advance(5 * minute - 1);
   await settle();
   expect(controller.status.state).toBe("awake");
@@ -60,7 +60,7 @@ test("it goes down the ladder, rung by rung", async () => {
   expect(clock.timers).toBe(0);
 });
 
-test("a request wakes it, and idleness begins anew when the request has ended", async () => {
+test("IdleSleep counts idle time from the end of the last request", async () => {
   clock.advance(5 * minute);
   await asleepAt(1);
   const lease = await controller.admit();
@@ -76,7 +76,7 @@ test("a request wakes it, and idleness begins anew when the request has ended", 
   await asleepAt(1);
 });
 
-test("it stays awake for a while once it woke, which delays no wake-up", async () => {
+test("IdleSleep keeps the engine awake for its minimum residency", async () => {
   await start({ ladder: [{ after: 10, level: 1 }], minimumAwake: "1s" });
   clock.advance(1000);
   await asleepAt(1);
@@ -90,7 +90,7 @@ test("it stays awake for a while once it woke, which delays no wake-up", async (
   }
 });
 
-test("a sleep that an operator asked for is neither deepened nor undone", async () => {
+test("IdleSleep leaves a sleep of an operator alone", async () => {
   await controller.sleep();
   clock.advance(100 * minute);
   await settle();
@@ -102,7 +102,7 @@ test("a sleep that an operator asked for is neither deepened nor undone", async 
   expect(controller.status.reason).toBe("idle");
 });
 
-test("a paused engine is left alone", async () => {
+test("IdleSleep leaves a paused engine alone", async () => {
   await controller.pause();
   clock.advance(100 * minute);
   await settle();
@@ -112,7 +112,7 @@ test("a paused engine is left alone", async () => {
   await asleepAt(1);
 });
 
-test("a request that comes while it falls asleep calls that off", async () => {
+test("IdleSleep cancels its sleep when a request arrives", async () => {
   const device = holdDevice();
   clock.advance(5 * minute);
   await until(() => engine.weights.state === "moving");
@@ -125,7 +125,7 @@ test("a request that comes while it falls asleep calls that off", async () => {
   await asleepAt(1);
 });
 
-test("a sleep that fails is tried again when the engine has been idle for as long once more", async () => {
+test("IdleSleep retries a failed sleep after the same idle time", async () => {
   await allocator.close();
   allocator = CaMemAllocator.getInstance({ hostBudget: 2 * MiB });
   engine = new FakeEngine(allocator);
@@ -144,21 +144,21 @@ test("a sleep that fails is tried again when the engine has been idle for as lon
   expect(controller.status.state).toBe("awake");
 });
 
-test("closing it leaves nothing behind", async () => {
+test("close() stops every timer of IdleSleep", async () => {
   idle.close();
   expect(clock.timers).toBe(0);
   (await controller.admit()).release();
   expect(clock.timers).toBe(0);
 });
 
-test("it ends with the controller", async () => {
+test("IdleSleep ends when its controller closes", async () => {
   await controller.close();
   clock.advance(5 * minute);
   await settle();
   expect(clock.timers).toBe(0);
 });
 
-test("bad options are refused, and named", async () => {
+test("IdleSleep names invalid options", async () => {
   const bad: [unknown, string][] = [
     [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{ ladder: [] }, "one or more"],

@@ -14,8 +14,8 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("requests to the model", () => {
-  test("a sleeping engine answers 503 with Retry-After", async () => {
+describe("admitRequest()", () => {
+  test("admitRequest() answers 503 with Retry-After when the engine sleeps", async () => {
     await fixture.restart({ retryAfterSeconds: 7 });
     await fixture.controller.sleep();
     const response = await fixture.server.fetch("/complete");
@@ -25,13 +25,13 @@ describe("requests to the model", () => {
     });
   });
 
-  test("or holds them, wakes, and answers", async () => {
+  test("admitRequest() holds a request and wakes the engine when configured to", async () => {
     await fixture.restart({ whenAsleep: "wake", whenOperatorAsleep: "wake" });
     await fixture.server.post("/sleep");
     expect(await (await fixture.server.fetch("/complete")).text()).toBe(fixture.engine.expected("once", 8));
   });
 
-  test("a client that disconnects while held frees its place", async () => {
+  test("admitRequest() frees the place of a held request when its client disconnects", async () => {
     await fixture.restart({ whenAsleep: "hold", queueLimit: 1 });
     await fixture.server.post("/sleep");
     const client = new AbortController();
@@ -48,7 +48,7 @@ describe("requests to the model", () => {
     expect(fixture.controller.status.requests).toMatchObject({ running: 0, admittedTotal: 1 });
   });
 
-  test("a client that disconnects while its answer is streamed gives its lease back", async () => {
+  test("leasedStream() releases its lease when the client disconnects", async () => {
     const client = new AbortController();
     const response = await fixture.server.fetch("/complete?stream&length=100000", { signal: client.signal });
     const reader = response.body?.getReader();
@@ -59,13 +59,13 @@ describe("requests to the model", () => {
     expect(await fixture.server.postJson("/sleep?mode=wait")).toMatchObject([200, { status: "sleeping" }]);
   });
 
-  test("a stream that is cancelled before anybody read it gives its lease back", async () => {
+  test("leasedStream() releases its lease when cancelled before the first read", async () => {
     const lease = await fixture.controller.admit();
     await leasedStream(lease, fixture.engine.generate(lease, "once", 8)).cancel();
     expect(fixture.controller.status.requests.running).toBe(0);
   });
 
-  test("a stream that is cancelled in the middle of a step keeps its lease until the engine has tidied up", async () => {
+  test("leasedStream() keeps its lease until the source has ended when cancelled in a step", async () => {
     const lease = await fixture.controller.admit();
     const begun = Promise.withResolvers<void>();
     const step = Promise.withResolvers<void>();
@@ -89,7 +89,7 @@ describe("requests to the model", () => {
     expect(fixture.controller.status.requests.running).toBe(0);
   });
 
-  test("an answer is streamed across a sleep in mode keep", async () => {
+  test("leasedStream() continues after a sleep in mode keep", async () => {
     const response = fixture.server.fetch("/complete?stream&length=5000");
     await until(() => fixture.controller.status.requests.running === 1);
     expect(await fixture.server.postJson("/sleep?mode=keep")).toMatchObject([200, { status: "sleeping" }]);
@@ -98,7 +98,7 @@ describe("requests to the model", () => {
     expect(await (await response).text()).toBe(fixture.engine.expected("once", 5000));
   });
 
-  test("a sleep in mode abort ends a stream, and health checks are answered meanwhile", async () => {
+  test("/sleep in mode abort ends a stream while other routes answer", async () => {
     const cut = fixture.server.fetch("/complete?stream&length=100000").then(
       (response) =>
         response.text().then(
@@ -118,7 +118,7 @@ describe("requests to the model", () => {
   });
 });
 
-test("admitRequest refuses a mistake in its call, and no request has a lease by it", async () => {
+test("admitRequest() refuses invalid arguments and takes no lease", async () => {
   const request = new Request("http://localhost/complete");
   const calls: [() => unknown, string][] = [
     [() => admitRequest(fixture.controller, request, { modle: "x" } as AdmitRequestOptions), 'no "modle"'],

@@ -14,8 +14,8 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("camem's own routes", () => {
-  test("usage by engine and tag, and by device", async () => {
+describe("routes below /camem", () => {
+  test("/camem/usage reports memory by engine, tag and device", async () => {
     const { freeBytes, totalBytes } = fixture.allocator.memGetInfo();
     const [status, body] = await fixture.server.json("/camem/usage");
     expect([status, body]).toMatchObject([
@@ -32,7 +32,7 @@ describe("camem's own routes", () => {
     ]);
   });
 
-  test.if(onEmulator)("usage tells of an engine whose device is lost", async () => {
+  test.if(onEmulator)("/camem/usage reports an engine whose device is lost", async () => {
     await fixture.controller.sleep();
     setFaults("*:1+=507010");
     expect(await errorOf(fixture.server.postJson("/wake_up"))).toEqual([500, null]);
@@ -47,7 +47,7 @@ describe("camem's own routes", () => {
     ]);
   });
 
-  test("usage and events tell of an engine whose allocator is closed", async () => {
+  test("/camem/usage and /camem/events answer when the allocator is closed", async () => {
     await fixture.allocator.close();
     expect((await fixture.server.post("/sleep")).status).toBe(503);
     const engines = { default: { status: { state: "failed", failure: { code: "CLOSED" } }, tags: {} } };
@@ -55,7 +55,7 @@ describe("camem's own routes", () => {
     expect((await fixture.server.fetch("/camem/events")).status).toBe(200);
   });
 
-  test("a plan, without touching anything", async () => {
+  test("/camem/plan returns a plan and moves nothing", async () => {
     expect(await fixture.server.json("/camem/plan?op=sleep&level=2")).toMatchObject([
       200,
       { fits: true, tags: { weights: { discardBytes: 4 * MiB } } },
@@ -69,7 +69,7 @@ describe("camem's own routes", () => {
     expect(await errorOf(fixture.server.json("/camem/plan?op=nap"))).toEqual([400, "op"]);
   });
 
-  test("events: a snapshot, then transitions with their progress", async () => {
+  test("/camem/events sends a snapshot, then transitions with their progress", async () => {
     const response = await fixture.server.fetch("/camem/events");
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     const seen: string[] = [];
@@ -91,7 +91,7 @@ describe("camem's own routes", () => {
     expect(seen).toEqual(["falling-asleep", "progress", "asleep"]);
   });
 
-  test("events of requests are thinned out to the latest", async () => {
+  test("/camem/events thins out request events to the latest", async () => {
     const response = await fixture.server.fetch("/camem/events");
     const counts: number[] = [];
     for await (const { event, data } of eventsOf(response)) {
@@ -104,7 +104,7 @@ describe("camem's own routes", () => {
     expect(counts.length).toBeLessThan(10);
   });
 
-  test("there is a limit to event streams, and one that ends makes room", async () => {
+  test("/camem/events answers 503 beyond its limit of streams until one ends", async () => {
     const clients = Array.from({ length: 64 }, () => new AbortController());
     for (const { signal } of clients)
       expect((await fixture.server.fetch("/camem/events", { signal })).status).toBe(200);
@@ -116,7 +116,7 @@ describe("camem's own routes", () => {
     for (const client of clients) client.abort();
   });
 
-  test("an event stream shows that it lives, and leaves nothing when its client goes", async () => {
+  test("/camem/events sends heartbeats and unsubscribes when its client disconnects", async () => {
     await fixture.restart({}, { heartbeatMs: 5 });
     let listeners = 0;
     const { subscribe } = fixture.controller;

@@ -14,8 +14,8 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("vLLM's contract", () => {
-  test("sleep, is_sleeping, wake_up", async () => {
+describe("routes of vLLM", () => {
+  test("/sleep, /is_sleeping and /wake_up answer in vLLM's format", async () => {
     expect(await fixture.server.postJson("/sleep")).toEqual([200, { status: "sleeping", level: 1 }]);
     expect(await fixture.server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
     expect(fixture.engine.weights.state).toBe("offloaded");
@@ -24,7 +24,7 @@ describe("vLLM's contract", () => {
     expect(await (await fixture.server.fetch("/complete")).text()).toBe(fixture.engine.expected("once", 8));
   });
 
-  test("the level comes from the query, as vLLM's callers send it, or from JSON, as kvcached and llama-swap do", async () => {
+  test("/sleep reads the level from the query or from JSON", async () => {
     for (const call of [
       () => fixture.server.postJson("/sleep?level=2&mode=wait"),
       () => fixture.server.postJson("/sleep", { level: 2 }),
@@ -42,7 +42,7 @@ describe("vLLM's contract", () => {
     ]);
   });
 
-  test("a staged wake-up: sleeping until the last tag is awake", async () => {
+  test("/wake_up reports sleeping until the last tag is awake", async () => {
     await fixture.server.post("/sleep?level=2");
     expect(await fixture.server.postJson("/wake_up?tags=weights")).toEqual([
       200,
@@ -64,7 +64,7 @@ describe("vLLM's contract", () => {
     ]);
   });
 
-  test("a no-op says so", async () => {
+  test("/sleep and /wake_up report a no-op", async () => {
     expect(await fixture.server.postJson("/wake_up")).toEqual([
       200,
       { status: "awake", tags: null, already_awake: true },
@@ -76,7 +76,7 @@ describe("vLLM's contract", () => {
     ]);
   });
 
-  test("pause, resume, is_paused", async () => {
+  test("/pause, /resume and /is_paused answer in vLLM's format", async () => {
     expect(await fixture.server.postJson("/pause?mode=keep&clear_cache=false")).toEqual([
       200,
       { status: "paused" },
@@ -97,7 +97,7 @@ describe("vLLM's contract", () => {
     }
   });
 
-  test("level 1 while asleep at 2 is a conflict that explains", async () => {
+  test("/sleep answers 409 when asleep at a deeper level", async () => {
     await fixture.server.post("/sleep?level=2");
     const [status, body] = await fixture.server.postJson("/sleep?level=1");
     expect([status, body]).toMatchObject([
@@ -107,7 +107,7 @@ describe("vLLM's contract", () => {
     expect(JSON.stringify(body)).toContain("asleep at level 2");
   });
 
-  test.if(onEmulator)("a failed wake-up is a 500 in vLLM's shape, never a success while asleep", async () => {
+  test.if(onEmulator)("/wake_up answers 500 in vLLM's format when it fails", async () => {
     await fixture.server.post("/sleep");
     setFaults("aclrtMallocPhysical:1=207001");
     const [status, body] = await fixture.server.postJson("/wake_up");
@@ -118,14 +118,14 @@ describe("vLLM's contract", () => {
     expect(await fixture.server.postJson("/wake_up")).toEqual([200, { status: "awake", tags: null }]);
   });
 
-  test("a sleep that requests in flight outlast is a 504, and nothing has changed", async () => {
+  test("/sleep answers 504 when requests exceed its deadline, and changes nothing", async () => {
     const lease = await fixture.controller.admit();
     expect(await errorOf(fixture.server.postJson("/sleep?mode=wait&deadline_ms=5"))).toEqual([504, null]);
     expect(fixture.controller.status.state).toBe("awake");
     lease.release();
   });
 
-  test("health stays 200 while asleep, to everybody, where it is asked for", async () => {
+  test("/health answers 200 without a token while asleep, when enabled", async () => {
     await fixture.restart({}, { health: true, token: "secret" });
     await fixture.controller.sleep();
     const response = await fixture.server.fetch("/health");
@@ -133,15 +133,18 @@ describe("vLLM's contract", () => {
   });
 });
 
-describe("SGLang's contract", () => {
-  test.each(["GET", "POST"])("release and resume by %s", async (method) => {
-    expect(await fixture.server.json("/release_memory_occupation", { method })).toEqual([200, null]);
-    expect(fixture.engine.weights.state).toBe("offloaded");
-    expect(await fixture.server.json("/resume_memory_occupation", { method })).toEqual([200, null]);
-    expect(fixture.controller.status.state).toBe("awake");
-  });
+describe("routes of SGLang", () => {
+  test.each(["GET", "POST"])(
+    "/release_memory_occupation and /resume_memory_occupation accept %s",
+    async (method) => {
+      expect(await fixture.server.json("/release_memory_occupation", { method })).toEqual([200, null]);
+      expect(fixture.engine.weights.state).toBe("offloaded");
+      expect(await fixture.server.json("/resume_memory_occupation", { method })).toEqual([200, null]);
+      expect(fixture.controller.status.state).toBe("awake");
+    },
+  );
 
-  test("tags in the body", async () => {
+  test("/release_memory_occupation and /resume_memory_occupation read tags from the body", async () => {
     await fixture.server.post("/release_memory_occupation", { tags: ["kv_cache"] });
     expect([fixture.engine.weights.state, fixture.engine.cache.state]).toEqual(["mapped", "discarded"]);
     await fixture.server.post("/release_memory_occupation", { tags: ["weights"] });
@@ -151,7 +154,7 @@ describe("SGLang's contract", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
-  test("an empty array of tags stands for all", async () => {
+  test("empty array of tags stands for all tags", async () => {
     for (const [sleep, wake] of [
       ["/release_memory_occupation", "/resume_memory_occupation"],
       ["/sleep", "/wake_up"],
@@ -163,7 +166,7 @@ describe("SGLang's contract", () => {
     }
   });
 
-  test("a body that GET cannot bring is refused, not taken for everything", async () => {
+  test("/release_memory_occupation answers 400 to GET with a body", async () => {
     const body = '{"tags":["weights"]}';
     for (const framed of [
       `Content-Length: 20\r\n\r\n${body}`,

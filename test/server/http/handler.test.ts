@@ -15,7 +15,7 @@ beforeEach(() => {
 afterEach(() => fixture.close());
 
 describe("access", () => {
-  test("with a token nothing is reachable without it", async () => {
+  test("every route answers 401 without the token", async () => {
     await fixture.restart({}, { token: "open-sesame", loopbackOnly: undefined });
     const status = async (path: string, method: string, authorization?: string) =>
       (await fixture.server.fetch(path, { method, ...(authorization && { headers: { authorization } }) }))
@@ -45,25 +45,25 @@ describe("access", () => {
   });
 
   test.each([
-    ["an elsewhere", "10.0.0.7", {}, 403],
-    ["an address that looks like ours", "127.0.0.1.evil.example", {}, 403],
+    ["another host", "10.0.0.7", {}, 403],
+    ["a name that starts like a loopback address", "127.0.0.1.evil.example", {}, 403],
     ["this machine", "127.0.0.1", {}, 200],
-    ["this machine, IPv6", "::1", { host: "[::1]:8000" }, 200],
-    ["this machine, mapped", "::ffff:127.0.0.1", {}, 200],
-    ["a name that an attacker has resolve to this machine", "127.0.0.1", { host: "evil.example:8000" }, 403],
+    ["this machine over IPv6", "::1", { host: "[::1]:8000" }, 200],
+    ["this machine by an IPv4-mapped address", "::ffff:127.0.0.1", {}, 200],
+    ["a rebound DNS name", "127.0.0.1", { host: "evil.example:8000" }, 403],
     ["another site's page", "127.0.0.1", { origin: "https://evil.example" }, 403],
     ["another port's page", "127.0.0.1", { origin: "http://localhost:3000" }, 403],
     ["a page without an origin", "127.0.0.1", { origin: "null" }, 403],
-    ["our own page", "127.0.0.1", { origin: "http://localhost:8000" }, 200],
-    ["what another site's page embeds", "127.0.0.1", { "sec-fetch-site": "cross-site" }, 403],
-    ["what another port's page embeds", "127.0.0.1", { "sec-fetch-site": "same-site" }, 403],
-    ["what our own page fetches", "127.0.0.1", { "sec-fetch-site": "same-origin" }, 200],
-    ["what is typed into a browser", "127.0.0.1", { "sec-fetch-site": "none" }, 200],
-    ["a proxy", "127.0.0.1", { "x-forwarded-for": "10.0.0.7" }, 403],
-    ["a proxy that tells of the host", "127.0.0.1", { "x-forwarded-host": "api.example" }, 403],
-    ["a proxy in nginx's customary words", "127.0.0.1", { "x-real-ip": "10.0.0.7" }, 403],
-    ["a proxy by the standard", "127.0.0.1", { via: "1.1 edge" }, 403],
-  ])("loopback only: %s", async (_name, address, headers, status) => {
+    ["the own page", "127.0.0.1", { origin: "http://localhost:8000" }, 200],
+    ["an element of another site's page", "127.0.0.1", { "sec-fetch-site": "cross-site" }, 403],
+    ["an element of another port's page", "127.0.0.1", { "sec-fetch-site": "same-site" }, 403],
+    ["a fetch of the own page", "127.0.0.1", { "sec-fetch-site": "same-origin" }, 200],
+    ["the address bar of a browser", "127.0.0.1", { "sec-fetch-site": "none" }, 200],
+    ["a proxy that sends X-Forwarded-For", "127.0.0.1", { "x-forwarded-for": "10.0.0.7" }, 403],
+    ["a proxy that sends X-Forwarded-Host", "127.0.0.1", { "x-forwarded-host": "api.example" }, 403],
+    ["a proxy that sends X-Real-IP", "127.0.0.1", { "x-real-ip": "10.0.0.7" }, 403],
+    ["a proxy that sends Via", "127.0.0.1", { via: "1.1 edge" }, 403],
+  ])("loopbackOnly decides on a request from %s", async (_name, address, headers, status) => {
     const handler = createHandler({ engine: fixture.controller, loopbackOnly: true });
     const request = new Request("http://localhost:8000/is_sleeping", {
       headers: { host: "localhost:8000", ...(headers as Record<string, string>) },
@@ -73,7 +73,7 @@ describe("access", () => {
     expect((await handler(request))?.status).toBe(403);
   });
 
-  test("the administrative routes can have a listener of their own", async () => {
+  test("handler.routes serve on a separate listener", async () => {
     const handler = createHandler({ engine: fixture.controller, token: "secret", health: true });
     await using admin = Bun.serve({ port: 0, hostname: "127.0.0.1", routes: handler.routes });
     const headers = { authorization: "Bearer secret" };
@@ -85,7 +85,7 @@ describe("access", () => {
     expect((await fetch(new URL("/nothing", admin.url), { headers })).status).toBe(404);
   });
 
-  test("as routes, too, they leave nothing below /camem to the model", async () => {
+  test("handler.routes leave no path below /camem to the model", async () => {
     const { routes } = createHandler({ engine: fixture.controller, token: "secret" });
     const fetchModel = () => new Response("model");
     await using model = Bun.serve({ port: 0, hostname: "127.0.0.1", routes, fetch: fetchModel });
@@ -99,7 +99,7 @@ describe("access", () => {
 });
 
 describe("shutdown", () => {
-  test("while asleep: those held are refused, event streams end, nothing hangs", async () => {
+  test("close() ends event streams and rejects held requests while asleep", async () => {
     await fixture.restart({ whenAsleep: "hold" });
     await fixture.server.post("/sleep");
     const stream = fixture.server.fetch("/camem/events").then((response) => response.text());
@@ -113,7 +113,7 @@ describe("shutdown", () => {
     await fixture.server.stop();
   });
 
-  test("while moving: the caller is told, the memory is as it was", async () => {
+  test("close() answers 503 to a running sleep and restores the memory", async () => {
     const device = holdDevice();
     const slept = fixture.server.postJson("/sleep");
     await until(() => fixture.engine.weights.state === "moving");
@@ -124,7 +124,7 @@ describe("shutdown", () => {
     expect(fixture.engine.weights.read()).toEqual(fixture.engine.content);
   });
 
-  test("while moving, with the connections cut first", async () => {
+  test("close() completes when the connections were cut during a sleep", async () => {
     const device = holdDevice();
     const slept = fixture.server.postJson("/sleep").catch((error) => error.code);
     await until(() => fixture.engine.weights.state === "moving");

@@ -3,6 +3,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { PageFixture, token } from "./page-fixture.ts";
 
+const scripts = ["page", "client", "dom", "format", "memory-views", "model-view"].map(
+  (name) => `/camem/${name}.js`,
+);
+
 let fixture: PageFixture;
 
 beforeEach(() => {
@@ -11,12 +15,12 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("what the server gives", () => {
-  test("the page goes to everybody, its data only to those with the token", async () => {
+describe("responses of the page", () => {
+  test("/camem answers without a token, and its data only with one", async () => {
     for (const [path, type] of [
       ["/camem", "text/html"],
       ["/camem/page.css", "text/css"],
-      ["/camem/page.js", "text/javascript"],
+      ...scripts.map((path) => [path, "text/javascript"] as const),
     ] as const) {
       const response = await fetch(new URL(path, fixture.server.url));
       expect([path, response.status]).toEqual([path, 200]);
@@ -32,7 +36,7 @@ describe("what the server gives", () => {
       expect((await fetch(new URL(path, fixture.server.url))).status).toBe(401);
   });
 
-  test("with loopbackOnly the page too is for this machine only", async () => {
+  test("/camem answers 403 to other hosts with loopbackOnly", async () => {
     for (const options of [{ loopbackOnly: true }, { loopbackOnly: true, token }]) {
       await fixture.stop();
       fixture.serve(options);
@@ -43,14 +47,14 @@ describe("what the server gives", () => {
     }
   });
 
-  test("markup and style hold no script, no style and no address of another place", async () => {
+  test("/camem contains no inline script, inline style or external address", async () => {
     const html = await (await fetch(new URL("/camem", fixture.server.url))).text();
     expect(html).not.toMatch(/<script(?![^>]* src="camem\/page\.js")|<style| style=| on\w+=/);
-    for (const path of ["/camem", "/camem/page.css", "/camem/page.js"])
+    for (const path of ["/camem", "/camem/page.css", ...scripts])
       expect(await (await fetch(new URL(path, fixture.server.url))).text()).not.toMatch(/https?:\/\/|url\(/);
   });
 
-  test("the last 50 transitions are kept, and those that run are told", async () => {
+  test("/camem/transitions returns running transitions and the last 50", async () => {
     // biome-ignore lint/suspicious/noExplicitAny: what is expected of it is below
     const transitions = async (): Promise<any> =>
       (

@@ -20,7 +20,7 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe.skipIf(executablePath === null)("in a browser", () => {
+describe.skipIf(executablePath === null)("page in a browser", () => {
   let browser: Browser;
   let page: Page;
   let problems: string[];
@@ -55,7 +55,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await connected();
   }
 
-  /** The bytes by kind that the page shows for a tag of a model. */
+  /** The bytes that the page shows for a tag of a model, by kind. */
   async function bytesOf(name: string, tag: string): Promise<Record<string, number>> {
     const entry = model(name).locator(".tag").filter({ hasText: tag });
     const pairs = await entry
@@ -72,7 +72,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     return Object.fromEntries(sizes.map(([name, bytes]) => [name.replace("Bytes", ""), Number(bytes)]));
   };
 
-  test("bars show the bytes before and after a sleep, and the transition while it runs", async () => {
+  test("page shows bytes before and after a sleep, and the running transition", async () => {
     await open();
     expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights"));
     expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 4 * MiB, host: 0, discarded: 0 });
@@ -113,7 +113,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("level 2, and what is to be loaded afterwards", async () => {
+  test("page shows which weights to load after level 2", async () => {
     await open();
     await press("Sleep, level 2: alpha");
     await shown(model("alpha").locator(".details"), /level 2 · .* asleep: weights, kv_cache/);
@@ -125,7 +125,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("what others do is shown too, also what was before", async () => {
+  test("page shows transitions of other clients, also earlier ones", async () => {
     await fixture.alpha.sleep({ level: 0, reason: "idle" });
     await open();
     await shown(page.locator("#transitions li"), "alpha: sleep, level 0, by idleness");
@@ -139,7 +139,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test.if(onEmulator)("a failure is an alert, and an entry that says why", async () => {
+  test.if(onEmulator)("page shows a failure as an alert and in the list of transitions", async () => {
     await open();
     setFaults("aclrtMemcpyAsync:1=507899");
     await press("Sleep, level 1: alpha");
@@ -153,7 +153,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await page.getByRole("alert").textContent()).toBe("");
   });
 
-  test("what to do with requests in flight is chosen on the page", async () => {
+  test("page sleeps with the chosen mode for requests in flight", async () => {
     await open();
     const lease = await fixture.alpha.admit();
     await press("Sleep, level 1: alpha");
@@ -165,13 +165,13 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await shown(model("alpha").locator(".state"), "awake");
     const other = await fixture.alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
-    await page.getByLabel("A sleep meets requests in flight").selectOption("abort");
+    await page.getByLabel("Requests in flight when a sleep begins").selectOption("abort");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(other.signal.aborted).toBe(true);
   });
 
-  test("a wrong token is an error and nothing else", async () => {
+  test("page shows no data when the token is wrong", async () => {
     await page.goto(`${origin()}/camem`);
     await page.getByLabel("Token").fill("a-guess");
     await press("Use this token");
@@ -184,7 +184,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await press("Use this token");
     await connected();
     expect(await page.getByRole("alert").textContent()).toBe("");
-    // A token stays for the tab, and goes with everything that it has shown.
+    // The token lasts as long as the tab; forgetting it also removes all data.
     await page.reload();
     await connected();
     await model("alpha").waitFor();
@@ -194,7 +194,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await page.evaluate(() => sessionStorage.length)).toBe(0);
   });
 
-  test("without a token there is none to ask for", async () => {
+  test("page asks for no token when the server has none", async () => {
     await fixture.stop();
     fixture.serve({ loopbackOnly: true });
     await page.goto(`${origin()}/camem`);
@@ -206,7 +206,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("the keyboard is enough, and keeps its place", async () => {
+  test("page keeps the focus when used by keyboard", async () => {
     await page.goto(`${origin()}/camem`);
     await page.getByLabel("Token").waitFor();
     await page.keyboard.type(token);
@@ -235,7 +235,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("roles and names are those that a screen reader needs", async () => {
+  test("page has the roles and names that a screen reader needs", async () => {
     await fixture.alpha.sleep();
     await open();
     const snapshot = await page.locator("body").ariaSnapshot();
@@ -247,7 +247,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       '- heading "Device 0" [level=3]',
       '- meter "Device 0"',
       '- region "Models":',
-      '- combobox "A sleep meets requests in flight:"',
+      '- combobox "Requests in flight when a sleep begins:"',
       '- article "alpha":',
       '- heading "alpha" [level=3]',
       '- meter "weights"',
@@ -261,7 +261,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
       expect(snapshot).toContain(line);
   });
 
-  test("names are text, whatever they hold", async () => {
+  test("page shows names with HTML as text", async () => {
     await open();
     await fixture.beta.sleep();
     await shown(page.locator("#transitions .what"), `${fixture.beta.name}: sleep, level 1`);
@@ -274,7 +274,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("progress has numbers where bytes are copied", async () => {
+  test("page shows copied bytes of a running transition", async () => {
     let emit: EngineListener = () => undefined;
     const engines = new Map([[fixture.alpha.name, fixture.alpha]]);
     const subscribe = (listener: EngineListener) => {
@@ -324,16 +324,20 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("it works below another path", async () => {
+  test("page works below another path", async () => {
     await fixture.stop();
-    fixture.serve({ token }, 0, (request) => new Request(request.url.replace("/admin/", "/"), request));
+    fixture.serve({ token }, 0, (request) => {
+      const { pathname, search } = new URL(request.url);
+      const path = pathname.startsWith("/admin/") ? pathname.slice("/admin".length) : "/outside";
+      return new Request(new URL(path + search, request.url), request);
+    });
     await open("/admin/camem");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(problems).toEqual([]);
   });
 
-  test("a token that none can be is not sent", async () => {
+  test("page does not send a malformed token", async () => {
     await page.goto(`${origin()}/camem`);
     await page.getByLabel("Token").fill("пароль");
     await press("Use this token");
@@ -342,7 +346,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(problems).toEqual([]);
   });
 
-  test("the policy lets no other script run", async () => {
+  test("content security policy blocks other scripts", async () => {
     await open();
     const attempts = await page.evaluate(() => {
       const refusalOf = (attempt: () => unknown) => {
@@ -364,7 +368,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     expect(await page.evaluate(() => "hacked" in window)).toBe(false);
   });
 
-  test("it comes back to a server that was started anew, with what it had seen", async () => {
+  test("page reconnects to a restarted server and keeps its transitions", async () => {
     await open();
     await fixture.alpha.sleep();
     await shown(page.locator("#transitions li"), "alpha: sleep, level 1");
@@ -381,7 +385,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
     await shown(page.locator("#transitions li"), "alpha: sleep, level 2");
   });
 
-  test("320 pixels are enough, in light and in dark, and all text can be read", async () => {
+  test("page fits 320 pixels with readable contrast in light and dark", async () => {
     await page.setViewportSize({ width: 320, height: 640 });
     await open();
     await fixture.alpha.sleep();
@@ -406,7 +410,7 @@ describe.skipIf(executablePath === null)("in a browser", () => {
   });
 });
 
-/** Runs in the page: every text whose contrast with what is behind it is below 4.5 to 1. */
+/** Runs in the page. Finds text whose contrast with its background is below 4.5 to 1. */
 function readContrast(): { faint: string[]; background: number[]; texts: number } {
   const channels = (color: string) => (color.match(/[\d.]+/g) ?? []).map(Number);
   const luminance = ([red = 0, green = 0, blue = 0]: number[]) => {

@@ -14,43 +14,35 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
-describe("bad requests", () => {
+describe("invalid requests", () => {
   const cases: [string, () => Promise<[number, unknown]>, [number, string | null]][] = [
-    ["a level that is none", () => fixture.server.postJson("/sleep?level=3"), [400, "level"]],
-    ["a level that is no number", () => fixture.server.postJson("/sleep?level=deep"), [400, "level"]],
+    ["an unknown level", () => fixture.server.postJson("/sleep?level=3"), [400, "level"]],
+    ["a level that is not a number", () => fixture.server.postJson("/sleep?level=deep"), [400, "level"]],
     ["an empty level", () => fixture.server.postJson("/sleep?level="), [400, "level"]],
     ["a negative level", () => fixture.server.postJson("/sleep?level=-1"), [400, "level"]],
     ["two levels", () => fixture.server.postJson("/sleep?level=1&level=2"), [400, "level"]],
-    [
-      "a level as other text in JSON",
-      () => fixture.server.postJson("/sleep", { level: "one" }),
-      [400, "level"],
-    ],
+    ["a level as text in JSON", () => fixture.server.postJson("/sleep", { level: "one" }), [400, "level"]],
     ["an unknown mode", () => fixture.server.postJson("/sleep?mode=kill"), [400, "mode"]],
     ["an unknown tag", () => fixture.server.postJson("/wake_up?tags=kv_cash"), [400, "tags"]],
     ["an empty tag", () => fixture.server.postJson("/sleep?tags="), [400, "tags"]],
-    ["tags that are no array", () => fixture.server.postJson("/wake_up", { tags: "weights" }), [400, "tags"]],
+    [
+      "tags that are not an array",
+      () => fixture.server.postJson("/wake_up", { tags: "weights" }),
+      [400, "tags"],
+    ],
     ["an unknown mode of pause", () => fixture.server.postJson("/pause?mode=later"), [400, "mode"]],
-    [
-      "a flag that is none",
-      () => fixture.server.postJson("/pause?clear_cache=perhaps"),
-      [400, "clear_cache"],
-    ],
-    [
-      "a deadline that is none",
-      () => fixture.server.postJson("/sleep?deadline_ms=1.5"),
-      [400, "deadline_ms"],
-    ],
-    ["a body that is no JSON", () => fixture.server.postJson("/sleep", "level=1"), [400, null]],
-    ["a body that is no object", () => fixture.server.postJson("/sleep", "[1]"), [400, null]],
+    ["an invalid flag", () => fixture.server.postJson("/pause?clear_cache=perhaps"), [400, "clear_cache"]],
+    ["a fractional deadline", () => fixture.server.postJson("/sleep?deadline_ms=1.5"), [400, "deadline_ms"]],
+    ["a body that is not JSON", () => fixture.server.postJson("/sleep", "level=1"), [400, null]],
+    ["a body that is not an object", () => fixture.server.postJson("/sleep", "[1]"), [400, null]],
     ["another model", () => fixture.server.postJson("/sleep?model=qwen"), [404, "model"]],
   ];
-  test.each(cases)("%s is refused and changes nothing", async (_name, call, expected) => {
+  test.each(cases)("handler refuses %s and changes nothing", async (_name, call, expected) => {
     expect(await errorOf(call())).toEqual(expected);
     expect(fixture.controller.status.state).toBe("awake");
   });
 
-  test("what vLLM ignores is ignored", async () => {
+  test("/sleep ignores parameters that vLLM ignores", async () => {
     expect((await fixture.server.post("/sleep?id=7", { engine: "x" })).status).toBe(200);
   });
 
@@ -59,13 +51,13 @@ describe("bad requests", () => {
     ["/is_sleeping", "POST", "GET"],
     ["/release_memory_occupation", "DELETE", "GET, POST"],
     ["/camem/events", "PUT", "GET"],
-  ])("%s by %s is a 405 that says what is possible", async (path, method, allow) => {
+  ])("%s answers 405 with Allow to %s", async (path, method, allow) => {
     const response = await fixture.server.fetch(path, { method });
     expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
     expect(await response.json()).toMatchObject(errorShape(405));
   });
 
-  test("a body that is too large, declared or not, is refused before it is read", async () => {
+  test("/sleep answers 413 to a body that is too large, declared or chunked", async () => {
     await fixture.restart({}, { bodyLimitBytes: 64 });
     expect(await errorOf(fixture.server.postJson("/sleep", " ".repeat(65)))).toEqual([413, null]);
     const chunk = `20\r\n${" ".repeat(32)}\r\n`;
@@ -77,7 +69,7 @@ describe("bad requests", () => {
     expect((await fixture.server.post("/sleep", `{"level":1}${" ".repeat(53)}`)).status).toBe(200);
   });
 
-  test("a body may take as long as is configured, also where that is longer than a timer can be set for", async () => {
+  test("bodyTimeoutMs may exceed the longest timer", async () => {
     await fixture.restart({}, { bodyTimeoutMs: Number.MAX_SAFE_INTEGER });
     const body = new ReadableStream({
       async start(output) {
@@ -91,7 +83,7 @@ describe("bad requests", () => {
     expect(await response.json()).toEqual({ status: "sleeping", level: 2 });
   });
 
-  test("a body that does not come is given up", async () => {
+  test("/sleep answers 408 when the body does not arrive", async () => {
     await fixture.restart({}, { bodyTimeoutMs: 20 });
     const answer = await raw(
       fixture.server.port,
@@ -101,32 +93,29 @@ describe("bad requests", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
-  test.each(["a b", "%zz", "[", "x:99999"])(
-    "a malformed Host header is no failure of ours: %s",
-    async (host) => {
-      const handler = createHandler({ engine: fixture.controller, token: "secret" });
-      await using admin = Bun.serve({
-        port: 0,
-        hostname: "127.0.0.1",
-        fetch: (request, server) => handler(request, server) ?? new Response(null, { status: 404 }),
-      });
-      const answerTo = async (path: string, header = "") =>
-        (
-          await raw(
-            Number(admin.port),
-            `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n${header}\r\n`,
-          )
-        ).slice(0, 12);
-      expect(await answerTo("/is_sleeping")).toBe("HTTP/1.1 401");
-      expect(await answerTo("/is_sleeping?model=x", "Authorization: Bearer secret\r\n")).toBe("HTTP/1.1 404");
-      expect(await answerTo("/is_sleeping?model=default", "Authorization: Bearer secret\r\n")).toBe(
-        "HTTP/1.1 200",
-      );
-      expect(await answerTo("/nothing")).toBe("HTTP/1.1 404");
-    },
-  );
+  test.each(["a b", "%zz", "[", "x:99999"])("handler accepts a malformed Host header: %s", async (host) => {
+    const handler = createHandler({ engine: fixture.controller, token: "secret" });
+    await using admin = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: (request, server) => handler(request, server) ?? new Response(null, { status: 404 }),
+    });
+    const answerTo = async (path: string, header = "") =>
+      (
+        await raw(
+          Number(admin.port),
+          `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n${header}\r\n`,
+        )
+      ).slice(0, 12);
+    expect(await answerTo("/is_sleeping")).toBe("HTTP/1.1 401");
+    expect(await answerTo("/is_sleeping?model=x", "Authorization: Bearer secret\r\n")).toBe("HTTP/1.1 404");
+    expect(await answerTo("/is_sleeping?model=default", "Authorization: Bearer secret\r\n")).toBe(
+      "HTTP/1.1 200",
+    );
+    expect(await answerTo("/nothing")).toBe("HTTP/1.1 404");
+  });
 
-  test("other paths are none of ours", () => {
+  test("handler returns undefined for other paths", () => {
     const handler = createHandler({ engine: fixture.controller, loopbackOnly: true });
     expect(handler(new Request("http://localhost/v1/models"))).toBeUndefined();
     expect(handler(new Request("http://localhost/health"))).toBeUndefined();
@@ -134,13 +123,13 @@ describe("bad requests", () => {
     expect(handler(new Request("http://localhost/camembert"))).toBeUndefined();
   });
 
-  test("what is misspelt below /camem is no request to the model", async () => {
+  test("handler answers 404 to a misspelt path below /camem", async () => {
     const response = await fixture.server.fetch("/camem/usge");
     expect(response.status).toBe(404);
     expect(await response.text()).toContain("/camem/usge");
   });
 
-  test("bad options are refused", async () => {
+  test("createHandler() refuses invalid options", async () => {
     const bad: unknown[] = [
       { engine: fixture.controller },
       { engine: fixture.controller, loopbackOnly: false },

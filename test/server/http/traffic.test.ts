@@ -1,4 +1,4 @@
-/** Many requests over real HTTP, across sleeps and wake-ups of every kind: none is lost, none is wrong, nothing piles up. */
+/** Many requests over real HTTP across all kinds of transitions: each is answered correctly, and nothing accumulates. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
@@ -50,7 +50,7 @@ const sleeps = [
   "/sleep?level=0&mode=keep",
 ];
 
-test("200 requests at once, across sleeps that they undo, or an operator where all that is left is parked", async () => {
+test("server answers 200 concurrent requests correctly across sleeps that requests undo", async () => {
   let over = false;
   const answers = Promise.all(Array.from({ length: 200 }, (_, index) => ask(index))).finally(() => {
     over = true;
@@ -66,7 +66,7 @@ test("200 requests at once, across sleeps that they undo, or an operator where a
   expect(settled.filter(({ status }) => status !== 200)).toEqual([]);
   expect(settled.filter(({ isRight }) => !isRight)).toEqual([]);
   expect(statuses.length).toBeGreaterThan(1);
-  // Level 1 right after level 2 is the one refusal that there may be.
+  // The server may refuse only level 1 right after level 2.
   expect(statuses.filter((status) => status !== 200 && status !== 409)).toEqual([]);
   await controller.wakeUp();
   expect(controller.status).toMatchObject({
@@ -75,7 +75,7 @@ test("200 requests at once, across sleeps that they undo, or an operator where a
   });
 });
 
-test("200 requests in a stream of sleeps and wake-ups by an operator, the first of which end some", async () => {
+test("server answers or ends 200 concurrent requests across sleeps by an operator", async () => {
   await server.stop();
   await controller.close();
   controller = new SleepController(allocator, { whenAsleep: "hold" });
@@ -96,7 +96,7 @@ test("200 requests in a stream of sleeps and wake-ups by an operator, the first 
   }
   await server.post("/wake_up");
   const settled = await answers;
-  // Those that were ended know it: by a cut connection or a failure. Nobody got a wrong text for a right one.
+  // An aborted request ends with a cut connection or an error, never with a wrong text.
   const served = settled.filter((answer) => answer !== "cut" && answer.status === 200);
   expect(served.filter((answer) => answer !== "cut" && !answer.isRight)).toEqual([]);
   const { abortedTotal, admittedTotal, refusedTotal } = controller.status.requests;
@@ -104,7 +104,7 @@ test("200 requests in a stream of sleeps and wake-ups by an operator, the first 
   expect([admittedTotal, refusedTotal]).toEqual([200, 0]);
 });
 
-test("memory and bookkeeping agree at each stage, and nothing grows over cycles", async () => {
+test("allocator and device agree on memory over cycles of every level", async () => {
   const { freeBytes } = allocator.memGetInfo();
   const cycle = async () => {
     expect((await ask(1)).isRight).toBe(true);
@@ -129,7 +129,7 @@ test("memory and bookkeeping agree at each stage, and nothing grows over cycles"
   expect(controller.status.requests.running).toBe(0);
 });
 
-test("a status is never awake while memory of the engine is asleep", async () => {
+test("status is never awake while memory is asleep", async () => {
   const wrong: EngineStatus[] = [];
   controller.subscribe((event) => {
     if (event.type !== "state" || event.status.state !== "awake") return;
@@ -151,23 +151,20 @@ test("a status is never awake while memory of the engine is asleep", async () =>
   expect((await ask(3)).isRight).toBe(true);
 });
 
-test.if(onEmulator)(
-  "faults in the device's calls lose no request that is held, and no answer is wrong",
-  async () => {
-    for (const call of ["aclrtMallocPhysical", "aclrtMapMem", "aclrtMemcpyAsync", "aclrtMallocHost"]) {
-      setFaults(`${call}:2=507899`);
-      const slept = await server.post("/sleep?mode=wait");
-      const answers = await Promise.all([0, 1, 2].map((index) => ask(index)));
-      setFaults("");
-      expect([200, 500]).toContain(slept.status);
-      for (const { status, isRight } of answers)
-        expect([status, isRight]).toEqual([status === 200 ? 200 : 503, status === 200]);
-      expect((await ask(7)).isRight).toBe(true);
-    }
-  },
-);
+test.if(onEmulator)("server loses no held request when calls of the device fail", async () => {
+  for (const call of ["aclrtMallocPhysical", "aclrtMapMem", "aclrtMemcpyAsync", "aclrtMallocHost"]) {
+    setFaults(`${call}:2=507899`);
+    const slept = await server.post("/sleep?mode=wait");
+    const answers = await Promise.all([0, 1, 2].map((index) => ask(index)));
+    setFaults("");
+    expect([200, 500]).toContain(slept.status);
+    for (const { status, isRight } of answers)
+      expect([status, isRight]).toEqual([status === 200 ? 200 : 503, status === 200]);
+    expect((await ask(7)).isRight).toBe(true);
+  }
+});
 
-test("two engines on a device for one: 200 requests at once for both, all right", async () => {
+test("pool answers 200 concurrent requests for two engines on a device for one", async () => {
   await controller.close();
   await server.stop();
   const toys = { a: engine, b: new FakeEngine(allocator, { prefix: "b/", seed: 9 }) };

@@ -20,7 +20,7 @@ let taken: DeviceBuffer;
 /** Switches as they happen: "a sleeps", "b wakes". */
 let log: string[];
 
-/** Three engines of 10 MiB, or more, on a device with room for the first `room` of them, which are awake. */
+/** Starts three engines of at least 10 MiB on a device with room for the first `room` of them, which are awake. */
 async function start(
   room: number,
   options: ModelPoolOptions = {},
@@ -65,7 +65,7 @@ afterEach(async () => {
 
 const states = () => names.map((name) => engines[name].status.state).join(" ");
 
-test("a request for a sleeping engine puts the least recently used to sleep and wakes it", async () => {
+test("admit() puts the least recently used engine to sleep and wakes the requested one", async () => {
   await start(2);
   expect(states()).toBe("awake awake asleep");
   expect(await complete("b")).toBe(true);
@@ -80,14 +80,14 @@ test("a request for a sleeping engine puts the least recently used to sleep and 
   expect(states()).toBe("asleep awake awake");
 });
 
-test("where there is room nobody has to make any", async () => {
+test("admit() puts no engine to sleep when there is room", async () => {
   await start(2);
   taken.free();
   expect(await complete("c")).toBe(true);
   expect(log).toEqual(["c wakes"]);
 });
 
-test("an idle engine makes room before a busy one, whichever was used last", async () => {
+test("admit() prefers an idle engine to a busy one when it makes room", async () => {
   await start(2);
   const busy = await pool.admit("a");
   clock.advance(10);
@@ -97,7 +97,7 @@ test("an idle engine makes room before a busy one, whichever was used last", asy
   busy.release();
 });
 
-test("as many make room as are needed", async () => {
+test("admit() puts as many engines to sleep as the wake-up needs", async () => {
   await start(2, {}, {}, { c: 12 * MiB });
   expect(await complete("c")).toBe(true);
   expect(states()).toBe("asleep asleep awake");
@@ -106,7 +106,7 @@ test("as many make room as are needed", async () => {
   expect(states()).toBe("awake asleep asleep");
 });
 
-test("an engine that makes room finishes its requests first, and admits no others meanwhile", async () => {
+test("admit() lets an engine finish its requests before it makes room", async () => {
   await start(1);
   const lease = await pool.admit("a");
   const forB = complete("b");
@@ -123,7 +123,7 @@ test("an engine that makes room finishes its requests first, and admits no other
   expect(await late).toBe(true);
 });
 
-test("under alternating load each switch is followed by a residency, and nobody is lost or starved", async () => {
+test("pool alternates with its minimum residency under load, and starves no request", async () => {
   await start(1);
   const results: Promise<boolean>[] = [];
   for (let round = 0; round < 40; round++) {
@@ -131,7 +131,7 @@ test("under alternating load each switch is followed by a residency, and nobody 
     clock.advance(100);
     await Bun.sleep(1);
   }
-  // 4 seconds have passed: with a residency of one second no more than 5 switches can have begun.
+  // In 4 seconds, with a residency of one second, at most 5 switches can begin.
   expect(log.filter((line) => line.endsWith("wakes")).length).toBeLessThanOrEqual(5);
   const done = Promise.all(results);
   let over = false;
@@ -146,7 +146,7 @@ test("under alternating load each switch is followed by a residency, and nobody 
   expect(log.filter((line) => line.endsWith("wakes")).length).toBeLessThan(12);
 });
 
-test("an engine that woke serves for its residency before it makes room", async () => {
+test("engine stays awake for its minimum residency before it makes room", async () => {
   await start(1);
   expect(await complete("b")).toBe(true);
   const forA = complete("a");
@@ -159,7 +159,7 @@ test("an engine that woke serves for its residency before it makes room", async 
   expect(log.slice(2)).toEqual(["b sleeps", "a wakes"]);
 });
 
-test("who waits longest is next, whatever is asked of the engine that is awake", async () => {
+test("admit() serves the longest waiting request next", async () => {
   await start(1);
   await complete("b");
   const order: string[] = [];
@@ -179,7 +179,7 @@ test("who waits longest is next, whatever is asked of the engine that is awake",
   expect(more).toBeGreaterThan(0);
 });
 
-test("one that fits as it is does not wait for the residency of others", async () => {
+test("admit() does not wait for the residency of others when there is room", async () => {
   await start(1, { minimumResidency: "20s" }, {}, { c: 1 * MiB });
   taken.free();
   taken = allocator.malloc(allocator.memGetInfo().freeBytes - 8 * MiB, { tag: "sleep_persistent" });
@@ -191,7 +191,7 @@ test("one that fits as it is does not wait for the residency of others", async (
   expect(states()).toBe("asleep awake awake");
 });
 
-test("all that make room stop admitting at once", async () => {
+test("all engines that make room stop admitting at once", async () => {
   await start(2, {}, {}, { c: 12 * MiB });
   const leases = [await pool.admit("a"), await pool.admit("b")];
   const forC = complete("c");
@@ -205,35 +205,35 @@ test("all that make room stop admitting at once", async () => {
   (await late).release();
 });
 
+test.if(onEmulator)("admit() wakes the engines that made room when the wake-up fails", async () => {
+  await start(1);
+  setFaults("aclrtMapMem:1=507899");
+  const error = await failureOf(() => complete("b"));
+  setFaults("");
+  expect(error).toMatchObject({ code: "ENGINE_UNAVAILABLE", retryAfterSeconds: 5 });
+  expect(error.cause).toMatchObject({ code: "ACL_CALL_FAILED" });
+  expect(log).toEqual(["a sleeps", "a wakes"]);
+  expect(states()).toBe("awake asleep asleep");
+  expect(await complete("a")).toBe(true);
+  clock.advance(1000);
+  expect(await complete("b")).toBe(true);
+});
+
 test.if(onEmulator)(
-  "where waking fails those that made room are awake again, and the next request tries again",
+  "pool reports when it cannot wake the engines that made room, and still serves requests",
   async () => {
     await start(1);
-    setFaults("aclrtMapMem:1=507899");
+    setFaults("aclrtMapMem:1+=507899");
     const error = await failureOf(() => complete("b"));
     setFaults("");
-    expect(error).toMatchObject({ code: "ENGINE_UNAVAILABLE", retryAfterSeconds: 5 });
-    expect(error.cause).toMatchObject({ code: "ACL_CALL_FAILED" });
-    expect(log).toEqual(["a sleeps", "a wakes"]);
-    expect(states()).toBe("awake asleep asleep");
+    expect(error.code).toBe("ENGINE_UNAVAILABLE");
+    expect((error.cause as Error).cause).toBeInstanceOf(AggregateError);
+    expect(states()).toBe("asleep asleep asleep");
     expect(await complete("a")).toBe(true);
-    clock.advance(1000);
-    expect(await complete("b")).toBe(true);
   },
 );
 
-test.if(onEmulator)("where that fails too it is said, and requests still find their way", async () => {
-  await start(1);
-  setFaults("aclrtMapMem:1+=507899");
-  const error = await failureOf(() => complete("b"));
-  setFaults("");
-  expect(error.code).toBe("ENGINE_UNAVAILABLE");
-  expect((error.cause as Error).cause).toBeInstanceOf(AggregateError);
-  expect(states()).toBe("asleep asleep asleep");
-  expect(await complete("a")).toBe(true);
-});
-
-test("an engine that can never fit is refused before anybody makes room", async () => {
+test("admit() throws when the engine can never fit, and puts none to sleep", async () => {
   await start(1);
   await engines.a.sleep({ reason: "pool" });
   using more = allocator.malloc(4 * MiB, { tag: "sleep_persistent" });
@@ -245,7 +245,7 @@ test("an engine that can never fit is refused before anybody makes room", async 
   expect(await complete("b")).toBe(true);
 });
 
-test("the queue has a limit, waits have a deadline, and a client that goes loses its place", async () => {
+test("admit() enforces the queue limit, the deadline and disconnects", async () => {
   await start(1, { queueLimit: 1 });
   const lease = await pool.admit("a");
   const client = new AbortController();
@@ -259,7 +259,7 @@ test("the queue has a limit, waits have a deadline, and a client that goes loses
   lease.release();
 });
 
-test("what an operator has put to sleep or paused is not undone by requests", async () => {
+test("admit() does not wake an engine that an operator put to sleep or paused", async () => {
   await start(2);
   await engines.a.sleep();
   await engines.b.pause();
@@ -269,13 +269,13 @@ test("what an operator has put to sleep or paused is not undone by requests", as
   expect(states()).toBe("asleep paused awake");
 });
 
-test("unless that is configured", async () => {
+test("admit() wakes an engine that an operator put to sleep when configured to", async () => {
   await start(2, { wakeOperatorSleep: true });
   await engines.a.sleep();
   expect(await complete("a")).toBe(true);
 });
 
-test("at level 2 engines come back by their reload", async () => {
+test("admit() reloads engines that made room at level 2", async () => {
   const options: ControllerOptions = {
     reload: () => {
       for (const name of names) if (toys[name].weights.state === "mapped") toys[name].load();
@@ -289,7 +289,7 @@ test("at level 2 engines come back by their reload", async () => {
   }
 });
 
-test("an operator's wake-up makes room at once, and a wake-up of a tag only what that needs", async () => {
+test("wakeUp() makes room at once, and for a tag only as much as it needs", async () => {
   await start(1);
   await complete("b");
   expect(states()).toBe("asleep awake asleep");
@@ -299,7 +299,7 @@ test("an operator's wake-up makes room at once, and a wake-up of a tag only what
   expect(await codeOf(() => pool.wakeUp("d"))).toBe("UNKNOWN_MODEL");
 });
 
-test("requests that come during an operator's wake-up are seen to when it has ended", async () => {
+test("admit() waits for the end of an operator's wake-up", async () => {
   await start(1);
   const woken = pool.wakeUp("b");
   await until(() => engines.a.status.state !== "awake");
@@ -310,7 +310,7 @@ test("requests that come during an operator's wake-up are seen to when it has en
   expect(log).toEqual(["a sleeps", "b wakes", "b sleeps", "a wakes"]);
 });
 
-test("a request that comes while others are moving waits for what they make room for", async () => {
+test("admit() waits for a switch that is running", async () => {
   await start(1);
   for (const move of [() => engines.a.sleep({ reason: "idle" }), () => pool.wakeUp("b")]) {
     const moved = move();
@@ -323,7 +323,7 @@ test("a request that comes while others are moving waits for what they make room
   }
 });
 
-test("a request that comes while an operator's wake-up loads weights waits for that", async () => {
+test("admit() waits while an operator's wake-up reloads weights", async () => {
   const loaded = Promise.withResolvers<void>();
   await start(1, { sleepLevel: 2 }, { reload: () => loaded.promise });
   await engines.b.sleep({ level: 2, reason: "pool" });
@@ -336,18 +336,21 @@ test("a request that comes while an operator's wake-up loads weights waits for t
   await woken;
 });
 
-test.if(onEmulator)("so are those for who made room, where an operator's wake-up fails", async () => {
-  await start(1);
-  setFaults("aclrtMallocPhysical:1=207001");
-  const woken = codeOf(() => pool.wakeUp("b"));
-  await until(() => engines.a.status.state !== "awake");
-  const forVictim = complete("a");
-  expect(await woken).toBe("OUT_OF_DEVICE_MEMORY");
-  expect(await forVictim).toBe(true);
-  expect(states()).toBe("awake asleep asleep");
-});
+test.if(onEmulator)(
+  "admit() serves the engines that made room when an operator's wake-up fails",
+  async () => {
+    await start(1);
+    setFaults("aclrtMallocPhysical:1=207001");
+    const woken = codeOf(() => pool.wakeUp("b"));
+    await until(() => engines.a.status.state !== "awake");
+    const forVictim = complete("a");
+    expect(await woken).toBe("OUT_OF_DEVICE_MEMORY");
+    expect(await forVictim).toBe(true);
+    expect(states()).toBe("awake asleep asleep");
+  },
+);
 
-test("over HTTP: models by name", async () => {
+test("server selects the engine by its model name", async () => {
   await start(1);
   await using server = new TestServer(pool, toys);
   const text = await (await server.fetch("/complete?model=b")).text();
@@ -376,7 +379,7 @@ test("over HTTP: models by name", async () => {
   });
 });
 
-test("closing while it switches: everybody is told, nothing hangs, the engines stay open", async () => {
+test("close() rejects waiting requests during a switch and leaves the engines open", async () => {
   await start(1);
   const lease = await pool.admit("a");
   const waiting = ["b", "b", "c"].map((name) => codeOf(() => pool.admit(name)));
@@ -389,7 +392,7 @@ test("closing while it switches: everybody is told, nothing hangs, the engines s
   (await engines.a.admit()).release();
 });
 
-test("bad input is refused", async () => {
+test("ModelPool refuses invalid input", async () => {
   await start(1);
   expect(await codeOf(() => pool.admit("d"))).toBe("UNKNOWN_MODEL");
   expect(await codeOf(() => pool.admit("a", undefined, { deadlineMs: -1 }))).toBe("INVALID_ARGUMENT");

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { CaMemAllocator } from "camem";
-import { emulatorLibraryPath } from "../../src/ffi/native.ts";
+import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 import { Random } from "../fuzz/random.ts";
 import { findCalls, noFaults, randomFaults } from "./faults.ts";
 import { load, reload } from "./loads.ts";

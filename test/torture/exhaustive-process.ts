@@ -182,6 +182,7 @@ async function run(): Promise<void> {
       for (const kind of Object.values(kinds))
         for (const onward of [false, true])
           for (let nth = 1; await attemptWith(verb, asleep, kind, nth, onward); nth++);
+  await prepare(false);
   await world.closeForGood();
   say(`outcomes ${JSON.stringify([...world.outcomes])}`);
 }

@@ -1,0 +1,58 @@
+/**
+ * The texts of the page.
+ *
+ * @import { EngineStatus, RequestCounts } from "../../engine/events.ts"
+ */
+
+const byteUnits = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/** @param {number} bytes */
+export function formatBytes(bytes) {
+  let value = bytes;
+  let unit = 0;
+  for (; value >= 1024 && unit < byteUnits.length - 1; unit++) value /= 1024;
+  return `${Number(value.toFixed(value < 10 ? 2 : 1))} ${byteUnits[unit]}`;
+}
+
+/** @param {number} ms */
+export function formatDuration(ms) {
+  if (ms < 1000) return `${Number(ms.toFixed(ms < 10 ? 1 : 0))} ms`;
+  return `${(ms / 1000).toFixed(1)} s`;
+}
+
+/** @param {number} ms */
+export const formatTime = (ms) => new Date(ms).toLocaleTimeString([], { hourCycle: "h23" });
+
+/** @param {string} state */
+export const formatState = (state) => state.replaceAll("-", " ");
+
+/** @type {Readonly<Record<string, string>>} */
+const reasons = { operator: "an operator", idle: "idleness", pool: "the pool", request: "a request" };
+
+/** @param {string} reason */
+export const formatReason = (reason) => reasons[reason] ?? reason;
+
+/** @param {{ operation: string, level: number | null, tags: readonly string[] | null }} transition */
+export function formatTransition({ operation, level, tags }) {
+  const name = operation === "sleep" ? `sleep, level ${level}` : "wake-up";
+  return tags === null ? name : `${name}, only ${tags.join(", ")}`;
+}
+
+/** @param {EngineStatus} status */
+export function formatStatus(status) {
+  const { state, level, reason, sinceMs, sleepingTags, awaitingTags, paused, requests, failure } = status;
+  const parts = [`since ${formatTime(sinceMs)}`];
+  if (level !== null) parts.push(`level ${level}`);
+  if (reason !== null) parts.push(`asked for by ${formatReason(reason)}`);
+  if (sleepingTags.length > 0) parts.push(`asleep: ${sleepingTags.join(", ")}`);
+  if (awaitingTags.length > 0) parts.push(`to be loaded: ${awaitingTags.join(", ")}`);
+  if (paused && state !== "paused") parts.push("paused");
+  parts.push(formatRequests(requests));
+  if (failure !== null) parts.push(failure.message);
+  return parts.join(" · ");
+}
+
+/** @param {RequestCounts} requests */
+function formatRequests({ running, parked, waiting }) {
+  return `requests: ${running} running, ${parked} parked, ${waiting} waiting`;
+}
