@@ -16,7 +16,7 @@ pub const Status = enum(i32) {
     moving,
     /// Another plan is running.
     busy,
-    /// A plan was made for another version of the table of segments.
+    /// A plan was made for another version of the table.
     stale,
     /// Already attached with another library.
     config_conflict,
