@@ -35,7 +35,7 @@ function openShim() {
 
 let shim: ReturnType<typeof openShim> | undefined;
 
-/** The shim's exports; opened on first use, once per process. */
+/** @internal The exports of the shim; opened on first use, once per process. */
 export function exports(): ReturnType<typeof openShim> {
   shim ??= openShim();
   return shim;
