@@ -35,6 +35,9 @@ pub const Stream = struct {
     context: u64,
     device: u8,
     is_default: bool,
+    /// From 0, the highest, to 7. Every stream has a thread of its own, so nothing depends on it.
+    priority: u32 = 0,
+    flags: u32 = 0,
     head: ?*QueuedTask = null,
     tail: ?*QueuedTask = null,
     task_arrived: sync.Condition = .{},

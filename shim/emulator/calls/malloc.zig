@@ -23,19 +23,18 @@ const padding: u64 = 32;
 
 pub fn aclrtMalloc(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const giant = isGiant(policy);
-    return allocate(pointer, size, if (giant) 0 else padding, policy, true);
+    return allocate(pointer, size, if (giant) 0 else padding, policy);
 }
 
 pub fn aclrtMallocAlign32(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    return allocate(pointer, size, 0, policy, true);
+    return allocate(pointer, size, 0, policy);
 }
 
 pub fn aclrtMallocCached(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    const supported = policy == acl.MallocPolicy.normal_only;
-    return allocate(pointer, size, padding, policy, supported);
+    return aclrtMalloc(pointer, size, policy);
 }
 
-fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, supported: bool) acl.Error {
+fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
     const out = pointer orelse return errors.fail(acl.code.invalid_param, "devPtr is NULL");
     if (size == 0) return errors.fail(acl.code.invalid_param, "size is 0");
     const padded = std.math.add(u64, size, 31 + pad) catch
@@ -44,7 +43,6 @@ fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, suppor
     lock.enter();
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
-    if (!supported) return errors.fail(acl.code.rt_feature_not_supported, "cached memory has normal pages only");
     const start = takePages(context.device, bytes, policy) catch return physical.outOfMemory();
     out.* = @ptrFromInt(start);
     return acl.code.success;

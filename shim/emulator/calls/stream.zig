@@ -12,15 +12,14 @@ const Stream = stream_module.Stream;
 
 const max_streams_per_device = 1984;
 const known_flags: u32 = 0x3f;
+const lowest_priority = 7;
 
 pub fn aclrtCreateStream(handle: ?*acl.Stream) acl.Error {
     return aclrtCreateStreamWithConfig(handle, 0, 0);
 }
 
 pub fn aclrtCreateStreamWithConfig(handle: ?*acl.Stream, priority: u32, flags: u32) acl.Error {
-    _ = priority; // any value is clamped into the valid range, and the emulator has one priority
     const out = handle orelse return errors.fail(acl.code.invalid_param, "stream is NULL");
-    if (flags & ~known_flags != 0) return errors.fail(acl.code.rt_param_invalid, "unknown flag");
     lock.enter();
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
@@ -29,6 +28,8 @@ pub fn aclrtCreateStreamWithConfig(handle: ?*acl.Stream, priority: u32, flags: u
         return errors.fail(acl.code.rt_no_stream_resource, "too many streams");
     const stream = stream_module.create(context.handle, device, false) catch
         return errors.fail(acl.code.rt_no_stream_resource, "out of host memory");
+    stream.priority = @min(priority, lowest_priority);
+    stream.flags = flags & known_flags;
     out.* = handles.toPointer(stream.handle);
     return acl.code.success;
 }
@@ -125,7 +126,7 @@ pub fn aclrtStreamQuery(handle: acl.Stream, status: ?*c_int) acl.Error {
 }
 
 pub fn aclrtLaunchHostFunc(handle: acl.Stream, function: ?HostFunction, argument: ?*anyopaque) acl.Error {
-    const call = function orelse return errors.fail(acl.code.invalid_param, "fn is NULL");
+    const call = function orelse return errors.fail(acl.code.rt_param_invalid, "fn is NULL");
     lock.enter();
     defer lock.leave();
     var stream: *Stream = undefined;

@@ -13,7 +13,7 @@ test "aclrtDestroyStream fails when the stream is stale or of another context" {
     try expectCode(107002, stream_calls.aclrtCreateStream(&stream));
     try expectCode(0, device.aclrtSetDevice(0));
     try expectCode(100000, stream_calls.aclrtCreateStream(null));
-    try expectCode(107000, stream_calls.aclrtCreateStreamWithConfig(&stream, 0, 0x40));
+    try expectCode(0, stream_calls.aclrtCreateStreamWithConfig(&stream, 0, 0x40));
     try expectCode(0, stream_calls.aclrtCreateStreamWithConfig(&stream, 99, 1));
     try expectCode(100000, stream_calls.aclrtDestroyStream(null));
     var explicit: acl.Context = null;
@@ -36,7 +36,8 @@ test "aclrtSynchronizeStreamWithTimeout fails when a task takes longer" {
     var status: c_int = -1;
     try expectCode(0, device.aclrtSetDevice(0));
     try expectCode(0, stream_calls.aclrtCreateStream(&stream));
-    try expectCode(100000, stream_calls.aclrtLaunchHostFunc(stream, null, null));
+    try expectCode(107000, stream_calls.aclrtLaunchHostFunc(stream, null, null));
+    try expectCode(107000, stream_calls.aclrtLaunchCallback(null, null, 0, stream));
     try expectCode(0, stream_calls.aclrtLaunchHostFunc(stream, testing.Gate.pass, &gate));
     try expectCode(0, stream_calls.aclrtLaunchHostFunc(stream, testing.Gate.pass, &gate));
     try expectCode(0, stream_calls.aclrtStreamQuery(stream, &status));
