@@ -47,6 +47,8 @@ pub const Block = struct {
     device_access: u16 = 0,
     host_access: bool = false,
     accessible: bool = true,
+    /// Host memory that was registered to be reached from devices.
+    is_mapped: bool = false,
     pins: u32 = 0,
     /// Its owner gave it up; the last pin destroys it.
     removed: bool = false,

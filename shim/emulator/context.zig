@@ -6,6 +6,7 @@ const block = @import("block.zig");
 const config = @import("config.zig");
 const device_module = @import("device.zig");
 const errors = @import("errors.zig");
+const graph = @import("graph.zig");
 const handles = @import("handles.zig");
 const mapping = @import("mapping.zig");
 const physical_handle = @import("physical_handle.zig");
@@ -74,6 +75,7 @@ pub fn close(context: *Context, force: bool) void {
     const device = context.device;
     registry.remove(context.handle);
     stream_module.closeAllOf(context.handle, force);
+    graph.dropContext(context.handle);
     allocator.destroy(context);
     if (device.isOpen()) return;
     mapping.dropDevice(device.user_id);
