@@ -35,6 +35,8 @@ pub fn outOfMemory() acl.Error {
 
 pub const Pool = struct {
     fd: i32 = -1,
+    /// The process that made the file.
+    owner: i32 = 0,
     next_offset: u64 = 0,
     budget_bytes: u64 = 0,
     used_bytes: u64 = 0,
@@ -45,12 +47,14 @@ pub const Pool = struct {
 
     /// Changes how much may be populated. Memory in use keeps its pages until it is freed.
     pub fn keep(pool: *Pool, bytes: u64) void {
+        pool.leaveParent();
         pool.keep_bytes = bytes;
         pool.shrink(bytes);
     }
 
     /// Returns kept memory to the host until at most `bytes` are populated or nothing more is kept.
     pub fn shrink(pool: *Pool, bytes: u64) void {
+        pool.leaveParent();
         while (pool.populated_bytes > bytes) {
             const range = pool.kept.evict() orelse return;
             pool.populated_bytes -= range.bytes;
@@ -58,7 +62,18 @@ pub const Pool = struct {
         }
     }
 
+    /// After a fork the file belongs to the parent. The child's allocations need a file of their own, and what the
+    /// child frees stays as it is.
+    fn leaveParent(pool: *Pool) void {
+        if (pool.fd < 0 or pool.owner == linux.getpid()) return;
+        while (pool.kept.evict()) |_| {}
+        pool.fd = -1;
+        pool.next_offset = 0;
+        pool.populated_bytes = 0;
+    }
+
     fn place(pool: *Pool, size: u64) error{OutOfMemory}!Place {
+        pool.leaveParent();
         if (size % huge_page_bytes != 0) return .{ .offset = try pool.grow(size), .residence = .sparse };
         if (pool.kept.take(size)) |offset| return .{ .offset = offset, .residence = .populated };
         const used = pool.populated_bytes - pool.kept.bytes;
@@ -74,6 +89,7 @@ pub const Pool = struct {
             const result = linux.memfd_create("ascendcl-emulator-device", linux.MFD.CLOEXEC);
             if (linux.errno(result) != .SUCCESS) return error.OutOfMemory;
             pool.fd = @intCast(result);
+            pool.owner = linux.getpid();
         }
         const offset = pool.next_offset;
         const aligned = std.mem.alignForward(u64, size, huge_page_bytes);
@@ -200,6 +216,8 @@ pub const Memory = struct {
         if (memory.pool) |pool| {
             pool.used_bytes -= memory.size;
             committed_bytes.getPtr(memory.purpose).* -= memory.size;
+            pool.leaveParent();
+            if (memory.fd != pool.fd) return allocator.destroy(memory);
             if (memory.returnToPool(pool)) return allocator.destroy(memory);
         }
         lock.runAfterLeave(&memory.after_leave);

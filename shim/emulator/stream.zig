@@ -114,8 +114,7 @@ pub const Stream = struct {
             copy.unpin();
             return acl.code.success;
         }
-        copy.runNow();
-        return acl.code.success;
+        return copy.runNow();
     }
 
     pub fn replay(stream: *Stream, graph: *const Graph) acl.Error {

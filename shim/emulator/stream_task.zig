@@ -83,14 +83,15 @@ pub const Task = union(enum) {
                 const end = execution.modelled_end;
                 lock.leave();
                 defer lock.enter();
-                copy.moveBytes();
+                const code = copy.moveBytes();
+                if (code != acl.code.success) return code;
                 clock.sleepUntil(end);
             },
             .fill => |*fill| {
                 if (faults.interceptTask(.fill)) |code| return code;
                 lock.leave();
                 defer lock.enter();
-                fill.write();
+                return fill.write();
             },
             .host_function => |call| {
                 if (faults.interceptTask(.host_function)) |code| return code;

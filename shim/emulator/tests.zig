@@ -31,6 +31,7 @@ test {
     _ = @import("files.zig");
     _ = @import("free_list.zig");
     _ = @import("handles.zig");
+    _ = @import("host_range.zig");
     _ = @import("initialization.zig");
     _ = @import("physical.zig");
     _ = @import("range_table.zig");

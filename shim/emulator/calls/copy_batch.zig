@@ -149,7 +149,8 @@ fn runNow(batch: Batch, fail_index: ?*usize, form: Form) acl.Error {
         if (copy.size == 0) continue;
         code = pinElement(&batch, index, &copy, fail_index);
         if (code != acl.code.success) return code;
-        copy.runNow();
+        code = copy.runNow();
+        if (code != acl.code.success) return code;
     }
     return acl.code.success;
 }

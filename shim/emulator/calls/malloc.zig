@@ -13,7 +13,6 @@ const context_module = @import("../context.zig");
 const device_module = @import("../device.zig");
 const errors = @import("../errors.zig");
 const lock = @import("../lock.zig");
-const memory_export = @import("../memory_export.zig");
 const physical = @import("../physical.zig");
 
 const normal_page_bytes = physical.normal_page_bytes;
@@ -85,7 +84,6 @@ pub fn aclrtFree(pointer: ?*anyopaque) acl.Error {
     const entry = block_module.device_blocks.at(@intFromPtr(pointer)) orelse return notAllocated();
     const block = entry.value;
     if (block.kind != .allocation) return notAllocated();
-    if (block.memory) |memory| memory_export.closeAllOf(memory);
     block.remove();
     return acl.code.success;
 }
