@@ -63,6 +63,7 @@ fn create(device: *Device, is_primary: bool) error{OutOfMemory}!*Context {
     errdefer allocator.destroy(context);
     context.* = .{ .device = device, .is_primary = is_primary };
     context.handle = try registry.add(context);
+    if (!device.isOpen()) device.pool.openRuntime(config.get().runtime_bytes);
     device.pool.keep(config.get().pool_bytes);
     device_module.ever_opened = true;
     makeCurrent(context);
@@ -82,6 +83,7 @@ pub fn close(context: *Context, force: bool) void {
     block.dropDevice(device.user_id);
     physical_handle.dropDevice(device.user_id);
     device.pool.keep(0);
+    device.pool.closeRuntime();
 }
 
 /// Finds the stream that a call means, and checks in the runtime's order: handle, then context. Null means the default

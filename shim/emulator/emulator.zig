@@ -11,7 +11,8 @@
 //! What is emulated: devices with a memory budget and exact accounting, contexts per thread, streams that execute in
 //! order on threads of their own, events, graphs of one stream, aclrtMalloc and page-locked host memory, virtual
 //! memory management with the codes of the driver build for Atlas A2 and A3, copies with AscendCL's rules, and sharing
-//! between processes of one machine. There are no kernels: a test puts its own work on a stream with aclrtLaunchHostFunc.
+//! between processes of one machine. There are no kernels: a test puts its own work on a stream with
+//! aclrtLaunchHostFunc.
 //!
 //! Measurements are meaningful: device memory exists before it is used (physical.zig), a mapping is complete when the
 //! call returns, every table is a tree or a hash, and no lock is held while bytes move. What remains is the caller's

@@ -116,7 +116,7 @@ pub fn aclrtGetMemInfo(attr: c_int, free_bytes: ?*usize, total_bytes: ?*usize) a
         name.mem_huge1g,
         name.mem_p2p_huge,
         => {
-            free_out.* = pool.budget_bytes - pool.used_bytes;
+            free_out.* = pool.freeBytes();
             total_out.* = pool.budget_bytes;
         },
         else => {
