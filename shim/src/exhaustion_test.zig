@@ -1,4 +1,5 @@
-//! Every AscendCL call and every allocation of a scenario fails, once or from then on, in a build with safety checks.
+//! Every AscendCL call of a scenario fails, once or from then on, and its heap is exhausted from every allocation on,
+//! in a build with safety checks.
 //!
 //! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing.
 //! Whatever fails, no assertion is reached. Once nothing fails any more, content is what was written, and closing
@@ -152,7 +153,7 @@ fn tryCalls(calls: u64, comptime format: [:0]const u8) !void {
     }
 }
 
-test "the process survives and closes when any one AscendCL call fails" {
+test "a process survives and closes when any one AscendCL call fails" {
     try tryFaults("");
     try std.testing.expectEqual(0, setFaults(""));
     var scenario: Scenario = .{};
@@ -160,7 +161,7 @@ test "the process survives and closes when any one AscendCL call fails" {
     try tryCalls(callCount("*"), "*:{d}={d}");
 }
 
-test "the process survives and closes when a call of one name fails from any time on" {
+test "a process survives and closes when a function of AscendCL fails from any call on" {
     inline for (.{
         "aclrtGetCurrentContext",            "aclrtSetCurrentContext", "aclrtSetDevice",         "aclrtResetDevice",
         "aclrtMemGetAllocationGranularity",  "aclrtReserveMemAddress", "aclrtReleaseMemAddress", "aclrtMallocPhysical",
@@ -174,7 +175,7 @@ test "the process survives and closes when a call of one name fails from any tim
     }
 }
 
-test "the process survives and closes when context calls fail on a thread whose context is another device's" {
+test "a process survives and closes when context calls fail on a thread with another device's context" {
     try std.testing.expectEqual(0, setDevice(1));
     try std.testing.expectEqual(0, setFaults(""));
     var scenario: Scenario = .{};
@@ -195,7 +196,7 @@ test "the process survives and closes when context calls fail on a thread whose 
     try tryFaults("");
 }
 
-test "the process survives and closes when any allocation of its own fails, once or from then on" {
+test "a process survives and closes when its heap is exhausted from any allocation on" {
     var scenario: Scenario = .{};
     const plenty = 1 << 20;
     heap.remaining.store(plenty, .monotonic);

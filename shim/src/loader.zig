@@ -180,13 +180,13 @@ fn linked(report: *Report) status.Error!Library {
     return library;
 }
 
-test "a file that is not a library is reported, not opened" {
+test "open reports a file that is not a library" {
     var report: Report = .{};
     try std.testing.expectError(error.LibraryInvalid, open("/dev/null", &report));
     try std.testing.expect(std.mem.startsWith(u8, report.text[0..report.length], "/dev/null\t"));
 }
 
-test "a library that is not AscendCL is named with the symbol it lacks" {
+test "open names the symbol that a library lacks when it is not AscendCL" {
     var report: Report = .{};
     try std.testing.expectError(error.LibraryInvalid, open("libm.so.6", &report));
     try std.testing.expect(std.mem.indexOf(u8, report.text[0..report.length], "aclInit") != null);

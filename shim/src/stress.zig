@@ -77,7 +77,7 @@ fn expect(call: []const u8, status: i32) !void {
     return error.UnexpectedStatus;
 }
 
-/// Content that is in a file as well; what a sleep finds is one backup or the other.
+/// Content that is in a file as well. A sleep finds one backup or the other.
 const Checkpoint = struct {
     handle: u64,
     weights: Weights,
