@@ -52,13 +52,6 @@ export interface DeviceMemory {
   readonly totalBytes: number;
 }
 
-/** vLLM's name, in the tags of a wake-up, for the scheduler that a sleep of level 0 halts. */
-const schedulingTag = "scheduling";
-
-function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
-  return tags?.filter((name) => name !== schedulingTag);
-}
-
 /**
  * Ties the allocator to one engine. Requests are admitted only while the engine is awake, and its memory moves only while no
  * request uses it. Concurrent calls run one after the other; a call with nothing to do reports so.
@@ -159,7 +152,8 @@ export class SleepController {
    */
   plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
     checkCall("plan", { level, tags });
-    const own = this.#tags.tagsOf(memoryNames(tags));
+    const names = this.#tags.withMemory(tags);
+    const own = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
     return this.#tags.named(
       operation === "sleep"
         ? this.#allocator.plan("sleep", { level, tags: own })
@@ -204,9 +198,10 @@ export class SleepController {
   }
 
   /**
-   * Wakes the engine's memory; with `tags` only those. Requests are admitted once all of it is awake and no weights are lost.
+   * Wakes the engine's memory; with `tags` only those. Weights bring the rest of the model, such as `buffers`, so that `weights`
+   * and then `kv_cache` wake everything. Requests are admitted once all of it is awake and no weights are lost.
    * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. Ends a sleep of level 0, but
-   * not a `pause()`. Accepts vLLM's tag `scheduling`, which stands for no memory.
+   * not a `pause()`. As in `sleep`, the tags `scheduling` of vLLM and `cuda_graph` of SGLang stand for no memory.
    *
    * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
    */
@@ -323,14 +318,15 @@ export class SleepController {
     options: EngineSleepOptions,
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
-    const { level = defaultLevel, tags, reason = "operator" } = options;
-    if (this.#memory.prepareSleep(level, tags, reason))
+    const { level = defaultLevel, reason = "operator" } = options;
+    const names = this.#tags.withMemory(options.tags);
+    if (this.#memory.prepareSleep(level, names, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
     this.#state.beginSleep(reason);
     this.#announce();
     await this.#quiesce(options, signal);
     const control = this.#transitions.controlOf(identity, signal);
-    const report = await this.#memory.sleep(level, tags, reason, control);
+    const report = await this.#memory.sleep(level, names, reason, control);
     return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
   }
 
@@ -360,7 +356,7 @@ export class SleepController {
     const { reload } = this.#config;
     const before = this.#memory.snapshot();
     if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
-    const names = memoryNames(tags);
+    const names = this.#memory.wakeScope(this.#tags.withMemory(tags));
     if (this.#memory.asleepAmong(names).length > 0) {
       this.#state.beginWakeUp();
       this.#announce();

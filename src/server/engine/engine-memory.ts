@@ -1,6 +1,7 @@
 import { abortable, aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
+import { defaultTag } from "../../policy/tag-names.ts";
 import type { SleepLevel } from "../../policy/tag-policies.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
@@ -13,6 +14,9 @@ interface Sleep {
   readonly level: SleepLevel;
   readonly reason: SleepReason;
 }
+
+/** The tag that clients wake last, because its memory is large and its content is discarded. */
+const cacheTag = "kv_cache";
 
 type Names = readonly string[] | undefined;
 
@@ -61,6 +65,20 @@ export class EngineMemory {
 
   get sleepingTags(): readonly string[] {
     return [...this.#levels.keys()];
+  }
+
+  /**
+   * The tags that a wake-up of `names` concerns. Clients wake `weights` and `kv_cache` in two stages and know no other tags, so
+   * weights bring the rest of the model: every tag whose content was kept, except the cache, and memory without a tag of its own.
+   */
+  wakeScope(names: Names): Names {
+    if (!names?.some((name) => this.#weightTags.includes(name))) return names;
+    const planned = this.#tags.named(this.#allocator.plan("wake", { tags: this.#tags.tagsOf(undefined) }));
+    const rest = Object.entries(planned.tags).flatMap(([name, { restoreBytes }]) => {
+      if (this.#weightTags.includes(name) || name === cacheTag) return [];
+      return restoreBytes > 0 || name === defaultTag ? [name] : [];
+    });
+    return [...new Set([...names, ...rest])];
   }
 
   /** The tags of `names`, or of all, with memory asleep. */
