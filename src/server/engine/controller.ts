@@ -15,7 +15,7 @@ import {
   type PauseOptions,
   resolveController,
 } from "./controller-options.ts";
-import { EngineMemory } from "./engine-memory.ts";
+import { EngineMemory, isComplete } from "./engine-memory.ts";
 import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
 import type { Lease } from "./lease.ts";
@@ -200,7 +200,8 @@ export class SleepController {
   /**
    * Wakes the engine's memory; with `tags` only those. Weights bring the rest of the model, such as `buffers`, so that `weights`
    * and then `kv_cache` wake everything. Requests are admitted once all of it is awake and no weights are lost.
-   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. Ends a sleep of level 0, but
+   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. If the error's
+   * `transitionComplete` is true, the engine is awake nevertheless. Ends a sleep of level 0, but
    * not a `pause()`. As in `sleep`, the tags `scheduling` of vLLM and `cuda_graph` of SGLang stand for no memory.
    *
    * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
@@ -361,13 +362,21 @@ export class SleepController {
       this.#state.beginWakeUp();
       this.#announce();
     }
-    const report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    let report: WakeReport | null = null;
+    let laterFailure: CamemError | undefined;
+    try {
+      report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    } catch (error) {
+      if (!isComplete(error)) throw error;
+      laterFailure = error;
+    }
     const reloads = reload !== undefined && this.#memory.canLoad;
     if (reloads) {
       this.#state.beginReload();
       this.#announce();
       await this.#memory.load(reload, before, signal);
     }
+    if (laterFailure !== undefined) throw laterFailure;
     return { alreadyAwake: report === null && !reloads, report };
   }
 
@@ -378,8 +387,9 @@ export class SleepController {
     return this.#transitions.run(requested, {
       run,
       settle: (outcome) => {
+        const hasMoved = "error" in outcome ? isComplete(outcome.error) : outcome.result.report !== null;
+        if (hasMoved) this.#state.clearFailure();
         if ("error" in outcome) this.#noteFailure(outcome.error);
-        else if (outcome.result.report !== null) this.#state.clearFailure();
         this.#state.endTransition();
         this.#applyState();
       },

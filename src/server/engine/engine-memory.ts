@@ -18,6 +18,20 @@ interface Sleep {
 /** The tag that clients wake last, because its memory is large and its content is discarded. */
 const cacheTag = "kv_cache";
 
+/** True when memory has moved as asked and only a later step failed, such as giving memory back. */
+export function isComplete(error: unknown): error is CamemError {
+  return error instanceof CamemError && error.transitionComplete;
+}
+
+/** The tags with memory asleep. */
+function asleepIn(usage: Readonly<Record<string, TagUsage>>): string[] {
+  return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
+}
+
+function deeperOf(one: 1 | 2, other: 1 | 2): 1 | 2 {
+  return one === 2 ? one : other;
+}
+
 type Names = readonly string[] | undefined;
 
 /**
@@ -31,6 +45,8 @@ export class EngineMemory {
   #sleep: Sleep | undefined;
   /** The level of every tag with memory asleep. */
   #levels: ReadonlyMap<string, 1 | 2> = new Map();
+  /** The tags with memory asleep that has no content. */
+  #discarded: ReadonlySet<string> = new Set();
   readonly #awaiting = new Set<string>();
   readonly #lost = new Set<string>();
 
@@ -39,7 +55,7 @@ export class EngineMemory {
     this.#allocator = allocator;
     this.#tags = tags;
     this.#weightTags = weightTags;
-    const asleep = this.#asleep();
+    const asleep = asleepIn(tags.usage());
     if (asleep.length > 0)
       throw new CamemError(
         "STATE_CONFLICT",
@@ -93,7 +109,7 @@ export class EngineMemory {
 
   /** True when weights will have no content after everything is awake. */
   get lacksWeights(): boolean {
-    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#levels.get(name) === 2);
+    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#discarded.has(name));
   }
 
   /** True when the memory of all lost weights is awake, so that they can be loaded. */
@@ -138,7 +154,7 @@ export class EngineMemory {
       this.#record(level, names, reason);
       return report;
     } catch (error) {
-      if (error instanceof CamemError && error.transitionComplete) this.#record(level, names, reason);
+      if (isComplete(error)) this.#record(level, names, reason);
       else this.#observe(level, reason);
       throw error;
     }
@@ -203,7 +219,7 @@ export class EngineMemory {
    */
   confirm(): void {
     const asleep = this.#weightTags.filter(
-      (name) => this.#levels.get(name) === 2 || (this.#awaiting.has(name) && this.#levels.has(name)),
+      (name) => this.#discarded.has(name) || (this.#awaiting.has(name) && this.#levels.has(name)),
     );
     if (asleep.length > 0)
       throw new CamemError(
@@ -223,10 +239,13 @@ export class EngineMemory {
     this.#awaiting.clear();
   }
 
-  /** Level 1 promises to restore weights, which is impossible after level 2. */
+  /** Level 1 may keep weights that level 2 has discarded. */
   #assertNotDeeper(names: Names): void {
     const gone = this.#weightTags.filter(
-      (name) => this.#levels.get(name) === 2 && (names === undefined || names.includes(name)),
+      (name) =>
+        this.#levels.get(name) === 2 &&
+        this.#discarded.has(name) &&
+        (names === undefined || names.includes(name)),
     );
     if (gone.length === 0) return;
     throw new CamemError(
@@ -235,14 +254,17 @@ export class EngineMemory {
     );
   }
 
-  /** Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it. */
+  /**
+   * Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it, and a lighter sleep leaves a
+   * deeper one as it is.
+   */
   #record(level: SleepLevel, names: Names, reason: SleepReason): void {
     this.#observe(level, reason);
     if (level !== 0)
       this.#levels = new Map(
         [...this.#levels].map(([name, before]) => [
           name,
-          names === undefined || names.includes(name) ? level : before,
+          names === undefined || names.includes(name) ? deeperOf(before, level) : before,
         ]),
       );
     const recorded = this.#sleep?.reason === "operator" ? "operator" : reason;
@@ -252,14 +274,11 @@ export class EngineMemory {
   /** Reads the allocator's table. Memory that is asleep unexpectedly counts as asleep at `level`. */
   #observe(level: SleepLevel, reason: SleepReason): void {
     const fallback = level === 2 ? 2 : 1;
-    this.#levels = new Map(this.#asleep().map((name) => [name, this.#levels.get(name) ?? fallback]));
+    const usage = this.#tags.usage();
+    this.#levels = new Map(asleepIn(usage).map((name) => [name, this.#levels.get(name) ?? fallback]));
+    this.#discarded = new Set(this.sleepingTags.filter((name) => (usage[name]?.discardedBytes ?? 0) > 0));
     const asleep = this.#levelAsleep();
     if (asleep !== undefined) this.#sleep = { level: asleep, reason: this.#sleep?.reason ?? reason };
-  }
-
-  #asleep(): string[] {
-    const usage: Record<string, TagUsage> = this.#tags.usage();
-    return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
   }
 
   /** The level that the weights sleep at; when none do, the deepest level of the others. */
@@ -289,7 +308,9 @@ export class EngineMemory {
         (name) => levels.get(name) === level && !this.#levels.has(name),
       );
       if (names.length === 0) continue;
-      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
+      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => {
+        if (!isComplete(error)) failures.push(error);
+      });
     }
     return failures;
   }
