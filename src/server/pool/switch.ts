@@ -4,6 +4,7 @@ import { aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
 import type { EngineWakeResult } from "../engine/controller.ts";
 import type { EngineSleepOptions, EngineWakeOptions, InFlightMode } from "../engine/controller-options.ts";
+import { isComplete } from "../engine/engine-memory.ts";
 import type { EngineStatus } from "../engine/events.ts";
 import type { Leftovers, PlannedSleep, PoolMember } from "./pool-member.ts";
 import { mayGiveBack, mayMakeRoom, mayRestore } from "./rules.ts";
@@ -126,10 +127,6 @@ function shortage(
     `the engines that could make room for ${engine.name} exceed the host budget; nothing has changed; raise hostBudget (CAMEM_HOST_BUDGET), set spillDir (CAMEM_SPILL_DIR) or give the engines a reload`,
     { sizeBytes: sumOf(missing) },
   );
-}
-
-function isComplete(error: unknown): boolean {
-  return error instanceof CamemError && error.transitionComplete;
 }
 
 /** Makes room and wakes one engine, all or nothing: if the wake-up fails, the engines that made room are woken again. */

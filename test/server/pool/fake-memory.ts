@@ -34,12 +34,10 @@ export class FakeMemory implements ControlledAllocator {
   }
 
   usage() {
-    const entries = [...this.memories].map(([tag, { state }]) => {
-      const usage = { mappedBytes: 0, hostBytes: 0, spilledBytes: 0, checkpointBytes: 0, discardedBytes: 0 };
-      return [
-        tag,
-        { ...usage, segments: 1, state: state === "mapped" ? ("awake" as const) : ("asleep" as const) },
-      ] as const;
+    const entries = [...this.memories].map(([tag, { state, units }]) => {
+      const discardedBytes = state === "discarded" ? units : 0;
+      const usage = { mappedBytes: 0, hostBytes: 0, spilledBytes: 0, checkpointBytes: 0, segments: 1 };
+      return [tag, { ...usage, discardedBytes, state: state === "mapped" ? "awake" : "asleep" } as const];
     });
     return Object.fromEntries(entries);
   }

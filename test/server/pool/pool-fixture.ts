@@ -1,6 +1,6 @@
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer } from "camem";
 import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
-import { MiB, pattern } from "../../support/device.ts";
+import { MiB, pattern, wholeGranules } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
 export interface EngineSpec {
@@ -46,7 +46,7 @@ export class PoolFixture {
       if (!awake) await engine.sleep({ reason: "pool" });
     }
     for (const [device, freeMiB] of (options.freeMiB ?? [0]).entries()) {
-      const takenBytes = allocator.memGetInfo(device).freeBytes - freeMiB * MiB;
+      const takenBytes = wholeGranules(allocator.memGetInfo(device).freeBytes) - freeMiB * MiB;
       if (takenBytes > 0) allocator.malloc(takenBytes, { tag: "sleep_persistent", device });
     }
     return new PoolFixture(allocator, engines, weights, options.pool);
