@@ -40,7 +40,7 @@ export class Backup {
   }
 }
 
-/** The backups of a tag's offloaded segments. */
+/** @internal The backups of a tag's offloaded segments. */
 export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
   return native
     .snapshot()
