@@ -8,6 +8,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const heap = @import("heap.zig");
+const test_support = @import("test_support.zig");
 
 comptime {
     _ = @import("emulator"); // its exports are what the loader links
@@ -78,17 +79,7 @@ const Scenario = struct {
             const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action: abi.Action = if (wanted == .restore) .restore else if (is_awake) .offload else .release;
             if (is_awake and action == .restore or action == .release and group.unreleased == 0) continue;
-            steps[planned] = .{
-                .segments = group.segments,
-                .segment_bytes = group.segment_bytes,
-                .tag = group.tag,
-                .device = group.device,
-                .state = group.state,
-                .unreleased = group.unreleased,
-                .clean = group.clean,
-                .backed_up = group.backed_up,
-                .action = @intFromEnum(action),
-            };
+            steps[planned] = test_support.stepOf(group, action);
             planned += 1;
         }
         var ticket: u64 = 0;

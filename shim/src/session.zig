@@ -127,8 +127,8 @@ pub const Session = struct {
         // A release that failed earlier may hold the memory that is needed now.
         if (self.registry.hasDoomed()) self.executor.requestSweep();
         const granularity: u64 = try self.runtime.granularityOf(device, failure);
-        const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
-        const segment = try self.registry.create(device, tag, padded & ~(granularity - 1), size_bytes);
+        const padded_bytes = segments.paddedBytes(size_bytes, granularity) orelse return error.InvalidSize;
+        const segment = try self.registry.create(device, tag, padded_bytes, size_bytes);
         errdefer self.discard(segment);
         try self.acquire(segment, failure);
         const address = segment.address;

@@ -2,7 +2,16 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import * as native from "../ffi/index.ts";
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+  const mayHaveProperties = (typeof value === "object" && value !== null) || typeof value === "function";
+  return mayHaveProperties && "then" in value && typeof value.then === "function";
+}
+
+async function leaveOnceSettled<T>(pending: T, leave: () => void): Promise<Awaited<T>> {
+  try {
+    return await pending;
+  } finally {
+    leave();
+  }
 }
 
 /** The bodies of `useMemoryPool`: which tag allocations inside them carry. */
@@ -21,17 +30,14 @@ export class Regions {
   run<T>(tag: string, tagId: number, body: () => T): T {
     const token = native.enterRegion(tagId);
     const leave = () => native.leaveRegion(token);
-    let result: T;
+    let isPending = false;
     try {
-      result = this.#tag.run(tag, body);
-    } catch (error) {
-      leave();
-      throw error;
+      const result = this.#tag.run(tag, body);
+      // Reading the property "then" of a foreign object may throw.
+      isPending = isThenable(result);
+      return isPending ? (leaveOnceSettled(result, leave) as T) : result;
+    } finally {
+      if (!isPending) leave();
     }
-    if (!isThenable(result)) {
-      leave();
-      return result;
-    }
-    return Promise.resolve(result).finally(leave) as T;
   }
 }
