@@ -103,6 +103,16 @@ export function deviceBytesNeeded(steps: readonly Step[]): Map<number, number> {
   return needed;
 }
 
+/** Bytes of device memory that the steps of a sleep give back, by device; empty for a wake-up. */
+export function deviceBytesFreed(steps: readonly Step[]): Map<number, number> {
+  const freed = new Map<number, number>();
+  for (const { action, group } of steps) {
+    if (action === "restore" || action === "remap" || group.committedBytes === 0) continue;
+    freed.set(group.device, (freed.get(group.device) ?? 0) + group.committedBytes);
+  }
+  return freed;
+}
+
 /** The distinct tags of `groups`, in the order of their first segments. */
 export function tagsOf(groups: readonly SegmentGroup[]): string[] {
   return [...new Set(groups.map((group) => group.tag))];

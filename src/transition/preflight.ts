@@ -3,7 +3,7 @@
 import { CamemError } from "../errors.ts";
 import type { SegmentGroup } from "../memory/table.ts";
 import { formatSize } from "../options/sizes.ts";
-import { backupBytesNeeded, deviceBytesNeeded, type Step } from "./plan.ts";
+import { backupBytesNeeded, deviceBytesFreed, deviceBytesNeeded, type Step } from "./plan.ts";
 
 /** Bytes of one tag, by what happens to them. */
 export interface TagPlan {
@@ -29,6 +29,13 @@ export interface TransitionPlan {
     readonly neededBytes: number;
     /** Bytes that are free now. */
     readonly freeBytes: number;
+  }[];
+  /** Device memory that a sleep gives back, by device. It includes memory that an earlier sleep could not give back. */
+  readonly freed: readonly {
+    /** The device number. */
+    readonly device: number;
+    /** Bytes that the sleep gives back. */
+    readonly freedBytes: number;
   }[];
   /** Page-locked host memory that a sleep takes. */
   readonly host: {
@@ -107,6 +114,7 @@ export function assess(
   return {
     tags: tagPlans(steps),
     devices,
+    freed: [...deviceBytesFreed(steps)].map(([device, freedBytes]) => ({ device, freedBytes })),
     host,
     spill,
     fits:

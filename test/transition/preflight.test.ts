@@ -3,7 +3,16 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer, formatSize } from "camem";
 import { runtimeInfo } from "../../src/ffi/index.ts";
-import { codeOf, failureOf, granulesBetween, MiB, pattern, wholeGranules } from "../support/device.ts";
+import {
+  codeOf,
+  failureOf,
+  granulesBetween,
+  MiB,
+  onEmulator,
+  pattern,
+  setFaults,
+  wholeGranules,
+} from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
@@ -31,6 +40,7 @@ test("plan() reports bytes by tag, free memory and whether it fits, and moves no
       kv_cache: { offloadBytes: 0, discardBytes: 6 * MiB, restoreBytes: 0, remapBytes: 0 },
     },
     devices: [],
+    freed: [{ device: 0, freedBytes: 10 * MiB }],
     host: { neededBytes: 4 * MiB, freeBytes: 6 * MiB },
     spill: null,
     fits: true,
@@ -43,12 +53,38 @@ test("plan() reports bytes by tag, free memory and whether it fits, and moves no
       kv_cache: { offloadBytes: 0, discardBytes: 0, restoreBytes: 0, remapBytes: 6 * MiB },
     },
     devices: [{ device: 0, neededBytes: 10 * MiB, freeBytes }],
+    freed: [],
     host: { neededBytes: 0, freeBytes: 2 * MiB },
     spill: null,
     fits: true,
   });
   expect(allocator.plan("wake", { tags: ["weights"] }).devices[0]?.neededBytes).toBe(4 * MiB);
   expect(weights.state).toBe("offloaded");
+});
+
+test("plan() reports the memory that a sleep gives back by device", async () => {
+  allocator.malloc(2 * MiB, { tag: "weights", device: 1 });
+  const freed = () => allocator.plan("sleep", { level: 1, tags: ["weights"] }).freed;
+  expect(freed()).toEqual([
+    { device: 0, freedBytes: 4 * MiB },
+    { device: 1, freedBytes: 2 * MiB },
+  ]);
+  await allocator.sleep();
+  expect(freed()).toEqual([]);
+  expect(allocator.plan("sleep", { level: 2, tags: ["weights"] })).toMatchObject({
+    tags: { weights: { discardBytes: 6 * MiB } },
+    freed: [],
+  });
+});
+
+test.if(onEmulator)("plan() reports memory that an earlier sleep could not give back", async () => {
+  setFaults("aclrtFreePhysical:1=500000");
+  const error = await failureOf(() => allocator.sleep({ tags: ["kv_cache"] }));
+  setFaults("");
+  expect(error.transitionComplete).toBe(true);
+  expect(allocator.plan("sleep", { tags: ["kv_cache"] }).freed).toEqual([{ device: 0, freedBytes: 6 * MiB }]);
+  await allocator.sleep({ tags: ["kv_cache"] });
+  expect(allocator.plan("sleep", { tags: ["kv_cache"] }).freed).toEqual([]);
 });
 
 test("wakeUp() takes no memory when it cannot fit", async () => {

@@ -56,13 +56,13 @@ export class Admission {
 
   /** True when requests wait and may wake the engine. */
   get isWakeUpWanted(): boolean {
-    return this.#disposition() === "wake" && this.#waiting.size > 0;
+    return this.disposition === "wake" && this.#waiting.size > 0;
   }
 
   /** @throws CamemError `ENGINE_UNAVAILABLE`, `QUEUE_FULL`, or the reason of `signal` */
   async admit(signal: AbortSignal | undefined, options: AdmitOptions): Promise<Lease> {
     const { holdDeadlineMs, queueLimit } = this.#options.config;
-    const disposition = this.#disposition();
+    const disposition = this.disposition;
     if (disposition === "admit") return this.#admitNow(signal);
     if (disposition === "refuse" || this.#waiting.size >= queueLimit) {
       this.#totals.refusedTotal++;
@@ -77,7 +77,7 @@ export class Admission {
   /** Admits, refuses or wakes for the requests that wait, after the engine's state has changed. */
   update(): void {
     if (this.#isClosed) return;
-    const disposition = this.#disposition();
+    const disposition = this.disposition;
     if (disposition === "admit" && !this.#isOpen) this.#open(this.#options.memory.takeLost());
     if (disposition === "refuse") this.#refuseWaiting(this.#unavailable());
     if (this.isWakeUpWanted) this.#wakeOnDemand();
@@ -143,7 +143,8 @@ export class Admission {
   }
 
   /** What happens to a request at this moment. */
-  #disposition(): "admit" | WhenAsleep {
+  get disposition(): "admit" | WhenAsleep {
+    if (this.#isClosed) return "refuse";
     const { config, memory, state } = this.#options;
     const { current } = state;
     if (current === "awake") return "admit";

@@ -152,6 +152,8 @@ const EngineSleepOptions = closedObject({
   tags: optional(Tags),
   /** Who asks; by default `operator`. */
   reason: optional(Reason),
+  /** Asked when the turn of this call has come, after all earlier calls. False: it rejects with `STATE_CONFLICT`. */
+  onlyIf: optional(callback<() => boolean>()),
 });
 
 /** Options of {@link SleepController.sleep}. */
@@ -164,6 +166,8 @@ const EngineWakeOptions = closedObject({
   signal: optional(Signal),
   /** Who asks, for events; by default `operator`. */
   reason: optional(Reason),
+  /** Asked when the turn of this call has come, after all earlier calls. False: it rejects with `STATE_CONFLICT`. */
+  onlyIf: optional(callback<() => boolean>()),
 });
 
 /** Options of {@link SleepController.wakeUp}. */

@@ -14,6 +14,7 @@ import {
   type EngineWakeOptions,
   type PauseOptions,
   resolveController,
+  type WhenAsleep,
 } from "./controller-options.ts";
 import { EngineMemory, isComplete } from "./engine-memory.ts";
 import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
@@ -109,6 +110,16 @@ export class SleepController {
     return this.#state.isPaused;
   }
 
+  /** What {@link admit} does with a request now: admits it, refuses it, holds it, or wakes the engine for it. */
+  get disposition(): "admit" | WhenAsleep {
+    return this.#admission.disposition;
+  }
+
+  /** True when `reload` is set: requests are served again after a sleep at level 2. */
+  get canReload(): boolean {
+    return this.#config.reload !== undefined;
+  }
+
   /** The engine's status now. Cheap to read. */
   get status(): EngineStatus {
     const sleep = this.#memory.sleeping;
@@ -181,20 +192,24 @@ export class SleepController {
    * and the room for the backups, are checked before any request is disturbed. After a rejection the engine is as it was, except
    * for requests that mode `abort` has ended. If the error's `transitionComplete` is true, the engine sleeps nevertheless.
    *
-   * @throws CamemError `STATE_CONFLICT` for level 1 while weights sleep at level 2, `TIMED_OUT`, `CALLED_FROM_HOOK`, `CLOSED`, and
-   * as the allocator's `sleep`
+   * @throws CamemError `STATE_CONFLICT` for level 1 while weights sleep at level 2 and when `onlyIf` returns false, `TIMED_OUT`,
+   * `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `sleep`
    */
   async sleep(options: EngineSleepOptions = {}): Promise<EngineSleepResult> {
     checkCall("sleep", options);
     this.#assertCanMove();
     this.#assertKnown(options.tags);
     const { level = defaultLevel, tags, reason = "operator" } = options;
-    return this.#transitions.enqueue(options.signal, (signal) =>
-      this.#runTransition({ operation: "sleep", level, tags: tags ?? null, reason }, async (identity) => {
-        const result = await this.#sleepNow(identity, options, signal);
-        return { result, noOp: result.alreadySleeping };
-      }),
-    );
+    return this.#transitions.enqueue(options.signal, async (signal) => {
+      this.#assertWanted(options);
+      return this.#runTransition(
+        { operation: "sleep", level, tags: tags ?? null, reason },
+        async (identity) => {
+          const result = await this.#sleepNow(identity, options, signal);
+          return { result, noOp: result.alreadySleeping };
+        },
+      );
+    });
   }
 
   /**
@@ -204,7 +219,8 @@ export class SleepController {
    * `transitionComplete` is true, the engine is awake nevertheless. Ends a sleep of level 0, but
    * not a `pause()`. As in `sleep`, the tags `scheduling` of vLLM and `cuda_graph` of SGLang stand for no memory.
    *
-   * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
+   * @throws CamemError `HOOK_FAILED` when `reload` threw, `STATE_CONFLICT` when `onlyIf` returns false, `CALLED_FROM_HOOK`,
+   * `CLOSED`, and as the allocator's `wakeUp`
    */
   async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     checkCall("wakeUp", options);
@@ -314,6 +330,14 @@ export class SleepController {
     }
   }
 
+  #assertWanted({ onlyIf }: Pick<EngineSleepOptions, "onlyIf">): void {
+    if (onlyIf?.() === false)
+      throw new CamemError(
+        "STATE_CONFLICT",
+        `onlyIf no longer holds for the engine ${this.name}, which is ${this.status.state}; nothing has changed`,
+      );
+  }
+
   async #sleepNow(
     identity: TransitionIdentity,
     options: EngineSleepOptions,
@@ -332,10 +356,12 @@ export class SleepController {
   }
 
   #wakeUp(
-    { tags, signal: requestSignal }: Omit<EngineWakeOptions, "reason">,
+    options: Omit<EngineWakeOptions, "reason">,
     reason: TransitionIdentity["reason"],
   ): Promise<EngineWakeResult> {
-    return this.#transitions.enqueue(requestSignal, async (signal) => {
+    const { tags } = options;
+    return this.#transitions.enqueue(options.signal, async (signal) => {
+      this.#assertWanted(options);
       const nothingDone = { tags: tags ?? null, alreadyAwake: true, report: null };
       // Since the wake-up was enqueued an operator may have put the engine to sleep, or the client may have disconnected.
       if (reason === "request" && !this.#admission.isWakeUpWanted) return nothingDone;

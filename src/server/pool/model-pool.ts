@@ -26,11 +26,15 @@ import {
 import type { EngineEvent, EngineListener } from "../engine/events.ts";
 import type { Lease } from "../engine/lease.ts";
 import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
-import { chooseVictims, type EvictionOptions, switchTo } from "./eviction.ts";
 import { PoolMember } from "./pool-member.ts";
+import { mayWakeForRequest, type RequestRule, requestRule } from "./rules.ts";
+import { type EvictionOptions, planEviction, Switch, type SwitchRequest } from "./switch.ts";
 
 const ModelPoolOptions = closedObject({
-  /** The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. */
+  /**
+   * The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. An engine with
+   * `reload` also sleeps at level 2 where level 1 exceeds the host budget.
+   */
   sleepLevel: optional(LevelAboveZero),
   /**
    * How long an engine that woke serves requests before it must make room for others; by default one second. With alternating
@@ -49,7 +53,7 @@ const ModelPoolOptions = closedObject({
   holdDeadlineMs: optional(Milliseconds),
   /** When a refused client should retry; by default 5. */
   retryAfterSeconds: optional(WholeSeconds),
-  /** True: a request also wakes an engine that an operator put to sleep. By default its controller refuses or holds it. */
+  /** True: a request also wakes an engine that an operator put to sleep. By default it is refused or held, as for its controller. */
   wakeOperatorSleep: optional(Flag),
   /** For tests. */
   clock: optional(unchecked<Clock>()),
@@ -59,12 +63,13 @@ const ModelPoolOptions = closedObject({
 export interface ModelPoolOptions extends Static<typeof ModelPoolOptions> {}
 
 /**
- * Engines that share devices without room for all of them. A request for a sleeping engine puts the least recently used engines
- * to sleep and wakes that engine, all or nothing: if the wake-up fails, the engines that made room are awake again.
+ * Engines that share devices without room for all of them. A request for a sleeping engine puts others to sleep and wakes that
+ * engine, all or nothing: if the wake-up fails, the engines that made room are awake again. The pool puts the fewest bytes to sleep
+ * that suffice on the devices that are short: idle engines before busy ones, and among equals the least recently used.
  *
  * Requests for an engine that is awake are served at once, until it must make room. The engine whose request has waited longest
  * is next. An engine that fits beside the others wakes without delay. The pool does not end pauses or sleeps that an operator
- * asked for. It does not own the engines: close them yourself.
+ * asked for, also not those that begin while it makes room. It does not own the engines: close them yourself, after the pool.
  */
 export class ModelPool implements EngineGroup {
   readonly engines: ReadonlyMap<string, SleepController>;
@@ -75,8 +80,8 @@ export class ModelPool implements EngineGroup {
   readonly #clock: Clock;
   readonly #switches = new SerialQueue();
   readonly #unsubscribe: readonly (() => void)[];
-  /** The member that the switch in progress wakes. */
-  #switchingTo: PoolMember | undefined;
+  /** The switch in progress for requests. */
+  #current: { readonly member: PoolMember; readonly run: Switch } | undefined;
   #cancelTimer: (() => void) | undefined;
   #arrivals = 0;
   #closing: Promise<void> | undefined;
@@ -141,6 +146,7 @@ export class ModelPool implements EngineGroup {
       return await wait.promise;
     } finally {
       member.queue.delete(entry);
+      this.#cancelUnwanted();
     }
   }
 
@@ -153,9 +159,10 @@ export class ModelPool implements EngineGroup {
   async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     const member = this.#memberOf(model);
     this.#assertOpen();
-    return this.#switches
-      .run(options.signal, (signal) => this.#switchTo(member, { ...options, signal }))
-      .finally(() => this.#schedule());
+    const always = () => true;
+    const { signal: requested, tags, reason } = options;
+    const operated = this.#newSwitch(member, { tags, reason, isWanted: always, isDue: always });
+    return this.#switches.run(requested, (signal) => operated.run(signal)).finally(() => this.#schedule());
   }
 
   /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */
@@ -229,6 +236,7 @@ export class ModelPool implements EngineGroup {
     if (event.type === "requests") member.lastUsedMs = this.#clock.nowMs();
     if (event.type !== "state") return;
     if (event.status.state === "awake") member.residentSinceMs = this.#clock.nowMs();
+    this.#cancelUnwanted();
     this.#schedule();
   }
 
@@ -239,11 +247,11 @@ export class ModelPool implements EngineGroup {
   #schedule(): void {
     if (this.#closing) return;
     for (const member of this.#members.values()) {
-      if (this.#dispositionOf(member) === "serve") member.serve(this.#clock.nowMs());
+      if (this.#ruleOf(member) === "serve") member.serve(this.#clock.nowMs());
     }
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
-    if (this.#switchingTo) return;
+    if (this.#current) return;
     let isFirst = true;
     for (const member of this.#waitingLongestFirst()) {
       const victims = this.#victimsOrRefusal(member);
@@ -251,11 +259,7 @@ export class ModelPool implements EngineGroup {
       // A member whose requests were just refused does not block the others.
       isFirst = isFirst && member.firstArrival === undefined;
       if (victims === undefined || (victims.length > 0 && !mayEvict)) continue;
-      const dueMs = Math.max(
-        0,
-        ...victims.map((victim) => victim.residentSinceMs + this.#minimumResidencyMs),
-      );
-      const delayMs = dueMs - this.#clock.nowMs();
+      const delayMs = Math.max(0, ...victims.map((victim) => this.#residencyLeftMs(victim)));
       if (delayMs <= 0) {
         this.#beginSwitch(member);
         return;
@@ -264,17 +268,35 @@ export class ModelPool implements EngineGroup {
     }
   }
 
-  /** `serve`: pass requests to its controller, which decides. `wake`: the pool must wake it. `wait`: its memory is moving. */
-  #dispositionOf(member: PoolMember): "serve" | "wait" | "wake" {
-    if (member === this.#switchingTo || member.isMoving) return "wait";
-    const { state, reason, paused } = member.engine.status;
-    const mayWake = reason !== "operator" || this.#options.wakeOperatorSleep === true;
-    return state === "asleep" && mayWake && !paused ? "wake" : "serve";
+  #residencyLeftMs(member: PoolMember): number {
+    return member.residentSinceMs + this.#minimumResidencyMs - this.#clock.nowMs();
+  }
+
+  /** The rule for requests of a member, which wait while it makes room or others make room for it. */
+  #ruleOf(member: PoolMember): RequestRule {
+    if (member === this.#current?.member || member.isSwitching) return "wait";
+    return requestRule(member.engine, this.#wakesOperatorSleep);
+  }
+
+  get #wakesOperatorSleep(): boolean {
+    return this.#options.wakeOperatorSleep === true;
+  }
+
+  /** Whether a request needs the pool to wake a member, and may. */
+  #isWanted(member: PoolMember): boolean {
+    return (
+      member.firstArrival !== undefined && mayWakeForRequest(member.engine.status, this.#wakesOperatorSleep)
+    );
+  }
+
+  /** Stops making room once no request needs it any longer, or an operator has put the engine to sleep or paused it. */
+  #cancelUnwanted(): void {
+    if (this.#current && !this.#isWanted(this.#current.member)) this.#current.run.cancel();
   }
 
   #waitingLongestFirst(): PoolMember[] {
     const waiting = [...this.#members.values()].filter(
-      (member) => member.firstArrival !== undefined && this.#dispositionOf(member) === "wake",
+      (member) => member.firstArrival !== undefined && this.#ruleOf(member) === "wake",
     );
     return waiting.toSorted((a, b) => (a.firstArrival ?? 0) - (b.firstArrival ?? 0));
   }
@@ -285,7 +307,9 @@ export class ModelPool implements EngineGroup {
    */
   #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
-      return this.#victimsFor(member, undefined);
+      const members = [...this.#members.values()];
+      const { victims } = planEviction(member, undefined, members, this.#eviction.sleepLevel);
+      return victims.map(({ candidate }) => candidate.member);
     } catch (error) {
       const areOthersMoving = [...this.#members.values()].some((other) => other !== member && other.isMoving);
       if (!areOthersMoving) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
@@ -293,25 +317,27 @@ export class ModelPool implements EngineGroup {
     }
   }
 
-  #victimsFor(member: PoolMember, tags: readonly string[] | undefined): readonly PoolMember[] {
-    return chooseVictims(member, tags, this.#members.values(), this.#eviction.sleepLevel);
+  #newSwitch(member: PoolMember, request: SwitchRequest): Switch {
+    return new Switch(member, [...this.#members.values()], request, this.#eviction);
   }
 
   #beginSwitch(member: PoolMember): void {
-    this.#switchingTo = member;
-    this.#switches
-      .run(undefined, (signal) => this.#switchTo(member, { signal, reason: "pool" }))
-      .catch((error) => member.refuse(this.#unavailable(member, "asleep and could not be woken", error)))
-      .finally(() => {
-        this.#switchingTo = undefined;
-        this.#schedule();
-      });
-  }
-
-  async #switchTo(
-    member: PoolMember,
-    options: EngineWakeOptions & { readonly signal: AbortSignal },
-  ): Promise<EngineWakeResult> {
-    return switchTo(member, this.#victimsFor(member, options.tags), options, this.#eviction);
+    const isDue = (victim: PoolMember) => this.#residencyLeftMs(victim) <= 0;
+    const isWanted = () => this.#isWanted(member);
+    const run = this.#newSwitch(member, { reason: "pool", isWanted, isDue });
+    this.#current = { member, run };
+    const start = async (signal: AbortSignal) => {
+      // An operator's switch may have come first.
+      const victims = isWanted() ? this.#victimsOrRefusal(member) : undefined;
+      if (victims?.every(isDue)) await run.run(signal);
+    };
+    const end = (failure?: unknown) => {
+      this.#current = undefined;
+      // Requests that came after a cancelled switch are scheduled anew.
+      if (failure !== undefined && !run.isCancelled && this.#ruleOf(member) === "wake")
+        member.refuse(this.#unavailable(member, "asleep and could not be woken", failure));
+      this.#schedule();
+    };
+    this.#switches.run(undefined, start).then(() => end(), end);
   }
 }

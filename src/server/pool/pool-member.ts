@@ -1,7 +1,10 @@
 import type { Deferred } from "../../async/deferred.ts";
 import type { CamemError } from "../../errors.ts";
+import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { SleepController } from "../engine/controller.ts";
 import type { Lease } from "../engine/lease.ts";
+import { isMoving } from "./rules.ts";
+import { type BytesByDevice, lessMissing, type SleepOption } from "./victims.ts";
 
 /** A request that waits for its engine. */
 interface QueueEntry {
@@ -10,6 +13,20 @@ interface QueueEntry {
   readonly arrival: number;
   /** When its deadline passes, by the pool's clock. */
   readonly untilMs: number;
+}
+
+/** A sleep of an engine, and whether its backups fit by themselves. */
+export interface PlannedSleep extends SleepOption {
+  readonly fits: boolean;
+  /** The room for backups in host memory and in the spill folder. */
+  readonly backupRoomBytes: number;
+}
+
+/** Device memory that a sleeping engine could not give back. */
+export interface Leftovers {
+  readonly level: 1 | 2;
+  readonly tags: readonly string[];
+  readonly freed: BytesByDevice;
 }
 
 /** An engine in a pool, the requests that wait for it, and its latest use. */
@@ -31,8 +48,7 @@ export class PoolMember {
 
   /** True while its memory is moving, or is about to. */
   get isMoving(): boolean {
-    const { state } = this.engine.status;
-    return this.isSwitching || state === "falling-asleep" || state === "waking";
+    return this.isSwitching || isMoving(this.engine.status);
   }
 
   get isBusy(): boolean {
@@ -67,15 +83,38 @@ export class PoolMember {
     this.queue.clear();
   }
 
-  /** Bytes of device memory that a wake-up needs beyond the free memory. */
-  missingBytes(tags: readonly string[] | undefined): number {
+  /** Device memory that a wake-up needs beyond the free memory; empty where the wake-up fits. */
+  missing(tags: readonly string[] | undefined): BytesByDevice {
     const { devices } = this.engine.plan("wake", { tags });
-    return devices.reduce((sum, { neededBytes, freeBytes }) => sum + Math.max(0, neededBytes - freeBytes), 0);
+    const needed = new Map(devices.map(({ device, neededBytes }) => [device, neededBytes]));
+    return lessMissing(needed, new Map(devices.map(({ device, freeBytes }) => [device, freeBytes])));
   }
 
-  /** Bytes of device memory that a sleep gives back. */
-  sleepableBytes(level: 1 | 2): number {
-    const tags = Object.values(this.engine.plan("sleep", { level }).tags);
-    return tags.reduce((sum, { offloadBytes, discardBytes }) => sum + offloadBytes + discardBytes, 0);
+  /** A sleep of the whole engine. */
+  plannedSleep(level: 1 | 2, isDeeper: boolean): PlannedSleep {
+    const plan = this.engine.plan("sleep", { level });
+    const { host, spill, fits } = plan;
+    return {
+      level,
+      isDeeper,
+      fits,
+      freed: freedBy(plan),
+      backupBytes: host.neededBytes + (spill?.neededBytes ?? 0),
+      backupRoomBytes: (host.freeBytes ?? Number.POSITIVE_INFINITY) + (spill?.freeBytes ?? 0),
+    };
   }
+
+  /** What another sleep of the memory that is asleep gives back without dropping a backup. */
+  leftovers(): Leftovers {
+    const { level, sleepingTags } = this.engine.status;
+    const asleepAt = level === 2 ? 2 : 1;
+    const plans = Object.entries(this.engine.plan("sleep", { level: asleepAt, tags: sleepingTags }).tags);
+    const tags = plans.filter(([, { discardBytes }]) => discardBytes === 0).map(([tag]) => tag);
+    const freed = freedBy(this.engine.plan("sleep", { level: asleepAt, tags }));
+    return { level: asleepAt, tags, freed };
+  }
+}
+
+function freedBy({ freed }: TransitionPlan): BytesByDevice {
+  return new Map(freed.map(({ device, freedBytes }) => [device, freedBytes]));
 }
