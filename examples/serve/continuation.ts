@@ -1,3 +1,4 @@
+import { CamemError } from "camem";
 import type { SampledToken, Sampler } from "./sampling.ts";
 import type { Sequence } from "./sequence.ts";
 import { StopFilter } from "./stop-filter.ts";
@@ -11,7 +12,7 @@ export interface PlacedToken extends SampledToken {
 export interface Piece {
   readonly text: string;
   readonly tokens: readonly PlacedToken[];
-  readonly finishReason: "stop" | "length" | null;
+  readonly finishReason: "stop" | "length" | "abort" | null;
 }
 
 interface ContinuationOptions {
@@ -20,7 +21,10 @@ interface ContinuationOptions {
   readonly stops: readonly string[];
 }
 
-/** The text that a model writes after a prompt. Incomplete characters, and possible beginnings of a stop text, are held back. */
+/**
+ * The text that a model writes after a prompt. Incomplete characters, and possible beginnings of a stop text, are held back. When
+ * the model goes to sleep or is paused in mode `abort`, the text so far ends with the reason `abort`.
+ */
 export async function* continueSequence(
   sequence: Sequence,
   { sampler, maxTokens, stops }: ContinuationOptions,
@@ -30,7 +34,15 @@ export async function* continueSequence(
   let tokens: PlacedToken[] = [];
   let textOffset = 0;
   for (let count = 0; count < maxTokens; count++) {
-    const sampled = sampler.sample(await sequence.logits());
+    let logits: Float32Array;
+    try {
+      logits = await sequence.logits();
+    } catch (error) {
+      if (!(error instanceof CamemError) || error.code !== "ABORTED") throw error;
+      const { text } = filter.push(decoder.decode());
+      return yield { text: text + filter.flush(), tokens, finishReason: "abort" };
+    }
+    const sampled = sampler.sample(logits);
     sequence.append(sampled.token);
     tokens.push({ ...sampled, textOffset });
     const decoded = decoder.decode(Uint8Array.of(sampled.token), { stream: true });

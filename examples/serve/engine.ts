@@ -8,6 +8,12 @@ import { Slots } from "./slots.ts";
 
 export const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
 
+interface EngineOptions {
+  readonly kvCacheBytes: number;
+  /** What happens to a request while the engine is paused. */
+  readonly whenPaused: "hold" | "refuse";
+}
+
 /** A copy of the example model, with its own tags and its own controller. */
 export class LlamaEngine implements AsyncDisposable {
   readonly controller: SleepController;
@@ -15,15 +21,20 @@ export class LlamaEngine implements AsyncDisposable {
   readonly #slots: Slots;
 
   /** @throws CamemError as `malloc` and `loadSafetensors`, with nothing left behind */
-  static async load(name: string, allocator: CaMemAllocator, kvCacheBytes: number): Promise<LlamaEngine> {
+  static async load(
+    name: string,
+    allocator: CaMemAllocator,
+    { kvCacheBytes, whenPaused }: EngineOptions,
+  ): Promise<LlamaEngine> {
     const tags = { weights: `${name}/weights`, kv_cache: `${name}/kv_cache`, buffers: `${name}/buffers` };
     const model = await TinyLlama.load(modelDirectory, allocator, kvCacheBytes, tags);
     const controller = new SleepController(allocator, {
       name,
       tags: { ...tags },
       reload: () => model.reloadWeights(),
-      // The pool wakes the engine. Until other obstacles end, such as a pause, requests are held.
+      // The pool wakes the engine. Until an operator wakes it, requests are held.
       whenAsleep: "hold",
+      whenPaused,
     });
     return new LlamaEngine(controller, model);
   }

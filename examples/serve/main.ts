@@ -32,7 +32,10 @@ async function stop(server: ExampleServer): Promise<void> {
   process.exit(0);
 }
 
-function greeting({ url, adminUrl }: ExampleServer, { models, token }: ServeOptions): string {
+function greeting(
+  { url, adminUrl }: ExampleServer,
+  { models, token, wakeOperatorSleep }: ServeOptions,
+): string {
   const [model = ""] = models;
   const authorization = token === undefined ? "" : '-H "Authorization: Bearer $CAMEM_TOKEN" ';
   const completion = JSON.stringify({ model, prompt: "Call me Ishmael.", max_tokens: 60 });
@@ -42,8 +45,9 @@ function greeting({ url, adminUrl }: ExampleServer, { models, token }: ServeOpti
   curl ${url}metrics | grep device_free
   curl ${authorization}-X POST '${adminUrl}sleep?level=1&model=${model}'
   curl ${authorization}${adminUrl}camem/usage
+  curl ${authorization}-X POST '${adminUrl}wake_up?model=${model}'
 
-${adminUrl}camem shows memory and transitions. A request wakes a sleeping model. Ctrl-C stops the server.`;
+${adminUrl}camem shows memory and transitions. ${wakeOperatorSleep ? "A request wakes" : "POST /wake_up wakes"} a sleeping model. Ctrl-C stops the server.`;
 }
 
 try {

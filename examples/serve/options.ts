@@ -12,6 +12,8 @@ Serves a small language model with sleep mode: OpenAI's completions and vLLM's s
   --admin-port <number>  the sleep endpoints on a listener of their own          (default: the same listener)
   --idle <ladder>        sleep when idle, such as 5m:1,1h:2   ($CAMEM_IDLE)      (default: never)
   --residency <time>     how long a model that woke serves before it makes room for others  (default: 1s)
+  --wake-operator-sleep  a request also ends a sleep by POST /sleep              (default: it waits for POST /wake_up)
+  --when-paused <what>   hold or refuse requests to a paused model               (default: hold)
   --kv-cache <size>      size of each model's key-value cache                    (default: 64MiB)
   --backend <name>       ascend or emulator              (default: the NPU if there is one, otherwise the emulator)
   --help                 print this text
@@ -27,6 +29,8 @@ export interface ServeOptions {
   readonly token: string | undefined;
   readonly idle: readonly IdleRung[];
   readonly residency: string;
+  readonly wakeOperatorSleep: boolean;
+  readonly whenPaused: "hold" | "refuse";
   readonly kvCacheBytes: number;
 }
 
@@ -53,6 +57,8 @@ export function parseCommandLine(args: readonly string[], environment: Environme
           ? parseLadder("CAMEM_IDLE", environment["CAMEM_IDLE"] ?? "")
           : parseLadder("--idle", values.idle),
       residency: parseTime("--residency", values.residency),
+      wakeOperatorSleep: values["wake-operator-sleep"],
+      whenPaused: parseWhenPaused(values["when-paused"]),
       kvCacheBytes: parseKvCacheBytes(values["kv-cache"]),
     },
     backend: parseBackend(values.backend),
@@ -71,6 +77,8 @@ function parseValues(args: readonly string[]) {
         "admin-port": { type: "string" },
         idle: { type: "string" },
         residency: { type: "string", default: "1s" },
+        "wake-operator-sleep": { type: "boolean", default: false },
+        "when-paused": { type: "string", default: "hold" },
         "kv-cache": { type: "string", default: "64MiB" },
         backend: { type: "string" },
         help: { type: "boolean", default: false },
@@ -92,6 +100,11 @@ function parsePort(option: string, text: string): number {
   const port = Number(text);
   if (/^\d+$/.test(text) && port <= 65_535) return port;
   throw new UsageError(`${option} is "${text}": give a number from 0 to 65535.`);
+}
+
+function parseWhenPaused(text: string): ServeOptions["whenPaused"] {
+  if (text === "hold" || text === "refuse") return text;
+  throw new UsageError(`--when-paused is "${text}": give hold or refuse.`);
 }
 
 function parseToken(text: string | undefined): string | undefined {

@@ -30,10 +30,13 @@ export class ExampleServer implements AsyncDisposable {
     const allocator = owned.use(CaMemAllocator.getInstance({ poolSegment: "2MiB" }));
     const engines: LlamaEngine[] = [];
     for (const name of options.models)
-      engines.push(owned.use(await loadWithRoom(name, allocator, options.kvCacheBytes, engines)));
+      engines.push(owned.use(await loadWithRoom(name, allocator, options, engines)));
     const controllers = engines.map(({ controller }) => controller);
     const pool = owned.use(
-      new ModelPool(controllers, { minimumResidency: options.residency, wakeOperatorSleep: true }),
+      new ModelPool(controllers, {
+        minimumResidency: options.residency,
+        wakeOperatorSleep: options.wakeOperatorSleep,
+      }),
     );
     const registry = new Registry();
     owned.use(await registerMetrics(registry, { engine: pool, allocator }));
@@ -66,12 +69,12 @@ export class ExampleServer implements AsyncDisposable {
 async function loadWithRoom(
   name: string,
   allocator: CaMemAllocator,
-  kvCacheBytes: number,
+  options: ServeOptions,
   others: readonly LlamaEngine[],
 ): Promise<LlamaEngine> {
   while (true) {
     try {
-      return await LlamaEngine.load(name, allocator, kvCacheBytes);
+      return await LlamaEngine.load(name, allocator, options);
     } catch (error) {
       const awake = others.find(({ controller }) => !controller.isSleeping);
       if (!(error instanceof CamemError) || error.code !== "OUT_OF_DEVICE_MEMORY" || !awake) throw error;

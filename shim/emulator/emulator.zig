@@ -33,7 +33,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
-const accounting = @import("accounting.zig");
+const held_counts = @import("held_counts.zig");
 const c_function = @import("c_function.zig");
 const call_names_module = @import("call_names.zig");
 const config = @import("config.zig");
@@ -149,11 +149,11 @@ pub export fn camem_emulator_call_count(name: ?[*:0]const u8) u64 {
     return faults.countOf(call_names, std.mem.span(name orelse return 0));
 }
 
-/// Fills the caller's 18 uint64_t (accounting.zig has their order). Returns -1 for NULL.
-pub export fn camem_emulator_accounting(out: ?*accounting.Accounting) c_int {
+/// Fills the caller's 18 uint64_t (held_counts.zig has their order). Returns -1 for NULL.
+pub export fn camem_emulator_accounting(out: ?*held_counts.Accounting) c_int {
     const target = out orelse return -1;
     _ = config.load(call_names);
-    target.* = accounting.read();
+    target.* = held_counts.read();
     return 0;
 }
 

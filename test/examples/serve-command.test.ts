@@ -37,6 +37,25 @@ describe("ExampleServer.start()", () => {
     expect(await client.text(ask)).toBe(answer);
   });
 
+  test("ExampleServer leaves an operator's sleep alone by default, and refuses or holds while paused", async () => {
+    const { wakeOperatorSleep } = parseCommandLine([], {}).options;
+    const options = { ...defaults, models: [model], wakeOperatorSleep, whenPaused: "refuse" } as const;
+    await using server = await ExampleServer.start(options);
+    const client = new ServeClient(server.url);
+    await client.post("/sleep");
+    const held = client.text(ask);
+    while ((await client.usage()).engines[model]?.status.requests.waiting !== 1) await Bun.sleep(1);
+    await Bun.sleep(20);
+    expect(await client.state(model)).toBe("asleep");
+    await client.post("/wake_up");
+    expect(await held).toBe(answer);
+    await client.post("/pause");
+    const refused = await client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(ask) });
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    await client.post("/resume");
+    expect(await client.text(ask)).toBe(answer);
+  });
+
   test("ExampleServer.start() succeeds after an earlier start failed", async () => {
     using squatter = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
     const start = (port: number) => ExampleServer.start({ ...defaults, port });
@@ -64,6 +83,11 @@ describe("ExampleServer.start()", () => {
   test("parseCommandLine() reads options and environment variables, and names invalid ones", () => {
     const parse = (args: string[], environment = {}) => parseCommandLine(args, environment).options;
     expect(parse([])).toMatchObject({ models: [model, twin], port: 8000, idle: [], token: undefined });
+    expect(parse([])).toMatchObject({ wakeOperatorSleep: false, whenPaused: "hold" });
+    expect(parse(["--wake-operator-sleep", "--when-paused", "refuse"])).toMatchObject({
+      wakeOperatorSleep: true,
+      whenPaused: "refuse",
+    });
     expect(parse(["--idle", "5m:1,1h:2"]).idle).toEqual([
       { after: "5m", level: 1 },
       { after: "1h", level: 2 },
@@ -82,6 +106,7 @@ describe("ExampleServer.start()", () => {
       ["--idle", "1m:1,2m:2,3m:2"],
       ["--residency", "soon"],
       ["--kv-cache", "much"],
+      ["--when-paused", "wake"],
       ["--no"],
     ])
       expect(() => parse(args)).toThrow(args[0]);
@@ -175,9 +200,9 @@ describe("bun run serve", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test.skipIf(Bun.which("curl") === null)("curl commands of the README work unchanged", async () => {
-    const readme = await Bun.file(join(root, "README.md")).text();
-    const section = /## TestServer a model that sleeps\n(.*?)\n## /s.exec(readme)?.[1] ?? "";
+  test.skipIf(Bun.which("curl") === null)("curl commands of docs/server.md work unchanged", async () => {
+    const page = await Bun.file(join(root, "docs/server.md")).text();
+    const section = page.slice(page.indexOf("## The example server\n"));
     const lines = section.split("\n").filter((line) => line.startsWith("curl "));
     const { child, url } = await start();
     const outputs: string[] = [];
@@ -189,11 +214,15 @@ describe("bun run serve", () => {
     }
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);
-    const [before = "", free = "", sleep, moreFree = "", sleeping, after = ""] = outputs;
+    const [before = "", free = "", sleep, moreFree = "", sleeping, woken, after = ""] = outputs;
     const textOf = (body: string) => (JSON.parse(body) as Completion).choices[0]?.text;
     expect(textOf(before)).toBe(expected(prompt, 60));
     expect(textOf(after)).toBe(expected(prompt, 60));
-    expect([sleep, sleeping]).toEqual(['{"status":"sleeping","level":1}', '{"is_sleeping":true}']);
+    expect([sleep, sleeping, woken]).toEqual([
+      '{"status":"sleeping","level":1}',
+      '{"is_sleeping":true}',
+      '{"status":"awake","tags":null}',
+    ]);
     const bytesOf = (line: string) => Number(line.trim().split(" ").at(-1));
     expect(granulesBetween(bytesOf(moreFree) - bytesOf(free), 68 * MiB)).toBe(0);
   });

@@ -23,6 +23,8 @@ export const defaults: ServeOptions = {
   token: undefined,
   idle: [],
   residency: "0ms",
+  wakeOperatorSleep: true,
+  whenPaused: "hold",
   kvCacheBytes,
 };
 

@@ -117,16 +117,23 @@ describe("ExampleServer", () => {
     expect(whole).toStartWith(expected("The whale", 120));
   });
 
-  test("/sleep in mode abort ends requests with 503 and streams with an error", async () => {
+  test("/sleep in mode abort ends requests and streams with their text so far", async () => {
     const question = { ...ask, max_tokens: 240 };
-    const whole = client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(question) });
-    const stream = client.stream(question);
+    const complete = await client.text(question);
+    const whole = client.complete({ ...question, prompt: [prompt, prompt] });
+    const stream = client.stream({ ...question, stream_options: { include_usage: true } });
     const running = async () => (await client.usage()).engines[model]?.status.requests.running;
     while ((await running()) !== 2) await Bun.sleep(1);
     await client.post(`/sleep?level=1&mode=abort&model=${model}`);
-    const ended = await whole;
-    expect([ended.status, ended.headers.get("retry-after")]).toEqual([503, "1"]);
-    expect((await stream).at(-1)?.error).toMatchObject({ type: "server_error", code: "aborted" });
+    const [status, { choices, usage }] = await whole;
+    expect([status, ...choices.map((choice) => choice.finish_reason)]).toEqual([200, "abort", "abort"]);
+    expect(complete).toStartWith(choices[0]?.text ?? "missing");
+    expect(choices[0]?.text).not.toBe(complete);
+    expect(usage?.["completion_tokens"]).toBeLessThan(240);
+    const chunks = await stream;
+    expect(chunks.at(-2)?.choices[0]?.finish_reason).toBe("abort");
+    expect(chunks.at(-1)?.usage?.["completion_tokens"]).toBeLessThan(240);
+    expect(complete).toStartWith(chunks.map((chunk) => chunk.choices[0]?.text ?? "").join(""));
     expect(await client.text(ask)).toBe(answer);
   });
 

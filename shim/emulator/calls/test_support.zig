@@ -3,7 +3,7 @@
 const std = @import("std");
 const linux = std.os.linux;
 const acl = @import("acl");
-const accounting = @import("../accounting.zig");
+const held_counts = @import("../held_counts.zig");
 const clock = @import("../clock.zig");
 const device = @import("../device.zig");
 const device_calls = @import("device.zig");
@@ -20,7 +20,7 @@ pub fn expectCode(expected: acl.Error, actual: acl.Error) !void {
 }
 
 /// What the process holds right now.
-pub const held = accounting.read;
+pub const held = held_counts.read;
 
 /// Closes everything; a test that left memory, a reservation or an event behind stops here.
 pub fn cleanUp() void {
@@ -31,8 +31,8 @@ pub fn cleanUp() void {
     lock.leave();
     // Tasks that were abandoned may still be running on their thread.
     const deadline = clock.afterMilliseconds(2000);
-    while (!std.meta.eql(accounting.read(), .{}) and clock.now() < deadline) clock.sleepMilliseconds(1);
-    if (!std.meta.eql(accounting.read(), .{})) std.debug.panic("left behind: {any}", .{accounting.read()});
+    while (!std.meta.eql(held_counts.read(), .{}) and clock.now() < deadline) clock.sleepMilliseconds(1);
+    if (!std.meta.eql(held_counts.read(), .{})) std.debug.panic("left behind: {any}", .{held_counts.read()});
 }
 
 /// The number of pages in the range that the process reaches without a fault.

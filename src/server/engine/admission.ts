@@ -149,6 +149,8 @@ export class Admission {
     const { current } = state;
     if (current === "awake") return "admit";
     if (current === "failed") return "refuse";
+    if (state.paused && config.whenPaused === "refuse") return "refuse";
+    if (current === "paused" && state.paused) return "hold";
     const configured = state.sleepReason === "operator" ? config.whenOperatorAsleep : config.whenAsleep;
     if (configured === "refuse") return "refuse";
     if (state.isMoving || state.paused) return "hold";

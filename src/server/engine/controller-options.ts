@@ -33,6 +33,11 @@ const WhenAsleepSchema = Type.Union([Type.Literal("refuse"), Type.Literal("hold"
 /** What a sleeping engine does with a request: refuses it, holds it until something else wakes the engine, or wakes for it. */
 export type WhenAsleep = Static<typeof WhenAsleepSchema>;
 
+/** A request cannot end a pause. */
+const WhenPaused = Type.Union([Type.Literal("refuse"), Type.Literal("hold")], {
+  description: '"refuse" or "hold"',
+});
+
 const Reason = Type.Union([Type.Literal("operator"), Type.Literal("idle"), Type.Literal("pool")], {
   description: '"operator", "idle" or "pool"',
 });
@@ -66,6 +71,8 @@ const ControllerOptions = closedObject({
   whenAsleep: optional(WhenAsleepSchema),
   /** The same during a sleep that an operator asked for; by default as `whenAsleep`, but `"hold"` instead of `"wake"`. */
   whenOperatorAsleep: optional(WhenAsleepSchema),
+  /** What happens to a request while the engine is paused; by default as `whenAsleep`, but `"hold"` instead of `"wake"`. */
+  whenPaused: optional(WhenPaused),
   /** The longest that a request is held, in milliseconds; by default 30,000. */
   holdDeadlineMs: optional(Milliseconds),
   /** The longest that a sleep or pause waits for requests in flight, in milliseconds; by default 30,000. */
@@ -113,6 +120,7 @@ export function resolveController(options: ControllerOptions): ControllerConfig 
     reload: options.reload,
     whenAsleep,
     whenOperatorAsleep: options.whenOperatorAsleep ?? (whenAsleep === "wake" ? "hold" : whenAsleep),
+    whenPaused: options.whenPaused ?? (whenAsleep === "wake" ? "hold" : whenAsleep),
     holdDeadlineMs: options.holdDeadlineMs ?? queueDefaults.holdDeadlineMs,
     drainDeadlineMs: options.drainDeadlineMs ?? 30_000,
     retryAfterSeconds: options.retryAfterSeconds ?? queueDefaults.retryAfterSeconds,

@@ -1,7 +1,7 @@
 import type { Lease } from "../engine/lease.ts";
 
-/** How many pieces a source may add after its lease was aborted: enough to say goodbye, too few to go on. */
-const lastPiecesLimit = 16;
+/** How many pieces a source may add after its lease was aborted: enough to end each of its texts, too few to go on for long. */
+const lastPiecesLimit = 1024;
 
 const encoder = new TextEncoder();
 

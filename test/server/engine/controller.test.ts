@@ -294,6 +294,32 @@ describe("pause", () => {
   });
 });
 
+describe("whenPaused", () => {
+  test.each(["refuse", "hold"] as const)(
+    "pause() refuses or holds requests as configured: %s",
+    async (whenPaused) => {
+      for (const whenAsleep of ["refuse", "hold", "wake"] as const) {
+        await fixture.restart({ whenAsleep, whenPaused, holdDeadlineMs: 2000 });
+        await fixture.controller.pause();
+        const answered = fixture.complete().catch((error) => error.code);
+        await Bun.sleep(5);
+        expect(fixture.controller.status.requests.waiting).toBe(whenPaused === "hold" ? 1 : 0);
+        await fixture.controller.resume();
+        expect(await answered).toBe(whenPaused === "hold" ? fixture.expected() : "ENGINE_UNAVAILABLE");
+      }
+    },
+  );
+
+  test("pause() refuses requests that already wait when configured to refuse", async () => {
+    await fixture.restart({ whenAsleep: "hold", whenPaused: "refuse" });
+    await fixture.controller.sleep();
+    const held = codeOf(() => fixture.controller.admit());
+    await until(() => fixture.controller.status.requests.waiting === 1);
+    await fixture.controller.pause();
+    expect(await held).toBe("ENGINE_UNAVAILABLE");
+  });
+});
+
 describe("engines that share an allocator", () => {
   test("sleep() and wakeUp() leave another engine of the same allocator alone", async () => {
     await fixture.restart({ tags: { weights: "weights", kv_cache: "kv_cache" } });
