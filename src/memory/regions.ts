@@ -1,5 +1,15 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { types } from "node:util";
 import * as native from "../ffi/index.ts";
+
+/** The scope of one `useMemoryPool` body. */
+interface Region {
+  readonly tag: string;
+  readonly token: number;
+  /** The region that the body was called in. */
+  readonly parent: Region | undefined;
+  isOpen: boolean;
+}
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
@@ -7,31 +17,51 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 
 /** The bodies of `useMemoryPool`: which tag allocations inside them carry. */
 export class Regions {
-  readonly #tag = new AsyncLocalStorage<string>();
+  readonly #current = new AsyncLocalStorage<Region>();
 
   /** The tag of the region that this code runs in; undefined outside every region. */
   get tag(): string | undefined {
-    return this.#tag.getStore();
+    return this.#current.getStore()?.tag;
   }
 
   /**
    * Calls `body` in a region of `tag`, which lasts until `body` returns or its promise settles. Native allocations
    * (`my_malloc`) carry the tag meanwhile.
+   *
+   * @throws CamemError `STATE_CONFLICT` while a region of another tag is open that does not enclose this call; a rejection,
+   * where `body` is an async function
    */
-  run<T>(tag: string, tagId: number, body: () => T): T {
-    const token = native.enterRegion(tagId);
-    const leave = () => native.leaveRegion(token);
-    let result: T;
+  run<Argument, T>(tag: string, tagId: number, body: (argument: Argument) => T, argument: Argument): T {
+    const parent = this.#innermostOpen();
+    let region: Region;
     try {
-      result = this.#tag.run(tag, body);
+      region = { tag, token: native.enterRegion(tagId, tag, parent?.token), parent, isOpen: true };
+    } catch (refusal) {
+      if (types.isAsyncFunction(body)) return Promise.reject(refusal) as T;
+      throw refusal;
+    }
+    let result: T;
+    let isPending: boolean;
+    try {
+      result = this.#current.run(region, body, argument);
+      isPending = isThenable(result);
     } catch (error) {
-      leave();
+      leave(region);
       throw error;
     }
-    if (!isThenable(result)) {
-      leave();
-      return result;
-    }
-    return Promise.resolve(result).finally(leave) as T;
+    if (isPending) return Promise.resolve(result).finally(() => leave(region)) as T;
+    leave(region);
+    return result;
   }
+
+  #innermostOpen(): Region | undefined {
+    let region = this.#current.getStore();
+    while (region !== undefined && !region.isOpen) region = region.parent;
+    return region;
+  }
+}
+
+function leave(region: Region): void {
+  region.isOpen = false;
+  native.leaveRegion(region.token);
 }

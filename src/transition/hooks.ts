@@ -15,6 +15,8 @@ export interface SleepTransition {
 export interface WakeTransition {
   /** The tags that woke; after a failed sleep, the tags whose memory stayed awake. */
   readonly tags: readonly string[];
+  /** The tags among them whose content was lost: load it again before using it. Empty after a failed sleep. */
+  readonly lostTags: readonly string[];
   /** `sleepFailed` when a sleep failed after `beforeSleep` had run. */
   readonly reason: "wake" | "sleepFailed";
 }
@@ -90,7 +92,7 @@ export class Hooks {
                 cause,
               },
             );
-        await this.afterWake({ tags, reason: "sleepFailed" }, failure, ran);
+        await this.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure, ran);
         throw failure;
       }
     }

@@ -22,7 +22,15 @@ import {
   type SleepOptions,
   type WakeOptions,
 } from "./options.ts";
-import { backupBytesNeeded, planSleep, planWake, type Step, spillBeyond, tagsOf } from "./plan.ts";
+import {
+  backupBytesNeeded,
+  lostTagsOf,
+  planSleep,
+  planWake,
+  type Step,
+  spillBeyond,
+  tagsOf,
+} from "./plan.ts";
 import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
 import {
@@ -165,18 +173,29 @@ export class Transitions {
     const { groups } = this.#table.summary(scope.lastSegmentId);
     const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.includes(tag));
     const tags = tagsOf(awake);
-    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
+    if (tags.length > 0) await this.hooks.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure);
   }
 
   async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
-    const plan = () => this.#planWake(options.tags);
-    const tags = this.hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.group));
+    // The last plan is the one that ran.
+    let steps: readonly Step[] = [];
+    const plan = () => {
+      const planned = this.#planWake(options.tags);
+      steps = planned.steps;
+      return planned;
+    };
     const executed = await this.#run("wake-up", plan, options).catch(async (error) => {
-      if (isComplete(error) && tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" }, error);
+      if (isComplete(error)) await this.#afterWake(steps, error);
       throw error;
     });
-    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" });
+    await this.#afterWake(steps);
     return wakeReport(executed, this.#table);
+  }
+
+  async #afterWake(steps: readonly Step[], failure?: unknown): Promise<void> {
+    const tags = tagsOf(steps.map((step) => step.group));
+    if (tags.length > 0)
+      await this.hooks.afterWake({ tags, lostTags: lostTagsOf(steps), reason: "wake" }, failure);
   }
 
   async #prepareNow(options: SleepOptions & Signalled): Promise<PrepareReport> {

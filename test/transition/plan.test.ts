@@ -35,7 +35,7 @@ function group(tag: string, state: SegmentGroup["state"], changes: Partial<Segme
   };
 }
 
-const policies = new Map(Object.entries(presetPolicies));
+const policies = presetPolicies;
 const never = () => false;
 const offload = () => ({ action: "offload", immutable: false }) as const;
 const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep_persistent"];

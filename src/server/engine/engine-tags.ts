@@ -26,7 +26,8 @@ export class EngineTags {
     if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
       throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
     for (const [name, tag] of this.#tagOf ?? [])
-      if (tag !== persistentTag) allocator.defineTag(tag, tag === name ? {} : (presetPolicies[name] ?? {}));
+      if (tag !== persistentTag)
+        allocator.defineTag(tag, tag === name ? {} : (presetPolicies.get(name) ?? {}));
   }
 
   /** The allocator's tags for `names`; undefined means all. */
