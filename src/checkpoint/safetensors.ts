@@ -1,12 +1,12 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { constants, type FileHandle, open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { isDeepStrictEqual } from "node:util";
+import { isDeepStrictEqual, types } from "node:util";
 import Type, { type Static } from "typebox";
 import { CaMemAllocator } from "../allocator.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import * as native from "../ffi/index.ts";
-import type { DeviceBuffer } from "../memory/buffer.ts";
+import { DeviceBuffer } from "../memory/buffer.ts";
 import { closedObject, custom, optional, required, Signal, unchecked } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
 import { DiscardWatch } from "./discard-watch.ts";
@@ -36,6 +36,12 @@ export interface Tensor {
   readonly buffer: DeviceBuffer;
 }
 
+function isTensor(value: unknown): boolean {
+  return (
+    typeof value === "object" && value !== null && "buffer" in value && value.buffer instanceof DeviceBuffer
+  );
+}
+
 const LoadSafetensorsOptions = closedObject({
   /** Allocates the tensors. */
   allocator: required(
@@ -55,7 +61,7 @@ const LoadSafetensorsOptions = closedObject({
   into: optional(
     custom<ReadonlyMap<string, Tensor>>(
       "the result of an earlier loadSafetensors",
-      (value) => value instanceof Map,
+      (value) => types.isMap(value) && [...value.values()].every(isTensor),
     ),
   ),
   /**
@@ -198,7 +204,8 @@ function backByFile(
 
 async function openCheckpoint(path: string): Promise<FileHandle> {
   try {
-    return await open(path, "r");
+    // Opening a FIFO without a writer would block.
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     throw unreadable(path, error);
   }
