@@ -126,9 +126,10 @@ pub export fn camem_tag_set_policy(tag: u32, expected: u64, policy: u64) callcon
     return call(Session.setTagPolicy, .{ tag, expected, policy });
 }
 
-/// From here until `camem_region_leave` with the token, `my_malloc` allocates under `tag`, on this thread and on threads
-/// without a region. `parent` is the token of the region that the caller is in, or 0. Refused as busy while this thread
-/// has a region of another tag open that the caller is not in. The region of a thread that has ended is closed.
+/// From here until `camem_region_leave` with the token, `my_malloc` allocates under `tag`, on this thread and on
+/// threads without a region. `parent` is the token of the region that the caller is in, or 0. Refused as busy while
+/// this thread has a region of another tag open that the caller is not in. The region of a thread that has ended is
+/// closed.
 pub export fn camem_region_enter(tag: u32, parent: u64, token: *u64) callconv(.c) i32 {
     return callTo(.{token}, Session.enterRegion, .{ tag, parent });
 }
@@ -235,8 +236,8 @@ fn copy(
     return call(Session.copy, .{ name, offset_bytes, size_bytes, what, failure });
 }
 
-/// Copies `size_bytes` of the backup of a segment into `target`; blocks while a file is read. Makes no AscendCL call, so
-/// it works when the device is lost. Fails when a checkpoint has changed; then `target` is undefined.
+/// Copies `size_bytes` of the backup of a segment into `target`; blocks while a file is read. Makes no AscendCL call,
+/// so it works when the device is lost. Fails when a checkpoint has changed; then `target` is undefined.
 pub export fn camem_backup_read(
     address: u64,
     segment_id: u64,

@@ -62,7 +62,7 @@ pub const Tags = struct {
     }
 
     /// Opens a region inside the region `parent`. Refused while this thread is in a region of another tag that is not
-    /// around it: native allocations could not be told apart.
+    /// around it: nothing would say which of the two a native allocation belongs to.
     pub fn enter(self: *Tags, tag: u32, parent: u64) status.Error!u64 {
         if (tag >= self.names.items.len) return error.UnknownTag;
         self.closeAbandoned();

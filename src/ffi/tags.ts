@@ -47,7 +47,7 @@ export function enterRegion(tag: number, name: string, parent = 0): number {
   if (status === Status.busy)
     throw new CamemError(
       "STATE_CONFLICT",
-      `cannot enter the memory pool "${name}": a useMemoryPool body of another tag is running, and native allocations of the two could not be told apart; await it first, or allocate with malloc({ tag }) or memoryPool(tag)`,
+      `cannot enter the memory pool "${name}": a useMemoryPool body of another tag is running, and nothing would say which of the two a native allocation belongs to; await it first, or allocate with malloc({ tag }) or memoryPool(tag)`,
     );
   checkStatus("enter a memory pool", status);
   return takeFirst();
