@@ -41,14 +41,14 @@ const TagPolicyChanges = Type.Partial(TagPolicy, { additionalProperties: false }
 /** Changes to a tag's policy; properties that are left out keep their value. */
 export type TagPolicyChanges = { readonly [Property in keyof TagPolicy]?: TagPolicy[Property] | undefined };
 
-/** The policy of every tag without one. */
 const discardPolicy: TagPolicy = { 1: "discard", 2: "discard" };
+const offloadPolicy: TagPolicy = { 1: "offload", 2: "offload" };
 
 /** The policies that every process begins with. */
 export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
   [defaultTag, discardPolicy],
   ["weights", { 1: "offload", 2: "discard" }],
-  ["buffers", { 1: "offload", 2: "offload" }],
+  ["buffers", offloadPolicy],
   ["kv_cache", discardPolicy],
   [persistentTag, { 1: "keep", 2: "keep" }],
 ]);
@@ -124,12 +124,15 @@ export interface SleepSelection extends Static<typeof SleepSelection> {}
 export interface TagTreatment {
   readonly action: TagAction;
   readonly immutable: boolean;
+  /** True when the tag has no policy, so that the action follows from `unknownTags`. */
+  readonly isUnknown: boolean;
 }
 
 /** What a sleep does to the memory of each tag. It never touches `sleep_persistent`. */
 export function treatmentOf(
   { level = defaultLevel, offloadTags, tags }: SleepSelection,
   policies: Pick<ReadonlyMap<string, TagPolicy>, "get">,
+  unknownTags: "discard" | "offload" | "refuse" = "discard",
 ): (tag: string) => TagTreatment {
   const actionOf = (tag: string, policy: TagPolicy): TagAction => {
     if (level === 0 || tag === persistentTag || (tags !== undefined && !tags.includes(tag))) return "keep";
@@ -140,8 +143,13 @@ export function treatmentOf(
   return (tag) => {
     const existing = known.get(tag);
     if (existing) return existing;
-    const policy = policies.get(tag) ?? discardPolicy;
-    const treatment = { action: actionOf(tag, policy), immutable: policy.immutable ?? false };
+    const own = policies.get(tag);
+    const policy = own ?? (unknownTags === "offload" ? offloadPolicy : discardPolicy);
+    const treatment = {
+      action: actionOf(tag, policy),
+      immutable: policy.immutable ?? false,
+      isUnknown: own === undefined && offloadTags === undefined,
+    };
     known.set(tag, treatment);
     return treatment;
   };

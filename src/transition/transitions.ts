@@ -42,6 +42,7 @@ import {
   wakeReport,
 } from "./reports.ts";
 import { HostRetention } from "./retention.ts";
+import { UnknownTags } from "./unknown-tags.ts";
 
 const noDurations: TransitionDurations = {
   totalMs: 0,
@@ -91,6 +92,7 @@ export class Transitions {
   readonly #isKnownTag: IsKnownTag;
   readonly #queue = new SerialQueue();
   readonly #retention: HostRetention;
+  readonly #unknownTags: UnknownTags;
 
   constructor(config: Config, table: SegmentTable, policies: TagPolicies, isKnownTag: IsKnownTag) {
     this.hooks = new Hooks(this.#queue.ending);
@@ -98,6 +100,7 @@ export class Transitions {
     this.#table = table;
     this.#policies = policies;
     this.#isKnownTag = isKnownTag;
+    this.#unknownTags = new UnknownTags(config.unknownTags);
     this.#retention = new HostRetention(config, () => this.#giveBackRetained());
   }
 
@@ -123,7 +126,7 @@ export class Transitions {
   plan(operation: "sleep" | "wake", options: SleepSelection): TransitionPlan {
     if (operation === "sleep") {
       checkSleepOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planSleep(treatmentOf(options, this.#policies)));
+      return this.#assess(this.#planSleep(this.#treatmentOf(options)));
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
@@ -142,10 +145,11 @@ export class Transitions {
   }
 
   async #sleepNow(options: SleepOptions & Signalled): Promise<SleepReport> {
-    const treatment = treatmentOf(options, this.#policies);
+    const treatment = this.#treatmentOf(options);
     const executed = this.hooks.isEmpty
       ? await this.#run("sleep", () => this.#planSleep(treatment), options)
       : await this.#sleepWithHooks(treatment, options);
+    this.#unknownTags.warnOnce(executed.steps, treatment);
     return sleepReport(options, treatment, executed, this.#table);
   }
 
@@ -199,7 +203,7 @@ export class Transitions {
   }
 
   async #prepareNow(options: SleepOptions & Signalled): Promise<PrepareReport> {
-    const planned = this.#planSleep(treatmentOf(options, this.#policies));
+    const planned = this.#planSleep(this.#treatmentOf(options));
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
@@ -216,10 +220,15 @@ export class Transitions {
     return devices.size * native.hostInfo().stagingBytes;
   }
 
+  #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
+    return treatmentOf(selection, this.#policies, this.#config.unknownTags);
+  }
+
   #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
     const table = this.#table.summary(scope?.lastSegmentId);
     const all = planSleep(table.groups, treatment);
     const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.includes(group.tag));
+    this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
     const groups = scope === undefined ? table.groups : this.#table.summary().groups;
     if (this.#config.spillDir === null) return { ...table, groups, steps };
