@@ -123,14 +123,12 @@ export class Hooks {
     }
     if (failures.length === 0) return;
     const causes = failure === undefined ? failures : [failure, ...failures];
-    throw new CamemError(
-      "HOOK_FAILED",
-      `an afterWake hook threw (${messageOf(failures[0])}); the memory itself is awake`,
-      {
-        cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
-        transitionComplete: transition.reason === "wake",
-      },
-    );
+    const outcome =
+      failure === undefined ? "the memory itself is awake" : `before that, ${messageOf(failure)}`;
+    throw new CamemError("HOOK_FAILED", `an afterWake hook threw (${messageOf(failures[0])}); ${outcome}`, {
+      cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
+      transitionComplete: transition.reason === "wake",
+    });
   }
 
   async #run(hook: () => unknown): Promise<void> {
