@@ -69,7 +69,7 @@ export class CaMemAllocator {
     this.#config = config;
     this.#pools = new MemoryPools(this.#table, this.#owner, config.poolSegmentBytes);
     this.#transitions = new Transitions(config, this.#table, this.#policies, this.#isKnown);
-    native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
+    native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     this.#deviceCount = native.runtimeInfo().deviceCount;
     try {
       checkDevice(config.device, this.#deviceCount, `the device (${environmentNames.device})`);

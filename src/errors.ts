@@ -101,7 +101,11 @@ export function formatValue(value: unknown): string {
   return typeof value === "function" ? "a function" : String(value);
 }
 
-/** The message of an error; other thrown values as {@link formatValue} names them. */
+/** The message of an error; other thrown values as {@link formatValue} names them. Never throws. */
 export function messageOf(thrown: unknown): string {
-  return thrown instanceof Error ? thrown.message : formatValue(thrown);
+  try {
+    return thrown instanceof Error ? String(thrown.message) : formatValue(thrown);
+  } catch {
+    return "a value that cannot be read";
+  }
 }

@@ -66,7 +66,9 @@ test("package contains only what users need and depends only on typebox", () => 
 });
 
 test("package contains every file that its documents link to", () => {
-  const documents = [...new Bun.Glob("{*.md,docs/*.md,bench/results/*.md}").scanSync(installed)];
+  const documents = ["*.md", "docs/*.md", "bench/results/*.md"].flatMap((pattern) => [
+    ...new Bun.Glob(pattern).scanSync(installed),
+  ]);
   expect(documents.length).toBeGreaterThan(10);
   for (const path of documents) {
     const links = readFileSync(join(installed, path), "utf8").matchAll(/\]\(([^)\s#]+)/g);

@@ -98,24 +98,26 @@ function listen(
   owned.defer(() => stopListening(servers, services));
   const open = (
     on: number,
+    adminRoutes: AdminHandler["routes"],
     fetch: (request: Request, server: Server) => Response | Promise<Response>,
   ): URL => {
-    const server = Bun.serve({ hostname, port: on, fetch, maxRequestBodySize: largestBodyBytes });
+    const server = Bun.serve({
+      hostname,
+      port: on,
+      routes: adminRoutes,
+      fetch,
+      maxRequestBodySize: largestBodyBytes,
+    });
     servers.push(server);
     return server.url;
   };
+  const answer = (request: Request, server: Server) => routes.answer(request, server);
   if (adminPort === undefined) {
-    const url = open(port, (request, server) => admin(request, server) ?? routes.answer(request, server));
+    const url = open(port, admin.routes, answer);
     return [url, url];
   }
-  return [
-    open(port, (request, server) =>
-      new URL(request.url).pathname === "/health"
-        ? (admin(request, server) ?? notFound(request))
-        : routes.answer(request, server),
-    ),
-    open(adminPort, (request, server) => admin(request, server) ?? notFound(request)),
-  ];
+  const health = Object.entries(admin.routes).filter(([path]) => path === "/health");
+  return [open(port, Object.fromEntries(health), answer), open(adminPort, admin.routes, notFound)];
 }
 
 /** Stops accepting requests, refuses those that wait, and aborts those still running after a grace period. */
@@ -207,8 +209,10 @@ function only(
   request: Request,
   answer: () => Response | Promise<Response>,
 ): Response | Promise<Response> {
-  if (request.method === method) return answer();
-  return new OpenAiError(405, `use ${method}`, null, null, { allow: method }).response;
+  // Bun sends no body in answer to HEAD.
+  if (request.method === method || (method === "GET" && request.method === "HEAD")) return answer();
+  const allow = method === "GET" ? "GET, HEAD" : method;
+  return new OpenAiError(405, `use ${allow}`, null, null, { allow }).response;
 }
 
 function notFound(request: Request): Response {

@@ -7,6 +7,7 @@ const acl = @import("acl");
 const address_window = @import("address_window.zig");
 const errors = @import("errors.zig");
 const lock = @import("lock.zig");
+const memory_export = @import("memory_export.zig");
 const page_mapping = @import("page_mapping.zig");
 const physical = @import("physical.zig");
 const reservation_module = @import("reservation.zig");
@@ -47,6 +48,10 @@ pub const Block = struct {
     device_access: u16 = 0,
     host_access: bool = false,
     accessible: bool = true,
+    /// Host memory that was registered to be reached from devices.
+    is_mapped: bool = false,
+    /// Its pages are mapped. Until then only its range is taken.
+    is_ready: bool = false,
     pins: u32 = 0,
     /// Its owner gave it up; the last pin destroys it.
     removed: bool = false,
@@ -59,13 +64,20 @@ pub const Block = struct {
 
     /// Maps the block's memory at its address. The caller has pinned the block, as the lock is free while pages are
     /// touched.
-    pub fn map(block: *const Block) bool {
+    pub fn map(block: *Block) bool {
         const memory = block.memory orelse return false;
-        return page_mapping.map(memory, block.start, block.size, if (block.accessible) .read_write else .none);
+        block.is_ready = false;
+        const access: page_mapping.Access = if (block.accessible) .read_write else .none;
+        if (!page_mapping.map(memory, block.start, block.size, access)) return false;
+        block.is_ready = true;
+        return true;
     }
 
     /// A block that a copy still uses is destroyed with the copy.
     pub fn remove(block: *Block) void {
+        if (block.kind == .allocation) {
+            if (block.memory) |memory| memory_export.closeAllOf(memory);
+        }
         tableOf(block.kind).remove(block.start);
         block.removed = true;
         if (block.pins == 0) block.destroy();
@@ -93,6 +105,12 @@ pub const Block = struct {
 const Table = RangeTable(*Block);
 pub var device_blocks: Table = .{};
 pub var host_blocks: Table = .{};
+
+/// The block of device memory behind the address, or null.
+pub fn deviceBlock(address: u64) ?*Block {
+    const entry = device_blocks.containing(address) orelse return null;
+    return if (entry.value.is_ready) entry.value else null;
+}
 
 fn tableOf(kind: Block.Kind) *Table {
     return if (kind.isHost()) &host_blocks else &device_blocks;
@@ -153,6 +171,13 @@ pub const PinnedRange = struct {
         pinned.* = .{};
     }
 
+    /// Memory that the caller maps and may have unmapped.
+    pub fn isCallers(pinned: *const PinnedRange) bool {
+        if (pinned.side == .pageable_host) return true;
+        const head = pinned.first orelse return false;
+        return head.kind == .host_registration;
+    }
+
     pub fn isHost(pinned: *const PinnedRange) bool {
         return pinned.side != .device;
     }
@@ -202,13 +227,16 @@ fn nextBlock(reached: *u64) *Block {
 
 fn checkBlocks(pinned: *PinnedRange, head: *const Block) acl.Error {
     var accessible = head.accessible;
+    var is_ready = head.is_ready;
     pinned.imported = head.imported();
     for (pinned.rest) |block| {
         if (block.device != head.device)
             return errors.fail(acl.code.rt_drv_internal_error, "the range lies on more than one device");
         if (!block.accessible) accessible = false;
+        if (!block.is_ready) is_ready = false;
         if (block.imported()) pinned.imported = true;
     }
+    if (!is_ready) return errors.fail(acl.code.rt_drv_internal_error, "the memory is being mapped");
     if (!accessible) return errors.fail(acl.code.rt_drv_internal_error, "the range is mapped without access");
     return acl.code.success;
 }

@@ -6,7 +6,7 @@ const std = @import("std");
 pub const Names = []const []const u8;
 
 /// Room in the tables; the root file checks that it suffices.
-pub const max_count = 128;
+pub const max_count = 160;
 
 pub fn indexOf(names: Names, name: []const u8) ?usize {
     for (names, 0..) |candidate, index| {

@@ -4,6 +4,8 @@
 //!     CAMEM_EMULATOR_HBM          the memory of each device: "64GiB" (default), "512MiB", or plain bytes
 //!     CAMEM_EMULATOR_POOL         how much of it is populated once and kept when freed, see physical.zig; default 2GiB
 //!                                 ("0": none)
+//!     CAMEM_EMULATOR_RUNTIME      the device memory that the runtime itself takes while a device is open, and a little
+//!                                 more during its first use; default "0". The vendor's takes some 26MiB
 //!     CAMEM_EMULATOR_FAULTS       see faults.zig
 //!     CAMEM_EMULATOR_TIMING       see timing.zig
 //!     ASCEND_RT_VISIBLE_DEVICES   as on a real machine: the visible devices, renumbered from 0
@@ -28,6 +30,7 @@ const Config = struct {
     visible_count: u8 = 1,
     hbm_bytes: u64 = 64 << 30,
     pool_bytes: u64 = 2 << 30,
+    runtime_bytes: u64 = 0,
     timing: timing.Model = .{},
     problem: ?[]const u8 = null,
     visible_list_invalid: bool = false,
@@ -47,6 +50,7 @@ pub fn load(names: call_names.Names) *const Config {
             .devices = environment("CAMEM_EMULATOR_DEVICES"),
             .hbm = environment("CAMEM_EMULATOR_HBM"),
             .pool = environment("CAMEM_EMULATOR_POOL"),
+            .runtime = environment("CAMEM_EMULATOR_RUNTIME"),
             .timing = environment("CAMEM_EMULATOR_TIMING"),
             .visible = environment("ASCEND_RT_VISIBLE_DEVICES"),
         });
@@ -98,6 +102,7 @@ const Texts = struct {
     devices: ?[]const u8 = null,
     hbm: ?[]const u8 = null,
     pool: ?[]const u8 = null,
+    runtime: ?[]const u8 = null,
     timing: ?[]const u8 = null,
     visible: ?[]const u8 = null,
 };
@@ -113,10 +118,16 @@ fn parse(names: call_names.Names, texts: Texts) Config {
         result.problem = problemOf("CAMEM_EMULATOR_HBM", texts.hbm.?, expected);
         return result;
     };
+    const zero_or_size = "0 or a size such as 4GiB, 512MiB or a number of bytes";
     if (texts.pool) |text| {
-        result.pool_bytes = if (std.mem.eql(u8, text, "0")) 0 else parseSize(text) catch {
-            const expected = "0 or a size such as 4GiB, 512MiB or a number of bytes";
-            result.problem = problemOf("CAMEM_EMULATOR_POOL", text, expected);
+        result.pool_bytes = parseZeroOrSize(text) catch {
+            result.problem = problemOf("CAMEM_EMULATOR_POOL", text, zero_or_size);
+            return result;
+        };
+    }
+    if (texts.runtime) |text| {
+        result.runtime_bytes = parseZeroOrSize(text) catch {
+            result.problem = problemOf("CAMEM_EMULATOR_RUNTIME", text, zero_or_size);
             return result;
         };
     }
@@ -133,6 +144,10 @@ fn parse(names: call_names.Names, texts: Texts) Config {
     for (0..count) |index| result.visible[index] = @intCast(index);
     result.visible_count = count;
     return result;
+}
+
+fn parseZeroOrSize(text: []const u8) !u64 {
+    return if (std.mem.eql(u8, text, "0")) 0 else parseSize(text);
 }
 
 fn parseDeviceCount(text: []const u8) error{Invalid}!u8 {
@@ -169,6 +184,8 @@ test "parse leaves no device when a value is invalid" {
     try std.testing.expectEqual(0, parse(&.{}, .{ .timing = "content=off" }).pool_bytes);
     try std.testing.expectEqual(0, parse(&.{}, .{ .pool = "0" }).pool_bytes);
     try std.testing.expectEqual(512 << 20, parse(&.{}, .{ .pool = "512MiB" }).pool_bytes);
+    try std.testing.expectEqual(26 << 20, parse(&.{}, .{ .runtime = "26MiB" }).runtime_bytes);
+    try std.testing.expect(parse(&.{}, .{ .runtime = "much" }).problem != null);
     try std.testing.expectEqual(16, parse(&.{}, .{ .devices = "16" }).visible_count);
     try std.testing.expectEqual(1, parse(&.{}, .{}).visible_count);
 }

@@ -6,6 +6,7 @@ const block = @import("block.zig");
 const config = @import("config.zig");
 const device_module = @import("device.zig");
 const errors = @import("errors.zig");
+const graph = @import("graph.zig");
 const handles = @import("handles.zig");
 const mapping = @import("mapping.zig");
 const physical_handle = @import("physical_handle.zig");
@@ -62,6 +63,7 @@ fn create(device: *Device, is_primary: bool) error{OutOfMemory}!*Context {
     errdefer allocator.destroy(context);
     context.* = .{ .device = device, .is_primary = is_primary };
     context.handle = try registry.add(context);
+    if (!device.isOpen()) device.pool.openRuntime(config.get().runtime_bytes);
     device.pool.keep(config.get().pool_bytes);
     device_module.ever_opened = true;
     makeCurrent(context);
@@ -74,12 +76,14 @@ pub fn close(context: *Context, force: bool) void {
     const device = context.device;
     registry.remove(context.handle);
     stream_module.closeAllOf(context.handle, force);
+    graph.dropContext(context.handle);
     allocator.destroy(context);
     if (device.isOpen()) return;
     mapping.dropDevice(device.user_id);
     block.dropDevice(device.user_id);
     physical_handle.dropDevice(device.user_id);
     device.pool.keep(0);
+    device.pool.closeRuntime();
 }
 
 /// Finds the stream that a call means, and checks in the runtime's order: handle, then context. Null means the default

@@ -8,6 +8,7 @@ const config = @import("config.zig");
 const device = @import("device.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
+const host_range = @import("host_range.zig");
 const lock = @import("lock.zig");
 const timing = @import("timing.zig");
 
@@ -70,20 +71,31 @@ pub const Copy = struct {
         return timing.schedule(&config.get().timing, device.enginesOf(on), engine, copy.size, ready);
     }
 
-    /// Called without the lock.
-    pub fn moveBytes(copy: *const Copy) void {
-        if (config.get().timing.has_content) move(copy.destination, copy.source, copy.size);
+    /// Called without the lock. On failure no byte moved.
+    pub fn moveBytes(copy: *const Copy) acl.Error {
+        if (!config.get().timing.has_content) return acl.code.success;
+        if (copy.to.isCallers()) {
+            const code = host_range.check(copy.destination, copy.size, .write);
+            if (code != acl.code.success) return code;
+        }
+        if (copy.from.isCallers()) {
+            const code = host_range.check(copy.source, copy.size, .read);
+            if (code != acl.code.success) return code;
+        }
+        move(copy.destination, copy.source, copy.size);
+        return acl.code.success;
     }
 
     /// Runs a pinned copy on the calling thread and unpins it. The lock is held on entry and on return, and free
     /// while bytes move.
-    pub fn runNow(copy: *Copy) void {
+    pub fn runNow(copy: *Copy) acl.Error {
         const end = copy.schedule(timing.begin(&config.get().timing));
         lock.leave();
-        copy.moveBytes();
-        clock.spinUntil(end);
+        const code = copy.moveBytes();
+        if (code == acl.code.success) clock.spinUntil(end);
         lock.enter();
         copy.unpin();
+        return code;
     }
 };
 
@@ -97,21 +109,27 @@ pub const Fill = struct {
         return block.pin(fill.destination, fill.size, &fill.to);
     }
 
-    /// Called without the lock.
-    pub fn write(fill: *const Fill) void {
-        if (config.get().timing.has_content) _ = memset(fill.destination, fill.value, fill.size);
+    /// Called without the lock. On failure no byte changed.
+    pub fn write(fill: *const Fill) acl.Error {
+        if (!config.get().timing.has_content) return acl.code.success;
+        if (fill.to.isCallers()) {
+            const code = host_range.check(fill.destination, fill.size, .write);
+            if (code != acl.code.success) return code;
+        }
+        _ = memset(fill.destination, fill.value, fill.size);
+        return acl.code.success;
     }
 
     /// Pins, writes and unpins on the calling thread. The lock is held on entry and on return, and free while bytes
     /// move.
     pub fn runNow(fill: *Fill) acl.Error {
-        const code = fill.pin();
-        if (code != acl.code.success) return code;
+        const pinned = fill.pin();
+        if (pinned != acl.code.success) return pinned;
         lock.leave();
-        fill.write();
+        const code = fill.write();
         lock.enter();
         fill.to.unpin();
-        return acl.code.success;
+        return code;
     }
 };
 

@@ -9,9 +9,10 @@
 //! memory, mappings. They never import a call. Any thread may make any call; one lock guards all state (lock.zig).
 //!
 //! What is emulated: devices with a memory budget and exact accounting, contexts per thread, streams that execute in
-//! order on threads of their own, events, aclrtMalloc and page-locked host memory, virtual memory management with the
-//! codes of the driver build for Atlas A2 and A3, copies with AscendCL's rules, and sharing between processes of one
-//! machine. There are no kernels: a test puts its own work on a stream with aclrtLaunchHostFunc.
+//! order on threads of their own, events, graphs of one stream, aclrtMalloc and page-locked host memory, virtual
+//! memory management with the codes of the driver build for Atlas A2 and A3, copies with AscendCL's rules, and sharing
+//! between processes of one machine. There are no kernels: a test puts its own work on a stream with
+//! aclrtLaunchHostFunc.
 //!
 //! Measurements are meaningful: device memory exists before it is used (physical.zig), a mapping is complete when the
 //! call returns, every table is a tree or a hash, and no lock is held while bytes move. What remains is the caller's
@@ -49,7 +50,9 @@ const call_files = .{
     @import("calls/data_type.zig"),
     @import("calls/device.zig"),
     @import("calls/event.zig"),
+    @import("calls/external_allocator.zig"),
     @import("calls/fill.zig"),
+    @import("calls/graph.zig"),
     @import("calls/host_memory.zig"),
     @import("calls/init.zig"),
     @import("calls/ipc_key.zig"),

@@ -11,7 +11,8 @@
 //! - Any call that returns aclError can fail with any code. The choice is by count, so a run can be repeated exactly.
 //! - A call that fails has no effect. It checks no argument and changes no state.
 //! - Queued copies, fills and host functions can fail when they execute. Their bytes do not move and their function
-//!   does not run. The next synchronize of the stream returns the code once. The tasks behind a failed one still run.
+//!   does not run. The next synchronize of the stream returns the code once. The tasks behind a failed one still run,
+//!   except after aclrtSetStreamFailureMode.
 //! - A device that is lost is `*:n+=507010`: from then on every call fails.
 //!
 //! Not modelled: a call that reports failure after it took effect, a call that reports success without effect, a copy

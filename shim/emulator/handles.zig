@@ -4,7 +4,14 @@
 const std = @import("std");
 const allocator = std.heap.c_allocator;
 
-pub const Kind = enum(u64) { context = 0xC01, stream = 0xC02, event = 0xC03, physical = 0xC04 };
+pub const Kind = enum(u64) {
+    context = 0xC01,
+    stream = 0xC02,
+    event = 0xC03,
+    physical = 0xC04,
+    allocator_description = 0xC05,
+    graph = 0xC06,
+};
 
 pub fn Registry(comptime T: type, comptime kind: Kind) type {
     return struct {
@@ -29,6 +36,11 @@ pub fn Registry(comptime T: type, comptime kind: Kind) type {
             _ = self.items.swapRemove(handle);
         }
     };
+}
+
+/// The position in which the handle was issued, from 1.
+pub fn indexOf(handle: u64) u64 {
+    return (handle & ((1 << 40) - 1)) / 64;
 }
 
 pub fn toPointer(handle: u64) ?*anyopaque {

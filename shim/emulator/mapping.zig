@@ -11,7 +11,7 @@ const Reservation = @import("reservation.zig").Reservation;
 
 pub fn at(start: u64) ?*Block {
     const entry = block_module.device_blocks.at(start) orelse return null;
-    return if (entry.value.kind == .mapping) entry.value else null;
+    return if (entry.value.kind == .mapping and entry.value.is_ready) entry.value else null;
 }
 
 pub fn add(start: u64, size: u64, handle: *PhysicalHandle, reservation: *Reservation, accessible: bool) acl.Error {

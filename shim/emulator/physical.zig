@@ -26,6 +26,8 @@ pub const normal_page_bytes: u64 = 4096;
 pub const huge_page_bytes: u64 = 2 << 20;
 pub const giant_page_bytes: u64 = 1 << 30;
 
+const max_runtime_growths = 4;
+
 /// Which call took memory: aclrtMallocPhysical or aclrtMalloc.
 const Purpose = enum { physical, allocation };
 
@@ -35,22 +37,51 @@ pub fn outOfMemory() acl.Error {
 
 pub const Pool = struct {
     fd: i32 = -1,
+    /// The process that made the file.
+    owner: i32 = 0,
     next_offset: u64 = 0,
     budget_bytes: u64 = 0,
     used_bytes: u64 = 0,
+    /// Taken from the budget by the runtime itself while the device is open.
+    runtime_bytes: u64 = 0,
+    /// How often the runtime still takes a little more.
+    runtime_growths: u32 = 0,
     /// How much may be populated, whether used or kept.
     keep_bytes: u64 = 0,
     populated_bytes: u64 = 0,
     kept: FreeList = .{},
 
+    /// What the runtime takes when a device is opened. A real one also takes a little more while it is first used.
+    pub fn openRuntime(pool: *Pool, bytes: u64) void {
+        pool.runtime_bytes = @min(bytes, pool.budget_bytes - pool.used_bytes);
+        pool.runtime_growths = if (bytes > 0) max_runtime_growths else 0;
+    }
+
+    pub fn closeRuntime(pool: *Pool) void {
+        pool.runtime_bytes = 0;
+        pool.runtime_growths = 0;
+    }
+
+    fn growRuntime(pool: *Pool) void {
+        if (pool.runtime_growths == 0 or pool.freeBytes() < normal_page_bytes) return;
+        pool.runtime_growths -= 1;
+        pool.runtime_bytes += normal_page_bytes;
+    }
+
+    pub fn freeBytes(pool: *const Pool) u64 {
+        return pool.budget_bytes - pool.used_bytes - pool.runtime_bytes;
+    }
+
     /// Changes how much may be populated. Memory in use keeps its pages until it is freed.
     pub fn keep(pool: *Pool, bytes: u64) void {
+        pool.leaveParent();
         pool.keep_bytes = bytes;
         pool.shrink(bytes);
     }
 
     /// Returns kept memory to the host until at most `bytes` are populated or nothing more is kept.
     pub fn shrink(pool: *Pool, bytes: u64) void {
+        pool.leaveParent();
         while (pool.populated_bytes > bytes) {
             const range = pool.kept.evict() orelse return;
             pool.populated_bytes -= range.bytes;
@@ -58,7 +89,18 @@ pub const Pool = struct {
         }
     }
 
+    /// After a fork the file belongs to the parent. The child's allocations need a file of their own, and what the
+    /// child frees stays as it is.
+    fn leaveParent(pool: *Pool) void {
+        if (pool.fd < 0 or pool.owner == linux.getpid()) return;
+        while (pool.kept.evict()) |_| {}
+        pool.fd = -1;
+        pool.next_offset = 0;
+        pool.populated_bytes = 0;
+    }
+
     fn place(pool: *Pool, size: u64) error{OutOfMemory}!Place {
+        pool.leaveParent();
         if (size % huge_page_bytes != 0) return .{ .offset = try pool.grow(size), .residence = .sparse };
         if (pool.kept.take(size)) |offset| return .{ .offset = offset, .residence = .populated };
         const used = pool.populated_bytes - pool.kept.bytes;
@@ -74,6 +116,7 @@ pub const Pool = struct {
             const result = linux.memfd_create("ascendcl-emulator-device", linux.MFD.CLOEXEC);
             if (linux.errno(result) != .SUCCESS) return error.OutOfMemory;
             pool.fd = @intCast(result);
+            pool.owner = linux.getpid();
         }
         const offset = pool.next_offset;
         const aligned = std.mem.alignForward(u64, size, huge_page_bytes);
@@ -149,7 +192,7 @@ pub const Memory = struct {
 
     /// Fails when the budget does not suffice, or when the host itself has no memory.
     pub fn create(pool: *Pool, size: u64, purpose: Purpose) error{OutOfMemory}!*Memory {
-        if (size > pool.budget_bytes - pool.used_bytes) return error.OutOfMemory;
+        if (size > pool.freeBytes()) return error.OutOfMemory;
         const memory = try allocator.create(Memory);
         errdefer allocator.destroy(memory);
         const found = try pool.place(size);
@@ -164,6 +207,7 @@ pub const Memory = struct {
         };
         pool.used_bytes += size;
         committed_bytes.getPtr(purpose).* += size;
+        pool.growRuntime();
         return memory;
     }
 
@@ -200,6 +244,8 @@ pub const Memory = struct {
         if (memory.pool) |pool| {
             pool.used_bytes -= memory.size;
             committed_bytes.getPtr(memory.purpose).* -= memory.size;
+            pool.leaveParent();
+            if (memory.fd != pool.fd) return allocator.destroy(memory);
             if (memory.returnToPool(pool)) return allocator.destroy(memory);
         }
         lock.runAfterLeave(&memory.after_leave);
@@ -261,6 +307,21 @@ fn pagesOf(pool: *const Pool) !u64 {
 fn touch(memory: *const Memory) !void {
     if (linux.errno(linux.fallocate(memory.fd, 0, @intCast(memory.offset), @intCast(memory.size))) != .SUCCESS)
         return error.TestUnexpectedResult;
+}
+
+test "Memory.create leaves to the runtime what it takes when the device is opened" {
+    var pool: Pool = .{ .budget_bytes = 4 * huge_page_bytes };
+    defer _ = linux.close(pool.fd);
+    lock.enter();
+    defer lock.leave();
+    pool.openRuntime(huge_page_bytes);
+    try std.testing.expectEqual(3 * huge_page_bytes, pool.freeBytes());
+    for (0..6) |_| (try Memory.create(&pool, huge_page_bytes, .physical)).release();
+    const grown = max_runtime_growths * normal_page_bytes;
+    try std.testing.expectEqual(3 * huge_page_bytes - grown, pool.freeBytes());
+    try std.testing.expectError(error.OutOfMemory, Memory.create(&pool, 3 * huge_page_bytes, .physical));
+    pool.closeRuntime();
+    try std.testing.expectEqual(4 * huge_page_bytes, pool.freeBytes());
 }
 
 test "Memory.create takes kept memory first when freed memory is kept" {

@@ -6,6 +6,7 @@ const clock = @import("clock.zig");
 const config = @import("config.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
+const graph_module = @import("graph.zig");
 const handles = @import("handles.zig");
 const lock = @import("lock.zig");
 const stream_task = @import("stream_task.zig");
@@ -13,6 +14,7 @@ const sync = @import("sync.zig");
 const threads = @import("threads.zig");
 const timing = @import("timing.zig");
 const Copy = @import("copy.zig").Copy;
+const Graph = graph_module.Graph;
 const Task = stream_task.Task;
 const allocator = std.heap.c_allocator;
 
@@ -35,6 +37,11 @@ pub const Stream = struct {
     context: u64,
     device: u8,
     is_default: bool,
+    /// From 0, the highest, to 7. Every stream has a thread of its own, so nothing depends on it.
+    priority: u32 = 0,
+    flags: u32 = 0,
+    /// After a failure nothing more runs, and every synchronize returns it.
+    stops_on_failure: bool = false,
     head: ?*QueuedTask = null,
     tail: ?*QueuedTask = null,
     task_arrived: sync.Condition = .{},
@@ -44,6 +51,8 @@ pub const Stream = struct {
     /// than the task.
     awaited: u64 = nobody_waits,
     execution: stream_task.Execution = .{},
+    /// Records tasks instead of executing them.
+    capture: ?*Graph = null,
     has_thread: bool = false,
     /// The thread ends once the queue is empty.
     closing: bool = false,
@@ -62,6 +71,7 @@ pub const Stream = struct {
     /// Queues the task; on failure it still belongs to the caller.
     pub fn enqueue(stream: *Stream, task: Task) acl.Error {
         if (stream.closing) return errors.fail(acl.code.rt_invalid_handle, "the stream is being destroyed");
+        if (stream.capture) |graph| return graph.record(task);
         const queued = allocator.create(QueuedTask) catch
             return errors.outOfHostMemory();
         if (!stream.has_thread) {
@@ -87,6 +97,10 @@ pub const Stream = struct {
             if (code != acl.code.success) copy.unpin();
             return code;
         }
+        if (stream.capture != null) {
+            copy.unpin();
+            return errors.fail(acl.code.rt_capture_mode_not_support, "pageable memory in a captured stream");
+        }
         stream.references += 1;
         defer stream.release();
         _ = stream.drain(null);
@@ -100,7 +114,19 @@ pub const Stream = struct {
             copy.unpin();
             return acl.code.success;
         }
-        copy.runNow();
+        return copy.runNow();
+    }
+
+    pub fn replay(stream: *Stream, graph: *const Graph) acl.Error {
+        for (graph.tasks.items) |recorded| {
+            var task = recorded;
+            const missing = task.pin();
+            if (missing != acl.code.success) task = .{ .fail = missing };
+            const code = stream.enqueue(task);
+            if (code == acl.code.success) continue;
+            task.unpin();
+            return code;
+        }
         return acl.code.success;
     }
 
@@ -118,6 +144,10 @@ pub const Stream = struct {
         if (stream.completed < stream.awaited) return;
         stream.awaited = nobody_waits;
         lock.announce();
+    }
+
+    fn isStopped(stream: *const Stream) bool {
+        return stream.stops_on_failure and stream.failure != acl.code.success;
     }
 
     pub fn isIdle(stream: *const Stream) bool {
@@ -142,14 +172,18 @@ pub const Stream = struct {
     }
 
     pub fn takeFailure(stream: *Stream) acl.Error {
-        defer stream.failure = acl.code.success;
         if (stream.failure == acl.code.success) return acl.code.success;
+        defer if (!stream.stops_on_failure) {
+            stream.failure = acl.code.success;
+        };
         return errors.fail(stream.failure, "work queued on the stream failed");
     }
 
     /// Ends the stream. Its thread outlives the call only while it still executes one task.
     pub fn close(stream: *Stream, force: bool) void {
         registry.remove(stream.handle);
+        if (stream.capture) |graph| graph.destroy();
+        stream.capture = null;
         stream.closing = true;
         const deadline = if (force) clock.afterMilliseconds(forced_grace_milliseconds) else null;
         if (!stream.drain(deadline)) stream.abandon();
@@ -175,7 +209,10 @@ fn runStream(argument: ?*anyopaque) callconv(.c) ?*anyopaque {
             lock.waitOn(&stream.task_arrived);
             continue;
         };
-        const code = queued.task.run(&stream.execution, queued.submitted_at);
+        const code = if (stream.isStopped())
+            acl.code.success
+        else
+            queued.task.run(&stream.execution, queued.submitted_at);
         // The model decides when a copy ends; any other task ends when it really does.
         if (queued.task != .copy) stream.execution.modelled_end = timing.begin(&config.get().timing);
         if (code != acl.code.success and stream.failure == acl.code.success) stream.failure = code;
@@ -201,6 +238,10 @@ pub fn isStale(handle: acl.Stream) bool {
 
 pub fn stale() acl.Error {
     return errors.fail(acl.code.rt_invalid_handle, "no such stream, or destroyed already");
+}
+
+pub fn captured() acl.Error {
+    return errors.fail(acl.code.rt_stream_captured, "the stream is captured");
 }
 
 pub fn closeAllOf(context: u64, force: bool) void {

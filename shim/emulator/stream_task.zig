@@ -51,6 +51,27 @@ pub const Task = union(enum) {
     wait_event: EventUse,
     wait_value: Word,
     write_value: Word,
+    /// A device fault.
+    fail: acl.Error,
+
+    /// Pins the memory that it uses; on failure nothing is pinned.
+    pub fn pin(task: *Task) acl.Error {
+        return switch (task.*) {
+            .copy => |*copy| copy.pin(),
+            .fill => |*fill| fill.pin(),
+            .wait_value, .write_value => |*word| block.pin(word.address, @sizeOf(u64), &word.at),
+            .host_function, .record_event, .wait_event, .fail => acl.code.success,
+        };
+    }
+
+    pub fn unpin(task: *Task) void {
+        switch (task.*) {
+            .copy => |*copy| copy.unpin(),
+            .fill => |*fill| fill.to.unpin(),
+            .wait_value, .write_value => |*word| word.at.unpin(),
+            .host_function, .record_event, .wait_event, .fail => {},
+        }
+    }
 
     /// Entered and left with the lock held.
     pub fn run(task: *Task, execution: *Execution, submitted_at: u64) acl.Error {
@@ -62,14 +83,15 @@ pub const Task = union(enum) {
                 const end = execution.modelled_end;
                 lock.leave();
                 defer lock.enter();
-                copy.moveBytes();
+                const code = copy.moveBytes();
+                if (code != acl.code.success) return code;
                 clock.sleepUntil(end);
             },
             .fill => |*fill| {
                 if (faults.interceptTask(.fill)) |code| return code;
                 lock.leave();
                 defer lock.enter();
-                fill.write();
+                return fill.write();
             },
             .host_function => |call| {
                 if (faults.interceptTask(.host_function)) |code| return code;
@@ -86,6 +108,7 @@ pub const Task = union(enum) {
                 while (!word.holds() and !execution.abandoned) lock.waitUntil(clock.afterMilliseconds(1));
             },
             .write_value => |*word| word.pointer().* = word.value,
+            .fail => |code| return code,
         }
         return acl.code.success;
     }
@@ -94,15 +117,12 @@ pub const Task = union(enum) {
     /// forever.
     pub fn release(task: *Task) void {
         switch (task.*) {
-            .copy => |*copy| copy.unpin(),
-            .fill => |*fill| fill.to.unpin(),
-            .host_function => {},
             .record_event => |use| {
                 use.event.complete(use.generation);
                 use.event.release();
             },
             .wait_event => |use| use.event.release(),
-            .wait_value, .write_value => |*word| word.at.unpin(),
+            else => task.unpin(),
         }
     }
 };

@@ -9,6 +9,8 @@ test {
     _ = @import("calls/data_type.zig");
     _ = @import("calls/device_test.zig");
     _ = @import("calls/event_test.zig");
+    _ = @import("calls/external_allocator_test.zig");
+    _ = @import("calls/graph_test.zig");
     _ = @import("calls/host_memory_test.zig");
     _ = @import("calls/init_test.zig");
     _ = @import("calls/ipc_key_test.zig");
@@ -29,6 +31,7 @@ test {
     _ = @import("files.zig");
     _ = @import("free_list.zig");
     _ = @import("handles.zig");
+    _ = @import("host_range.zig");
     _ = @import("initialization.zig");
     _ = @import("physical.zig");
     _ = @import("range_table.zig");

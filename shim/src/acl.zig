@@ -18,9 +18,14 @@ pub const code = struct {
     pub const rt_invalid_device_id: Error = 107001;
     pub const rt_context_null: Error = 107002;
     pub const rt_stream_context: Error = 107003;
+    pub const rt_model_context: Error = 107004;
     pub const rt_event_timestamp_invalid: Error = 107006;
     pub const rt_invalid_memory_type: Error = 107016;
     pub const rt_invalid_handle: Error = 107017;
+    pub const rt_stream_captured: Error = 107027;
+    pub const rt_stream_not_captured: Error = 107029;
+    pub const rt_capture_mode_not_support: Error = 107030;
+    pub const rt_stream_capture_wrong_thread: Error = 107038;
     pub const bad_alloc: Error = 200000;
     pub const feature_unsupported: Error = 200006;
     pub const rt_feature_not_supported: Error = 207000;
@@ -217,3 +222,37 @@ comptime {
     expectLayout(MemcpyBatchAttr, 32, 4, .{ .dst_loc = 0, .src_loc = 8, .rsv = 16 });
     expectLayout(MemFabricHandle, 128, 1, .{ .data = 0 });
 }
+
+/// The calls that the shim makes. A plain pointer is required; an optional one has a stated fallback where it is used.
+pub const Api = struct {
+    aclInit: *const fn (?[*:0]const u8) callconv(.c) Error,
+    aclFinalize: *const fn () callconv(.c) Error,
+    aclFinalizeReference: ?*const fn (?*u64) callconv(.c) Error,
+    aclGetRecentErrMsg: ?*const fn () callconv(.c) ?[*:0]const u8,
+    aclrtGetVersion: ?*const fn (*i32, *i32, *i32) callconv(.c) Error,
+    aclsysGetVersionStr: ?*const fn ([*:0]u8, [*]u8) callconv(.c) Error,
+    aclrtGetSocName: ?*const fn () callconv(.c) ?[*:0]const u8,
+    aclrtGetDeviceCount: *const fn (*u32) callconv(.c) Error,
+    aclrtSetDevice: *const fn (i32) callconv(.c) Error,
+    aclrtResetDevice: *const fn (i32) callconv(.c) Error,
+    aclrtGetCurrentContext: *const fn (*Context) callconv(.c) Error,
+    aclrtSetCurrentContext: *const fn (Context) callconv(.c) Error,
+    aclrtSynchronizeDevice: *const fn () callconv(.c) Error,
+    aclrtSynchronizeDeviceWithTimeout: ?*const fn (i32) callconv(.c) Error,
+    aclrtCreateStream: *const fn (*Stream) callconv(.c) Error,
+    aclrtDestroyStream: *const fn (Stream) callconv(.c) Error,
+    aclrtSynchronizeStream: *const fn (Stream) callconv(.c) Error,
+    aclrtGetMemInfo: *const fn (c_int, *usize, *usize) callconv(.c) Error,
+    aclrtMallocHost: *const fn (*?*anyopaque, usize) callconv(.c) Error,
+    aclrtFreeHost: *const fn (*anyopaque) callconv(.c) Error,
+    aclrtMemset: *const fn (*anyopaque, usize, i32, usize) callconv(.c) Error,
+    aclrtMemcpy: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int) callconv(.c) Error,
+    aclrtMemcpyAsync: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int, Stream) callconv(.c) Error,
+    aclrtMemGetAllocationGranularity: *const fn (*PhysicalMemProp, c_int, *usize) callconv(.c) Error,
+    aclrtReserveMemAddress: *const fn (*?*anyopaque, usize, usize, ?*anyopaque, u64) callconv(.c) Error,
+    aclrtReleaseMemAddress: *const fn (*anyopaque) callconv(.c) Error,
+    aclrtMallocPhysical: *const fn (*DrvMemHandle, usize, *const PhysicalMemProp, u64) callconv(.c) Error,
+    aclrtFreePhysical: *const fn (DrvMemHandle) callconv(.c) Error,
+    aclrtMapMem: *const fn (*anyopaque, usize, usize, DrvMemHandle, u64) callconv(.c) Error,
+    aclrtUnmapMem: *const fn (*anyopaque) callconv(.c) Error,
+};

@@ -8,7 +8,7 @@ const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;
 
-/// Who is attached, by thread: a Worker that was terminated cannot detach, so threads that are no more do not count.
+/// Attachments by thread. A terminated Worker cannot detach, so threads that have ended do not count.
 const Attachments = struct {
     const most = 1024;
 
@@ -22,7 +22,7 @@ const Attachments = struct {
         self.count += 1;
     }
 
-    /// Removes one attachment of a thread, and those of threads that are no more.
+    /// Removes one attachment of a thread, and those of threads that have ended.
     fn remove(self: *Attachments, thread: std.os.linux.pid_t) status.Error!void {
         const attached = self.threads[0..self.count];
         self.drop(std.mem.indexOfScalar(std.os.linux.pid_t, attached, thread) orelse return error.NotOpen);
@@ -54,7 +54,7 @@ const Gate = struct {
     thread: ?sync.Thread = null,
     /// The path that the session was opened with; empty for a search.
     requested: [1024]u8 = @splat(0),
-    /// Numbers the closings, so that each can be followed by the one who began it.
+    /// Numbers each closing, for `pollClose`.
     closing: u64 = 0,
     closer: std.os.linux.pid_t = 0,
     close_error: ?status.Error = null,
@@ -64,7 +64,7 @@ const Gate = struct {
 var gate: Gate = .{};
 /// Set while the gate is open or closing.
 var session: Session = undefined;
-/// What the last attempt to open a library tried.
+/// The paths that the last attempt to open a library tried.
 var report: loader.Report = .{};
 
 /// Copies as much of the report as fits, and returns how much that is.
@@ -147,7 +147,7 @@ pub fn detach() status.Error!u64 {
     return gate.closing;
 }
 
-/// True once the closing has ended. When it failed the session is open again, as far as it goes, and whoever began it
+/// True once the closing has ended. After a failure the session is open again, and the thread that began the closing
 /// is attached again and can close it again.
 pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
     gate.mutex.lock();

@@ -115,7 +115,7 @@ fn writeCamelCase(out: *std.Io.Writer, snake: []const u8) !void {
     }
 }
 
-test "the generated file is current" {
+test "write produces the generated file as it is committed" {
     var generated: std.Io.Writer.Allocating = .init(std.testing.allocator);
     defer generated.deinit();
     try write(&generated.writer);

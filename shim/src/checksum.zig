@@ -28,7 +28,7 @@ pub fn verifyKept(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: 
         try plan.interrupt().check();
         const segment = step.segment;
         const found = try ofBackup(segment, steps, failure);
-        try devices.memory.back(segment, failure); // which a sleep whose undoing failed has left unmapped
+        try devices.memory.back(segment, failure); // a sleep whose undoing failed may have left it unmapped
         const expected = segment.content.checksum() orelse try ofDevice(devices, segment, steps, failure);
         if (found != expected) return corrupt(segment, failure);
         devices.memory.registry.setChecksum(segment, found);

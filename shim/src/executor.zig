@@ -90,7 +90,7 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
-    /// Has what an earlier release could not give back tried again, without making the caller wait.
+    /// Retries earlier releases that failed, without making the caller wait.
     pub fn requestSweep(self: *Executor) void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -113,7 +113,7 @@ pub const Executor = struct {
         return plan.ticket;
     }
 
-    /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back what is not to be kept.
+    /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back all that is not kept.
     pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
         if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
@@ -215,8 +215,8 @@ pub const Executor = struct {
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
-    /// Releases what was freed while it moved, whose failures are no concern of the plan, and the host memory that is
-    /// left.
+    /// Releases segments that were freed while they moved, and host memory that nothing keeps. A failure to release a
+    /// segment is not the plan's.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
         const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
@@ -244,7 +244,7 @@ pub const Executor = struct {
         try self.devices.settleAll(plan.interrupt(), failure);
         const reserved_before = memory.pool.counts().reserved_bytes;
         errdefer memory.pool.expect(reserved_before);
-        memory.pool.expect(plan.host_bytes); // what an earlier preparation expected is out of date
+        memory.pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
         try memory.pool.reserve(plan.host_bytes, plan.interrupt(), failure);
         plan.complete = true;
     }
@@ -270,8 +270,8 @@ pub const Executor = struct {
         return self.releaseAllDoomed(null, failure);
     }
 
-    /// Releases every doomed segment that it can, and the host memory that nothing keeps; reports the first failure.
-    /// What fails is left for the next time.
+    /// Releases doomed segments and the host memory that nothing keeps. Goes on past failures, which the next call
+    /// retries, and reports the first.
     fn releaseAllDoomed(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var spare: Failure = .{};
         const released = self.releaseSegments(interrupt, failure);

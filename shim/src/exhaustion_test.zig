@@ -1,4 +1,5 @@
-//! Every AscendCL call and every allocation of a scenario fails, once or from then on, in a build with safety checks.
+//! Every AscendCL call of a scenario fails, once or from then on, and its heap is exhausted from every allocation on,
+//! in a build with safety checks.
 //!
 //! Fault model: an AscendCL call returns a code and has no effect; an allocation of the shim returns nothing.
 //! Whatever fails, no assertion is reached. Once nothing fails any more, content is what was written, and closing
@@ -7,6 +8,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const heap = @import("heap.zig");
+const test_support = @import("test_support.zig");
 
 comptime {
     _ = @import("emulator"); // its exports are what the loader links
@@ -77,17 +79,7 @@ const Scenario = struct {
             const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action: abi.Action = if (wanted == .restore) .restore else if (is_awake) .offload else .release;
             if (is_awake and action == .restore or action == .release and group.unreleased == 0) continue;
-            steps[planned] = .{
-                .segments = group.segments,
-                .segment_bytes = group.segment_bytes,
-                .tag = group.tag,
-                .device = group.device,
-                .state = group.state,
-                .unreleased = group.unreleased,
-                .clean = group.clean,
-                .backed_up = group.backed_up,
-                .action = @intFromEnum(action),
-            };
+            steps[planned] = test_support.stepOf(group, action);
             planned += 1;
         }
         var ticket: u64 = 0;
@@ -152,7 +144,7 @@ fn tryCalls(calls: u64, comptime format: [:0]const u8) !void {
     }
 }
 
-test "the process survives and closes when any one AscendCL call fails" {
+test "a process survives and closes when any one AscendCL call fails" {
     try tryFaults("");
     try std.testing.expectEqual(0, setFaults(""));
     var scenario: Scenario = .{};
@@ -160,7 +152,7 @@ test "the process survives and closes when any one AscendCL call fails" {
     try tryCalls(callCount("*"), "*:{d}={d}");
 }
 
-test "the process survives and closes when a call of one name fails from any time on" {
+test "a process survives and closes when a function of AscendCL fails from any call on" {
     inline for (.{
         "aclrtGetCurrentContext",            "aclrtSetCurrentContext", "aclrtSetDevice",         "aclrtResetDevice",
         "aclrtMemGetAllocationGranularity",  "aclrtReserveMemAddress", "aclrtReleaseMemAddress", "aclrtMallocPhysical",
@@ -174,7 +166,7 @@ test "the process survives and closes when a call of one name fails from any tim
     }
 }
 
-test "the process survives and closes when context calls fail on a thread whose context is another device's" {
+test "a process survives and closes when context calls fail on a thread with another device's context" {
     try std.testing.expectEqual(0, setDevice(1));
     try std.testing.expectEqual(0, setFaults(""));
     var scenario: Scenario = .{};
@@ -195,7 +187,7 @@ test "the process survives and closes when context calls fail on a thread whose 
     try tryFaults("");
 }
 
-test "the process survives and closes when any allocation of its own fails, once or from then on" {
+test "a process survives and closes when its heap is exhausted from any allocation on" {
     var scenario: Scenario = .{};
     const plenty = 1 << 20;
     heap.remaining.store(plenty, .monotonic);

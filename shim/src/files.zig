@@ -11,7 +11,7 @@ const Failure = status.Failure;
 /// Where a piece of a segment's content lies. Crosses the C ABI.
 pub const Extent = extern struct { segment_offset_bytes: u64, file_offset_bytes: u64, size_bytes: u64 };
 
-/// What tells that somebody wrote to a checkpoint.
+/// Changes when somebody writes to a checkpoint.
 const Identity = struct { size_bytes: u64, modified_seconds: i64, modified_nanoseconds: u32 };
 
 pub const File = struct {
@@ -20,7 +20,7 @@ pub const File = struct {
     identity: ?Identity,
     /// Segments that have content in it, and the caller that opened it.
     references: std.atomic.Value(u32) = .init(1),
-    /// What the caller that opened it names it by.
+    /// The number by which the caller that opened it names it.
     handle: u64 = 0,
     node: std.DoublyLinkedList.Node = .{},
 
@@ -155,7 +155,7 @@ pub const File = struct {
         }
     }
 
-    /// Makes sure that what was written is on the disk: nobody would learn of a write that fails later.
+    /// Waits until everything written is on the disk: a write that failed later would go unnoticed.
     pub fn flush(self: *const File, failure: *Failure) status.Error!void {
         _ = try system("fdatasync", linux.fdatasync(self.descriptor), 0, failure);
     }

@@ -189,7 +189,7 @@ pub const Pool = struct {
         var refused_bytes: u64 = 0;
         defer {
             self.empty.concatByMoving(&refused);
-            self.free_bytes += refused_bytes; // not before: `take` has to find what is free
+            self.free_bytes += refused_bytes; // not before: `take` counts on them
         }
         var spare: Failure = .{};
         var first: ?status.Error = null;
@@ -212,7 +212,7 @@ pub const Pool = struct {
         if (first) |err| return err;
     }
 
-    /// A slab that nothing keeps, which counts as free no more; null when there is none.
+    /// Takes a slab that nothing keeps off the free bytes; null when there is none.
     fn nextToFree(self: *Pool) ?*Slab {
         if (self.free_bytes <= self.retained_bytes) return null;
         const slab: *Slab = @fieldParentPtr("node", self.empty.first orelse return null);

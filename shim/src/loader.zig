@@ -6,41 +6,7 @@ const acl = @import("acl");
 const build_options = @import("build_options");
 const status = @import("status.zig");
 
-/// The calls that the shim makes. A plain pointer is required; an optional one has a stated fallback where it is used.
-pub const Api = struct {
-    aclInit: *const fn (?[*:0]const u8) callconv(.c) acl.Error,
-    aclFinalize: *const fn () callconv(.c) acl.Error,
-    aclFinalizeReference: ?*const fn (?*u64) callconv(.c) acl.Error,
-    aclGetRecentErrMsg: ?*const fn () callconv(.c) ?[*:0]const u8,
-    aclrtGetVersion: ?*const fn (*i32, *i32, *i32) callconv(.c) acl.Error,
-    aclsysGetVersionStr: ?*const fn ([*:0]u8, [*]u8) callconv(.c) acl.Error,
-    aclrtGetSocName: ?*const fn () callconv(.c) ?[*:0]const u8,
-    aclrtGetDeviceCount: *const fn (*u32) callconv(.c) acl.Error,
-    aclrtSetDevice: *const fn (i32) callconv(.c) acl.Error,
-    aclrtResetDevice: *const fn (i32) callconv(.c) acl.Error,
-    aclrtGetCurrentContext: *const fn (*acl.Context) callconv(.c) acl.Error,
-    aclrtSetCurrentContext: *const fn (acl.Context) callconv(.c) acl.Error,
-    aclrtSynchronizeDevice: *const fn () callconv(.c) acl.Error,
-    aclrtSynchronizeDeviceWithTimeout: ?*const fn (i32) callconv(.c) acl.Error,
-    aclrtCreateStream: *const fn (*acl.Stream) callconv(.c) acl.Error,
-    aclrtDestroyStream: *const fn (acl.Stream) callconv(.c) acl.Error,
-    aclrtSynchronizeStream: *const fn (acl.Stream) callconv(.c) acl.Error,
-    aclrtGetMemInfo: *const fn (c_int, *usize, *usize) callconv(.c) acl.Error,
-    aclrtMallocHost: *const fn (*?*anyopaque, usize) callconv(.c) acl.Error,
-    aclrtFreeHost: *const fn (*anyopaque) callconv(.c) acl.Error,
-    aclrtMemset: *const fn (*anyopaque, usize, i32, usize) callconv(.c) acl.Error,
-    aclrtMemcpy: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int) callconv(.c) acl.Error,
-    aclrtMemcpyAsync: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int, acl.Stream) callconv(.c) acl.Error,
-    aclrtMemGetAllocationGranularity: *const fn (*acl.PhysicalMemProp, c_int, *usize) callconv(.c) acl.Error,
-    aclrtReserveMemAddress: *const fn (*?*anyopaque, usize, usize, ?*anyopaque, u64) callconv(.c) acl.Error,
-    aclrtReleaseMemAddress: *const fn (*anyopaque) callconv(.c) acl.Error,
-    aclrtMallocPhysical: *const fn (*acl.DrvMemHandle, usize, *const acl.PhysicalMemProp, u64) callconv(.c) acl.Error,
-    aclrtFreePhysical: *const fn (acl.DrvMemHandle) callconv(.c) acl.Error,
-    aclrtMapMem: *const fn (*anyopaque, usize, usize, acl.DrvMemHandle, u64) callconv(.c) acl.Error,
-    aclrtUnmapMem: *const fn (*anyopaque) callconv(.c) acl.Error,
-};
-
-const api_fields = @typeInfo(Api).@"struct".fields;
+const api_fields = @typeInfo(acl.Api).@"struct".fields;
 
 fn isOptional(comptime field: std.builtin.Type.StructField) bool {
     return @typeInfo(field.type) == .optional;
@@ -58,7 +24,7 @@ pub const Report = struct {
 };
 
 pub const Library = struct {
-    api: Api,
+    api: acl.Api,
     path: [1024]u8 = @splat(0),
 
     pub fn pathText(self: *const Library) []const u8 {
@@ -180,13 +146,13 @@ fn linked(report: *Report) status.Error!Library {
     return library;
 }
 
-test "a file that is not a library is reported, not opened" {
+test "open reports a file that is not a library" {
     var report: Report = .{};
     try std.testing.expectError(error.LibraryInvalid, open("/dev/null", &report));
     try std.testing.expect(std.mem.startsWith(u8, report.text[0..report.length], "/dev/null\t"));
 }
 
-test "a library that is not AscendCL is named with the symbol it lacks" {
+test "open names the symbol that a library lacks when it is not AscendCL" {
     var report: Report = .{};
     try std.testing.expectError(error.LibraryInvalid, open("libm.so.6", &report));
     try std.testing.expect(std.mem.indexOf(u8, report.text[0..report.length], "aclInit") != null);

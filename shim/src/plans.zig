@@ -1,5 +1,4 @@
-//! What a plan is: what is asked of the shim, which segments that concerns, and how far it has come. `executor.zig`
-//! runs it.
+//! Plans: the steps asked for, the segments they concern, and progress. `executor.zig` runs them.
 
 const std = @import("std");
 const files = @import("files.zig");
@@ -14,7 +13,7 @@ const transfer = @import("transfer.zig");
 const Failure = status.Failure;
 const Segment = segments.Segment;
 
-/// What happens to one segment.
+/// The action for one segment.
 pub const Action = enum(u32) {
     /// Copy to the backup unless that is the same already, unmap and free: a mapped segment.
     offload = 1,
@@ -47,7 +46,7 @@ pub const Action = enum(u32) {
 
 pub const Phase = enum(u32) {
     queued = 0,
-    /// Until the device has finished what it was given.
+    /// Until the device has finished the work it has.
     waiting,
     /// Page-locked host memory is being taken.
     preparing,
@@ -63,7 +62,7 @@ pub const Phase = enum(u32) {
 
 const phase_count = @typeInfo(Phase).@"enum".fields.len;
 
-/// What is to happen to the segments of one group.
+/// The action for the segments of one group.
 pub const PlanStep = extern struct {
     /// How many the group has.
     segments: u64,
@@ -327,7 +326,7 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     return .{ .steps = taken, .bytes_to_copy = bytes_to_copy };
 }
 
-/// What is asked of each group.
+/// The actions for each group.
 const Wanted = struct {
     groups: std.AutoHashMapUnmanaged(Key, Remaining) = .empty,
     segments: u64 = 0,
@@ -356,7 +355,7 @@ fn actionOf(step: PlanStep) status.Error!Action {
     return std.enums.fromInt(Action, step.action) orelse error.InvalidArgument;
 }
 
-/// The segments of a group that were not found yet, and what is to happen to them.
+/// The segments of a group that were not found yet, and the action for them.
 const Remaining = struct {
     action: Action,
     immutable: bool,

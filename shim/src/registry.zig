@@ -17,8 +17,7 @@ pub const Registry = struct {
     /// Records handed out by `create` that are not in the table yet; the table always has room for them.
     pending: u32 = 0,
     next_id: u64 = 1,
-    /// Segments that are to be released, the ones tried last at the end. Those without a place in the table are here
-    /// alone.
+    /// Segments to release, the ones tried last at the end. Some have no place in the table.
     doomed: std.DoublyLinkedList = .{},
     last_sweep: u64 = 0,
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
@@ -142,8 +141,8 @@ pub const Registry = struct {
         return true;
     }
 
-    /// Puts a segment back whose address could not be released. Where AscendCL gave the address out all the same, the
-    /// segment that has it now keeps its place.
+    /// Puts back a segment whose address could not be released. If AscendCL gave the address to another segment, that
+    /// one keeps the place in the table.
     pub fn relist(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -154,7 +153,7 @@ pub const Registry = struct {
         self.pending -= 1;
     }
 
-    /// Drops the record of a segment that holds nothing any more.
+    /// Drops the record of a segment that holds nothing.
     pub fn destroy(self: *Registry, segment: *Segment) void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -341,7 +340,7 @@ pub const Registry = struct {
         }
     }
 
-    /// Room for every backup that is dropped when a tag's content is immutable no more.
+    /// Room for every backup that is dropped when a tag's content stops being immutable.
     fn reserveForMutable(self: *Registry, tag: u32, dropped: *std.ArrayList(Backup)) status.Error!void {
         var clean_count: usize = 0;
         var iterator = self.segments.valueIterator();

@@ -5,7 +5,7 @@ const heap = @import("heap.zig");
 const Registry = @import("registry.zig").Registry;
 const Segment = @import("segment.zig").Segment;
 
-test "ids are in the order in which segments come into the table, however long their allocation takes" {
+test "Registry.insert numbers segments in the order of insertion, not of creation" {
     var table: Registry = .{};
     _ = try table.tags.intern("default");
     const slow = try table.create(0, 0, 4096, 4096);
@@ -24,7 +24,7 @@ test "ids are in the order in which segments come into the table, however long t
     try std.testing.expectEqual(2, table.insert(slow));
 }
 
-test "a pin is refused beyond the requested size, asleep, moving and doomed" {
+test "Registry.pin refuses copies beyond the requested size, and segments that sleep, move or are doomed" {
     var table: Registry = .{};
     _ = try table.tags.intern("default");
     const segment = try table.create(0, 0, 4096, 4000);
@@ -50,7 +50,7 @@ test "a pin is refused beyond the requested size, asleep, moving and doomed" {
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id, 0, 1, .reading));
 }
 
-test "a sweep hands out every doomed segment once, also without a place in the table, and needs no memory" {
+test "Registry.takeDoomed hands out each doomed segment once in a sweep when the heap is exhausted" {
     var table: Registry = .{};
     _ = try table.tags.intern("default");
     const listed = try table.create(0, 0, 4096, 4096);
@@ -77,7 +77,7 @@ test "a sweep hands out every doomed segment once, also without a place in the t
     try std.testing.expect(!table.hasDoomed());
 }
 
-test "a segment whose address another one has meanwhile stays doomed without a place in the table" {
+test "Registry.relist leaves a doomed segment unlisted when another segment has its address" {
     var table: Registry = .{};
     _ = try table.tags.intern("default");
     const stale = try table.create(0, 0, 4096, 4096);

@@ -110,7 +110,7 @@ pub const Runtime = struct {
         return error.BackendUnavailable;
     }
 
-    /// Gives up our count of `aclInit`. AscendCL itself is torn down only when nobody else holds one.
+    /// Gives up our count of `aclInit`. The last one in the process tears AscendCL down.
     pub fn finalize(self: *Runtime, failure: *Failure) status.Error!void {
         const api = &self.library.api;
         if (self.initialization == .foreign) return;
@@ -124,7 +124,7 @@ pub const Runtime = struct {
         return self.check(call, code, 0, 0, failure);
     }
 
-    /// After a failure to attach, which is what gets reported.
+    /// Finalizes after a failed attach, whose own failure is reported.
     pub fn abandon(self: *Runtime) void {
         var ignored: Failure = .{};
         self.finalize(&ignored) catch {
@@ -132,7 +132,7 @@ pub const Runtime = struct {
         };
     }
 
-    /// Turns a code that is not success into an error, with what AscendCL says of it on this thread.
+    /// Turns a code that is not success into an error, with AscendCL's own message of this thread.
     pub fn check(
         self: *const Runtime,
         call: []const u8,
@@ -236,7 +236,7 @@ pub const Runtime = struct {
         return found;
     }
 
-    /// Waits until `device` has finished what any stream was given. With `interrupt`, gives up soon after that says so.
+    /// Waits until `device` has finished the work of all streams. Gives up soon after `interrupt` is set.
     pub fn synchronizeDevice(
         self: *Runtime,
         device: u32,
@@ -269,7 +269,7 @@ pub const Runtime = struct {
         const slot = &self.devices[device];
         for (&slot.streams) |*stream| {
             if (stream.* != null) continue;
-            var created: acl.Stream = null; // what a failed call leaves in it is not promised
+            var created: acl.Stream = null; // a failed call may write to it
             try self.check("aclrtCreateStream", self.library.api.aclrtCreateStream(&created), 0, 0, failure);
             stream.* = created;
         }
@@ -360,7 +360,7 @@ const LeftBehind = struct {
 /// Makes the primary context of a device current on this thread for as long as it lasts.
 pub const Scope = struct {
     runtime: *Runtime,
-    /// What was current before; null when there was none, or when it was the same.
+    /// The context that was current before; null when there was none, or the same one.
     previous: acl.Context,
 
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
@@ -390,16 +390,17 @@ pub const Scope = struct {
         return if (runtime.left_behind.isDead(found, runtime.session)) null else found;
     }
 
-    /// Makes current what was before, or says why not: a caller's own work would go on in a context of ours.
+    /// Restores the context that was current before. A failure is reported: the caller's own work would go on in a
+    /// context of ours.
     pub fn leave(self: Scope, failure: *Failure) status.Error!void {
         const context = self.previous orelse return;
         const code = self.runtime.library.api.aclrtSetCurrentContext(context);
-        // A context that its owner has destroyed in the meantime cannot be put back; that is theirs to know.
+        // Its owner may have destroyed the context in the meantime: not a failure of ours.
         if (code == acl.code.rt_param_invalid) return;
         return self.runtime.check("aclrtSetCurrentContext", code, 0, 0, failure);
     }
 
-    /// As `leave`, where another failure is reported, or where nothing of the caller's runs on this thread.
+    /// As `leave`, for use after a failure, or on a thread of the shim.
     pub fn abandon(self: Scope) void {
         var ignored: Failure = .{};
         self.leave(&ignored) catch return;
@@ -420,7 +421,7 @@ pub fn expectResult(
     };
 }
 
-/// What every segment's physical memory is asked for as: 2 MiB pages of high-bandwidth memory.
+/// The physical memory of every segment: 2 MiB pages of high-bandwidth memory.
 pub fn physicalMemory(device: u32) acl.PhysicalMemProp {
     return .{
         .mem_attr = acl.MemAttr.hbm_huge,

@@ -6,6 +6,12 @@ const backups = @import("backup.zig");
 const host = @import("host.zig");
 const Backup = backups.Backup;
 
+/// The size of a segment for `requested_bytes`: whole multiples of the device's granularity. Null beyond 64 bits.
+pub fn paddedBytes(requested_bytes: u64, granularity: u64) ?u64 {
+    const padded = std.math.add(u64, requested_bytes, granularity - 1) catch return null;
+    return padded & ~(granularity - 1);
+}
+
 /// A backup, and what is known of it.
 const Saved = struct {
     backup: Backup,

@@ -1,4 +1,4 @@
-//! What the process does with the AscendCL that it has opened: the verbs behind the C ABI. Any thread may call each.
+//! The verbs behind the C ABI, for the AscendCL that this process has opened. Any thread may call each.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -58,7 +58,7 @@ pub const Session = struct {
         self.runtime.abandon();
     }
 
-    /// Gives everything back, when nobody else is inside any more. What fails stays, and the call can be made again.
+    /// Gives everything back, once no other call is in progress. Can be called again after a failure.
     pub fn close(self: *Session, failure: *Failure) status.Error!void {
         self.registry.doomAll();
         self.pool.expect(0);
@@ -136,11 +136,11 @@ pub const Session = struct {
         failure: *Failure,
     ) status.Error!Allocation {
         if (size_bytes == 0) return error.InvalidSize;
-        // What an earlier release could not give back may be what is missing now.
+        // A release that failed earlier may hold the memory that is needed now.
         if (self.registry.hasDoomed()) self.executor.requestSweep();
         const granularity: u64 = try self.runtime.granularityOf(device, failure);
-        const padded = std.math.add(u64, size_bytes, granularity - 1) catch return error.InvalidSize;
-        const segment = try self.registry.create(device, tag, padded & ~(granularity - 1), size_bytes);
+        const padded_bytes = segments.paddedBytes(size_bytes, granularity) orelse return error.InvalidSize;
+        const segment = try self.registry.create(device, tag, padded_bytes, size_bytes);
         errdefer self.discard(segment);
         try self.acquire(segment, failure);
         const address = segment.address;
@@ -160,7 +160,7 @@ pub const Session = struct {
         try scope.leave(failure);
     }
 
-    /// Undoes a failed allocation. What cannot be given back is kept, to be tried again.
+    /// Undoes a failed allocation. A record that still holds something is kept, and its release is retried.
     fn discard(self: *Session, segment: *Segment) void {
         var ignored: Failure = .{};
         self.memory.release(segment, null, &ignored) catch return self.registry.keep(segment);
@@ -176,7 +176,7 @@ pub const Session = struct {
         };
         self.registry.destroy(segment);
         var ignored: Failure = .{};
-        self.pool.trim(&ignored) catch return; // what is not given back serves the next sleep
+        self.pool.trim(&ignored) catch return; // what stays serves the next sleep
     }
 
     pub fn segmentInfo(self: *Session, address: u64, id: u64) status.Error!segments.Info {
@@ -296,7 +296,7 @@ pub const Session = struct {
             if (!fits or !file.holds(extent)) return error.OutOfBounds;
             end = start + extent.size_bytes;
         }
-        // What a failed sleep left: its copies may be running still.
+        // The copies of a failed sleep may still run.
         if (self.registry.isUnfinished(segment))
             try self.runtime.synchronizeDevice(segment.device, null, failure);
         const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
@@ -309,7 +309,7 @@ pub const Session = struct {
         try self.registry.setImmutable(tag, immutable, &dropped);
         if (dropped.items.len == 0) return;
         for (dropped.items) |backup| backup.drop(&self.pool);
-        self.executor.requestSweep(); // which gives back what nothing retains
+        self.executor.requestSweep(); // gives back all that nothing retains
     }
 
     pub fn hostInfo(self: *Session) status.Error!HostInfo {

@@ -16,7 +16,7 @@ pub const Status = enum(i32) {
     moving,
     /// Another plan is running.
     busy,
-    /// A plan was made for another version of the table of segments.
+    /// A plan was made for another version of the table.
     stale,
     /// Already attached with another library.
     config_conflict,
@@ -191,12 +191,12 @@ pub fn copyText(target: []u8, text: []const u8) void {
     @memset(target[length..], 0);
 }
 
-test "the statuses and the errors are the same set" {
+test "fromError has a status for each error" {
     const errors = @typeInfo(Error).error_set.?;
     try std.testing.expectEqual(@typeInfo(Status).@"enum".fields.len - 1, errors.len);
 }
 
-test "text is cut, never overrun" {
+test "Failure.describe cuts text that is too long" {
     var failure: Failure = .{};
     const long: [1000]u8 = @splat('x');
     failure.describe("aclrtMalloc", 1, 2, 3, &long);

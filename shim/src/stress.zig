@@ -8,6 +8,7 @@ const acl = @import("acl");
 const abi = @import("abi.zig");
 const pluggable = @import("pluggable.zig");
 const loader = @import("loader.zig");
+const test_support = @import("test_support.zig");
 
 comptime {
     _ = @import("emulator"); // its exports are what the loader links
@@ -36,7 +37,7 @@ fn probeOf(slot: *const Slot) *anyopaque {
     return start + slot.size - probe_bytes;
 }
 
-fn hammer(api: *const loader.Api, seed: u64) void {
+fn hammer(api: *const acl.Api, seed: u64) void {
     var random: std.Random.DefaultPrng = .init(seed);
     var held: [slots]Slot = @splat(.{});
     if (api.aclrtSetDevice(0) != 0) _ = totals.failed_copies.fetchAdd(1, .monotonic);
@@ -59,7 +60,7 @@ fn hammer(api: *const loader.Api, seed: u64) void {
     if (api.aclrtResetDevice(0) != 0) _ = totals.failed_copies.fetchAdd(1, .monotonic);
 }
 
-fn release(api: *const loader.Api, slot: *Slot) void {
+fn release(api: *const acl.Api, slot: *Slot) void {
     if (slot.pointer == null) return;
     var found: [probe_bytes]u8 = undefined;
     if (api.aclrtMemcpy(&found, probe_bytes, probeOf(slot), probe_bytes, acl.MemcpyKind.device_to_host) != 0) {
@@ -77,7 +78,7 @@ fn expect(call: []const u8, status: i32) !void {
     return error.UnexpectedStatus;
 }
 
-/// Content that is in a file as well; what a sleep finds is one backup or the other.
+/// Content that is in a file as well. A sleep finds one backup or the other.
 const Checkpoint = struct {
     handle: u64,
     weights: Weights,
@@ -133,18 +134,8 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
             if (group.tag != tag) continue;
             const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action = if (is_awake) awake else asleep;
-            steps[planned] = .{
-                .segments = group.segments,
-                .segment_bytes = group.segment_bytes,
-                .tag = group.tag,
-                .device = group.device,
-                .state = group.state,
-                .unreleased = group.unreleased,
-                .clean = group.clean,
-                .backed_up = group.backed_up,
-                .action = @intFromEnum(action),
-                .immutable = @intFromBool(immutable),
-            };
+            steps[planned] = test_support.stepOf(group, action);
+            steps[planned].immutable = @intFromBool(immutable);
             planned += 1;
         }
         var ticket: u64 = 0;

@@ -34,11 +34,10 @@ const smallest_batch_bytes = 4 << 20;
 /// Page-locked memory for content that goes to a file or comes from one, for each stream, or none.
 pub const Staging = [runtime.streams_per_device][]host.Extent;
 pub const no_staging: Staging = @splat(&.{});
-/// Little, so that what was read is in the cache still when it is copied (docs/performance.md).
+/// Small, so that data is still in the cache when it is copied (docs/performance.md).
 pub const staging_bytes_per_stream = 4 << 20;
 
-/// Of a file, what is read or copied at a time: while one piece is copied the next is read, and it is in the cache
-/// still.
+/// Bytes of a file read or copied at a time: one piece is copied while the next is read, still in the cache.
 const file_piece_bytes = 1 << 20;
 
 pub const Observer = struct {
@@ -49,7 +48,7 @@ pub const Observer = struct {
     unsettled: *std.atomic.Value(bool),
 };
 
-/// Content that has been copied to staging and is to be written to its file once it is there.
+/// A write of content to its file, due once its copy to staging has arrived.
 const Write = struct { file: *const files.File, memory: [*]u8, file_offset_bytes: u64, size_bytes: u64 };
 
 /// A part of a segment's content, and where its backup is.
@@ -78,7 +77,7 @@ pub const Copier = struct {
     next_segment: usize = 0,
     pieces: ?backups.Pieces = null,
     piece: ?backups.Piece = null,
-    /// Bytes that nobody has taken yet, also of segments that are still to be added.
+    /// Bytes not taken yet, including those of segments not added yet.
     remaining_bytes: u64 = 0,
     threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
@@ -111,7 +110,7 @@ pub const Copier = struct {
         return Outcome.first(&self.outcomes, failure);
     }
 
-    /// After a failure of the caller's: returns when no copy runs any more, as `finish` does.
+    /// Ends the copies after a failure of the caller's. Returns when none runs, as `finish` does.
     pub fn abandon(self: *Copier) void {
         self.end(.failed);
         self.join();
@@ -316,7 +315,7 @@ const Lane = struct {
         self.extent_offset = 0;
     }
 
-    /// After a failure: waits for what is still queued, whose outcome no longer matters.
+    /// After a failure: waits for queued copies, whose outcome no longer matters.
     fn settle(self: *Lane) void {
         const api = &self.copier.runtime.library.api;
         if (hasEnded(api.aclrtSynchronizeStream(self.stream))) return;

@@ -76,7 +76,8 @@ pub const Memory = struct {
     /// first where the memory may be in use, and gives up soon after `interrupt` says so. What was not given back
     /// stays recorded: the same call can be made again. Called outside of any `Scope`.
     pub fn release(self: Memory, segment: *Segment, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
-        // The address range is the first to be taken and the last to be released: without one, there is nothing to give back.
+        // The address range is the first to be taken and the last to be released: without one, there is nothing to
+        // give back.
         if (!segment.reserved) return;
         if (self.runtime.isGone(segment.device)) return self.forget(segment);
         const scope = try Scope.enter(self.runtime, segment.device, failure);
@@ -96,9 +97,9 @@ pub const Memory = struct {
         self.registry.set(segment, .reserved, false);
     }
 
-    /// For a device that somebody else has closed, and all its memory with it. Only the backup and, on some drivers,
-    /// the address range are left to give back; whether the driver still knows the range is not documented, so a no
-    /// is no failure.
+    /// For a device that somebody else has closed, and all its memory with it. The backup and, on some drivers, the
+    /// address range are left to give back. CANN does not document whether the driver still knows the range, so
+    /// ignore the error.
     fn forget(self: Memory, segment: *Segment) void {
         self.dropBackup(segment);
         _ = self.registry.unlist(segment);

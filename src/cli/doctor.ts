@@ -85,7 +85,7 @@ async function diagnose(options: AllocatorOptions): Promise<number> {
   try {
     const config = resolveConfig(options);
     printConfiguration(options, config);
-    native.attach(config.aclLibrary ?? (config.backend === "emulator" ? native.emulatorLibraryPath : null));
+    native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
     printRuntime();
     checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);

@@ -3,13 +3,11 @@
 import { exports } from "./library.ts";
 import type { SegmentName } from "./segments.ts";
 import { check, failureBytes, firstResult, takeFirst } from "./status.ts";
+import { type Decoded, writeU64 } from "./struct.ts";
+import { FileExtent } from "./symbols.gen.ts";
 
 /** A piece of a segment's content in a checkpoint. */
-export interface CheckpointExtent {
-  readonly segmentOffsetBytes: number;
-  readonly fileOffsetBytes: number;
-  readonly sizeBytes: number;
-}
+export type CheckpointExtent = Decoded<typeof FileExtent>;
 
 /** Opens a checkpoint by its file descriptor. Dispose of it once segments have their extents. */
 export function openCheckpoint(descriptor: number): Disposable & { readonly handle: number } {
@@ -27,20 +25,22 @@ export function useCheckpoint(
   handle: number,
   extents: readonly CheckpointExtent[],
 ): void {
-  const words = new BigUint64Array(
-    extents.flatMap((extent) => [
-      BigInt(extent.segmentOffsetBytes),
-      BigInt(extent.fileOffsetBytes),
-      BigInt(extent.sizeBytes),
-    ]),
-  );
+  const { sizeBytes, fields } = FileExtent;
+  const bytes = new Uint8Array(extents.length * sizeBytes);
+  const view = new DataView(bytes.buffer);
+  for (const [index, extent] of extents.entries()) {
+    const start = index * sizeBytes;
+    writeU64(view, start + fields.segmentOffsetBytes.offset, extent.segmentOffsetBytes);
+    writeU64(view, start + fields.fileOffsetBytes.offset, extent.fileOffsetBytes);
+    writeU64(view, start + fields.sizeBytes.offset, extent.sizeBytes);
+  }
   check("use the checkpoint as a backup", () =>
     exports().camem_segment_use_checkpoint(
       address,
       segmentId,
       discards,
       handle,
-      words,
+      bytes,
       extents.length,
       failureBytes,
     ),

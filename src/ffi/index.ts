@@ -11,7 +11,7 @@ export {
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
 export { hostInfo, retainHost, setSpillFolder } from "./host.ts";
-export { emulatorLibraryPath, shimPath } from "./library.ts";
+export { aclLibraryFor, emulatorLibraryPath, shimPath } from "./library.ts";
 export {
   awaitPlan,
   cancelPlan,

@@ -1,4 +1,4 @@
-/** Opens the shim, libcamem.so. */
+/** The native libraries: where they are, which AscendCL belongs to a backend, and opening the shim, libcamem.so. */
 
 import { dlopen } from "bun:ffi";
 import { existsSync } from "node:fs";
@@ -10,6 +10,11 @@ import { symbols } from "./symbols.gen.ts";
 const nativeFolder = join(import.meta.dir, "../../native", `${process.platform}-${process.arch}`);
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
 export const shimPath = join(nativeFolder, "libcamem.so");
+
+/** The AscendCL library to open for a backend: the given one, the shipped emulator, or null to search for CANN's. */
+export function aclLibraryFor(backend: "ascend" | "emulator", aclLibrary: string | null): string | null {
+  return aclLibrary ?? (backend === "emulator" ? emulatorLibraryPath : null);
+}
 
 function openShim() {
   if (!existsSync(shimPath))
@@ -30,7 +35,7 @@ function openShim() {
 
 let shim: ReturnType<typeof openShim> | undefined;
 
-/** The shim's exports; opened on first use, once per process. */
+/** @internal The exports of the shim; opened on first use, once per process. */
 export function exports(): ReturnType<typeof openShim> {
   shim ??= openShim();
   return shim;

@@ -40,7 +40,7 @@ export class Backup {
   }
 }
 
-/** The backups of a tag's segments that are offloaded, or awake with the content of their backups. */
+/** @internal The backups of a tag's segments that are offloaded, or awake with the content of their backups. */
 export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
   return native
     .snapshot()

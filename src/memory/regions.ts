@@ -12,7 +12,8 @@ interface Region {
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+  const mayHaveProperties = (typeof value === "object" && value !== null) || typeof value === "function";
+  return mayHaveProperties && "then" in value && typeof value.then === "function";
 }
 
 /** The bodies of `useMemoryPool`: which tag allocations inside them carry. */
@@ -40,24 +41,29 @@ export class Regions {
       if (types.isAsyncFunction(body)) return Promise.reject(refusal) as T;
       throw refusal;
     }
-    let result: T;
-    let isPending: boolean;
+    let isPending = false;
     try {
-      result = this.#current.run(region, body, argument);
+      const result = this.#current.run(region, body, argument);
+      // Reading the property "then" of a foreign object may throw.
       isPending = isThenable(result);
-    } catch (error) {
-      leave(region);
-      throw error;
+      return isPending ? (leaveOnceSettled(result, region) as T) : result;
+    } finally {
+      if (!isPending) leave(region);
     }
-    if (isPending) return Promise.resolve(result).finally(() => leave(region)) as T;
-    leave(region);
-    return result;
   }
 
   #innermostOpen(): Region | undefined {
     let region = this.#current.getStore();
     while (region !== undefined && !region.isOpen) region = region.parent;
     return region;
+  }
+}
+
+async function leaveOnceSettled<T>(pending: T, region: Region): Promise<Awaited<T>> {
+  try {
+    return await pending;
+  } finally {
+    leave(region);
   }
 }
 

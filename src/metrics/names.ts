@@ -1,4 +1,4 @@
-/** Name, help and labels of every metric. */
+/** Name, help and labels of every metric, and the buckets of histograms. */
 
 export interface MetricName {
   readonly name: string;
@@ -22,6 +22,14 @@ function ofMachine(name: string, help: string): MetricName {
 function perDevice(name: string, help: string): MetricName {
   return { name, help, type: "gauge", labelNames: ["device"] };
 }
+
+/** vLLM's buckets, in seconds. */
+export const vllmBuckets = [0.01, 0.1, 1, 10, 30, 60, 120, 300, 600];
+
+/** Buckets in seconds, for slow spill folders and for fast page-locked memory. */
+export const durationBuckets = [
+  0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
+];
 
 /** Metrics that are read at each scrape. */
 export const scrapedNames = {

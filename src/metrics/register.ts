@@ -7,11 +7,11 @@ import { validate } from "../options/validate.ts";
 import { SleepController } from "../server/engine/controller.ts";
 import { type EngineGroup, groupOf } from "../server/pool/engine-group.ts";
 import { type Labels, MetricSet } from "./metric-set.ts";
-import { type MetricName, scrapedNames, transitionNames } from "./names.ts";
+import { durationBuckets, type MetricName, scrapedNames, transitionNames, vllmBuckets } from "./names.ts";
 import { loadPromClient } from "./prom-client.ts";
 import { samplesOf } from "./scraped.ts";
 import { SnapshotReader } from "./snapshot.ts";
-import { durationBuckets, TransitionRecorder, vllmBuckets } from "./transitions.ts";
+import { TransitionRecorder } from "./transitions.ts";
 
 const MetricsOptions = closedObject({
   /** One engine, several, or a pool of them. */

@@ -12,14 +12,6 @@ type Operation = (typeof operations)[number];
 /** How many transitions are in progress, by operation. */
 export type OperationCounts = Readonly<Record<Operation, number>>;
 
-/** vLLM's buckets, in seconds. */
-export const vllmBuckets = [0.01, 0.1, 1, 10, 30, 60, 120, 300, 600];
-
-/** Buckets in seconds, for slow spill folders and for fast page-locked memory. */
-export const durationBuckets = [
-  0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
-];
-
 const phases: Readonly<Record<string, keyof TransitionDurations>> = {
   waiting: "waitingMs",
   preparing: "preparingMs",

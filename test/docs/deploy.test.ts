@@ -175,16 +175,6 @@ beforeAll(async () => {
 afterEach(() => end());
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("server of deploy.md type-checks", async () => {
-  const paths = { camem: [join(root, "src/index.ts")], "camem/server": [join(root, "src/server/index.ts")] };
-  const compilerOptions = { paths, typeRoots: [join(root, "node_modules/@types")] };
-  const config = { extends: join(root, "tsconfig.json"), compilerOptions, include: ["../server.ts"] };
-  await Bun.write(join(folder, "types/tsconfig.json"), JSON.stringify(config));
-  const tsc = join(root, "node_modules/typescript/lib/tsc.js");
-  const { stdout } = Bun.spawnSync([process.execPath, tsc, "--project", join(folder, "types")]);
-  expect(stdout.toString()).toBe("");
-});
-
 describe("Kubernetes", () => {
   const manifests = manifestsOf("Kubernetes");
   const pod = ofKind(manifests, "Deployment").spec.template;

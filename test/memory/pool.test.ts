@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type MemoryPool } from "camem";
-import { codeOf, MiB, pattern } from "../support/device.ts";
+import { codeOf, MiB, pattern, wholeGranules } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let pool: MemoryPool;
@@ -14,7 +14,7 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-const taken = () => freeBefore - allocator.memGetInfo().freeBytes;
+const taken = () => wholeGranules(freeBefore - allocator.memGetInfo().freeBytes);
 
 test("malloc() places small buffers in one segment, aligned and disjoint", () => {
   const buffers = [1, 511, 512, 513, 100_000].map((sizeBytes) => pool.malloc(sizeBytes));

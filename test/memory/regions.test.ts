@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
-import { codeOf, MiB } from "../support/device.ts";
+import { codeOf, granulesBetween, MiB } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 
 let allocator: CaMemAllocator;
@@ -154,5 +154,25 @@ test("free() releases memory of a tag that useMemoryPool() entered again", () =>
   const second = allocator.useMemoryPool("weights", (pool) => pool.malloc(MiB));
   first.free();
   second.free();
-  expect(allocator.memGetInfo().freeBytes).toBe(freeBytes);
+  expect(granulesBetween(allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
+});
+
+test("useMemoryPool() ends its region when the result of its body cannot be awaited", async () => {
+  const fail = () => {
+    throw new RangeError("then");
+  };
+  const name: string = "then";
+  const throwing = Object.defineProperty({}, name, { get: fail });
+  expect(() => allocator.useMemoryPool("weights", () => throwing)).toThrow("then");
+  expect(currentTags()).toEqual(["default", "default"]);
+  const results: unknown[] = [
+    { [name]: fail },
+    Object.assign(Promise.resolve(), { finally: fail }),
+    Object.defineProperty(Promise.resolve(), "constructor", { get: fail }),
+    Object.assign(() => undefined, { [name]: fail }),
+  ];
+  for (const result of results) {
+    await Promise.allSettled([allocator.useMemoryPool("weights", () => result)]);
+    expect(currentTags()).toEqual(["default", "default"]);
+  }
 });

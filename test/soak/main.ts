@@ -41,5 +41,5 @@ console.log(
 );
 const flat = Math.abs(result.residentBytesPer1000Cycles) < 2 ** 20;
 const same =
-  result.accountingIdentical && result.freeBytesIdentical && result.openFilesBefore === result.openFilesAfter;
+  result.accountingIdentical && result.freeBytesEqual && result.openFilesBefore === result.openFilesAfter;
 process.exitCode = flat && same ? 0 : 1;

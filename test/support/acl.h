@@ -35,6 +35,7 @@ ACL_FUNCTION aclError aclrtSynchronizeDevice(void);
 ACL_FUNCTION aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeoutMs);
 ACL_FUNCTION aclError aclrtDeviceCanAccessPeer(int32_t *canAccessPeer, int32_t deviceId, int32_t peerDeviceId);
 ACL_FUNCTION aclError aclrtDeviceEnablePeerAccess(int32_t peerDeviceId, uint32_t flags);
+ACL_FUNCTION aclError aclrtDeviceDisablePeerAccess(int32_t peerDeviceId);
 ACL_FUNCTION aclError aclrtDeviceGetBareTgid(int32_t *pid);
 
 /* Contexts. */
@@ -42,6 +43,7 @@ ACL_FUNCTION aclError aclrtCreateContext(aclrtContext *context, int32_t deviceId
 ACL_FUNCTION aclError aclrtDestroyContext(aclrtContext context);
 ACL_FUNCTION aclError aclrtSetCurrentContext(aclrtContext context);
 ACL_FUNCTION aclError aclrtGetCurrentContext(aclrtContext *context);
+ACL_FUNCTION aclError aclrtCtxGetCurrentDefaultStream(aclrtStream *stream);
 
 /* Streams. */
 ACL_FUNCTION aclError aclrtCreateStream(aclrtStream *stream);
@@ -51,6 +53,10 @@ ACL_FUNCTION aclError aclrtDestroyStreamForce(aclrtStream stream);
 ACL_FUNCTION aclError aclrtSynchronizeStream(aclrtStream stream);
 ACL_FUNCTION aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t timeoutMs);
 ACL_FUNCTION aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus *status);
+ACL_FUNCTION aclError aclrtStreamGetId(aclrtStream stream, int32_t *streamId);
+ACL_FUNCTION aclError aclrtStreamGetPriority(aclrtStream stream, uint32_t *priority);
+ACL_FUNCTION aclError aclrtStreamGetFlags(aclrtStream stream, uint32_t *flags);
+ACL_FUNCTION aclError aclrtSetStreamFailureMode(aclrtStream stream, uint64_t mode);
 ACL_FUNCTION aclError aclrtLaunchHostFunc(aclrtStream stream, void (*fn)(void *), void *args);
 ACL_FUNCTION aclError aclrtLaunchCallback(void (*fn)(void *), void *userData, int blockType, aclrtStream stream);
 ACL_FUNCTION aclError aclrtValueWait(void *devAddr, uint64_t value, uint32_t flag, aclrtStream stream);
@@ -79,6 +85,8 @@ ACL_FUNCTION aclError aclrtFreeHost(void *hostPtr);
 ACL_FUNCTION aclError aclrtHostRegister(void *ptr, uint64_t size, aclrtHostRegisterType type, void **devPtr);
 ACL_FUNCTION aclError aclrtHostRegisterV2(void *ptr, uint64_t size, uint32_t flag);
 ACL_FUNCTION aclError aclrtHostUnregister(void *ptr);
+ACL_FUNCTION aclError aclrtHostGetDevicePointer(void *pHost, void **pDevice, uint32_t flag);
+ACL_FUNCTION aclError aclrtMemAllocManaged(void **ptr, uint64_t size, uint32_t flag);
 ACL_FUNCTION aclError aclrtMemset(void *devPtr, size_t maxCount, int32_t value, size_t count);
 ACL_FUNCTION aclError aclrtMemsetAsync(void *devPtr, size_t maxCount, int32_t value, size_t count, aclrtStream stream);
 ACL_FUNCTION aclError aclrtMemcpy(void *dst, size_t destMax, const void *src, size_t count, aclrtMemcpyKind kind);

@@ -10,6 +10,18 @@ export const MiB = 2 ** 20;
 /** Tests with injected faults need the emulator and are skipped elsewhere. */
 export const onEmulator = process.env["CAMEM_BACKEND"] === "emulator" && !process.env["CAMEM_ACL_LIBRARY"];
 
+const granuleBytes = 2 * MiB;
+
+/**
+ * Whole granules between two amounts of free device memory: 0 where they are as good as equal. The runtime takes some
+ * memory of its own while a device is first used, so free memory is never exact.
+ */
+export const granulesBetween = (actualBytes: number, expectedBytes: number) =>
+  Math.trunc((actualBytes - expectedBytes) / granuleBytes) + 0;
+
+/** The bytes of `freeBytes` that one segment can take. */
+export const wholeGranules = (freeBytes: number) => freeBytes - (freeBytes % granuleBytes);
+
 /** The error that `run` throws or rejects with. */
 export async function failureOf(run: () => unknown): Promise<CamemError> {
   try {

@@ -21,7 +21,7 @@ export class Finding extends Error {
   override readonly name = "Finding";
 }
 
-export function expectThat(truth: boolean, what: string): asserts truth {
+function expectThat(truth: boolean, what: string): asserts truth {
   if (!truth) throw new Finding(what);
 }
 

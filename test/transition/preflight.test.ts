@@ -1,9 +1,9 @@
 /** A transition checks the memory it needs before it moves anything. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { CaMemAllocator, type DeviceBuffer, formatSize } from "camem";
 import { runtimeInfo } from "../../src/ffi/index.ts";
-import { codeOf, failureOf, MiB, pattern } from "../support/device.ts";
+import { codeOf, failureOf, granulesBetween, MiB, pattern, wholeGranules } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
@@ -18,10 +18,10 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-/** Takes device memory, as another user of the device does, until `leftBytes` are free. */
+/** Takes device memory, as another user of the device does, until `leftBytes` and part of a granule are free. */
 function takeAllBut(leftBytes: number) {
   const { freeBytes } = allocator.memGetInfo();
-  return allocator.malloc(freeBytes - leftBytes, { tag: "sleep_persistent" });
+  return allocator.malloc(wholeGranules(freeBytes) - leftBytes, { tag: "sleep_persistent" });
 }
 
 test("plan() reports bytes by tag, free memory and whether it fits, and moves nothing", async () => {
@@ -54,13 +54,15 @@ test("plan() reports bytes by tag, free memory and whether it fits, and moves no
 test("wakeUp() takes no memory when it cannot fit", async () => {
   await allocator.sleep();
   const taken = takeAllBut(8 * MiB);
+  const { freeBytes } = allocator.memGetInfo();
+  expect(granulesBetween(freeBytes, 8 * MiB)).toBe(0);
   expect(allocator.plan("wake")).toMatchObject({ fits: false });
   const error = await failureOf(() => allocator.wakeUp());
   expect(error.code).toBe("OUT_OF_DEVICE_MEMORY");
-  expect(error.message).toContain("needs 10 MiB on device 0, where 8 MiB are free");
-  expect(error.sizeBytes).toBe(2 * MiB);
+  expect(error.message).toContain(`needs 10 MiB on device 0, where ${formatSize(freeBytes)} are free`);
+  expect(error.sizeBytes).toBe(10 * MiB - freeBytes);
   expect(error.call).toBeUndefined();
-  expect(allocator.memGetInfo().freeBytes).toBe(8 * MiB);
+  expect(granulesBetween(allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
   await allocator.wakeUp({ tags: ["weights"] });
   expect(weights.read()).toEqual(content);
   taken.free();

@@ -78,7 +78,11 @@ fn grant(block: *Block, location: acl.MemLocation) acl.Error {
         block.accessible = true;
         block.pins += 1;
         defer block.unpin();
-        return if (block.map()) acl.code.success else errors.fail(misuse, "the host refused access");
+        if (block.map()) return acl.code.success;
+        // The bare mapping stays.
+        block.accessible = false;
+        block.is_ready = true;
+        return errors.fail(misuse, "the host refused access");
     }
     if (block.device == null) return errors.fail(unsupported, "devices cannot reach host memory");
     if (location.type == acl.MemLocationType.host) {
@@ -98,9 +102,8 @@ pub fn aclrtMemGetAccess(pointer: ?*anyopaque, location: ?*const acl.MemLocation
     if (!device.ever_opened) return device.neverOpened();
     const code = checkLocation(where.*);
     if (code != acl.code.success) return code;
-    const entry = block_module.device_blocks.containing(@intFromPtr(pointer)) orelse
+    const block = block_module.deviceBlock(@intFromPtr(pointer)) orelse
         return errors.fail(misuse, "nothing is mapped at the address");
-    const block = entry.value;
     if (block.kind != .mapping) return errors.fail(misuse, "nothing is mapped at the address");
     const granted = if (isOwner(block, where.*))
         block.accessible

@@ -6,6 +6,7 @@ const device_module = @import("../device.zig");
 const errors = @import("../errors.zig");
 const handles = @import("../handles.zig");
 const lock = @import("../lock.zig");
+const Stream = @import("../stream.zig").Stream;
 
 pub fn aclrtCreateContext(context: ?*acl.Context, device_id: i32) acl.Error {
     const out = context orelse return contextIsNull();
@@ -47,6 +48,17 @@ pub fn aclrtGetCurrentContext(handle: ?*acl.Context) acl.Error {
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
     out.* = handles.toPointer(context.handle);
+    return acl.code.success;
+}
+
+pub fn aclrtCtxGetCurrentDefaultStream(handle: ?*acl.Stream) acl.Error {
+    const out = handle orelse return errors.fail(acl.code.invalid_param, "stream is NULL");
+    lock.enter();
+    defer lock.leave();
+    var stream: *Stream = undefined;
+    const code = context_module.resolveStream(null, &stream);
+    if (code != acl.code.success) return code;
+    out.* = handles.toPointer(stream.handle);
     return acl.code.success;
 }
 

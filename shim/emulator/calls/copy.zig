@@ -35,8 +35,7 @@ pub fn aclrtMemcpy(
     var copy = makeCopy(destination, source, count);
     code = copy.pin();
     if (code != acl.code.success) return code;
-    copy.runNow();
-    return acl.code.success;
+    return copy.runNow();
 }
 
 fn makeCopy(destination: ?*anyopaque, source: ?*const anyopaque, size: usize) Copy {

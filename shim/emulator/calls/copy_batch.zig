@@ -149,7 +149,8 @@ fn runNow(batch: Batch, fail_index: ?*usize, form: Form) acl.Error {
         if (copy.size == 0) continue;
         code = pinElement(&batch, index, &copy, fail_index);
         if (code != acl.code.success) return code;
-        copy.runNow();
+        code = copy.runNow();
+        if (code != acl.code.success) return code;
     }
     return acl.code.success;
 }
@@ -190,16 +191,15 @@ fn earlyResult(batch: *const Batch, fail_index: ?*usize, form: Form) ?acl.Error 
         if (room < size) return errors.fail(invalid, "destMax is smaller than the size");
         if (size > 0 and (to == null or from == null)) return errors.fail(invalid, "an element has a NULL address");
     }
-    // A count beyond the batch is refused later, so nothing beyond it is read.
-    for (batch.attributes.?[0..@min(batch.attribute_count, batch.count)]) |attribute| {
+    if (batch.attribute_count > batch.count) return errors.fail(invalid, "numAttrs exceeds numBatches");
+    for (batch.attributes.?[0..batch.attribute_count]) |attribute| {
         if (!std.mem.allEqual(u8, &attribute.rsv, 0)) return errors.fail(invalid, "rsv is not zero");
     }
     return null;
 }
 
 fn checkShape(batch: *const Batch) acl.Error {
-    if (batch.attribute_count == 0 or batch.attribute_count > batch.count)
-        return errors.fail(refused, "numAttrs is 0 or exceeds numBatches");
+    if (batch.attribute_count == 0) return errors.fail(refused, "numAttrs is 0");
     const starts = batch.attribute_starts.?[0..batch.attribute_count];
     if (starts[0] != 0) return errors.fail(refused, "attrsIndexes does not begin with 0");
     for (starts[1..], starts[0 .. starts.len - 1]) |start, previous| {

@@ -15,6 +15,7 @@ const Batch = struct {
     count: usize,
     attribute: [1]acl.MemcpyBatchAttr,
     attribute_start: [1]usize,
+    attribute_count: usize = 1,
 
     fn run(batch: *Batch, fail_index: ?*usize) acl.Error {
         return copy_batch.aclrtMemcpyBatch(
@@ -25,7 +26,7 @@ const Batch = struct {
             batch.count,
             &batch.attribute,
             &batch.attribute_start,
-            1,
+            batch.attribute_count,
             fail_index,
         );
     }
@@ -76,6 +77,10 @@ test "aclrtMemcpyBatch fails when an element is not where its attribute says" {
     try expectCode(107000, batch.run(&failed));
     batch.attribute[0].rsv[3] = 1;
     try expectCode(100000, batch.run(&failed));
+    batch.attribute[0].rsv[3] = 0;
+    batch.attribute_count = 3;
+    try expectCode(100000, batch.run(&failed));
+    batch.attribute_count = 1;
     batch.count = 0;
     try expectCode(100000, batch.run(&failed));
     try expectCode(0, malloc.aclrtFree(there));

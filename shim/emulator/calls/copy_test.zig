@@ -1,4 +1,5 @@
 const std = @import("std");
+const linux = std.os.linux;
 const acl = @import("acl");
 const address_window = @import("../address_window.zig");
 const clock = @import("../clock.zig");
@@ -119,4 +120,26 @@ test "aclrtMemcpyAsync begins late by the timing model when tasks are queued bef
     try std.testing.expect(clock.now() - queued_until >= copy_nanoseconds);
     try expectCode(0, malloc.aclrtFree(there));
     try expectCode(0, host_memory.aclrtFreeHost(host));
+}
+
+test "aclrtMemcpy fails when host memory cannot be read or written" {
+    defer testing.cleanUp();
+    const page = std.heap.pageSize();
+    var there: ?*anyopaque = null;
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, malloc.aclrtMalloc(&there, 4096, 0));
+    const start = linux.mmap(null, page, .{ .READ = true }, .{ .TYPE = .PRIVATE, .ANONYMOUS = true }, -1, 0);
+    const host: *anyopaque = @ptrFromInt(start);
+    try expectCode(0, copy_calls.aclrtMemcpy(there, 64, host, 64, Kind.host_to_device));
+    try expectCode(507899, copy_calls.aclrtMemcpy(host, 64, there, 64, Kind.device_to_host));
+    try expectCode(507899, copy_calls.aclrtMemcpyAsync(host, 64, there, 64, Kind.device_to_host, null));
+    try expectCode(507899, fill_calls.aclrtMemset(host, 64, 1, 64));
+    try expectCode(0, host_memory.aclrtHostRegisterV2(host, page, 0x10000000));
+    _ = linux.munmap(@ptrFromInt(start), page);
+    try expectCode(0, copy_calls.aclrtMemcpyAsync(there, 64, host, 64, Kind.host_to_device, null));
+    try expectCode(507899, stream_calls.aclrtSynchronizeStream(null));
+    try expectCode(0, host_memory.aclrtHostUnregister(host));
+    try expectCode(507899, copy_calls.aclrtMemcpy(there, 64, host, 64, Kind.host_to_device));
+    try expectCode(507899, copy_calls.aclrtMemcpy(there, 64, @ptrFromInt(64), 64, Kind.host_to_device));
+    try expectCode(0, malloc.aclrtFree(there));
 }

@@ -93,6 +93,11 @@ pub fn aclrtDeviceEnablePeerAccess(peer: i32, flags: u32) acl.Error {
     return acl.code.success;
 }
 
+/// Peers need no enabling, so nothing changes.
+pub fn aclrtDeviceDisablePeerAccess(peer: i32) acl.Error {
+    return aclrtDeviceEnablePeerAccess(peer, 0);
+}
+
 fn ownPeer() acl.Error {
     return errors.fail(acl.code.invalid_param, "a device is not its own peer");
 }

@@ -91,6 +91,7 @@ pub fn aclrtStreamWaitEvent(stream_handle: acl.Stream, handle: acl.Event) acl.Er
     var stream: *Stream = undefined;
     var code = context.resolveOwnStream(stream_handle, &stream);
     if (code != acl.code.success) return code;
+    if (event.recorded == 0 and !event.is_new_mode) return errors.fail(acl.code.rt_param_invalid, "never recorded");
     code = stream.enqueue(.{ .wait_event = .{ .event = event, .generation = event.recorded } });
     if (code != acl.code.success) return code;
     event.references += 1;

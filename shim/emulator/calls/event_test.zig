@@ -23,11 +23,12 @@ test "aclrtEventElapsedTime fails when an event is pending" {
     try expectCode(0, event_calls.aclrtQueryEventStatus(start, &status));
     try std.testing.expectEqual(acl.EventRecordedStatus.not_ready, status);
     try expectCode(0, event_calls.aclrtSynchronizeEvent(start));
-    try expectCode(0, event_calls.aclrtStreamWaitEvent(stream, start));
+    try expectCode(107000, event_calls.aclrtStreamWaitEvent(stream, start));
     try expectCode(507000, event_calls.aclrtEventElapsedTime(&milliseconds, start, end));
     try expectCode(0, event_calls.aclrtRecordEvent(start, stream));
     // The wait below must lie between the two events, however late the stream runs.
     try expectCode(0, event_calls.aclrtSynchronizeEvent(start));
+    try expectCode(0, event_calls.aclrtStreamWaitEvent(stream, start));
     try expectCode(0, stream_calls.aclrtLaunchHostFunc(stream, testing.Gate.pass, &gate));
     try expectCode(0, event_calls.aclrtRecordEvent(end, stream));
     try expectCode(0, event_calls.aclrtQueryEventStatus(end, &status));
@@ -57,6 +58,7 @@ test "aclrtCreateEventWithFlag fails when the flags are invalid" {
     try expectCode(0, event_calls.aclrtCreateEventExWithFlag(&event, 1));
     try expectCode(0, event_calls.aclrtQueryEventStatus(event, &status));
     try std.testing.expectEqual(acl.EventRecordedStatus.complete, status);
+    try expectCode(0, event_calls.aclrtStreamWaitEvent(null, event));
     try expectCode(0, event_calls.aclrtQueryEvent(event, &status));
     try std.testing.expectEqual(0, status);
     try expectCode(0, event_calls.aclrtDestroyEvent(event));

@@ -49,7 +49,7 @@ pub fn aclrtHostRegister(pointer: ?*anyopaque, size: u64, kind: c_int, device_po
     if (pointer == null or size == 0) return errors.fail(acl.code.invalid_param, "ptr is NULL or size is 0");
     const known = acl.HostRegisterType.io_memory | acl.HostRegisterType.read_only;
     if (kind & ~known != 0) return errors.fail(acl.code.rt_feature_not_supported, "unknown register type");
-    const code = register(@intFromPtr(pointer), size);
+    const code = register(@intFromPtr(pointer), size, true);
     if (code == acl.code.success) out.* = pointer;
     return code;
 }
@@ -59,10 +59,23 @@ pub fn aclrtHostRegisterV2(pointer: ?*anyopaque, size: u64, flags: u32) acl.Erro
     const known = acl.HostRegisterFlag;
     const mask = known.mapped | known.io_memory | known.read_only | known.pinned;
     if (flags == 0 or flags & ~mask != 0) return errors.fail(acl.code.rt_param_invalid, "invalid flags");
-    return register(@intFromPtr(pointer), size);
+    const is_mapped = flags & known.mapped != 0;
+    if (is_mapped and flags & known.pinned == 0 and mapAllocation(@intFromPtr(pointer), size)) return acl.code.success;
+    return register(@intFromPtr(pointer), size, is_mapped);
 }
 
-fn register(start: u64, size: u64) acl.Error {
+/// Memory of aclrtMallocHost is page-locked already and can still be mapped for devices.
+fn mapAllocation(start: u64, size: u64) bool {
+    lock.enter();
+    defer lock.leave();
+    if (context.current() == null) return false;
+    const entry = block.host_blocks.at(start) orelse return false;
+    if (entry.value.kind != .host_allocation or entry.value.is_mapped or size > entry.value.size) return false;
+    entry.value.is_mapped = true;
+    return true;
+}
+
+fn register(start: u64, size: u64, is_mapped: bool) acl.Error {
     lock.enter();
     defer lock.leave();
     _ = context.current() orelse return context.noContext();
@@ -76,7 +89,7 @@ fn register(start: u64, size: u64) acl.Error {
         reservation.table.firstOverlap(start, end) != null or
         address_window.isUnallocated(start, end))
         return errors.fail(acl.code.rt_param_invalid, "not host memory");
-    _ = block.add(.{ .kind = .host_registration, .start = start, .size = size }) catch
+    _ = block.add(.{ .kind = .host_registration, .start = start, .size = size, .is_mapped = is_mapped }) catch
         return physical.outOfMemory();
     return acl.code.success;
 }
@@ -91,6 +104,34 @@ pub fn aclrtHostUnregister(pointer: ?*anyopaque) acl.Error {
             entry.value.remove();
             return acl.code.success;
         }
+        if (entry.value.is_mapped) {
+            entry.value.is_mapped = false;
+            return acl.code.success;
+        }
     }
     return errors.fail(acl.code.host_memory_not_registered, "not registered");
+}
+
+/// Devices and the host share their addresses here.
+pub fn aclrtHostGetDevicePointer(pointer: ?*anyopaque, device_pointer: ?*?*anyopaque, flag: u32) acl.Error {
+    const host_pointer = pointer orelse return errors.fail(acl.code.invalid_param, "pHost is NULL");
+    const out = device_pointer orelse return errors.fail(acl.code.invalid_param, "pDevice is NULL");
+    if (flag != 0) return errors.fail(acl.code.invalid_param, "flag must be 0");
+    lock.enter();
+    defer lock.leave();
+    _ = context.current() orelse return context.noContext();
+    const entry = block.host_blocks.containing(@intFromPtr(host_pointer));
+    if (entry == null or !entry.?.value.is_mapped)
+        return errors.fail(acl.code.rt_param_invalid, "not registered to be reached from devices");
+    out.* = host_pointer;
+    return acl.code.success;
+}
+
+/// Ascend 910B has no unified memory.
+pub fn aclrtMemAllocManaged(pointer: ?*?*anyopaque, size: u64, flag: u32) acl.Error {
+    const attach_global = 1;
+    if (pointer == null) return errors.fail(acl.code.invalid_param, "ptr is NULL");
+    if (flag != attach_global) return errors.fail(acl.code.invalid_param, "flag must be ACL_RT_MEM_ATTACH_GLOBAL");
+    _ = size;
+    return errors.fail(acl.code.rt_feature_not_supported, "no unified memory");
 }

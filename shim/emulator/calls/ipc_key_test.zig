@@ -65,3 +65,24 @@ test "aclrtIpcMemImportByKey needs no list when the key was exported without one
     try expectCode(0, malloc_physical.aclrtFreePhysical(handle));
     try expectCode(0, malloc.aclrtFree(pointer));
 }
+
+fn importAfterReset(peer: Peer) !void {
+    var pointer: ?*anyopaque = null;
+    const key = try peer.receive(Key);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(507899, ipc_key.aclrtIpcMemImportByKey(&pointer, @ptrCast(&key), 0));
+}
+
+test "aclrtIpcMemImportByKey fails when the exporter has reset its device" {
+    defer testing.cleanUp();
+    var pointer: ?*anyopaque = null;
+    var key: Key = @splat(0);
+    const peer = try Peer.start(importAfterReset);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, malloc.aclrtMalloc(&pointer, 1 << 20, 0));
+    try expectCode(0, ipc_key.aclrtIpcMemGetExportKey(pointer, 1 << 20, &key, 65, 1));
+    try expectCode(0, device.aclrtResetDeviceForce(0));
+    try peer.send(Key, key);
+    try peer.expectSuccess();
+    try expectCode(107000, ipc_key.aclrtIpcMemClose(@ptrCast(&key)));
+}

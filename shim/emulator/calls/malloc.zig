@@ -13,7 +13,6 @@ const context_module = @import("../context.zig");
 const device_module = @import("../device.zig");
 const errors = @import("../errors.zig");
 const lock = @import("../lock.zig");
-const memory_export = @import("../memory_export.zig");
 const physical = @import("../physical.zig");
 
 const normal_page_bytes = physical.normal_page_bytes;
@@ -23,19 +22,18 @@ const padding: u64 = 32;
 
 pub fn aclrtMalloc(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const giant = isGiant(policy);
-    return allocate(pointer, size, if (giant) 0 else padding, policy, true);
+    return allocate(pointer, size, if (giant) 0 else padding, policy);
 }
 
 pub fn aclrtMallocAlign32(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    return allocate(pointer, size, 0, policy, true);
+    return allocate(pointer, size, 0, policy);
 }
 
 pub fn aclrtMallocCached(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
-    const supported = policy == acl.MallocPolicy.normal_only;
-    return allocate(pointer, size, padding, policy, supported);
+    return aclrtMalloc(pointer, size, policy);
 }
 
-fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, supported: bool) acl.Error {
+fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int) acl.Error {
     const out = pointer orelse return errors.fail(acl.code.invalid_param, "devPtr is NULL");
     if (size == 0) return errors.fail(acl.code.invalid_param, "size is 0");
     const padded = std.math.add(u64, size, 31 + pad) catch
@@ -44,7 +42,6 @@ fn allocate(pointer: ?*?*anyopaque, size: usize, pad: u64, policy: c_int, suppor
     lock.enter();
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
-    if (!supported) return errors.fail(acl.code.rt_feature_not_supported, "cached memory has normal pages only");
     const start = takePages(context.device, bytes, policy) catch return physical.outOfMemory();
     out.* = @ptrFromInt(start);
     return acl.code.success;
@@ -87,7 +84,6 @@ pub fn aclrtFree(pointer: ?*anyopaque) acl.Error {
     const entry = block_module.device_blocks.at(@intFromPtr(pointer)) orelse return notAllocated();
     const block = entry.value;
     if (block.kind != .allocation) return notAllocated();
-    if (block.memory) |memory| memory_export.closeAllOf(memory);
     block.remove();
     return acl.code.success;
 }
@@ -120,7 +116,7 @@ pub fn aclrtGetMemInfo(attr: c_int, free_bytes: ?*usize, total_bytes: ?*usize) a
         name.mem_huge1g,
         name.mem_p2p_huge,
         => {
-            free_out.* = pool.budget_bytes - pool.used_bytes;
+            free_out.* = pool.freeBytes();
             total_out.* = pool.budget_bytes;
         },
         else => {

@@ -50,9 +50,6 @@ pub fn aclrtMemGetAllocationGranularity(
     if (code != acl.code.success) return code;
     if (option != acl.MemGranularity.minimum and option != acl.MemGranularity.recommended)
         return errors.fail(unsupported, "unknown granularity option");
-    lock.enter();
-    defer lock.leave();
-    if (!device.ever_opened) return device.neverOpened();
     out.* = if (isGiant(properties.mem_attr)) giant_page_bytes else huge_page_bytes;
     return acl.code.success;
 }

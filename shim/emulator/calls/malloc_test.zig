@@ -22,7 +22,6 @@ test "aclrtMalloc takes whole pages and fails when the budget is too small" {
     try expectCode(100000, malloc.aclrtMalloc(&pointer, std.math.maxInt(usize), 0));
     try expectCode(207001, malloc.aclrtMalloc(&pointer, 65 << 30, 0));
     try expectCode(207001, malloc.aclrtMalloc(&pointer, 1 << 60, 0));
-    try expectCode(207000, malloc.aclrtMallocCached(&pointer, 100, acl.MallocPolicy.huge_first));
     const before = try freeBytes();
     for ([_]struct { size: usize, policy: c_int, taken: usize }{
         .{ .size = 1, .policy = acl.MallocPolicy.huge_first, .taken = 4096 },
@@ -40,6 +39,17 @@ test "aclrtMalloc takes whole pages and fails when the budget is too small" {
     try expectCode(0, malloc.aclrtMallocAlign32(&pointer, 2 << 20, 0));
     try std.testing.expectEqual(2 << 20, before - try freeBytes());
     try expectCode(0, malloc.aclrtFree(pointer));
+}
+
+test "aclrtMallocCached takes memory when the policy asks for huge pages" {
+    defer testing.cleanUp();
+    var pointer: ?*anyopaque = null;
+    try expectCode(107002, malloc.aclrtMallocCached(&pointer, 100, acl.MallocPolicy.huge_only));
+    try expectCode(0, device.aclrtSetDevice(0));
+    for ([_]c_int{ acl.MallocPolicy.huge_first, acl.MallocPolicy.huge_only, acl.MallocPolicy.normal_only }) |policy| {
+        try expectCode(0, malloc.aclrtMallocCached(&pointer, 100, policy));
+        try expectCode(0, malloc.aclrtFree(pointer));
+    }
 }
 
 test "aclrtFree fails when the address is not the start of an allocation" {

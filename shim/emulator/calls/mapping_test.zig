@@ -1,9 +1,11 @@
 const std = @import("std");
 const acl = @import("acl");
+const block = @import("../block.zig");
 const copy_calls = @import("copy.zig");
 const device = @import("device.zig");
 const fill_calls = @import("fill.zig");
 const host_memory = @import("host_memory.zig");
+const lock = @import("../lock.zig");
 const malloc = @import("malloc.zig");
 const malloc_physical = @import("malloc_physical.zig");
 const mapping = @import("mapping.zig");
@@ -128,4 +130,27 @@ test "aclrtUnmapMem fails when a copy uses the memory" {
     try expectCode(107017, malloc_physical.aclrtFreePhysical(second));
     try expectCode(0, reservation.aclrtReleaseMemAddress(start));
     try expectCode(0, host_memory.aclrtFreeHost(host));
+}
+
+test "aclrtMemcpy fails when another thread is still mapping the memory" {
+    defer testing.cleanUp();
+    var value: u64 = 0;
+    var attributes: acl.PtrAttributes = .{};
+    try expectCode(0, device.aclrtSetDevice(0));
+    const start = try expectReserve(huge_page_bytes);
+    lock.enter();
+    const unfinished = try block.add(.{
+        .kind = .mapping,
+        .start = @intFromPtr(start),
+        .size = huge_page_bytes,
+        .device = 0,
+    });
+    lock.leave();
+    try expectCode(507899, copy_calls.aclrtMemcpy(&value, 8, start, 8, acl.MemcpyKind.device_to_host));
+    try expectCode(107017, pointer_calls.aclrtPointerGetAttributes(start, &attributes));
+    try expectCode(507899, mapping.aclrtUnmapMem(start));
+    lock.enter();
+    unfinished.remove();
+    lock.leave();
+    try expectCode(0, reservation.aclrtReleaseMemAddress(start));
 }

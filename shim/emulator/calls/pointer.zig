@@ -16,13 +16,13 @@ pub fn aclrtPointerGetAttributes(pointer: ?*const anyopaque, attributes: ?*acl.P
     defer lock.leave();
     var result: acl.PtrAttributes = .{ .page_size = physical.normal_page_bytes };
     result.location.type = acl.MemLocationType.unregistered;
-    if (block.device_blocks.containing(address)) |entry| {
-        const on = entry.value.device;
+    if (block.deviceBlock(address)) |found| {
+        const on = found.device;
         result.location = .{
             .id = on orelse 0,
             .type = if (on == null) acl.MemLocationType.host else acl.MemLocationType.device,
         };
-        result.page_size = entry.value.page_bytes;
+        result.page_size = found.page_bytes;
     } else if (block.host_blocks.containing(address) != null) {
         result.location.type = acl.MemLocationType.host;
     } else if (reservation.table.containing(address) != null) {
@@ -40,13 +40,13 @@ pub fn aclrtMemGetAddressRange(pointer: ?*anyopaque, base: ?*?*anyopaque, size: 
     const address = @intFromPtr(pointer);
     lock.enter();
     defer lock.leave();
-    const entry = block.device_blocks.containing(address) orelse {
+    const found = block.deviceBlock(address) orelse {
         const reserved = reservation.table.containing(address) != null;
         if (reserved or address_window.isUnallocated(address, address +| 1))
             return errors.fail(acl.code.rt_drv_internal_error, "nothing is mapped at the address");
         return errors.fail(acl.code.rt_param_invalid, "not a device address");
     };
-    if (base) |out| out.* = @ptrFromInt(entry.start);
-    if (size) |out| out.* = entry.end - entry.start;
+    if (base) |out| out.* = @ptrFromInt(found.start);
+    if (size) |out| out.* = found.size;
     return acl.code.success;
 }

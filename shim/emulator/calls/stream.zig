@@ -12,15 +12,15 @@ const Stream = stream_module.Stream;
 
 const max_streams_per_device = 1984;
 const known_flags: u32 = 0x3f;
+const flag_device_only: u32 = 0x20;
+const lowest_priority = 7;
 
 pub fn aclrtCreateStream(handle: ?*acl.Stream) acl.Error {
     return aclrtCreateStreamWithConfig(handle, 0, 0);
 }
 
 pub fn aclrtCreateStreamWithConfig(handle: ?*acl.Stream, priority: u32, flags: u32) acl.Error {
-    _ = priority; // any value is clamped into the valid range, and the emulator has one priority
     const out = handle orelse return errors.fail(acl.code.invalid_param, "stream is NULL");
-    if (flags & ~known_flags != 0) return errors.fail(acl.code.rt_param_invalid, "unknown flag");
     lock.enter();
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
@@ -29,6 +29,8 @@ pub fn aclrtCreateStreamWithConfig(handle: ?*acl.Stream, priority: u32, flags: u
         return errors.fail(acl.code.rt_no_stream_resource, "too many streams");
     const stream = stream_module.create(context.handle, device, false) catch
         return errors.fail(acl.code.rt_no_stream_resource, "out of host memory");
+    stream.priority = @min(priority, lowest_priority);
+    stream.flags = flags & known_flags;
     out.* = handles.toPointer(stream.handle);
     return acl.code.success;
 }
@@ -45,11 +47,18 @@ fn destroy(handle: acl.Stream, force: bool) acl.Error {
     if (handle == null) return errors.fail(acl.code.invalid_param, "stream is NULL");
     lock.enter();
     defer lock.leave();
+    if (isCaptured(handle)) return stream_module.captured();
     var stream: *Stream = undefined;
     const code = context_module.resolveOwnStream(handle, &stream);
     if (code != acl.code.success) return code;
+    if (stream.is_default) return errors.fail(acl.code.rt_param_invalid, "the context owns its default stream");
     stream.close(force);
     return acl.code.success;
+}
+
+fn isCaptured(handle: acl.Stream) bool {
+    const stream = stream_module.registry.get(handle) orelse return false;
+    return stream.capture != null;
 }
 
 pub fn aclrtSynchronizeStream(handle: acl.Stream) acl.Error {
@@ -62,6 +71,7 @@ pub fn aclrtSynchronizeStreamWithTimeout(handle: acl.Stream, milliseconds: i32) 
     defer lock.leave();
     if (stream_module.isStale(handle)) return stream_module.stale();
     const deadline = deadlineOf(milliseconds) orelse return errors.fail(acl.code.rt_param_invalid, "the timeout is 0");
+    if (isCaptured(handle)) return stream_module.captured();
     var stream: *Stream = undefined;
     const code = context_module.resolveStream(handle, &stream);
     if (code != acl.code.success) return code;
@@ -92,6 +102,9 @@ pub fn aclrtSynchronizeDeviceWithTimeout(milliseconds: i32) acl.Error {
     defer lock.leave();
     const context = context_module.current() orelse return context_module.noContext();
     const device = context.device.user_id;
+    for (stream_module.registry.items.values()) |stream| {
+        if (stream.context == context.handle and stream.capture != null) return stream_module.captured();
+    }
     while (firstBusy(device)) |stream| {
         stream.references += 1;
         defer stream.release();
@@ -117,6 +130,7 @@ pub fn aclrtStreamQuery(handle: acl.Stream, status: ?*c_int) acl.Error {
     const out = status orelse return errors.fail(acl.code.invalid_param, "status is NULL");
     lock.enter();
     defer lock.leave();
+    if (isCaptured(handle)) return stream_module.captured();
     var stream: *Stream = undefined;
     const code = context_module.resolveStream(handle, &stream);
     if (code != acl.code.success) return code;
@@ -124,8 +138,67 @@ pub fn aclrtStreamQuery(handle: acl.Stream, status: ?*c_int) acl.Error {
     return acl.code.success;
 }
 
+pub fn aclrtStreamGetId(handle: acl.Stream, id: ?*i32) acl.Error {
+    const out = id orelse return errors.fail(acl.code.invalid_param, "streamId is NULL");
+    lock.enter();
+    defer lock.leave();
+    // Only the default stream depends on a context.
+    var stream = stream_module.registry.get(handle);
+    if (stream == null) {
+        var found: *Stream = undefined;
+        const code = context_module.resolveStream(handle, &found);
+        if (code != acl.code.success) return code;
+        stream = found;
+    }
+    out.* = @intCast(handles.indexOf(stream.?.handle));
+    return acl.code.success;
+}
+
+pub fn aclrtStreamGetPriority(handle: acl.Stream, priority: ?*u32) acl.Error {
+    const out = priority orelse return errors.fail(acl.code.invalid_param, "priority is NULL");
+    lock.enter();
+    defer lock.leave();
+    var stream: *Stream = undefined;
+    const code = context_module.resolveStream(handle, &stream);
+    if (code != acl.code.success) return code;
+    out.* = stream.priority;
+    return acl.code.success;
+}
+
+pub fn aclrtStreamGetFlags(handle: acl.Stream, flags: ?*u32) acl.Error {
+    const out = flags orelse return errors.fail(acl.code.invalid_param, "flags is NULL");
+    lock.enter();
+    defer lock.leave();
+    var stream: *Stream = undefined;
+    const code = context_module.resolveStream(handle, &stream);
+    if (code != acl.code.success) return code;
+    out.* = stream.flags;
+    return acl.code.success;
+}
+
+/// Bit 0 of the mode: whether a failed task stops the stream. A stopped stream cannot be changed back.
+pub fn aclrtSetStreamFailureMode(handle: acl.Stream, mode: u64) acl.Error {
+    lock.enter();
+    defer lock.leave();
+    if (handle == null and context_module.current() == null)
+        return errors.fail(acl.code.rt_param_invalid, "no default stream without a context");
+    var stream: *Stream = undefined;
+    const code = context_module.resolveStream(handle, &stream);
+    if (code != acl.code.success) return code;
+    if (stream.flags & flag_device_only != 0)
+        return errors.fail(acl.code.rt_feature_not_supported, "the stream is for the device only");
+    const stops = mode & 1 != 0;
+    if (stops == stream.stops_on_failure) return acl.code.success;
+    if (!stops) return errors.fail(acl.code.rt_feature_not_supported, "the stream stops on failure already");
+    var own: *Stream = undefined;
+    const ownership = context_module.resolveOwnStream(handle, &own);
+    if (ownership != acl.code.success) return ownership;
+    own.stops_on_failure = true;
+    return acl.code.success;
+}
+
 pub fn aclrtLaunchHostFunc(handle: acl.Stream, function: ?HostFunction, argument: ?*anyopaque) acl.Error {
-    const call = function orelse return errors.fail(acl.code.invalid_param, "fn is NULL");
+    const call = function orelse return errors.fail(acl.code.rt_param_invalid, "fn is NULL");
     lock.enter();
     defer lock.leave();
     var stream: *Stream = undefined;

@@ -1,5 +1,4 @@
-//! Version queries. Beside a CANN installation (ASCEND_HOME_PATH) they read its version files, as the vendor's do.
-//! Without one the emulator answers for the package "runtime", which it replaces.
+//! Version queries. They read the version files of the CANN installation at ASCEND_HOME_PATH, as the vendor's do.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -7,7 +6,6 @@ const errors = @import("../errors.zig");
 const files = @import("../files.zig");
 const allocator = std.heap.c_allocator;
 
-const runtime_version = "9.1.0";
 /// The size of the caller's buffer, the final zero included.
 const max_text = 128;
 
@@ -44,11 +42,8 @@ fn notInstalled() acl.Error {
 }
 
 fn find(name: []const u8) ?Version {
-    if (std.c.getenv("ASCEND_HOME_PATH")) |home| {
-        if (readInstalled(std.mem.span(home), name)) |version| return version;
-        if (readRenamed(std.mem.span(home), name)) |version| return version;
-    }
-    return if (std.mem.eql(u8, name, "runtime")) copyOf(runtime_version) else null;
+    const home = std.mem.span(std.c.getenv("ASCEND_HOME_PATH") orelse return null);
+    return readInstalled(home, name) orelse readRenamed(home, name);
 }
 
 /// The spelling of package names changes between '-' and '_' from release to release.

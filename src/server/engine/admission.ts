@@ -4,7 +4,7 @@ import { aborted } from "../../async/abortable.ts";
 import { Deferred } from "../../async/deferred.ts";
 import { CamemError } from "../../errors.ts";
 import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
-import type { EngineMemory } from "./engine-memory.ts";
+import { type EngineMemory, isComplete } from "./engine-memory.ts";
 import type { RequestCounts } from "./events.ts";
 import { AdmittedLease, type CheckpointResult, type Lease, releasedError } from "./lease.ts";
 import type { EngineStateTracker } from "./state.ts";
@@ -195,7 +195,9 @@ export class Admission {
     this.#isWakingOnDemand = true;
     this.#options
       .wakeUp()
-      .catch((cause) => this.#refuseWaiting(this.#unavailable(" and could not be woken", cause)))
+      .catch((cause) => {
+        if (!isComplete(cause)) this.#refuseWaiting(this.#unavailable(" and could not be woken", cause));
+      })
       .finally(() => {
         this.#isWakingOnDemand = false;
         // A request that began to wait during this wake-up has not started one of its own.
@@ -240,9 +242,18 @@ export class Admission {
     const level = memory.sleeping ? ` at level ${memory.sleeping.level}` : "";
     return new CamemError(
       "ENGINE_UNAVAILABLE",
-      `the engine ${config.name} is ${state.current}${level}${detail}; try again later`,
+      `the engine ${config.name} is ${state.current}${level}${detail}; ${this.#remedy()}`,
       { retryAfterSeconds: config.retryAfterSeconds, cause },
     );
+  }
+
+  #remedy(): string {
+    const { config, memory, state } = this.#options;
+    if (state.isMoving || !memory.lacksWeights) return "try again later";
+    if (config.reload === undefined)
+      return "its weights are lost and nothing loads them by itself: load them and call confirmWeights(), or set the option reload";
+    if (state.current !== "awaiting-weights") return "try again later";
+    return "its weights are lost: call wakeUp(), which calls reload, or load them and call confirmWeights()";
   }
 
   #queueFull(): CamemError {

@@ -15,7 +15,7 @@ import {
   type PauseOptions,
   resolveController,
 } from "./controller-options.ts";
-import { EngineMemory } from "./engine-memory.ts";
+import { EngineMemory, isComplete } from "./engine-memory.ts";
 import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
 import type { Lease } from "./lease.ts";
@@ -50,13 +50,6 @@ export interface DeviceMemory {
   readonly freeBytes: number;
   /** Bytes in all. */
   readonly totalBytes: number;
-}
-
-/** vLLM's name, in the tags of a wake-up, for the scheduler that a sleep of level 0 halts. */
-const schedulingTag = "scheduling";
-
-function memoryNames(tags: readonly string[] | undefined): string[] | undefined {
-  return tags?.filter((name) => name !== schedulingTag);
 }
 
 /**
@@ -159,7 +152,8 @@ export class SleepController {
    */
   plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
     checkCall("plan", { level, tags });
-    const own = this.#tags.tagsOf(memoryNames(tags));
+    const names = this.#tags.withMemory(tags);
+    const own = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
     return this.#tags.named(
       operation === "sleep"
         ? this.#allocator.plan("sleep", { level, tags: own })
@@ -204,9 +198,11 @@ export class SleepController {
   }
 
   /**
-   * Wakes the engine's memory; with `tags` only those. Requests are admitted once all of it is awake and no weights are lost.
-   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. Ends a sleep of level 0, but
-   * not a `pause()`. Accepts vLLM's tag `scheduling`, which stands for no memory.
+   * Wakes the engine's memory; with `tags` only those. Weights bring the rest of the model, such as `buffers`, so that `weights`
+   * and then `kv_cache` wake everything. Requests are admitted once all of it is awake and no weights are lost.
+   * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. If the error's
+   * `transitionComplete` is true, the engine is awake nevertheless. Ends a sleep of level 0, but
+   * not a `pause()`. As in `sleep`, the tags `scheduling` of vLLM and `cuda_graph` of SGLang stand for no memory.
    *
    * @throws CamemError `HOOK_FAILED` when `reload` threw, `CALLED_FROM_HOOK`, `CLOSED`, and as the allocator's `wakeUp`
    */
@@ -323,14 +319,15 @@ export class SleepController {
     options: EngineSleepOptions,
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
-    const { level = defaultLevel, tags, reason = "operator" } = options;
-    if (this.#memory.prepareSleep(level, tags, reason))
+    const { level = defaultLevel, reason = "operator" } = options;
+    const names = this.#tags.withMemory(options.tags);
+    if (this.#memory.prepareSleep(level, names, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
     this.#state.beginSleep(reason);
     this.#announce();
     await this.#quiesce(options, signal);
     const control = this.#transitions.controlOf(identity, signal);
-    const report = await this.#memory.sleep(level, tags, reason, control);
+    const report = await this.#memory.sleep(level, names, reason, control);
     return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
   }
 
@@ -360,18 +357,26 @@ export class SleepController {
     const { reload } = this.#config;
     const before = this.#memory.snapshot();
     if (this.#memory.endEmptySleep()) return { alreadyAwake: false, report: null };
-    const names = memoryNames(tags);
+    const names = this.#memory.wakeScope(this.#tags.withMemory(tags));
     if (this.#memory.asleepAmong(names).length > 0) {
       this.#state.beginWakeUp();
       this.#announce();
     }
-    const report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    let report: WakeReport | null = null;
+    let laterFailure: CamemError | undefined;
+    try {
+      report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+    } catch (error) {
+      if (!isComplete(error)) throw error;
+      laterFailure = error;
+    }
     const reloads = reload !== undefined && this.#memory.canLoad;
     if (reloads) {
       this.#state.beginReload();
       this.#announce();
       await this.#memory.load(reload, before, signal);
     }
+    if (laterFailure !== undefined) throw laterFailure;
     return { alreadyAwake: report === null && !reloads, report };
   }
 
@@ -382,8 +387,9 @@ export class SleepController {
     return this.#transitions.run(requested, {
       run,
       settle: (outcome) => {
+        const hasMoved = "error" in outcome ? isComplete(outcome.error) : outcome.result.report !== null;
+        if (hasMoved) this.#state.clearFailure();
         if ("error" in outcome) this.#noteFailure(outcome.error);
-        else if (outcome.result.report !== null) this.#state.clearFailure();
         this.#state.endTransition();
         this.#applyState();
       },

@@ -1,6 +1,7 @@
 import { abortable, aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
+import { defaultTag } from "../../policy/tag-names.ts";
 import type { SleepLevel } from "../../policy/tag-policies.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
@@ -12,6 +13,23 @@ import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 interface Sleep {
   readonly level: SleepLevel;
   readonly reason: SleepReason;
+}
+
+/** The tag that clients wake last, because its memory is large and its content is discarded. */
+const cacheTag = "kv_cache";
+
+/** True when memory has moved as asked and only a later step failed, such as giving memory back. */
+export function isComplete(error: unknown): error is CamemError {
+  return error instanceof CamemError && error.transitionComplete;
+}
+
+/** The tags with memory asleep. */
+function asleepIn(usage: Readonly<Record<string, TagUsage>>): string[] {
+  return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
+}
+
+function deeperOf(one: 1 | 2, other: 1 | 2): 1 | 2 {
+  return one === 2 ? one : other;
 }
 
 type Names = readonly string[] | undefined;
@@ -27,6 +45,8 @@ export class EngineMemory {
   #sleep: Sleep | undefined;
   /** The level of every tag with memory asleep. */
   #levels: ReadonlyMap<string, 1 | 2> = new Map();
+  /** The tags with memory asleep that has no content. */
+  #discarded: ReadonlySet<string> = new Set();
   readonly #awaiting = new Set<string>();
   readonly #lost = new Set<string>();
 
@@ -35,7 +55,7 @@ export class EngineMemory {
     this.#allocator = allocator;
     this.#tags = tags;
     this.#weightTags = weightTags;
-    const asleep = this.#asleep();
+    const asleep = asleepIn(tags.usage());
     if (asleep.length > 0)
       throw new CamemError(
         "STATE_CONFLICT",
@@ -63,6 +83,20 @@ export class EngineMemory {
     return [...this.#levels.keys()];
   }
 
+  /**
+   * The tags that a wake-up of `names` concerns. Clients wake `weights` and `kv_cache` in two stages and know no other tags, so
+   * weights bring the rest of the model: every tag whose content was kept, except the cache, and memory without a tag of its own.
+   */
+  wakeScope(names: Names): Names {
+    if (!names?.some((name) => this.#weightTags.includes(name))) return names;
+    const planned = this.#tags.named(this.#allocator.plan("wake", { tags: this.#tags.tagsOf(undefined) }));
+    const rest = Object.entries(planned.tags).flatMap(([name, { restoreBytes }]) => {
+      if (this.#weightTags.includes(name) || name === cacheTag) return [];
+      return restoreBytes > 0 || name === defaultTag ? [name] : [];
+    });
+    return [...new Set([...names, ...rest])];
+  }
+
   /** The tags of `names`, or of all, with memory asleep. */
   asleepAmong(names: Names): string[] {
     return this.sleepingTags.filter((name) => names === undefined || names.includes(name));
@@ -75,7 +109,7 @@ export class EngineMemory {
 
   /** True when weights will have no content after everything is awake. */
   get lacksWeights(): boolean {
-    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#levels.get(name) === 2);
+    return this.#awaiting.size > 0 || this.#weightTags.some((name) => this.#discarded.has(name));
   }
 
   /** True when the memory of all lost weights is awake, so that they can be loaded. */
@@ -120,7 +154,7 @@ export class EngineMemory {
       this.#record(level, names, reason);
       return report;
     } catch (error) {
-      if (error instanceof CamemError && error.transitionComplete) this.#record(level, names, reason);
+      if (isComplete(error)) this.#record(level, names, reason);
       else this.#observe(level, reason);
       throw error;
     }
@@ -185,7 +219,7 @@ export class EngineMemory {
    */
   confirm(): void {
     const asleep = this.#weightTags.filter(
-      (name) => this.#levels.get(name) === 2 || (this.#awaiting.has(name) && this.#levels.has(name)),
+      (name) => this.#discarded.has(name) || (this.#awaiting.has(name) && this.#levels.has(name)),
     );
     if (asleep.length > 0)
       throw new CamemError(
@@ -205,10 +239,13 @@ export class EngineMemory {
     this.#awaiting.clear();
   }
 
-  /** Level 1 promises to restore weights, which is impossible after level 2. */
+  /** Level 1 may keep weights that level 2 has discarded. */
   #assertNotDeeper(names: Names): void {
     const gone = this.#weightTags.filter(
-      (name) => this.#levels.get(name) === 2 && (names === undefined || names.includes(name)),
+      (name) =>
+        this.#levels.get(name) === 2 &&
+        this.#discarded.has(name) &&
+        (names === undefined || names.includes(name)),
     );
     if (gone.length === 0) return;
     throw new CamemError(
@@ -217,14 +254,17 @@ export class EngineMemory {
     );
   }
 
-  /** Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it. */
+  /**
+   * Records a completed sleep. An operator's sleep stays an operator's when somebody else deepens it, and a lighter sleep leaves a
+   * deeper one as it is.
+   */
   #record(level: SleepLevel, names: Names, reason: SleepReason): void {
     this.#observe(level, reason);
     if (level !== 0)
       this.#levels = new Map(
         [...this.#levels].map(([name, before]) => [
           name,
-          names === undefined || names.includes(name) ? level : before,
+          names === undefined || names.includes(name) ? deeperOf(before, level) : before,
         ]),
       );
     const recorded = this.#sleep?.reason === "operator" ? "operator" : reason;
@@ -234,14 +274,11 @@ export class EngineMemory {
   /** Reads the allocator's table. Memory that is asleep unexpectedly counts as asleep at `level`. */
   #observe(level: SleepLevel, reason: SleepReason): void {
     const fallback = level === 2 ? 2 : 1;
-    this.#levels = new Map(this.#asleep().map((name) => [name, this.#levels.get(name) ?? fallback]));
+    const usage = this.#tags.usage();
+    this.#levels = new Map(asleepIn(usage).map((name) => [name, this.#levels.get(name) ?? fallback]));
+    this.#discarded = new Set(this.sleepingTags.filter((name) => (usage[name]?.discardedBytes ?? 0) > 0));
     const asleep = this.#levelAsleep();
     if (asleep !== undefined) this.#sleep = { level: asleep, reason: this.#sleep?.reason ?? reason };
-  }
-
-  #asleep(): string[] {
-    const usage: Record<string, TagUsage> = this.#tags.usage();
-    return Object.keys(usage).filter((name) => usage[name]?.state !== "awake");
   }
 
   /** The level that the weights sleep at; when none do, the deepest level of the others. */
@@ -271,7 +308,9 @@ export class EngineMemory {
         (name) => levels.get(name) === level && !this.#levels.has(name),
       );
       if (names.length === 0) continue;
-      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => failures.push(error));
+      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => {
+        if (!isComplete(error)) failures.push(error);
+      });
     }
     return failures;
   }

@@ -11,6 +11,9 @@ export type ControlledAllocator = Pick<
   "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
 >;
 
+/** Names that clients send among tags for things other than memory: vLLM's scheduler, and SGLang's captured graphs. */
+const memorylessNames = ["scheduling", "cuda_graph"];
+
 /** The engine's own names of its tags, and the allocator's tags behind them. */
 export class EngineTags {
   readonly #allocator: ControlledAllocator;
@@ -28,6 +31,15 @@ export class EngineTags {
     for (const [name, tag] of this.#tagOf ?? [])
       if (tag !== persistentTag)
         allocator.defineTag(tag, tag === name ? {} : (presetPolicies.get(name) ?? {}));
+  }
+
+  /** `names` without those that stand for no memory in this engine. */
+  withMemory(names: readonly string[] | undefined): string[] | undefined {
+    return names?.filter((name) => !memorylessNames.includes(name) || this.#hasMemory(name));
+  }
+
+  #hasMemory(name: string): boolean {
+    return this.#tagOf?.has(name) ?? Object.hasOwn(this.#allocator.usage(), name);
   }
 
   /** The allocator's tags for `names`; undefined means all. */

@@ -154,7 +154,7 @@ export type EngineListener = (event: EngineEvent) => unknown;
 
 /** A listener that fails must not fail a sleep. */
 function warn(error: unknown): void {
-  process.emitWarning(`a listener of camem/server threw: ${error}`);
+  process.emitWarning(`a listener of camem/server threw: ${messageOf(error)}`);
 }
 
 /** The listeners of one engine's events. */

@@ -70,9 +70,9 @@ function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
 }
 
 /**
- * Puts an engine to sleep when it has had no request for a while, and to a deeper level when it stays idle. It leaves a sleep
- * that somebody else asked for, and an engine that is paused, as they are. It cancels its own sleep when a request comes; the
- * controller's `whenAsleep` decides whether that request wakes the engine.
+ * Puts an engine to sleep when it has had no request for a while, and to a deeper level when it stays idle, also where a lighter
+ * level has failed or where a pool put it to sleep. It leaves an operator's sleep, and an engine that is paused, as they are. It
+ * cancels its own sleep when a request comes; the controller's `whenAsleep` decides whether that request wakes the engine.
  */
 export class IdleSleep implements Disposable {
   readonly #controller: SleepController;
@@ -83,6 +83,9 @@ export class IdleSleep implements Disposable {
   /** Undefined while there are requests. */
   #idleSinceMs: number | undefined;
   #awakeSinceMs: number;
+  #arrived: number;
+  /** When the latest sleep of a rung failed, since the engine has been idle. */
+  readonly #failedAtMs = new Map<Rung, number>();
   #sleepInProgress: AbortController | undefined;
   #cancelTimer: (() => void) | undefined;
   #closed = false;
@@ -100,6 +103,7 @@ export class IdleSleep implements Disposable {
     this.#minimumAwakeMs = millisecondsOf(options.minimumAwake ?? 0, "minimumAwake");
     this.#clock = options.clock ?? backgroundClock;
     this.#awakeSinceMs = this.#clock.nowMs();
+    this.#arrived = this.#arrivedTotal();
     this.#idleSinceMs = this.#isBusy() ? undefined : this.#awakeSinceMs;
     this.#unsubscribe = controller.subscribe((event) => this.#onEvent(event));
     this.#schedule();
@@ -123,56 +127,86 @@ export class IdleSleep implements Disposable {
     return running + parked + waiting > 0;
   }
 
+  /** How many requests have come, also those that were refused. */
+  #arrivedTotal(): number {
+    const { admittedTotal, refusedTotal } = this.#controller.status.requests;
+    return admittedTotal + refusedTotal;
+  }
+
   #onEvent(event: EngineEvent): void {
     if (event.type === "requests") this.#onRequests();
+    // While this sleep waited its turn, the engine may have been paused or put to sleep by an operator.
+    if (event.type === "transition-started" && event.reason === "idle" && this.#dueRungs().length === 0)
+      this.#sleepInProgress?.abort("the engine is paused, or an operator put it to sleep");
     if (event.type !== "state") return;
-    if (event.status.state === "awake") {
+    // After a failed sleep the engine is awake as before, not anew.
+    if (event.status.state === "awake" && event.previous !== "falling-asleep") {
       this.#awakeSinceMs = this.#clock.nowMs();
-      if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#awakeSinceMs;
+      if (this.#idleSinceMs !== undefined) this.#startIdling();
     }
     this.#schedule();
   }
 
   #onRequests(): void {
+    const arrived = this.#arrivedTotal();
     if (this.#isBusy()) {
       this.#idleSinceMs = undefined;
       this.#sleepInProgress?.abort("a request came");
-    } else this.#idleSinceMs = this.#clock.nowMs();
+    } else if (this.#idleSinceMs === undefined || arrived !== this.#arrived) this.#startIdling();
+    this.#arrived = arrived;
     this.#schedule();
   }
 
-  /** The next rung; undefined while the engine is in use or in a sleep that somebody else asked for. */
-  #nextRung(): Rung | undefined {
-    const { state, level, reason } = this.#controller.status;
-    if (state === "awake") return this.#ladder[0];
-    if (state !== "asleep" || reason !== "idle") return undefined;
-    return this.#ladder.find((rung) => rung.level > (level ?? 0));
+  #startIdling(): void {
+    this.#idleSinceMs = this.#clock.nowMs();
+    this.#failedAtMs.clear();
+  }
+
+  /**
+   * The rungs below the engine's level and when each is due, from the lightest. There are none while the engine is in use, paused,
+   * or asleep because an operator asked for it.
+   */
+  #dueRungs(): { readonly rung: Rung; readonly dueMs: number }[] {
+    const { state, level, reason, paused } = this.#controller.status;
+    const maySleep = state === "awake" || (state === "asleep" && !paused && reason !== "operator");
+    const idleSinceMs = this.#idleSinceMs;
+    if (!maySleep || idleSinceMs === undefined) return [];
+    return this.#ladder
+      .filter((rung) => rung.level > (level ?? 0))
+      .map((rung) => ({
+        rung,
+        dueMs: Math.max(
+          (this.#failedAtMs.get(rung) ?? idleSinceMs) + rung.afterMs,
+          this.#awakeSinceMs + this.#minimumAwakeMs,
+        ),
+      }));
   }
 
   #schedule(): void {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
-    const rung = this.#nextRung();
-    if (this.#closed || this.#sleepInProgress || rung === undefined || this.#idleSinceMs === undefined)
-      return;
-    const dueMs = Math.max(this.#idleSinceMs + rung.afterMs, this.#awakeSinceMs + this.#minimumAwakeMs);
-    const delayMs = Math.max(0, dueMs - this.#clock.nowMs());
-    this.#cancelTimer = this.#clock.after(delayMs, () => {
+    if (this.#closed || this.#sleepInProgress) return;
+    const rungs = this.#dueRungs();
+    if (rungs.length === 0) return;
+    const nextMs = Math.min(...rungs.map(({ dueMs }) => dueMs));
+    this.#cancelTimer = this.#clock.after(Math.max(0, nextMs - this.#clock.nowMs()), () => {
+      const deepest = rungs.findLast(({ dueMs }) => dueMs <= this.#clock.nowMs());
       // The clock's timers are shorter than some weeks.
-      if (this.#clock.nowMs() < dueMs) this.#schedule();
-      else void this.#sleep(rung.level);
+      if (deepest === undefined) this.#schedule();
+      else void this.#sleep(deepest.rung);
     });
   }
 
-  async #sleep(level: 1 | 2): Promise<void> {
+  async #sleep(rung: Rung): Promise<void> {
+    const { level } = rung;
     this.#sleepInProgress = new AbortController();
     const { signal } = this.#sleepInProgress;
     try {
       await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
     } catch (error) {
       if (error instanceof CamemError && error.code === "CLOSED") return this.close();
-      // The controller's events have the failure. Try again after the engine has been idle for the same time once more.
-      if (this.#idleSinceMs !== undefined) this.#idleSinceMs = this.#clock.nowMs();
+      // The controller's events have the failure. Try again after the same time once more; a deeper rung may be due earlier.
+      this.#failedAtMs.set(rung, this.#clock.nowMs());
     } finally {
       this.#sleepInProgress = undefined;
       this.#schedule();

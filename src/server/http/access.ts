@@ -79,6 +79,28 @@ const checkLoopback: AccessCheck = (request, server) => {
     throw forbidden("a page of another origin caused it");
 };
 
+/** Browsers send these headers, and no page can remove them. */
+const isBrowserHeader = (name: string) => /^(sec-fetch-.+|(sec-)?purpose)$/.test(name);
+
+/**
+ * Refuses requests that a browser sends by itself or for another site, such as a prefetch, a prerender or a redirected
+ * navigation. They look like the address bar's own requests, which may read but change nothing.
+ *
+ * @throws RequestError 403
+ */
+export function assertMayChangeState({ method, headers }: Request): void {
+  const sent = [...headers.keys()].filter(isBrowserHeader);
+  if (sent.length === 0) return;
+  if (method === "POST" && headers.get("sec-fetch-site") === "same-origin") return;
+  // The fetch of Node sends this header alone; a browser never does.
+  if (method === "POST" && sent.join() === "sec-fetch-mode" && headers.get("sec-fetch-mode") === "cors")
+    return;
+  throw new RequestError(
+    403,
+    "a browser may change an engine only by a POST from a page of this server; use another client",
+  );
+}
+
 /**
  * With both options, a request must pass both checks.
  *

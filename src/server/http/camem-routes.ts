@@ -5,12 +5,13 @@ import { CamemError } from "../../errors.ts";
 import { Level, Tags } from "../../options/schemas.ts";
 import type { DeviceMemory } from "../engine/controller.ts";
 import { type EngineGroup, engineOf } from "../pool/engine-group.ts";
-import type { EventStreams } from "./event-stream.ts";
+import { type EventStreams, eventStreamHeaders } from "./event-stream.ts";
 import { RequestError } from "./replies.ts";
 import { readInput } from "./request-input.ts";
 import { Model, type RouteContext, type Routes } from "./route.ts";
 import type { TransitionHistory } from "./transition-history.ts";
 
+const NoInput = Type.Object({});
 const ModelInput = Type.Object({ model: Model });
 const PlanInput = Type.Object({
   model: Model,
@@ -26,7 +27,12 @@ interface CamemRouteContext extends RouteContext {
 
 export function camemRoutes({ group, limits, history, streams }: CamemRouteContext): Routes {
   return {
-    "/camem/usage": { GET: async () => Response.json(usageOf(group)) },
+    "/camem/usage": {
+      GET: async (request) => {
+        await readInput(NoInput, request, limits);
+        return Response.json(usageOf(group));
+      },
+    },
     "/camem/plan": {
       GET: async (request) => {
         const { model, op, ...options } = await readInput(PlanInput, request, limits);
@@ -43,8 +49,22 @@ export function camemRoutes({ group, limits, history, streams }: CamemRouteConte
         return Response.json({ status: engine.isSleeping ? "sleeping" : "awake" });
       },
     },
-    "/camem/transitions": { GET: async () => Response.json(history.transitions) },
-    "/camem/events": { GET: async (request) => streams.open(usageOf(group), request.signal) },
+    "/camem/transitions": {
+      GET: async (request) => {
+        await readInput(NoInput, request, limits);
+        return Response.json(history.transitions);
+      },
+    },
+    "/camem/events": {
+      GET: async (request) => {
+        await readInput(NoInput, request, limits);
+        return streams.open(usageOf(group), request.signal);
+      },
+      HEAD: async (request) => {
+        await readInput(NoInput, request, limits);
+        return new Response(null, { headers: eventStreamHeaders });
+      },
+    },
   };
 }
 

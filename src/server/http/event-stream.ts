@@ -12,6 +12,12 @@ const backlogLimit = 256;
 /** A page that opens a stream at every reload, or a client that never closes its own, must not exhaust the process. */
 const streamLimit = 64;
 
+export const eventStreamHeaders = {
+  "content-type": "text/event-stream",
+  "cache-control": "no-store",
+  "x-accel-buffering": "no",
+};
+
 const encoder = new TextEncoder();
 
 /** The open streams of one handler. */
@@ -79,13 +85,7 @@ class EventStream {
       { start: (output) => this.#start(output), cancel: this.#end },
       { highWaterMark: backlogLimit },
     );
-    this.response = new Response(body, {
-      headers: {
-        "content-type": "text/event-stream",
-        "cache-control": "no-store",
-        "x-accel-buffering": "no",
-      },
-    });
+    this.response = new Response(body, { headers: eventStreamHeaders });
     options.openStreams.add(this);
     options.signal.addEventListener("abort", this.#end, { once: true });
     if (options.signal.aborted) this.end();

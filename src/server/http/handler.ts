@@ -5,7 +5,7 @@ import { formatValue } from "../../errors.ts";
 import { closedObject, Flag, optional, PositiveInteger, required } from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
 import { type EngineGroup, EngineOrGroup, groupOf } from "../pool/engine-group.ts";
-import { accessProperties, createAccess, type ServerInfo } from "./access.ts";
+import { accessProperties, assertMayChangeState, createAccess, type ServerInfo } from "./access.ts";
 import { camemRoutes } from "./camem-routes.ts";
 import { EventStreams } from "./event-stream.ts";
 import { pageRoutes } from "./page.ts";
@@ -66,10 +66,15 @@ export function createHandler(options: HandlerOptions): AdminHandler {
 
   const answer = async (route: Route, request: Request, server?: ServerInfo): Promise<Response> => {
     try {
-      const { check = checkAccess, ...methods } = route;
+      const { check = checkAccess, getChangesState = false, ...answers } = route;
       check(request, server);
-      const method = methods[request.method as keyof typeof methods];
-      if (method === undefined) throw methodNotAllowed(request.method, Object.keys(methods));
+      assertPathAsSent(request);
+      // Bun sends no body in answer to HEAD.
+      const methods: Partial<Record<string, Answer>> =
+        answers.GET && !getChangesState ? { HEAD: answers.GET, ...answers } : answers;
+      const method = Object.hasOwn(methods, request.method) ? methods[request.method] : undefined;
+      if (method === undefined) throw methodNotAllowed(request.method, Object.keys(methods).toSorted());
+      if (request.method === "POST" || getChangesState) assertMayChangeState(request);
       // A sleep may wait for requests in flight, and an event stream may be silent for long.
       server?.timeout?.(request, 0);
       return await method(request);
@@ -79,7 +84,8 @@ export function createHandler(options: HandlerOptions): AdminHandler {
   };
   const handle = (request: Request, server?: ServerInfo): Promise<Response> | undefined => {
     const { pathname } = urlOf(request);
-    if (health && pathname === "/health" && request.method === "GET") return Promise.resolve(healthOf(group));
+    if (health && pathname === "/health" && /^(GET|HEAD)$/.test(request.method))
+      return Promise.resolve(healthOf(group));
     const route = routes.get(pathname) ?? (pathname.startsWith("/camem/") ? unknownRoute : undefined);
     return route && answer(route, request, server);
   };
@@ -100,6 +106,19 @@ export function createHandler(options: HandlerOptions): AdminHandler {
 function healthOf({ engines }: EngineGroup): Response {
   const hasFailed = [...engines.values()].some((engine) => engine.status.state === "failed");
   return new Response(null, { status: hasFailed ? 503 : 200 });
+}
+
+/**
+ * A proxy decides by the path as it was sent, so a path that reads otherwise here may have passed its rules. Bun shows it to
+ * `fetch` only where the Host header is malformed; `Bun.serve({ routes })` compares it itself.
+ */
+function assertPathAsSent(request: Request): void {
+  const path = /^(?:https?:\/\/[^/?#]*)?([^?]*)/.exec(request.url)?.[1];
+  if (path === urlOf(request).pathname) return;
+  throw new RequestError(
+    400,
+    `the path is ${formatValue(path)}; send it without ".", "..", "#" and backslashes`,
+  );
 }
 
 /** A misspelt path below /camem must not reach the model. */

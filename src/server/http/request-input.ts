@@ -97,9 +97,19 @@ function fromBody(body: Readonly<Record<string, unknown>>, name: string, propert
   return typeof value === "string" ? fromText(value, property) : value;
 }
 
+/** A misspelt parameter must not put an engine to sleep at another level, nor wake more than was meant. */
+function assertKnown(given: Iterable<string>, known: readonly string[]): void {
+  for (const name of given)
+    if (!known.includes(name))
+      throw new RequestError(
+        400,
+        `there is no parameter ${formatValue(name)}; this route has ${known.join(", ") || "none"}`,
+        name,
+      );
+}
+
 /**
- * The properties of `schema`, all of them optional, from the query, or from the body for those that the query lacks. Other
- * properties are ignored, as in vLLM.
+ * The properties of `schema`, all of them optional, from the query, or from the body for those that the query lacks.
  *
  * @throws RequestError 400, 408 or 413
  */
@@ -110,6 +120,9 @@ export async function readInput<T extends TObject>(
 ): Promise<Partial<Type.Static<T>>> {
   const body = await readJson(request, limits);
   const query = urlOf(request).searchParams;
+  const known = Object.keys(schema.properties);
+  assertKnown(query.keys(), known);
+  assertKnown(Object.keys(body), known);
   const input: Record<string, unknown> = {};
   for (const [name, property] of Object.entries(schema.properties)) {
     const value = fromQuery(query, name, property) ?? fromBody(body, name, property);

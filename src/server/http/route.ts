@@ -7,7 +7,9 @@ import type { BodyLimits } from "./request-input.ts";
 export type Answer = (request: Request) => Promise<Response>;
 
 /** The methods of one path. */
-export type Route = Partial<Record<"GET" | "POST", Answer>> & {
+export type Route = Partial<Record<"GET" | "HEAD" | "POST", Answer>> & {
+  /** True when GET changes the engine, as POST does; then there is no HEAD. */
+  readonly getChangesState?: boolean;
   /** Who may use the route, where that differs from the other routes. */
   readonly check?: AccessCheck;
 };

@@ -21,7 +21,7 @@ export function sglangRoutes({ group, limits }: RouteContext): Routes {
     return Response.json(null);
   };
   return {
-    "/release_memory_occupation": { GET: release, POST: release },
-    "/resume_memory_occupation": { GET: resume, POST: resume },
+    "/release_memory_occupation": { GET: release, POST: release, getChangesState: true },
+    "/resume_memory_occupation": { GET: resume, POST: resume, getChangesState: true },
   };
 }

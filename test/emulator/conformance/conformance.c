@@ -203,7 +203,13 @@ static const char *const required_exports[] = {
     "aclrtMemSetAccess", "aclrtMemGetAccess", "aclrtMemGetAllocationGranularity", "aclrtMemRetainAllocationHandle",
     "aclrtMemGetAllocationPropertiesFromHandle", "aclrtMemExportToShareableHandle",
     "aclrtMemExportToShareableHandleV2", "aclrtMemSetPidToShareableHandle", "aclrtMemSetPidToShareableHandleV2",
-    "aclrtMemImportFromShareableHandle", "aclrtMemImportFromShareableHandleV2",
+    "aclrtMemImportFromShareableHandle", "aclrtMemImportFromShareableHandleV2", "aclrtHostGetDevicePointer",
+    "aclrtMemAllocManaged", "aclrtDeviceDisablePeerAccess", "aclrtStreamGetId", "aclrtStreamGetPriority",
+    "aclrtStreamGetFlags", "aclrtSetStreamFailureMode", "aclrtCtxGetCurrentDefaultStream", "aclrtAllocatorCreateDesc",
+    "aclrtAllocatorDestroyDesc", "aclrtAllocatorSetObjToDesc", "aclrtAllocatorSetAllocFuncToDesc",
+    "aclrtAllocatorSetFreeFuncToDesc", "aclrtAllocatorSetAllocAdviseFuncToDesc",
+    "aclrtAllocatorSetGetAddrFromBlockFuncToDesc", "aclrtAllocatorRegister", "aclrtAllocatorGetByStream",
+    "aclrtAllocatorUnregister", "aclmdlRICaptureBegin", "aclmdlRICaptureEnd", "aclmdlRIExecuteAsync", "aclmdlRIDestroy",
 };
 
 static void exports(void) {

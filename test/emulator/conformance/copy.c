@@ -231,7 +231,7 @@ static void batch_indexes(void) {
     batch = good_batch();
     batch.count = 1;
     batch.attributeCount = 2;
-    EXPECT("5.1 a batch with more attributes than copies → invalid", ACL_ERROR_RT_PARAM_INVALID, run_batch(&batch));
+    EXPECT("5.1 a batch with more attributes than copies → invalid", ACL_ERROR_INVALID_PARAM, run_batch(&batch));
     batch = good_batch();
     batch.indexes[0] = 1;
     EXPECT("5.1 a batch whose first index is not 0 → invalid", ACL_ERROR_RT_PARAM_INVALID, run_batch(&batch));

@@ -124,6 +124,8 @@ static void peers_and_pid(void) {
            aclrtDeviceEnablePeerAccess(1, 1));
     EXPECT("1.2 aclrtDeviceEnablePeerAccess of the current device → invalid", ACL_ERROR_INVALID_PARAM,
            aclrtDeviceEnablePeerAccess(0, 0));
+    EXPECT("1.2 aclrtDeviceDisablePeerAccess of the current device → invalid", ACL_ERROR_INVALID_PARAM,
+           aclrtDeviceDisablePeerAccess(0));
     on_new_thread(enable_peer_elsewhere);
     if (device_count() >= 2) {
         EXPECT("1.2 aclrtDeviceCanAccessPeer without an out-pointer → invalid", ACL_ERROR_RT_PARAM_INVALID,
@@ -210,6 +212,7 @@ static void calls_that_need_a_context(void) {
     aclrtDrvMemHandle handle = NULL;
     aclrtMemFabricHandle fabric = {{0}};
     uint64_t shareable = 1;
+    uint32_t number = 0;
     int32_t device = 0;
     size_t free = 0, total = 0;
     const aclrtPhysicalMemProp numa = {.memAttr = ACL_MEM_NORMAL, .location = {.id = 0, .type = ACL_MEM_LOCATION_TYPE_HOST_NUMA}};
@@ -252,6 +255,11 @@ static void calls_that_need_a_context(void) {
         {"aclrtMemImportFromShareableHandleV2",
          aclrtMemImportFromShareableHandleV2(&shareable, ACL_MEM_SHARE_HANDLE_TYPE_DEFAULT, 0, &handle)},
         {"aclrtDeviceEnablePeerAccess", aclrtDeviceEnablePeerAccess(1, 0)},
+        {"aclrtDeviceDisablePeerAccess", aclrtDeviceDisablePeerAccess(1)},
+        {"aclrtStreamGetFlags", aclrtStreamGetFlags(kept.stream, &number)},
+        {"aclrtStreamGetPriority", aclrtStreamGetPriority(kept.stream, &number)},
+        {"aclrtHostGetDevicePointer", aclrtHostGetDevicePointer(kept.host, &pointer, 0)},
+        {"aclrtCtxGetCurrentDefaultStream", aclrtCtxGetCurrentDefaultStream(&stream)},
     };
     char name[128];
     for (size_t index = 0; index < sizeof(cases) / sizeof(*cases); index += 1) {

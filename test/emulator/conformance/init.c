@@ -119,6 +119,7 @@ static void package_versions(void) {
     char text[ACL_PKG_VERSION_MAX_SIZE] = "";
     int32_t number = 0;
     char package[] = "camem-test-package";
+    char runtime[] = "runtime";
     char missing[] = "camem-test-missing";
     char malformed[] = "camem-test-malformed";
     make_folder();
@@ -133,6 +134,8 @@ static void package_versions(void) {
                                                                                                               NULL));
     EXPECT("1.1 aclsysGetVersionStr without ASCEND_HOME_PATH → invalid file", ACL_ERROR_INVALID_FILE,
            aclsysGetVersionStr(package, text));
+    EXPECT("1.1 aclsysGetVersionStr of the runtime without ASCEND_HOME_PATH → invalid file", ACL_ERROR_INVALID_FILE,
+           aclsysGetVersionStr(runtime, text));
     make_package("camem_test_package", "9.1.2");
     make_package("camem-test-malformed", "nine");
     setenv("ASCEND_HOME_PATH", folder, 1);

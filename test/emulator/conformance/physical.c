@@ -17,6 +17,8 @@ static void granularity(void) {
         {ACL_MEM_NORMAL, true, GRANULE},    {ACL_MEM_HUGE, true, GRANULE},        {ACL_DDR_MEM_HUGE, true, GRANULE},
     };
     char name[128];
+    aclrtPhysicalMemProp early = prop_of(ACL_HBM_MEM_HUGE, on_device);
+    EXPECT("1.7 granularity before any device is set → 0", 0, aclrtMemGetAllocationGranularity(&early, 0, &bytes));
     open_device();
     for (size_t index = 0; index < sizeof(cases) / sizeof(*cases); index += 1) {
         aclrtPhysicalMemProp prop = prop_of(cases[index].attr, cases[index].host ? on_host : on_device);

@@ -30,8 +30,9 @@ static void streams(void) {
     open_device();
     EXPECT("1.4 aclrtCreateStream without an out-pointer → invalid", ACL_ERROR_INVALID_PARAM, aclrtCreateStream(NULL));
     EXPECT("1.4 aclrtCreateStream → 0", 0, aclrtCreateStream(&shared_stream));
-    EXPECT("1.4 aclrtCreateStreamWithConfig with unknown flags → invalid", ACL_ERROR_RT_PARAM_INVALID,
+    EXPECT("1.4 aclrtCreateStreamWithConfig drops unknown flags → 0", 0,
            aclrtCreateStreamWithConfig(&stream, 0, 0x80000000u));
+    REQUIRE(aclrtDestroyStream(stream));
     EXPECT("1.4 aclrtCreateStreamWithConfig with any priority → 0", 0,
            aclrtCreateStreamWithConfig(&stream, UINT32_MAX, ACL_STREAM_FAST_LAUNCH | ACL_STREAM_FAST_SYNC));
     EXPECT("1.4 aclrtDestroyStream(NULL) → invalid", ACL_ERROR_INVALID_PARAM, aclrtDestroyStream(NULL));
@@ -260,6 +261,12 @@ static void stream_order(void) {
     REQUIRE(aclrtCreateStream(&first));
     REQUIRE(aclrtCreateStream(&second));
     REQUIRE(aclrtCreateEvent(&event));
+    EXPECT("10 aclrtLaunchHostFunc without a function → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtLaunchHostFunc(first, NULL, NULL));
+    EXPECT("10 aclrtLaunchCallback without a function → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtLaunchCallback(NULL, NULL, 0, first));
+    EXPECT("1.5 aclrtStreamWaitEvent on an event never recorded → invalid", ACL_ERROR_RT_PARAM_INVALID,
+           aclrtStreamWaitEvent(second, event));
     REQUIRE(aclrtLaunchHostFunc(first, note_first, NULL));
     REQUIRE(aclrtRecordEvent(event, first));
     EXPECT("1.5 aclrtStreamWaitEvent → 0", 0, aclrtStreamWaitEvent(second, event));

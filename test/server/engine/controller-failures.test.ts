@@ -15,6 +15,56 @@ beforeEach(() => {
 
 afterEach(() => fixture.close());
 
+/** Values that cannot be converted to text, or that throw when they are looked at. */
+const unreadable: unknown[] = [
+  Object.create(null),
+  new Proxy(
+    {},
+    {
+      getPrototypeOf: () => {
+        throw new RangeError("trap");
+      },
+    },
+  ),
+  Object.defineProperty(new Error("hidden"), "message", {
+    get: () => {
+      throw new RangeError("getter");
+    },
+  }),
+  Symbol("thrown"),
+];
+
+test("controller does not depend on what its listeners throw", async () => {
+  for (const value of unreadable)
+    for (const listener of [
+      () => {
+        throw value;
+      },
+      () => Promise.reject(value),
+    ]) {
+      const unsubscribe = fixture.controller.subscribe(listener);
+      expect(await fixture.complete()).toBe(fixture.expected());
+      await fixture.controller.sleep();
+      await fixture.controller.wakeUp();
+      unsubscribe();
+    }
+  expect(fixture.controller.status).toMatchObject({ state: "awake", requests: { running: 0 } });
+});
+
+test("wakeUp() reports a reload that throws an unreadable value", async () => {
+  for (const value of unreadable) {
+    await fixture.restart({
+      reload: () => {
+        throw value;
+      },
+    });
+    await fixture.controller.sleep({ level: 2 });
+    expect(await codeOf(() => fixture.controller.wakeUp())).toBe("HOOK_FAILED");
+    await fixture.controller.close();
+    await fixture.allocator.wakeUp();
+  }
+});
+
 describe("failures", () => {
   test.if(onEmulator)("wakeUp() leaves the engine asleep when it fails, and succeeds on retry", async () => {
     await fixture.controller.sleep();

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { SleepController } from "camem/server";
-import { codeOf, failureOf, holdDevice, MiB } from "../../support/device.ts";
+import { codeOf, failureOf, granulesBetween, holdDevice, MiB } from "../../support/device.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
 import { ControllerFixture } from "./controller-fixture.ts";
 
@@ -30,7 +30,7 @@ describe("sleep() and wakeUp()", () => {
       sleepingTags: ["weights", "kv_cache"],
     });
     expect(fixture.controller.isSleeping).toBe(true);
-    expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes + 10 * MiB);
+    expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes + 10 * MiB)).toBe(0);
     expect(await fixture.controller.wakeUp()).toMatchObject({ alreadyAwake: false, tags: null });
     expect(fixture.controller.status).toMatchObject({
       state: "awake",
@@ -38,7 +38,7 @@ describe("sleep() and wakeUp()", () => {
       reason: null,
       sleepingTags: [],
     });
-    expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes);
+    expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
     expect(await fixture.complete()).toBe(fixture.expected());
     expect(fixture.states).toEqual(["falling-asleep", "asleep", "waking", "awake"]);
   });
@@ -52,7 +52,7 @@ describe("sleep() and wakeUp()", () => {
       await fixture.controller.sleep({ level: 0 });
       expect(fixture.controller.status).toMatchObject({ state: "paused", level: 0, paused: false });
       expect([fixture.controller.isSleeping, fixture.controller.isPaused]).toEqual([true, true]);
-      expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes);
+      expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
       expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
       expect(await fixture.controller.sleep({ level: 0 })).toMatchObject({ alreadySleeping: true });
       await end();
@@ -108,7 +108,7 @@ describe("sleep() and wakeUp()", () => {
     const { freeBytes } = fixture.allocator.memGetInfo();
     await fixture.controller.sleep();
     await fixture.controller.wakeUp({ tags: ["weights"] });
-    expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes + 6 * MiB);
+    expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes + 6 * MiB)).toBe(0);
     expect(fixture.controller.status).toMatchObject({ state: "asleep", sleepingTags: ["kv_cache"] });
     expect(fixture.controller.isSleeping).toBe(true);
     expect(await codeOf(() => fixture.controller.admit())).toBe("ENGINE_UNAVAILABLE");
@@ -154,7 +154,7 @@ describe("sleep() and wakeUp()", () => {
       await fixture.controller.confirmWeights();
       await fixture.controller.wakeUp();
       expect(await fixture.complete()).toBe(fixture.expected());
-      expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes);
+      expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
     }
     expect(fixture.controller.status.requests).toMatchObject({
       running: 0,
@@ -251,7 +251,7 @@ describe("lost weights", () => {
     const error = await failureOf(() => fixture.controller.wakeUp());
     expect([error.code, error.cause]).toEqual(["HOOK_FAILED", new RangeError("no checkpoint")]);
     expect(fixture.controller.status).toMatchObject({ state: "asleep", level: 2 });
-    expect(fixture.allocator.memGetInfo().freeBytes).toBe(freeBytes + 10 * MiB);
+    expect(granulesBetween(fixture.allocator.memGetInfo().freeBytes, freeBytes + 10 * MiB)).toBe(0);
     await fixture.controller.wakeUp();
     expect(await fixture.complete()).toBe(fixture.expected());
   });

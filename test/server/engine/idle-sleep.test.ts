@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import { type ControllerOptions, type IdleOptions, IdleSleep, SleepController } from "camem/server";
-import { codeOf, failureOf, holdDevice, MiB } from "../../support/device.ts";
+import { codeOf, failureOf, holdDevice, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
 
@@ -111,6 +111,75 @@ test("IdleSleep leaves a paused engine alone", async () => {
   clock.advance(5 * minute);
   await asleepAt(1);
 });
+
+test("IdleSleep leaves an engine alone that was paused after it fell asleep", async () => {
+  clock.advance(5 * minute);
+  await asleepAt(1);
+  await controller.pause();
+  clock.advance(100 * minute);
+  await settle();
+  expect(controller.status).toMatchObject({ level: 1, paused: true });
+  await controller.resume();
+  clock.advance(1);
+  await asleepAt(2);
+});
+
+test("IdleSleep does nothing when a pause or an operator's sleep comes before its turn", async () => {
+  for (const [first, level] of [
+    [() => controller.pause({ mode: "wait" }), null],
+    [() => controller.sleep({ level: 1 }), 1],
+  ] as const) {
+    await start({ ladder: [{ after: "5m", level: 2 }] });
+    const ended = Promise.withResolvers<string>();
+    controller.subscribe((event) => {
+      if (event.type === "transition-ended" && event.reason === "idle") ended.resolve(event.outcome);
+    });
+    const waking = controller.wakeUp();
+    const before = first();
+    clock.advance(5 * minute);
+    await Promise.all([waking, before]);
+    expect(await ended.promise).toBe("failed");
+    expect(controller.status.level).toBe(level);
+    await controller.resume();
+    idle.close();
+    await controller.wakeUp();
+  }
+});
+
+test("IdleSleep deepens a sleep of a pool", async () => {
+  await controller.sleep({ reason: "pool" });
+  clock.advance(60 * minute);
+  await asleepAt(2);
+});
+
+test.if(onEmulator)(
+  "IdleSleep goes deeper when its lighter level fails, before or after it began",
+  async () => {
+    for (const [hostBudget, faults] of [
+      [2 * MiB, ""],
+      ["1GiB", "aclrtMallocHost:1+=207001"],
+    ] as const) {
+      await allocator.close();
+      allocator = CaMemAllocator.getInstance({ hostBudget });
+      engine = new FakeEngine(allocator);
+      await start();
+      const failures: (number | null)[] = [];
+      controller.subscribe((event) => {
+        if (event.type === "transition-ended" && event.failure) failures.push(event.level);
+      });
+      setFaults(faults);
+      for (let count = 1; count < 12; count++) {
+        clock.advance(5 * minute);
+        await until(() => failures.length === count);
+        await settle();
+      }
+      expect([controller.status.state, ...new Set(failures)]).toEqual(["awake", 1]);
+      clock.advance(5 * minute);
+      await asleepAt(2);
+      setFaults("");
+    }
+  },
+);
 
 test("IdleSleep cancels its sleep when a request arrives", async () => {
   const device = holdDevice();

@@ -1,6 +1,7 @@
 /** Requests to the model: admission, streaming, and disconnecting clients. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
 import { type AdmitRequestOptions, admitRequest, leasedStream } from "camem/server";
 import { failureOf, holdDevice } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
@@ -87,6 +88,57 @@ describe("admitRequest()", () => {
     await cancelled;
     expect(running).toEqual([1]);
     expect(fixture.controller.status.requests.running).toBe(0);
+  });
+
+  test("leasedStream() ends its source when the lease is aborted and nobody reads", async () => {
+    const lease = await fixture.controller.admit();
+    async function* source() {
+      try {
+        for await (const letter of fixture.engine.generate(lease, "once", 8)) yield letter;
+      } catch {
+        yield "the last word";
+      }
+    }
+    const stream = leasedStream(lease, source());
+    await Bun.sleep(5);
+    expect(await fixture.controller.sleep({ mode: "abort", deadlineMs: 2000 })).toMatchObject({ level: 1 });
+    const first = fixture.engine.expected("once", 1);
+    expect(await new Response(stream).text()).toBe(`${first}the last word`);
+  });
+
+  test("leasedStream() cuts a source that goes on after its lease was aborted", async () => {
+    for (const endless of [
+      (async function* () {
+        while (true) yield "more";
+      })(),
+      { [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: "more" }) }) },
+    ] as AsyncIterable<string>[]) {
+      const lease = await fixture.controller.admit();
+      const reader = leasedStream(lease, endless).getReader();
+      await reader.read();
+      await fixture.controller.pause({ mode: "abort", deadlineMs: 2000 });
+      await fixture.controller.resume();
+      await expect(reader.closed).rejects.toBeUndefined();
+    }
+    expect(fixture.controller.status.requests.running).toBe(0);
+  });
+
+  test("leasedStream() ends by itself when the lease was aborted before", async () => {
+    const client = new AbortController();
+    const lease = await fixture.controller.admit(client.signal);
+    client.abort();
+    leasedStream(lease, fixture.engine.generate(lease, "once", 8));
+    await until(() => fixture.controller.status.requests.running === 0);
+  });
+
+  test("/sleep in mode abort succeeds while a client does not read", async () => {
+    const client = connect(fixture.server.port, "127.0.0.1");
+    client.pause();
+    client.write("GET /complete?stream&length=100000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    await until(() => fixture.controller.status.requests.running === 1);
+    await Bun.sleep(50);
+    expect(await fixture.server.postJson("/sleep?mode=abort&deadline_ms=2000")).toMatchObject([200, {}]);
+    client.destroy();
   });
 
   test("leasedStream() continues after a sleep in mode keep", async () => {

@@ -154,6 +154,30 @@ describe("routes of SGLang", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
+  test("tags that stand for no memory are accepted beside others and alone", async () => {
+    const tags = ["kv_cache", "cuda_graph", "scheduling"];
+    for (const [sleep, wake] of [
+      ["/release_memory_occupation", "/resume_memory_occupation"],
+      ["/sleep", "/wake_up"],
+    ] as const) {
+      expect((await fixture.server.post(sleep, { tags })).status).toBe(200);
+      expect(fixture.controller.status.sleepingTags).toEqual(["kv_cache"]);
+      expect((await fixture.server.post(wake, { tags })).status).toBe(200);
+      expect(fixture.controller.status.state).toBe("awake");
+      for (const path of [sleep, wake])
+        expect((await fixture.server.post(path, { tags: ["cuda_graph"] })).status).toBe(200);
+      expect(fixture.controller.status.state).toBe("awake");
+    }
+  });
+
+  test("/release_memory_occupation sleeps memory that the engine has as cuda_graph", async () => {
+    const graphs = fixture.allocator.malloc(1, { tag: "cuda_graph" });
+    await fixture.server.post("/release_memory_occupation", { tags: ["cuda_graph"] });
+    expect(graphs.state).toBe("discarded");
+    await fixture.server.post("/resume_memory_occupation", { tags: ["cuda_graph"] });
+    expect(graphs.state).toBe("mapped");
+  });
+
   test("empty array of tags stands for all tags", async () => {
     for (const [sleep, wake] of [
       ["/release_memory_occupation", "/resume_memory_occupation"],

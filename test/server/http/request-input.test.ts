@@ -42,15 +42,91 @@ describe("invalid requests", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
-  test("/sleep ignores parameters that vLLM ignores", async () => {
-    expect((await fixture.server.post("/sleep?id=7", { engine: "x" })).status).toBe(200);
+  test("every route refuses unknown parameters and names them", async () => {
+    for (const [method, path] of [
+      ["POST", "/sleep"],
+      ["POST", "/wake_up"],
+      ["POST", "/pause"],
+      ["POST", "/resume"],
+      ["GET", "/is_sleeping"],
+      ["GET", "/is_paused"],
+      ["GET", "/release_memory_occupation"],
+      ["POST", "/resume_memory_occupation"],
+      ["GET", "/camem/plan"],
+      ["GET", "/camem/usage"],
+      ["GET", "/camem/transitions"],
+      ["GET", "/camem/events"],
+      ["POST", "/camem/confirm_weights"],
+    ] as const) {
+      for (const name of ["levl", "tag", "__proto__", "constructor"]) {
+        const call = () => fixture.server.json(`${path}?${name}=2`, { method });
+        expect([path, await errorOf(call())]).toEqual([path, [400, name]]);
+        if (method === "POST")
+          expect(await errorOf(fixture.server.postJson(path, `{"${name}":2}`))).toEqual([400, name]);
+      }
+    }
+    expect(fixture.controller.status).toMatchObject({ state: "awake", paused: false });
+    const response = await fixture.server.post("/wake_up?tag=weights");
+    expect(await response.text()).toContain('there is no parameter \\"tag\\"; this route has model, tags');
+  });
+
+  test("handler answers HEAD wherever it answers GET without a change", async () => {
+    await fixture.restart({}, { health: true });
+    for (const path of [
+      "/health",
+      "/is_sleeping",
+      "/camem",
+      "/camem/page.js",
+      "/camem/usage",
+      "/camem/events",
+    ]) {
+      const head = await fixture.server.fetch(path, { method: "HEAD" });
+      const get = await fixture.server.fetch(path);
+      expect([path, head.status, await head.text()]).toEqual([path, 200, ""]);
+      expect([path, head.headers.get("content-type")]).toEqual([path, get.headers.get("content-type")]);
+      await get.body?.cancel();
+    }
+    expect((await fixture.server.fetch("/is_sleeping?model=qwen", { method: "HEAD" })).status).toBe(404);
+    expect((await fixture.server.fetch("/camem/usge", { method: "HEAD" })).status).toBe(404);
+    expect((await fixture.server.fetch("/release_memory_occupation", { method: "HEAD" })).status).toBe(405);
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  const detours = [
+    "/v1/..\\..\\sleep",
+    "/v1\\..\\sleep",
+    "/v1/%2e%2e/sleep",
+    "/v1/.%2e\\sleep",
+    "/camem/../sleep",
+    "/sleep#x",
+  ];
+
+  test.each(detours)("handler.routes leave %s to the model", async (path) => {
+    const handler = createHandler({ engine: fixture.controller, loopbackOnly: true });
+    const fetchModel = () => new Response(null, { status: 404 });
+    await using served = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      routes: handler.routes,
+      fetch: fetchModel,
+    });
+    const post = `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`;
+    expect(await raw(Number(served.port), post)).toStartWith("HTTP/1.1 404");
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test.each(detours)("handler refuses %s where the request shows how it was sent", async (path) => {
+    const post = `POST ${path} HTTP/1.1\r\nHost: [\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n`;
+    await fixture.restart({}, { token: "secret", loopbackOnly: undefined });
+    expect(await raw(fixture.server.port, post)).toStartWith("HTTP/1.1 400");
+    expect(fixture.controller.status.state).toBe("awake");
   });
 
   test.each([
     ["/sleep", "GET", "POST"],
-    ["/is_sleeping", "POST", "GET"],
+    ["/is_sleeping", "POST", "GET, HEAD"],
     ["/release_memory_occupation", "DELETE", "GET, POST"],
-    ["/camem/events", "PUT", "GET"],
+    ["/camem/events", "PUT", "GET, HEAD"],
   ])("%s answers 405 with Allow to %s", async (path, method, allow) => {
     const response = await fixture.server.fetch(path, { method });
     expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);

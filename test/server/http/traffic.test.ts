@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import { type EngineStatus, ModelPool, SleepController } from "camem/server";
-import { onEmulator, setFaults } from "../../support/device.ts";
+import { granulesBetween, onEmulator, setFaults, wholeGranules } from "../../support/device.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
 import { TestServer } from "../../support/test-server.ts";
 
@@ -111,13 +111,16 @@ test("allocator and device agree on memory over cycles of every level", async ()
     await server.post("/sleep?level=1");
     const asleep = controller.usage();
     expect(asleep).toMatchObject({ weights: { state: "asleep" }, kv_cache: { state: "asleep" } });
-    expect(allocator.memGetInfo().freeBytes).toBe(
-      freeBytes + engine.weights.sizeBytes + engine.cache.sizeBytes,
-    );
+    expect(
+      granulesBetween(
+        allocator.memGetInfo().freeBytes,
+        freeBytes + engine.weights.sizeBytes + engine.cache.sizeBytes,
+      ),
+    ).toBe(0);
     await server.post("/wake_up?tags=weights");
-    expect(allocator.memGetInfo().freeBytes).toBe(freeBytes + engine.cache.sizeBytes);
+    expect(granulesBetween(allocator.memGetInfo().freeBytes, freeBytes + engine.cache.sizeBytes)).toBe(0);
     await server.post("/wake_up?tags=kv_cache");
-    expect(allocator.memGetInfo().freeBytes).toBe(freeBytes);
+    expect(granulesBetween(allocator.memGetInfo().freeBytes, freeBytes)).toBe(0);
     expect(controller.usage()["weights"]).toMatchObject({ hostBytes: 0, state: "awake" });
   };
   for (let index = 0; index < 3; index++) await cycle();
@@ -172,7 +175,7 @@ test("pool answers 200 concurrent requests for two engines on a device for one",
     (name) => new SleepController(allocator, { name, tags: toys[name].tags }),
   );
   await controllers[1]?.sleep({ reason: "pool" });
-  allocator.malloc(allocator.memGetInfo().freeBytes, { tag: "sleep_persistent" });
+  allocator.malloc(wholeGranules(allocator.memGetInfo().freeBytes), { tag: "sleep_persistent" });
   await using pool = new ModelPool(controllers, { minimumResidency: 20 });
   server = new TestServer(pool, toys);
   const answers = await Promise.all(

@@ -1,9 +1,17 @@
 /** Engines that share a device too small for all of them. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { CaMemAllocator, type DeviceBuffer } from "camem";
+import { CaMemAllocator, type CamemError, type DeviceBuffer } from "camem";
 import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
-import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
+import {
+  codeOf,
+  failureOf,
+  granulesBetween,
+  MiB,
+  onEmulator,
+  setFaults,
+  wholeGranules,
+} from "../../support/device.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
 import { TestServer } from "../../support/test-server.ts";
@@ -37,7 +45,7 @@ async function start(
   }
   for (const name of names.slice(room)) await engines[name].sleep({ reason: "pool" });
   const { freeBytes } = allocator.memGetInfo();
-  taken = allocator.malloc(freeBytes, { tag: "sleep_persistent" });
+  taken = allocator.malloc(wholeGranules(freeBytes), { tag: "sleep_persistent" });
   pool = new ModelPool(Object.values(engines), { clock, minimumResidency: "1s", ...options });
   log = [];
   pool.subscribe((event) => {
@@ -182,7 +190,9 @@ test("admit() serves the longest waiting request next", async () => {
 test("admit() does not wait for the residency of others when there is room", async () => {
   await start(1, { minimumResidency: "20s" }, {}, { c: 1 * MiB });
   taken.free();
-  taken = allocator.malloc(allocator.memGetInfo().freeBytes - 8 * MiB, { tag: "sleep_persistent" });
+  taken = allocator.malloc(wholeGranules(allocator.memGetInfo().freeBytes) - 8 * MiB, {
+    tag: "sleep_persistent",
+  });
   const first = complete("b");
   expect(await complete("c")).toBe(true);
   expect(log).toEqual(["c wakes"]);
@@ -239,7 +249,8 @@ test("admit() throws when the engine can never fit, and puts none to sleep", asy
   using more = allocator.malloc(4 * MiB, { tag: "sleep_persistent" });
   const error = await failureOf(() => complete("b"));
   expect(error.code).toBe("ENGINE_UNAVAILABLE");
-  expect(error.cause).toMatchObject({ code: "OUT_OF_DEVICE_MEMORY", sizeBytes: 4 * MiB });
+  expect(error.cause).toMatchObject({ code: "OUT_OF_DEVICE_MEMORY" });
+  expect(granulesBetween((error.cause as CamemError).sizeBytes ?? 0, 4 * MiB)).toBe(0);
   expect(log).toEqual(["a sleeps"]);
   more.free();
   expect(await complete("b")).toBe(true);
