@@ -22,7 +22,12 @@ import {
   resolveConfig,
 } from "./options/allocator-options.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
-import { type SleepSelection, TagPolicies, type TagPolicyChanges } from "./policy/tag-policies.ts";
+import {
+  presetPolicies,
+  type SleepSelection,
+  TagPolicies,
+  type TagPolicyChanges,
+} from "./policy/tag-policies.ts";
 import type { TransitionHooks } from "./transition/hooks.ts";
 import { Lifecycle } from "./transition/lifecycle.ts";
 import {
@@ -48,9 +53,7 @@ export class CaMemAllocator {
   readonly #deviceCount: number;
   readonly #lifecycle = new Lifecycle();
   readonly #table = new SegmentTable(() => this.#lifecycle.assertOpen());
-  readonly #policies = new TagPolicies((tag, immutable) =>
-    native.setTagImmutable(this.#table.tagId(tag), tag, immutable),
-  );
+  readonly #policies = new TagPolicies((tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
   readonly #pools: MemoryPools;
   readonly #transitions: Transitions;
@@ -123,16 +126,19 @@ export class CaMemAllocator {
 
   /**
    * Calls `body` with the memory pool of `tag`. Until `body` returns or its promise settles, `malloc` inside it and native
-   * allocations (`my_malloc`) carry the tag.
+   * allocations (`my_malloc`) carry the tag: those of this thread, and of threads without a Worker of their own. Bodies nest;
+   * then the innermost tag counts. In other cases bodies of different tags must not overlap. While Workers are in bodies of
+   * different tags, `my_malloc` returns null to threads without a Worker.
    *
    * @returns the result of `body`
-   * @throws CamemError `INVALID_ARGUMENT`, `INVALID_TAG` or `CLOSED`, and errors of `body`
+   * @throws CamemError `STATE_CONFLICT` while a body of another tag runs in this Worker that does not enclose this call, as a
+   * rejection where `body` is an async function; `INVALID_ARGUMENT`, `INVALID_TAG` or `CLOSED`, and errors of `body`
    */
   useMemoryPool<T>(tag: string, body: (pool: MemoryPool) => T): T {
     if (typeof body !== "function")
       throw new CamemError("INVALID_ARGUMENT", `the body is ${formatValue(body)}; it must be a function`);
     const pool = this.memoryPool(tag);
-    return this.#regions.run(tag, this.#table.tagId(tag), () => body(pool));
+    return this.#regions.run(tag, this.#table.tagId(tag), body, pool);
   }
 
   /**
@@ -272,7 +278,8 @@ export class CaMemAllocator {
   }
 
   /**
-   * Returns the backups of a tag's offloaded memory. They can be read without the device, also after it is lost.
+   * Returns the backups of a tag's memory: offloaded, or immutable and backed up. They can be read without the device, also
+   * after it is lost.
    *
    * @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG` or `CLOSED`
    */
@@ -298,8 +305,8 @@ export class CaMemAllocator {
   }
 
   /**
-   * Sets what each sleep level does to a tag, and whether its content is immutable once loaded. Properties that are left out keep
-   * their value; a new tag is discarded and not immutable.
+   * Sets what each sleep level does to a tag, and whether its content is immutable once loaded. It counts for every Worker of
+   * the process. Properties that are left out keep their value; a new tag is discarded and not immutable.
    *
    * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`;
    * `BUFFER_ASLEEP` or `BUFFER_MOVING` when `immutable` becomes false while memory of the tag sleeps or moves
@@ -344,6 +351,6 @@ export class CaMemAllocator {
     return device;
   }
 
-  /** True for tags with a policy and for tags in use by this Worker, another one or a native thread. */
-  readonly #isKnown = (tag: string): boolean => this.#policies.has(tag) || this.#table.knows(tag);
+  /** True for preset tags and for tags that this Worker, another one or a native thread has used or defined. */
+  readonly #isKnown = (tag: string): boolean => presetPolicies.has(tag) || this.#table.knows(tag);
 }

@@ -88,7 +88,7 @@ describe.each(requests.map((request) => [JSON.stringify(request), request] as co
       expect(wake).toMatchObject({
         restoredBytes: sum(fates, "offloaded"),
         remappedBytes: sum(fates, "discarded"),
-        remappedTags: tags.filter((tag) => fates.get(tag) === "discarded"),
+        lostTags: tags.filter((tag) => fates.get(tag) === "discarded"),
         stillAsleep: [],
         alreadyAwake: asleepBytes === 0,
       });
@@ -158,7 +158,7 @@ test("sleep({ level: 2 }) drops the backups of level 1", async () => {
     hostBytes: 0,
     discardedBytes: mappedBytes("weights"),
   });
-  expect((await allocator.wakeUp()).remappedTags).toContain("weights");
+  expect((await allocator.wakeUp()).lostTags).toContain("weights");
 });
 
 test("sleep() and wakeUp() leave free device and host memory unchanged after five cycles", async () => {

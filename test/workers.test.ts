@@ -69,6 +69,18 @@ test("sleep() moves the memory of every Worker", async () => {
   expect(address).not.toBe(own.ptr);
 });
 
+test("defineTag() counts in every Worker", async () => {
+  allocator.defineTag("adapters", { 1: "offload", 2: "offload" });
+  const adapter = allocator.malloc(1, { tag: "adapters" });
+  adapter.fill(9);
+  const worker = startWorker();
+  await ask(worker, "sleep");
+  expect(adapter.state).toBe("offloaded");
+  await allocator.wakeUp();
+  expect(adapter.read()).toEqual(new Uint8Array([9]));
+  await ask(worker, "close");
+});
+
 test("free() in a Worker waits for queued work before it unmaps", async () => {
   const worker = startWorker();
   await ask(worker, "allocate");

@@ -116,9 +116,22 @@ pub export fn camem_tag_name(tag: u32, buffer: [*]u8, length: *u64) callconv(.c)
     return callTo(.{length}, Session.copyTagName, .{ tag, buffer });
 }
 
-/// From here until `camem_region_leave` with the token, `my_malloc` allocates under `tag`, on every thread.
-pub export fn camem_region_enter(tag: u32, token: *u64) callconv(.c) i32 {
-    return callTo(.{token}, Session.enterRegion, .{tag});
+/// A tag's policy, a word that the shim keeps for its callers; 0 until one is set.
+pub export fn camem_tag_policy(tag: u32, policy: *u64) callconv(.c) i32 {
+    return callTo(.{policy}, Session.tagPolicy, .{tag});
+}
+
+/// Replaces a tag's policy, for every thread. Refused as stale when the policy is no longer `expected`.
+pub export fn camem_tag_set_policy(tag: u32, expected: u64, policy: u64) callconv(.c) i32 {
+    return call(Session.setTagPolicy, .{ tag, expected, policy });
+}
+
+/// From here until `camem_region_leave` with the token, `my_malloc` allocates under `tag`, on this thread and on
+/// threads without a region. `parent` is the token of the region that the caller is in, or 0. Refused as busy while
+/// this thread has a region of another tag open that the caller is not in. The region of a thread that has ended is
+/// closed.
+pub export fn camem_region_enter(tag: u32, parent: u64, token: *u64) callconv(.c) i32 {
+    return callTo(.{token}, Session.enterRegion, .{ tag, parent });
 }
 
 /// Ends a region; any thread may do so.
@@ -223,8 +236,8 @@ fn copy(
     return call(Session.copy, .{ name, offset_bytes, size_bytes, what, failure });
 }
 
-/// Copies `size_bytes` of the backup of a segment that is offloaded into `target`; blocks while a file is read. Makes
-/// no AscendCL call, so it works when the device is lost.
+/// Copies `size_bytes` of the backup of a segment into `target`; blocks while a file is read. Makes no AscendCL call,
+/// so it works when the device is lost. Fails when a checkpoint has changed; then `target` is undefined.
 pub export fn camem_backup_read(
     address: u64,
     segment_id: u64,
@@ -253,17 +266,19 @@ pub export fn camem_checkpoint_close(checkpoint: u64) callconv(.c) i32 {
 /// Says that the content of a mapped segment is in `count` extents of a checkpoint: to sleep, it need not be copied,
 /// and a wake-up reads it from there. Writes to the segment are refused from here on. The extents are copied; they
 /// are in order and inside the segment and the checkpoint, and do not overlap. Fails when the checkpoint has changed
-/// since it was opened.
+/// since it was opened. Refused as asleep when the segment's `discards` are no longer the given ones: its content was
+/// lost since.
 pub export fn camem_segment_use_checkpoint(
     address: u64,
     segment_id: u64,
+    discards: u32,
     checkpoint: u64,
     extents: [*]const FileExtent,
     count: u64,
     failure: *Failure,
 ) callconv(.c) i32 {
     const name: Session.Name = .{ .address = address, .segment_id = segment_id };
-    return call(Session.useCheckpoint, .{ name, checkpoint, extents[0..count], failure });
+    return call(Session.useCheckpoint, .{ name, discards, checkpoint, extents[0..count], failure });
 }
 
 /// With `immutable` 1 the content of every segment of a tag that has any is immutable: writes are refused, and a

@@ -32,19 +32,13 @@ const Attachments = struct {
     fn dropDead(self: *Attachments) void {
         var index: usize = 0;
         while (index < self.count) {
-            if (isAlive(self.threads[index])) index += 1 else self.drop(index);
+            if (sync.isThreadAlive(self.threads[index])) index += 1 else self.drop(index);
         }
     }
 
     fn drop(self: *Attachments, index: usize) void {
         self.count -= 1;
         self.threads[index] = self.threads[self.count];
-    }
-
-    fn isAlive(thread: std.os.linux.pid_t) bool {
-        var buffer: [64]u8 = undefined;
-        const path = std.fmt.bufPrintZ(&buffer, "/proc/self/task/{d}", .{thread}) catch return true;
-        return std.c.access(path, std.c.F_OK) == 0;
     }
 };
 

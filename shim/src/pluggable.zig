@@ -5,16 +5,18 @@ const acl = @import("acl");
 const attach = @import("attach.zig");
 const status = @import("status.zig");
 
-/// Device memory of at least `size` bytes under the tag of the innermost `useMemoryPool` region, or null: when
-/// nothing is attached, the size or device is invalid or memory is short. The caller owns it until `my_free`. Memory
-/// allocated while other memory sleeps, or while a plan runs, is mapped at once and not part of that plan.
+/// Device memory of at least `size` bytes under the tag of this thread's innermost `useMemoryPool` region, or else of
+/// the other threads' regions. Null when nothing is attached, the size or device is invalid, memory is short, or a
+/// thread without a region calls while others are in regions of different tags. The caller owns it until `my_free`.
+/// Memory allocated while other memory sleeps, or while a plan runs, is mapped at once and not part of that plan.
 pub fn my_malloc(size: isize, device: c_int, stream: acl.Stream) callconv(.c) ?*anyopaque {
     _ = stream; // the memory is mapped when we return, so no stream must wait for it
     if (size <= 0 or device < 0) return null;
     const open = attach.enter() orelse return null;
     defer attach.leave();
+    const tag = open.regionTag() catch return null;
     var failure: status.Failure = .{};
-    const allocation = open.allocate(@intCast(device), open.regionTag(), @intCast(size), &failure) catch return null;
+    const allocation = open.allocate(@intCast(device), tag, @intCast(size), &failure) catch return null;
     return @ptrFromInt(allocation.address);
 }
 

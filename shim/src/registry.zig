@@ -79,6 +79,7 @@ pub const Registry = struct {
             .restore => content.restore(false),
             .restore_immutable => content.restore(true),
         };
+        if (how == .discard) segment.discards +%= 1;
         if (taken != null and !segment.doomed) self.version += 1;
         return taken;
     }
@@ -216,14 +217,17 @@ pub const Registry = struct {
         return segment;
     }
 
-    /// Pins a segment that is backed up for a copy of `size_bytes` at `offset_bytes` of its backup.
+    /// Pins a segment whose backup is whole for a copy of `size_bytes` at `offset_bytes` of it.
     pub fn pinBackup(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
-        if (segment.content != .offloaded) return error.NoBackup;
+        switch (segment.content) {
+            .offloaded, .clean => {},
+            .live, .saving, .discarded => return error.NoBackup,
+        }
         if (!isWithin(offset_bytes, size_bytes, segment.size_bytes)) return error.OutOfBounds;
         segment.pins += 1;
         return segment;

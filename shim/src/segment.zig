@@ -165,6 +165,8 @@ pub const Segment = struct {
     device: u32,
     tag: u32,
     content: Content = .{ .live = .{} },
+    /// How often a sleep has discarded its content.
+    discards: u32 = 0,
     handle: acl.DrvMemHandle = null,
     mapped: bool = false,
     reserved: bool = false,
@@ -239,6 +241,7 @@ pub const Segment = struct {
             .unreleased = @intFromBool(self.isUnreleased()),
             .clean = @intFromBool(self.isClean()),
             .immutable = @intFromBool(self.content.isImmutable()),
+            .discards = self.discards,
         };
         const found = self.content.backup() orelse return described;
         described.host_bytes = found.hostBytes();
@@ -279,7 +282,8 @@ pub const Info = extern struct {
     clean: u32,
     /// 1 when writes to it are refused.
     immutable: u32,
-    reserved: u32 = 0,
+    /// How often a sleep has discarded its content.
+    discards: u32,
 };
 
 test "Content keeps a backup through a wake-up only where it is immutable" {

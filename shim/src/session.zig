@@ -96,10 +96,22 @@ pub const Session = struct {
         return name.len;
     }
 
-    pub fn enterRegion(self: *Session, tag: u32) status.Error!u64 {
+    pub fn tagPolicy(self: *Session, tag: u32) status.Error!u64 {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
-        return self.registry.tags.enter(tag);
+        return self.registry.tags.policy(tag);
+    }
+
+    pub fn setTagPolicy(self: *Session, tag: u32, expected: u64, new: u64) status.Error!void {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.setPolicy(tag, expected, new);
+    }
+
+    pub fn enterRegion(self: *Session, tag: u32, parent: u64) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.enter(tag, parent);
     }
 
     pub fn leaveRegion(self: *Session, token: u64) status.Error!void {
@@ -108,8 +120,8 @@ pub const Session = struct {
         return self.registry.tags.leave(token);
     }
 
-    /// The tag that native allocations carry now.
-    pub fn regionTag(self: *Session) u32 {
+    /// The tag of what this thread allocates now.
+    pub fn regionTag(self: *Session) status.Error!u32 {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
         return self.registry.tags.current();
@@ -243,7 +255,7 @@ pub const Session = struct {
 
     pub const Name = struct { address: u64, segment_id: u64 };
 
-    /// Copies a part of the backup of a segment that is offloaded. Makes no AscendCL call.
+    /// Copies a part of the backup of a segment. Makes no AscendCL call.
     pub fn readBackup(
         self: *Session,
         name: Name,
@@ -254,13 +266,16 @@ pub const Session = struct {
         const segment = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
         defer self.registry.unpin(segment);
         const backup = segment.content.backup() orelse return error.NoBackup;
-        return backup.read(segment.size_bytes, offset_bytes, target, failure);
+        try backup.read(segment.size_bytes, offset_bytes, target, failure);
+        // Afterwards: it may change while it is read.
+        if (backup == .file) try backup.file.file.checkUnchanged(failure);
     }
 
-    /// Makes a checkpoint the backup of a segment that is awake.
+    /// Makes a checkpoint the backup of a segment that is awake and has lost its content `discards` times.
     pub fn useCheckpoint(
         self: *Session,
         name: Name,
+        discards: u32,
         handle: u64,
         extents: []const files.Extent,
         failure: *Failure,
@@ -272,6 +287,7 @@ pub const Session = struct {
         errdefer heap.allocator.free(own);
         const segment = try self.registry.pin(name.address, name.segment_id, 0, 0, .reading);
         defer self.registry.unpin(segment);
+        if (segment.discards != discards) return error.Asleep;
         var end: u64 = 0;
         for (own) |extent| {
             const start = extent.segment_offset_bytes;

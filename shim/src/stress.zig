@@ -111,7 +111,7 @@ const Checkpoint = struct {
         var failure: abi.Failure = .{};
         while (!stopping.load(.acquire)) {
             const useCheckpoint = abi.camem_segment_use_checkpoint;
-            const status = useCheckpoint(weights.address, weights.id, self.handle, &extents, extents.len, &failure);
+            const status = useCheckpoint(weights.address, weights.id, 0, self.handle, &extents, extents.len, &failure);
             const refused = status == @intFromEnum(abi.Status.moving) or status == @intFromEnum(abi.Status.asleep);
             if (status != @intFromEnum(abi.Status.ok) and !refused) _ = totals.failed_copies.fetchAdd(1, .monotonic);
             std.Thread.yield() catch continue;

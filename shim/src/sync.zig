@@ -66,6 +66,13 @@ pub const Thread = struct {
     }
 };
 
+/// Whether a thread of this process has not ended.
+pub fn isThreadAlive(thread: linux.pid_t) bool {
+    var buffer: [64]u8 = undefined;
+    const path = std.fmt.bufPrintZ(&buffer, "/proc/self/task/{d}", .{thread}) catch return true;
+    return std.c.access(path, std.c.F_OK) == 0;
+}
+
 /// A word of each thread. Not `threadlocal`: glibc allocates such variables of a library that is opened at run time
 /// when a thread first uses them, and ends the process when it cannot.
 pub const PerThread = struct {

@@ -69,8 +69,6 @@ const EntrySchema = Type.Object({
   data_offsets: Type.Tuple([ByteOffset, ByteOffset]),
 });
 
-const MetadataSchema = Type.Record(Type.String(), Type.String());
-
 const truncatedHint = "The file is cut short or damaged: copy or download it again.";
 const rewriteHint = "Write the file again with the safetensors library.";
 
@@ -147,41 +145,57 @@ function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown
     const reason = bounded(messageOf(error));
     throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteHint, error);
   }
-  const duplicate = findDuplicateKey(text);
-  if (duplicate !== undefined) {
-    throw invalid(path, `the header has the key ${formatHeaderValue(duplicate)} twice`, rewriteHint);
-  }
+  const problem = findHiddenProblem(text);
+  if (problem !== undefined) throw invalid(path, problem, rewriteHint);
   // Text that starts with a brace and is JSON is an object.
   return new Map(Object.entries(value as object));
 }
 
+/** An object or array that is open during a scan. */
+interface OpenValue {
+  /** The keys so far; undefined in an array. */
+  readonly keys: Set<string> | undefined;
+  lastKey: string;
+}
+
+const sizeFields = ["shape", "data_offsets"];
+const numberToken = /-?\d[\d.eE+-]*/y;
+
 /**
- * Finds a key that an object has twice: `JSON.parse` keeps the last one, so that two readers could see different models in one
- * file. `text` must be JSON.
+ * Finds what the format forbids and `JSON.parse` hides: a key that an object has twice, so that two readers could see different
+ * models in one file, and sizes such as `1.0`, `1e0` and `-0`. `text` must be JSON.
  */
-function findDuplicateKey(text: string): string | undefined {
-  const keysOfOpenObjects: (Set<string> | undefined)[] = [];
+function findHiddenProblem(text: string): string | undefined {
+  const open: OpenValue[] = [];
   let keyComesNext = false;
   for (let index = 0; index < text.length; index++) {
-    const character = text[index];
+    const character = text[index] ?? "";
+    const inside = open.at(-1);
     if (character === '"') {
       const end = endOfString(text, index);
-      if (keyComesNext) {
-        const keys = keysOfOpenObjects.at(-1);
+      if (keyComesNext && inside?.keys) {
         const key: string = JSON.parse(text.slice(index, end));
-        if (keys?.has(key)) return key;
-        keys?.add(key);
+        if (inside.keys.has(key)) return `the header has the key ${formatHeaderValue(key)} twice`;
+        inside.keys.add(key);
+        inside.lastKey = key;
       }
       keyComesNext = false;
       index = end - 1;
     } else if (character === "{" || character === "[") {
       keyComesNext = character === "{";
-      keysOfOpenObjects.push(keyComesNext ? new Set() : undefined);
+      open.push({ keys: keyComesNext ? new Set() : undefined, lastKey: "" });
     } else if (character === "}" || character === "]") {
-      keysOfOpenObjects.pop();
+      open.pop();
       keyComesNext = false;
     } else if (character === ",") {
-      keyComesNext = keysOfOpenObjects.at(-1) !== undefined;
+      keyComesNext = inside?.keys !== undefined;
+    } else if (character === "-" || (character >= "0" && character <= "9")) {
+      numberToken.lastIndex = index;
+      const token = numberToken.exec(text)?.[0] ?? character;
+      const [root, tensor] = open;
+      if (/\D/.test(token) && sizeFields.includes(tensor?.lastKey ?? ""))
+        return `tensor ${formatHeaderValue(root?.lastKey)}: ${tensor?.lastKey} has ${bounded(token)}, which is not a whole number`;
+      index += token.length - 1;
     }
   }
   return undefined;
@@ -197,7 +211,7 @@ function endOfString(text: string, start: number): number {
 function parseMetadata(fields: ReadonlyMap<string, unknown>, path: string): ReadonlyMap<string, string> {
   if (!fields.has("__metadata__")) return new Map();
   const value = fields.get("__metadata__");
-  if (!Value.Check(MetadataSchema, value)) {
+  if (!isTextMap(value)) {
     throw invalid(
       path,
       `__metadata__ is ${formatHeaderValue(value)}, but the format allows only a map from text to text`,
@@ -205,6 +219,11 @@ function parseMetadata(fields: ReadonlyMap<string, unknown>, path: string): Read
     );
   }
   return new Map(Object.entries(value));
+}
+
+function isTextMap(value: unknown): value is Record<string, string> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+  return Object.values(value).every((each) => typeof each === "string");
 }
 
 function parseEntry(name: string, value: unknown, path: string): SafetensorsEntry {

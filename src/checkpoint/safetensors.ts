@@ -1,14 +1,15 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { constants, type FileHandle, open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { isDeepStrictEqual } from "node:util";
+import { isDeepStrictEqual, types } from "node:util";
 import Type, { type Static } from "typebox";
 import { CaMemAllocator } from "../allocator.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import * as native from "../ffi/index.ts";
-import type { DeviceBuffer } from "../memory/buffer.ts";
+import { DeviceBuffer } from "../memory/buffer.ts";
 import { closedObject, custom, optional, required, Signal, unchecked } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
+import { DiscardWatch } from "./discard-watch.ts";
 import {
   formatHeaderValue,
   invalid,
@@ -35,6 +36,12 @@ export interface Tensor {
   readonly buffer: DeviceBuffer;
 }
 
+function isTensor(value: unknown): boolean {
+  return (
+    typeof value === "object" && value !== null && "buffer" in value && value.buffer instanceof DeviceBuffer
+  );
+}
+
 const LoadSafetensorsOptions = closedObject({
   /** Allocates the tensors. */
   allocator: required(
@@ -54,7 +61,7 @@ const LoadSafetensorsOptions = closedObject({
   into: optional(
     custom<ReadonlyMap<string, Tensor>>(
       "the result of an earlier loadSafetensors",
-      (value) => value instanceof Map,
+      (value) => types.isMap(value) && [...value.values()].every(isTensor),
     ),
   ),
   /**
@@ -75,6 +82,12 @@ export interface LoadSafetensorsOptions extends Static<typeof LoadSafetensorsOpt
 /** Tensors that a load allocated, so that their segments hold nothing else. */
 const ownSegments = new WeakSet<ReadonlyMap<string, Tensor>>();
 
+/** A tensor of the checkpoint and the memory that it is loaded into. */
+interface Target {
+  readonly entry: SafetensorsEntry;
+  readonly buffer: DeviceBuffer;
+}
+
 /** Bounds the host memory of a load, and the time that one read or copy blocks the event loop. */
 const chunkBytes = 16 * 1024 * 1024;
 
@@ -86,10 +99,14 @@ const chunkBytes = 16 * 1024 * 1024;
  * With `into`, overwrites the tensors of an earlier load and allocates nothing. Checks names, dtypes, shapes and the state of
  * every buffer before the first write. If reading fails later, the tensors stay allocated with undefined content: load again.
  *
+ * A load that resolves has written the whole checkpoint. It rejects if a sleep touches a tensor while it still writes, even if
+ * the memory is awake again.
+ *
  * @param path a path or a `file:` URL
  * @returns all tensors by name, in the order of the data; with `into`, the same map
  * @throws CamemError `INVALID_ARGUMENT`; `SAFETENSORS_INVALID` if the file cannot be read, breaks the format or does not match
- * `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or `BUFFER_IMMUTABLE` if a tensor of `into` cannot be written;
+ * `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or `BUFFER_IMMUTABLE` if a tensor cannot be written, or a sleep
+ * discarded it during the load;
  * `FILE_CHANGED` or `FILE_FAILED` with `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as
  * `OUT_OF_DEVICE_MEMORY`. A failed load frees what it allocated.
  */
@@ -109,8 +126,11 @@ export async function loadSafetensors(
     const endLoad = beginLoad(options.allocator, tagsOf(tensors));
     try {
       if (options.into !== undefined) checkMatch(header.entries, options.into, fileName);
-      await copyData(handle, header, tensors, fileName, options.signal);
-      if (checkpoint !== undefined) backByFile(checkpoint.handle, header, tensors);
+      const targets = targetsOf(header, tensors);
+      const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
+      await copyData(handle, header, targets, watch, fileName, options.signal);
+      if (checkpoint !== undefined) backByFile(checkpoint.handle, header, targets, watch);
+      watch.assertKept(fileName);
     } catch (error) {
       endLoad(false);
       if (options.into === undefined) freeAll(tensors, error);
@@ -125,6 +145,14 @@ export async function loadSafetensors(
 
 function tagsOf(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
   return new Set([...tensors.values()].map(({ buffer }) => buffer.tag));
+}
+
+/** Each tensor of the header with its memory. A caller may change the map of `into` during the load. */
+function targetsOf(header: SafetensorsHeader, tensors: ReadonlyMap<string, Tensor>): Target[] {
+  return header.entries.flatMap((entry) => {
+    const buffer = tensors.get(entry.name)?.buffer;
+    return buffer === undefined ? [] : [{ entry, buffer }];
+  });
 }
 
 /** @throws CamemError `INVALID_ARGUMENT` */
@@ -152,26 +180,32 @@ function checkOptions(options: LoadSafetensorsOptions): void {
 }
 
 /** Declares which part of the checkpoint each segment's content is. */
-function backByFile(handle: number, header: SafetensorsHeader, tensors: ReadonlyMap<string, Tensor>): void {
+function backByFile(
+  handle: number,
+  { dataOffsetBytes }: SafetensorsHeader,
+  targets: readonly Target[],
+  watch: DiscardWatch,
+): void {
   const bySegment = new Map<number, { segment: native.SegmentName; extents: native.CheckpointExtent[] }>();
-  for (const { name, beginBytes, endBytes } of header.entries) {
-    const place = tensors.get(name)?.buffer.place;
-    if (place === undefined || endBytes === beginBytes) continue;
-    const { segment, offsetBytes: segmentOffsetBytes } = place;
+  for (const { entry, buffer } of targets) {
+    const { beginBytes, endBytes } = entry;
+    if (endBytes === beginBytes) continue;
+    const { segment, offsetBytes: segmentOffsetBytes } = buffer.place;
     const own = bySegment.get(segment.segmentId) ?? { segment, extents: [] };
-    const fileOffsetBytes = header.dataOffsetBytes + beginBytes;
+    const fileOffsetBytes = dataOffsetBytes + beginBytes;
     own.extents.push({ segmentOffsetBytes, fileOffsetBytes, sizeBytes: endBytes - beginBytes });
     bySegment.set(segment.segmentId, own);
   }
   for (const { segment, extents } of bySegment.values()) {
     extents.sort((a, b) => a.segmentOffsetBytes - b.segmentOffsetBytes);
-    native.useCheckpoint(segment, handle, extents);
+    native.useCheckpoint(segment, watch.discardsOf(segment.segmentId), handle, extents);
   }
 }
 
 async function openCheckpoint(path: string): Promise<FileHandle> {
   try {
-    return await open(path, "r");
+    // Opening a FIFO without a writer would block.
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     throw unreadable(path, error);
   }
@@ -315,7 +349,8 @@ function checkWritable({ name, buffer }: Tensor): void {
 async function copyData(
   handle: FileHandle,
   header: SafetensorsHeader,
-  tensors: ReadonlyMap<string, Tensor>,
+  targets: readonly Target[],
+  watch: DiscardWatch,
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
@@ -324,26 +359,23 @@ async function copyData(
     throwIfAborted(signal, path);
     const chunk = staging.subarray(0, Math.min(staging.length, header.dataSizeBytes - chunkBegin));
     await readExactly(handle, chunk, header.dataOffsetBytes + chunkBegin, path);
-    writeChunk(chunk, chunkBegin, header.entries, tensors);
+    watch.assertKept(path);
+    writeChunk(chunk, chunkBegin, targets);
     // Awaiting a read is not enough: Bun resumes a completed read before other tasks.
     await setImmediate();
   }
   throwIfAborted(signal, path);
 }
 
-function writeChunk(
-  chunk: Uint8Array,
-  chunkBegin: number,
-  entries: readonly SafetensorsEntry[],
-  tensors: ReadonlyMap<string, Tensor>,
-): void {
+function writeChunk(chunk: Uint8Array, chunkBegin: number, targets: readonly Target[]): void {
   const chunkEnd = chunkBegin + chunk.length;
-  for (const { name, beginBytes, endBytes } of entries) {
+  for (const { entry, buffer } of targets) {
+    const { beginBytes, endBytes } = entry;
     const from = Math.max(beginBytes, chunkBegin);
     const to = Math.min(endBytes, chunkEnd);
     if (from < to) {
       const source = chunk.subarray(from - chunkBegin, to - chunkBegin);
-      tensors.get(name)?.buffer.write(source, from - beginBytes);
+      buffer.write(source, from - beginBytes);
     }
   }
 }

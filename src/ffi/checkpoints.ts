@@ -18,9 +18,10 @@ export function openCheckpoint(descriptor: number): Disposable & { readonly hand
   return { handle, [Symbol.dispose]: () => void exports().camem_checkpoint_close(handle) };
 }
 
-/** Makes a checkpoint the backup of a segment. */
+/** Makes a checkpoint the backup of a segment whose content has been discarded `discards` times, and no more since. */
 export function useCheckpoint(
   { address, segmentId }: SegmentName,
+  discards: number,
   handle: number,
   extents: readonly CheckpointExtent[],
 ): void {
@@ -34,6 +35,14 @@ export function useCheckpoint(
     writeU64(view, start + fields.sizeBytes.offset, extent.sizeBytes);
   }
   check("use the checkpoint as a backup", () =>
-    exports().camem_segment_use_checkpoint(address, segmentId, handle, bytes, extents.length, failureBytes),
+    exports().camem_segment_use_checkpoint(
+      address,
+      segmentId,
+      discards,
+      handle,
+      bytes,
+      extents.length,
+      failureBytes,
+    ),
   );
 }

@@ -36,4 +36,12 @@ export {
 export { type Failure, statusError } from "./status.ts";
 export { longestTagBytes, Phase, SegmentState, Status } from "./symbols.gen.ts";
 export { type PlanBasis, segmentGroups, snapshot, type TagUsage, usage } from "./table.ts";
-export { enterRegion, internTag, leaveRegion, setTagImmutable, tagName } from "./tags.ts";
+export {
+  enterRegion,
+  internTag,
+  leaveRegion,
+  setTagImmutable,
+  setTagPolicy,
+  tagName,
+  tagPolicy,
+} from "./tags.ts";

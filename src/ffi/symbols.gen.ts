@@ -10,7 +10,9 @@ export const symbols = {
   camem_memory_info: { args: ["u32", "ptr", "ptr"], returns: "i32" },
   camem_tag_intern: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_tag_name: { args: ["u32", "ptr", "ptr"], returns: "i32" },
-  camem_region_enter: { args: ["u32", "ptr"], returns: "i32" },
+  camem_tag_policy: { args: ["u32", "ptr"], returns: "i32" },
+  camem_tag_set_policy: { args: ["u32", "u64", "u64"], returns: "i32" },
+  camem_region_enter: { args: ["u32", "u64", "ptr"], returns: "i32" },
   camem_region_leave: { args: ["u64"], returns: "i32" },
   camem_segment_allocate: { args: ["u32", "u32", "u64", "ptr", "ptr", "ptr"], returns: "i32" },
   camem_segment_free: { args: ["u64", "u64", "ptr"], returns: "i32" },
@@ -24,7 +26,7 @@ export const symbols = {
   camem_backup_read: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_checkpoint_open: { args: ["i32", "ptr", "ptr"], returns: "i32" },
   camem_checkpoint_close: { args: ["u64"], returns: "i32" },
-  camem_segment_use_checkpoint: { args: ["u64", "u64", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_segment_use_checkpoint: { args: ["u64", "u64", "u32", "u64", "ptr", "u64", "ptr"], returns: "i32" },
   camem_tag_set_immutable: { args: ["u32", "u32"], returns: "i32" },
   camem_host_info: { args: ["ptr"], returns: "i32" },
   camem_host_retain: { args: ["u64"], returns: "i32" },
@@ -221,6 +223,7 @@ export const SegmentInfo = {
     unreleased: { kind: "u32", offset: 84, length: 4 },
     clean: { kind: "u32", offset: 88, length: 4 },
     immutable: { kind: "u32", offset: 92, length: 4 },
+    discards: { kind: "u32", offset: 96, length: 4 },
   },
 } as const;
 

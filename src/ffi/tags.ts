@@ -1,5 +1,6 @@
-/** Tag numbers, regions of tags, and whether a tag's content is immutable. */
+/** Tag numbers, the policies of tags, regions of tags, and whether a tag's content is immutable. */
 
+import { CamemError } from "../errors.ts";
 import { exports } from "./library.ts";
 import { check, checkStatus, firstResult, takeFirst, takeFirstU32 } from "./status.ts";
 import { longestTagBytes, Status } from "./symbols.gen.ts";
@@ -23,9 +24,32 @@ export function tagName(tag: number): string {
   return new TextDecoder().decode(bytes.subarray(0, takeFirst()));
 }
 
-/** Opens a region whose tag native allocations carry; returns the token that closes it. */
-export function enterRegion(tag: number): number {
-  check("enter a memory pool", () => exports().camem_region_enter(tag, firstResult));
+/** The word that the process keeps for a tag; 0 until one is set. */
+export function tagPolicy(tag: number): number {
+  check("read the policy of a tag", () => exports().camem_tag_policy(tag, firstResult));
+  return takeFirst();
+}
+
+/** Replaces a tag's word; false, with nothing changed, when it is no longer `expected`. */
+export function setTagPolicy(tag: number, expected: number, policy: number): boolean {
+  const status = exports().camem_tag_set_policy(tag, expected, policy);
+  checkStatus("set the policy of a tag", status, [Status.stale]);
+  return status === Status.ok;
+}
+
+/**
+ * Opens a region whose tag native allocations carry; returns the token that closes it.
+ *
+ * @throws CamemError `STATE_CONFLICT` while a region of another tag is open that does not enclose `parent`
+ */
+export function enterRegion(tag: number, name: string, parent = 0): number {
+  const status = exports().camem_region_enter(tag, parent, firstResult);
+  if (status === Status.busy)
+    throw new CamemError(
+      "STATE_CONFLICT",
+      `cannot enter the memory pool "${name}": a useMemoryPool body of another tag is running, and nothing would say which of the two a native allocation belongs to; await it first, or allocate with malloc({ tag }) or memoryPool(tag)`,
+    );
+  checkStatus("enter a memory pool", status);
   return takeFirst();
 }
 

@@ -4,7 +4,7 @@ import type { BufferOwner, DevicePointer } from "./buffer.ts";
 import { createHostArray } from "./host-array.ts";
 import { stateName } from "./table.ts";
 
-/** The backup of one offloaded segment: in page-locked host memory, a spill file or a checkpoint. */
+/** The backup of one segment: in page-locked host memory, a spill file or a checkpoint. */
 export class Backup {
   /** The device address of the content. */
   readonly ptr: DevicePointer;
@@ -28,7 +28,7 @@ export class Backup {
    * Copies `sizeBytes` bytes from byte `offsetBytes` on; the whole backup by default. Makes no AscendCL call. Blocks while it
    * reads a file. Where a checkpoint is the backup, bytes between its tensors are zero.
    *
-   * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` once the memory is awake or discarded; `BUFFER_MOVING` during a
+   * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` once the memory is discarded, or awake without a kept backup; `BUFFER_MOVING` during a
    * transition of it; `BUFFER_FREED`, `OUT_OF_HOST_MEMORY`, `FILE_FAILED`, `FILE_CHANGED` or `CLOSED`
    */
   read(offsetBytes = 0, sizeBytes = this.sizeBytes - offsetBytes): Uint8Array<ArrayBuffer> {
@@ -40,12 +40,12 @@ export class Backup {
   }
 }
 
-/** @internal The backups of a tag's offloaded segments. */
+/** @internal The backups of a tag's segments that are offloaded, or awake with the content of their backups. */
 export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
   return native
     .snapshot()
     .filter((segment) => segment.tag === tagId && segment.doomed === 0)
-    .filter(({ state }) => stateName(state) === "offloaded")
+    .filter(({ state, clean }) => stateName(state) === "offloaded" || clean === 1)
     .filter((segment) => segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0)
     .map((segment) => new Backup(owner, segment));
 }

@@ -77,6 +77,18 @@ export class DeviceBuffer {
   }
 
   /**
+   * @internal How often sleeps have discarded the content.
+   *
+   * @throws CamemError `BUFFER_FREED` or `CLOSED`
+   */
+  get discards(): number {
+    this.#assertLive();
+    const info = native.segmentInfo(this.#place.segment);
+    if (info === undefined) throw this.#freedError();
+    return info.discards;
+  }
+
+  /**
    * Copies `source` into the buffer from byte `offsetBytes` on (aclrtMemcpy, host to device). Blocks until the copy is done;
    * it does not wait for kernels that use the buffer.
    *
@@ -148,12 +160,13 @@ export class DeviceBuffer {
   }
 
   #assertLive(): void {
-    if (this.#freed)
-      throw new CamemError(
-        "BUFFER_FREED",
-        `the buffer at 0x${this.ptr.toString(16)} (${this.tag}) has been freed`,
-      );
+    if (this.#freed) throw this.#freedError();
     this.#owner.assertOpen();
+  }
+
+  #freedError(): CamemError {
+    const name = `0x${this.ptr.toString(16)} (${this.tag})`;
+    return new CamemError("BUFFER_FREED", `the buffer at ${name} has been freed`);
   }
 
   /** Checks a range of the buffer and returns its start in the segment. */

@@ -59,9 +59,10 @@ export class SegmentTable {
     this.#assertOpen = assertOpen;
   }
 
-  /** True when this Worker, another one or a native thread uses the tag. */
+  /** True when this Worker, another one or a native thread has used or defined the tag. */
   knows(tag: string): boolean {
-    return this.#tagIds.has(tag) || this.tagsInUse().some(({ name }) => name === tag);
+    this.#assertOpen();
+    return this.#tagIds.has(tag) || native.usage().some((usage) => this.tagName(usage.tag) === tag);
   }
 
   tagId(name: string): number {

@@ -1,4 +1,5 @@
 import * as native from "../ffi/index.ts";
+import { recordByTag } from "../policy/tag-names.ts";
 import type { SegmentTable } from "./table.ts";
 
 /** The memory of one tag. Sizes are bytes of whole segments. */
@@ -36,7 +37,7 @@ function stateOf({ awakeSegments, segments }: native.TagUsage): TagUsage["state"
 
 /** The usage of every tag that has segments. */
 export function usageByTag(table: SegmentTable): Record<string, TagUsage> {
-  return Object.fromEntries(
+  return recordByTag(
     table.tagsInUse().map((tag) => {
       const { name, mappedBytes, hostBytes, spilledBytes, checkpointBytes, discardedBytes, segments } = tag;
       const state = stateOf(tag);

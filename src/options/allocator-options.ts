@@ -47,6 +47,15 @@ const AllocatorOptions = closedObject({
   retain: optional(Retain),
   /** The folder for backups beyond the host budget; by default none. `CAMEM_SPILL_DIR` */
   spillDir: optional(Type.String({ minLength: 1, description: "the path of a folder" })),
+  /**
+   * What a sleep level does to memory under tags without a policy: `"discard"`, `"offload"` at every level, or `"refuse"` the
+   * sleep; by default `"discard"`. `CAMEM_UNKNOWN_TAGS`
+   */
+  unknownTags: optional(
+    Type.Union([Type.Literal("discard"), Type.Literal("offload"), Type.Literal("refuse")], {
+      description: '"discard", "offload" or "refuse"',
+    }),
+  ),
   /** Give each backup a checksum and compare it before restoring; by default false. `CAMEM_VERIFY` */
   verify: optional(Flag),
 });
@@ -73,6 +82,8 @@ export interface Config {
   readonly retainIdleMs: number;
   /** The absolute path of the folder for backups beyond the host budget, or null. */
   readonly spillDir: string | null;
+  /** What a sleep level does to memory under tags without a policy. */
+  readonly unknownTags: "discard" | "offload" | "refuse";
   /** True to give each backup a checksum and compare it before restoring. */
   readonly verify: boolean;
 }
@@ -117,6 +128,7 @@ export const environmentNames = {
   prepareOnLoad: "CAMEM_PREPARE_ON_LOAD",
   retain: "CAMEM_RETAIN",
   spillDir: "CAMEM_SPILL_DIR",
+  unknownTags: "CAMEM_UNKNOWN_TAGS",
   verify: "CAMEM_VERIFY",
 } as const satisfies Record<keyof AllocatorOptions, string>;
 
@@ -220,6 +232,7 @@ export function resolveConfig(
     prepareOnLoad: given.prepareOnLoad ?? false,
     ...resolveRetention(given.retain),
     spillDir: resolveSpillFolder(given.spillDir),
+    unknownTags: given.unknownTags ?? "discard",
     verify: given.verify ?? false,
   };
 }

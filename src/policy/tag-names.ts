@@ -7,6 +7,11 @@ export const defaultTag = "default";
 /** No sleep touches memory under this tag. */
 export const persistentTag = "sleep_persistent";
 
+/** Values by tag, without the properties that objects inherit: a tag may be named `constructor` or `__proto__`. */
+export function recordByTag<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
+  return Object.setPrototypeOf(Object.fromEntries(entries), null);
+}
+
 /** @throws CamemError `INVALID_TAG` for anything but a name of 1 to 64 bytes of UTF-8 without control characters */
 export function checkTag(tag: unknown): asserts tag is string {
   const fits = typeof tag === "string" && tag !== "" && !/\p{Cc}/u.test(tag) && tag.isWellFormed();

@@ -2,6 +2,7 @@
 
 import Type, { type Static } from "typebox";
 import { CamemError } from "../errors.ts";
+import * as native from "../ffi/index.ts";
 import { closedObject, Flag, Level, optional, required, Tags } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
 import { checkTag, defaultTag, persistentTag } from "./tag-names.ts";
@@ -40,52 +41,70 @@ const TagPolicyChanges = Type.Partial(TagPolicy, { additionalProperties: false }
 /** Changes to a tag's policy; properties that are left out keep their value. */
 export type TagPolicyChanges = { readonly [Property in keyof TagPolicy]?: TagPolicy[Property] | undefined };
 
-/** The policy of every tag without one. */
 const discardPolicy: TagPolicy = { 1: "discard", 2: "discard" };
+const offloadPolicy: TagPolicy = { 1: "offload", 2: "offload" };
 
-/** The policies that every allocator begins with. */
-export const presetPolicies: Readonly<Record<string, TagPolicy>> = {
-  [defaultTag]: discardPolicy,
-  weights: { 1: "offload", 2: "discard" },
-  buffers: { 1: "offload", 2: "offload" },
-  kv_cache: discardPolicy,
-  [persistentTag]: { 1: "keep", 2: "keep" },
-};
+/** The policies that every process begins with. */
+export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
+  [defaultTag, discardPolicy],
+  ["weights", { 1: "offload", 2: "discard" }],
+  ["buffers", offloadPolicy],
+  ["kv_cache", discardPolicy],
+  [persistentTag, { 1: "keep", 2: "keep" }],
+]);
 
-/** The policies of an allocator's tags. */
+const actions: readonly TagAction[] = ["keep", "offload", "discard"];
+
+/** A policy as the word that the shim keeps for a tag: bits 0 and 1 for level 1, 2 and 3 for level 2, 4 for `immutable`. */
+function encodePolicy(policy: TagPolicy): number {
+  const isDefined = 1 << 5;
+  const immutable = policy.immutable ? 1 << 4 : 0;
+  return isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
+}
+
+function decodePolicy(word: number): TagPolicy | undefined {
+  const [first, second] = [actions[word & 3], actions[(word >> 2) & 3]];
+  if (word === 0 || first === undefined || second === undefined) return undefined;
+  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0 };
+}
+
+/** The policies of the process's tags, which all Workers share. */
 export class TagPolicies {
-  readonly #policies = new Map<string, TagPolicy>(Object.entries(presetPolicies));
-  readonly #setImmutable: (tag: string, immutable: boolean) => void;
+  readonly #tagId: (tag: string) => number;
 
-  /** @param setImmutable makes the content of a tag's memory immutable, or ends that; may refuse by throwing */
-  constructor(setImmutable: (tag: string, immutable: boolean) => void) {
-    this.#setImmutable = setImmutable;
+  /** @param tagId the shim's number of a tag */
+  constructor(tagId: (tag: string) => number) {
+    this.#tagId = tagId;
   }
 
   get(tag: string): TagPolicy | undefined {
-    return this.#policies.get(tag);
-  }
-
-  has(tag: string): boolean {
-    return this.#policies.has(tag);
+    return decodePolicy(native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
   }
 
   isImmutable(tag: string): boolean {
-    return this.#policies.get(tag)?.immutable ?? false;
+    return this.get(tag)?.immutable ?? false;
   }
 
-  /** @throws CamemError `INVALID_TAG`, `INVALID_ARGUMENT`, or the refusal of `setImmutable` */
+  /** @throws CamemError `INVALID_TAG`, `INVALID_ARGUMENT`, `BUFFER_ASLEEP` or `BUFFER_MOVING` */
   define(tag: string, changes: TagPolicyChanges): void {
     checkTag(tag);
     if (tag === persistentTag)
       throw new CamemError("INVALID_TAG", `the tag "${persistentTag}" is always kept; define another tag`);
     const subject = 'a tag\'s policy, such as { 1: "offload", 2: "discard" },';
     validate(TagPolicyChanges, changes, subject, "INVALID_ARGUMENT");
-    const existing = this.#policies.get(tag) ?? discardPolicy;
-    const wasImmutable = this.isImmutable(tag);
+    const id = this.#tagId(tag);
+    // Another Worker may define the tag meanwhile.
+    while (!this.#tryDefine(tag, id, changes));
+  }
+
+  #tryDefine(tag: string, id: number, changes: TagPolicyChanges): boolean {
+    const word = native.tagPolicy(id);
+    const existing = decodePolicy(word) ?? presetPolicies.get(tag) ?? discardPolicy;
+    const wasImmutable = existing.immutable ?? false;
     const immutable = changes.immutable ?? wasImmutable;
-    if (immutable !== wasImmutable) this.#setImmutable(tag, immutable);
-    this.#policies.set(tag, { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable });
+    if (immutable !== wasImmutable) native.setTagImmutable(id, tag, immutable);
+    const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable };
+    return native.setTagPolicy(id, word, encodePolicy(policy));
   }
 }
 
@@ -105,12 +124,15 @@ export interface SleepSelection extends Static<typeof SleepSelection> {}
 export interface TagTreatment {
   readonly action: TagAction;
   readonly immutable: boolean;
+  /** True when the tag has no policy, so that the action follows from `unknownTags`. */
+  readonly isUnknown: boolean;
 }
 
 /** What a sleep does to the memory of each tag. It never touches `sleep_persistent`. */
 export function treatmentOf(
   { level = defaultLevel, offloadTags, tags }: SleepSelection,
   policies: Pick<ReadonlyMap<string, TagPolicy>, "get">,
+  unknownTags: "discard" | "offload" | "refuse" = "discard",
 ): (tag: string) => TagTreatment {
   const actionOf = (tag: string, policy: TagPolicy): TagAction => {
     if (level === 0 || tag === persistentTag || (tags !== undefined && !tags.includes(tag))) return "keep";
@@ -121,8 +143,13 @@ export function treatmentOf(
   return (tag) => {
     const existing = known.get(tag);
     if (existing) return existing;
-    const policy = policies.get(tag) ?? discardPolicy;
-    const treatment = { action: actionOf(tag, policy), immutable: policy.immutable ?? false };
+    const own = policies.get(tag);
+    const policy = own ?? (unknownTags === "offload" ? offloadPolicy : discardPolicy);
+    const treatment = {
+      action: actionOf(tag, policy),
+      immutable: policy.immutable ?? false,
+      isUnknown: own === undefined && offloadTags === undefined,
+    };
     known.set(tag, treatment);
     return treatment;
   };

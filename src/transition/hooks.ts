@@ -15,6 +15,8 @@ export interface SleepTransition {
 export interface WakeTransition {
   /** The tags that woke; after a failed sleep, the tags whose memory stayed awake. */
   readonly tags: readonly string[];
+  /** The tags among them whose content was lost: load it again before using it. Empty after a failed sleep. */
+  readonly lostTags: readonly string[];
   /** `sleepFailed` when a sleep failed after `beforeSleep` had run. */
   readonly reason: "wake" | "sleepFailed";
 }
@@ -90,7 +92,7 @@ export class Hooks {
                 cause,
               },
             );
-        await this.afterWake({ tags, reason: "sleepFailed" }, failure, ran);
+        await this.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure, ran);
         throw failure;
       }
     }
@@ -121,14 +123,12 @@ export class Hooks {
     }
     if (failures.length === 0) return;
     const causes = failure === undefined ? failures : [failure, ...failures];
-    throw new CamemError(
-      "HOOK_FAILED",
-      `an afterWake hook threw (${messageOf(failures[0])}); the memory itself is awake`,
-      {
-        cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
-        transitionComplete: transition.reason === "wake",
-      },
-    );
+    const outcome =
+      failure === undefined ? "the memory itself is awake" : `before that, ${messageOf(failure)}`;
+    throw new CamemError("HOOK_FAILED", `an afterWake hook threw (${messageOf(failures[0])}); ${outcome}`, {
+      cause: causes.length === 1 ? causes[0] : new AggregateError(causes),
+      transitionComplete: transition.reason === "wake",
+    });
   }
 
   async #run(hook: () => unknown): Promise<void> {

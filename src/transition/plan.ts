@@ -117,3 +117,8 @@ export function deviceBytesFreed(steps: readonly Step[]): Map<number, number> {
 export function tagsOf(groups: readonly SegmentGroup[]): string[] {
   return [...new Set(groups.map((group) => group.tag))];
 }
+
+/** The tags of memory that a wake-up maps without its content. */
+export function lostTagsOf(steps: readonly Step[]): string[] {
+  return tagsOf(steps.filter(({ action }) => action === "remap").map(({ group }) => group));
+}

@@ -3,6 +3,7 @@
 import { CamemError } from "../errors.ts";
 import type { SegmentGroup } from "../memory/table.ts";
 import { formatSize } from "../options/sizes.ts";
+import { recordByTag } from "../policy/tag-names.ts";
 import { backupBytesNeeded, deviceBytesFreed, deviceBytesNeeded, type Step } from "./plan.ts";
 
 /** Bytes of one tag, by what happens to them. */
@@ -83,7 +84,7 @@ function tagPlans(steps: readonly Step[]): Record<string, TagPlan> {
     const sum = sumOf[action];
     if (sum !== undefined) plan[sum] += group.sizeBytes;
   }
-  return Object.fromEntries(plans);
+  return recordByTag(plans);
 }
 
 /** The bytes that the host budget leaves for new backups. */

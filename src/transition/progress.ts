@@ -130,11 +130,13 @@ function reporter(onProgress: TransitionControl["onProgress"], fail: (cause: unk
 
 export type Operation = "sleep" | "wake-up" | "preparation";
 
-function describeOutcome(operation: Operation, progress: native.PlanProgress): string {
+function describeOutcome(operation: Operation, progress: native.PlanProgress, remedy?: string): string {
   if (progress.complete === 1) return `the ${operation} itself has succeeded`;
-  return progress.undoFailed === 1
-    ? "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again"
-    : "nothing has changed, and it can be tried again";
+  if (progress.undoFailed === 1)
+    return "undoing it failed too, so some memory is asleep with its content safe; wakeUp() maps it again";
+  return remedy === undefined
+    ? "nothing has changed, and it can be tried again"
+    : `nothing has changed; ${remedy}`;
 }
 
 /** The error of a plan that is done, or undefined when it succeeded. */
@@ -151,17 +153,17 @@ function errorOf(
   const attempt = transitionComplete
     ? `give all memory back after the ${operation}`
     : `finish the ${operation}`;
-  const note = hints.get(`${operation} ${progress.status}`) ?? describeOutcome(operation, progress);
+  const note = describeOutcome(operation, progress, remedies.get(`${operation} ${progress.status}`));
   return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
 }
 
 const dropBackup =
-  "nothing has changed; wake the other tags, drop this backup with sleep({ level: 2, tags: [...] }), wake that tag and load its content again";
+  "wake the other tags, drop this backup with sleep({ level: 2, tags: [...] }), wake that tag and load its content again";
 
-const backUpAnew = "nothing has changed; call markDirty(tag) to have the tag backed up anew, in host memory";
+const backUpAnew = "call markDirty(tag) to have the tag backed up anew, in host memory";
 
 /** Remedies for failures that a retry does not fix. */
-const hints = new Map([
+const remedies = new Map([
   [`wake-up ${native.Status.backup_corrupt}`, dropBackup],
   [`wake-up ${native.Status.file_changed}`, dropBackup],
   [`sleep ${native.Status.backup_corrupt}`, backUpAnew],

@@ -5,7 +5,7 @@ import {
   type SleepSelection,
   type TagTreatment,
 } from "../policy/tag-policies.ts";
-import { type Step, sizeBytesOf, tagsOf } from "./plan.ts";
+import { lostTagsOf, type Step, sizeBytesOf } from "./plan.ts";
 import type { TransitionDurations } from "./progress.ts";
 
 /** The result of a sleep. */
@@ -34,8 +34,8 @@ export interface WakeReport {
   readonly restoredBytes: number;
   /** Bytes mapped again with undefined content. */
   readonly remappedBytes: number;
-  /** The tags of remapped memory: load their content again before using it. */
-  readonly remappedTags: readonly string[];
+  /** The tags of remapped memory, whose content was lost: load it again before using it. */
+  readonly lostTags: readonly string[];
   /** The tags that still have memory asleep. */
   readonly stillAsleep: readonly string[];
   /** True when all selected memory was awake before the call. */
@@ -79,12 +79,11 @@ export function sleepReport(
 }
 
 export function wakeReport({ steps, durations }: Executed, table: SegmentTable): WakeReport {
-  const remapped = steps.filter((step) => step.action === "remap").map((step) => step.group);
   const asleep = table.tagsInUse().filter((tag) => tag.awakeSegments < tag.segments);
   return {
     restoredBytes: sizeBytesOf(steps, "restore"),
     remappedBytes: sizeBytesOf(steps, "remap"),
-    remappedTags: tagsOf(remapped),
+    lostTags: lostTagsOf(steps),
     stillAsleep: asleep.map((tag) => tag.name),
     alreadyAwake: steps.length === 0,
     durations,

@@ -22,7 +22,15 @@ import {
   type SleepOptions,
   type WakeOptions,
 } from "./options.ts";
-import { backupBytesNeeded, planSleep, planWake, type Step, spillBeyond, tagsOf } from "./plan.ts";
+import {
+  backupBytesNeeded,
+  lostTagsOf,
+  planSleep,
+  planWake,
+  type Step,
+  spillBeyond,
+  tagsOf,
+} from "./plan.ts";
 import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
 import {
@@ -34,6 +42,7 @@ import {
   wakeReport,
 } from "./reports.ts";
 import { HostRetention } from "./retention.ts";
+import { UnknownTags } from "./unknown-tags.ts";
 
 const noDurations: TransitionDurations = {
   totalMs: 0,
@@ -83,6 +92,7 @@ export class Transitions {
   readonly #isKnownTag: IsKnownTag;
   readonly #queue = new SerialQueue();
   readonly #retention: HostRetention;
+  readonly #unknownTags: UnknownTags;
 
   constructor(config: Config, table: SegmentTable, policies: TagPolicies, isKnownTag: IsKnownTag) {
     this.hooks = new Hooks(this.#queue.ending);
@@ -90,6 +100,7 @@ export class Transitions {
     this.#table = table;
     this.#policies = policies;
     this.#isKnownTag = isKnownTag;
+    this.#unknownTags = new UnknownTags(config.unknownTags);
     this.#retention = new HostRetention(config, () => this.#giveBackRetained());
   }
 
@@ -115,7 +126,7 @@ export class Transitions {
   plan(operation: "sleep" | "wake", options: SleepSelection): TransitionPlan {
     if (operation === "sleep") {
       checkSleepOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planSleep(treatmentOf(options, this.#policies)));
+      return this.#assess(this.#planSleep(this.#treatmentOf(options)));
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
@@ -134,10 +145,11 @@ export class Transitions {
   }
 
   async #sleepNow(options: SleepOptions & Signalled): Promise<SleepReport> {
-    const treatment = treatmentOf(options, this.#policies);
+    const treatment = this.#treatmentOf(options);
     const executed = this.hooks.isEmpty
       ? await this.#run("sleep", () => this.#planSleep(treatment), options)
       : await this.#sleepWithHooks(treatment, options);
+    this.#unknownTags.warnOnce(executed.steps, treatment);
     return sleepReport(options, treatment, executed, this.#table);
   }
 
@@ -165,22 +177,33 @@ export class Transitions {
     const { groups } = this.#table.summary(scope.lastSegmentId);
     const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.includes(tag));
     const tags = tagsOf(awake);
-    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "sleepFailed" }, failure);
+    if (tags.length > 0) await this.hooks.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure);
   }
 
   async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
-    const plan = () => this.#planWake(options.tags);
-    const tags = this.hooks.isEmpty ? [] : tagsOf(plan().steps.map((step) => step.group));
+    // The last plan is the one that ran.
+    let steps: readonly Step[] = [];
+    const plan = () => {
+      const planned = this.#planWake(options.tags);
+      steps = planned.steps;
+      return planned;
+    };
     const executed = await this.#run("wake-up", plan, options).catch(async (error) => {
-      if (isComplete(error) && tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" }, error);
+      if (isComplete(error)) await this.#afterWake(steps, error);
       throw error;
     });
-    if (tags.length > 0) await this.hooks.afterWake({ tags, reason: "wake" });
+    await this.#afterWake(steps);
     return wakeReport(executed, this.#table);
   }
 
+  async #afterWake(steps: readonly Step[], failure?: unknown): Promise<void> {
+    const tags = tagsOf(steps.map((step) => step.group));
+    if (tags.length > 0)
+      await this.hooks.afterWake({ tags, lostTags: lostTagsOf(steps), reason: "wake" }, failure);
+  }
+
   async #prepareNow(options: SleepOptions & Signalled): Promise<PrepareReport> {
-    const planned = this.#planSleep(treatmentOf(options, this.#policies));
+    const planned = this.#planSleep(this.#treatmentOf(options));
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
@@ -197,10 +220,15 @@ export class Transitions {
     return devices.size * native.hostInfo().stagingBytes;
   }
 
+  #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
+    return treatmentOf(selection, this.#policies, this.#config.unknownTags);
+  }
+
   #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
     const table = this.#table.summary(scope?.lastSegmentId);
     const all = planSleep(table.groups, treatment);
     const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.includes(group.tag));
+    this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
     const groups = scope === undefined ? table.groups : this.#table.summary().groups;
     if (this.#config.spillDir === null) return { ...table, groups, steps };

@@ -288,6 +288,14 @@ test("loadSafetensors() frees what it loaded when the checkpoint changes during 
   expect(allocator.usage()["weights"]?.mappedBytes).toBe(mappedBytes);
 });
 
+test("Backup.read() refuses a checkpoint that was changed", async () => {
+  await allocator.sleep();
+  const [backup] = allocator.backup("weights");
+  expect(backup?.read(0, 1000)).toEqual(contents.small);
+  utimesSync(path, 1, 1);
+  expect(await codeOf(() => backup?.read(0, 1))).toBe("FILE_CHANGED");
+});
+
 test("wakeUp() leaves nothing mapped when the checkpoint changes during the copy", async () => {
   const outcomes: string[] = [];
   // A change after the last byte was read goes undetected, so try again.

@@ -62,6 +62,11 @@ describe("parseSafetensorsHeader() of a valid header", () => {
     expect(parse(fileOf(text, 2)).entries.map(({ name }) => name)).toEqual(["__proto__", "constructor"]);
   });
 
+  test("parseSafetensorsHeader() accepts other numbers in fields that it does not know", () => {
+    const text = '{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"scale":[1.5,-2e3]}}';
+    expect(parse(fileOf(text, 1)).entries).toHaveLength(1);
+  });
+
   test("parseSafetensorsHeader() accepts quotes, brackets and commas in names", () => {
     const name = 'a"b\\",{["}]:';
     expect(parse(fileOf(JSON.stringify({ [name]: entry("U8", [1], [0, 1]) }), 1)).entries[0]?.name).toBe(

@@ -57,6 +57,16 @@ describe("loadSafetensors", () => {
     ["a misspelt option", () => [path, { allocator, tags: tag }], 'has no "tags"'],
     ["a misspelt backing", () => [path, { allocator, backing: "disk" }], '"host" or "file"'],
     ["into as an object", () => [path, { allocator, into: {} }], "into is an object"],
+    [
+      "into with a value that is no tensor",
+      () => [path, { allocator, into: new Map([["first", 5]]) }],
+      "into is",
+    ],
+    [
+      "into with a tensor without a buffer",
+      () => [path, { allocator, into: new Map([["first", {}]]) }],
+      "into is",
+    ],
     ["an invalid signal", () => [path, { allocator, signal: 5 }], "signal is 5"],
     ["a path that is a number", () => [5, { allocator }], "the path is 5"],
     ["an empty path", () => ["", { allocator }], 'the path is ""'],
@@ -141,6 +151,14 @@ describe("loadSafetensors", () => {
     const error = await rejectedLoad(loadSafetensors(join(directory, relativePath), { allocator, tag }));
     expect(error.code).toBe("SAFETENSORS_INVALID");
     expect(error.message).toContain(named);
+  });
+
+  test("loadSafetensors() refuses a FIFO without waiting for a writer", async () => {
+    const fifo = join(directory, "fifo.safetensors");
+    expect(Bun.spawnSync(["mkfifo", fifo]).exitCode).toBe(0);
+    const error = await rejectedLoad(loadSafetensors(fifo, { allocator, tag }));
+    expect(error.code).toBe("SAFETENSORS_INVALID");
+    expect(error.message).toContain("regular file");
   });
 
   test("loadSafetensors() frees what it allocated when device memory runs out", async () => {

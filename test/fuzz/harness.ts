@@ -212,6 +212,11 @@ export class Harness {
     return this.regions.at(-1)?.tag ?? "default";
   }
 
+  /** The code that refuses a region of `tag` outside the open regions. */
+  regionRefusal(tag: string): string | undefined {
+    return this.regions.some((region) => region.tag !== tag) ? "STATE_CONFLICT" : undefined;
+  }
+
   /** Tags that are known for certain: in use, preset or defined. */
   knownTags(): string[] {
     const inUse = this.model.segments.map((segment) => segment.tag);

@@ -376,7 +376,10 @@ export const enterRegion: Event = (harness, random, log) => {
   const tag = random.pick(tags);
   log(`enter ${tag}`);
   const { promise, resolve } = Promise.withResolvers<void>();
-  const body = harness.allocator.useMemoryPool(tag, () => promise);
+  const outcome = attemptNow(() => harness.allocator.useMemoryPool(tag, () => promise));
+  expectOutcome("enter a region", outcome, harness.regionRefusal(tag));
+  const body = outcome.value;
+  if (body === undefined) return;
   const leave = () => {
     resolve();
     return body;
@@ -398,6 +401,12 @@ export const nestedRegions: Event = async (harness, random, log) => {
   const enter = (depth: number): void => {
     const tag = random.pick(tags);
     log(`{ ${tag}`);
+    const refusal = harness.regionRefusal(tag);
+    if (refusal !== undefined) {
+      const outcome = attemptNow(() => harness.allocator.useMemoryPool(tag, () => undefined));
+      expectOutcome("enter a region", outcome, refusal);
+      return;
+    }
     harness.allocator.useMemoryPool(tag, (pool) => {
       expectSame("tag of the pool", pool.tag, tag);
       allocateInside(harness, random, tag, pool);

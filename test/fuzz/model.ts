@@ -277,7 +277,7 @@ export class Model {
     return {
       restoredBytes: sum(restored),
       remappedBytes: sum(remapped),
-      remappedTags: tagsOf(remapped).sort(),
+      lostTags: tagsOf(remapped).sort(),
       stillAsleep: tagsOf(asleep).sort(),
       alreadyAwake: moving.length === 0,
     };

@@ -44,10 +44,10 @@ export function call(
 /** A report without durations and with sorted tags, whose order is not guaranteed. */
 function comparable(report: SleepReport | WakeReport): unknown {
   const { durations: _, ...rest } = report;
-  if (!("remappedTags" in rest)) return rest;
+  if (!("lostTags" in rest)) return rest;
   return {
     ...rest,
-    remappedTags: rest.remappedTags.toSorted(),
+    lostTags: rest.lostTags.toSorted(),
     stillAsleep: rest.stillAsleep.toSorted(),
   };
 }

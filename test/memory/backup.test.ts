@@ -106,6 +106,31 @@ test("backup() returns backups only while memory is offloaded", async () => {
   expect(await codeOf(() => backup?.read(0, 1))).toBe("BUFFER_FREED");
 });
 
+test("backup() returns the kept backups of immutable memory that is awake", async () => {
+  allocator.defineTag("weights", { immutable: true });
+  await allocator.sleep();
+  await allocator.wakeUp();
+  const [backup] = allocator.backup("weights");
+  expect(backup?.read(0, content.length)).toEqual(content);
+  allocator.markDirty("weights");
+  expect(allocator.backup("weights")).toEqual([]);
+  expect(await codeOf(() => backup?.read(0, 1))).toBe("NO_BACKUP");
+});
+
+test.skipIf(!onEmulator).each(["aclrtUnmapMem:1+=507899", "aclrtUnmapMem:2+=507899,aclrtMapMem:1+=507899"])(
+  "kept backups stay readable when a sleep fails with %s",
+  async (faults) => {
+    allocator.malloc(1, { tag: "buffers" });
+    allocator.defineTag("weights", { immutable: true });
+    await allocator.sleep();
+    await allocator.wakeUp();
+    setFaults(faults);
+    await codeOf(() => allocator.sleep());
+    setFaults("");
+    expect(allocator.backup("weights")[0]?.read(0, content.length)).toEqual(content);
+  },
+);
+
 describe.skipIf(!onEmulator).each([507010, 507053, 507054, 507056])("with the device lost (%i)", (code) => {
   test("sleep() and wakeUp() reject and backups stay readable when the device is lost", async () => {
     setFaults(`*:1+=${code}`);

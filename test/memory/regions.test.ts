@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
-import { granulesBetween, MiB } from "../support/device.ts";
+import { codeOf, granulesBetween, MiB } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 
 let allocator: CaMemAllocator;
@@ -64,7 +64,7 @@ test("useMemoryPool() keeps its tag until an async body settles", async () => {
   expect(currentTags()).toEqual(["default", "default"]);
 });
 
-test("useMemoryPool() keeps the tags of overlapping async bodies apart", async () => {
+test("useMemoryPool() keeps its tag apart from that of code outside an async body", async () => {
   const tagAfter = async (milliseconds: number) => {
     await Bun.sleep(milliseconds);
     using buffer = allocator.malloc(1);
@@ -72,10 +72,63 @@ test("useMemoryPool() keeps the tags of overlapping async bodies apart", async (
   };
   const tags = await Promise.all([
     allocator.useMemoryPool("weights", () => tagAfter(6)),
-    allocator.useMemoryPool("kv_cache", () => tagAfter(2)),
+    allocator.useMemoryPool("weights", () => tagAfter(2)),
     tagAfter(4),
   ]);
-  expect(tags).toEqual(["weights", "kv_cache", "default"]);
+  expect(tags).toEqual(["weights", "weights", "default"]);
+  expect(currentTags()).toEqual(["default", "default"]);
+});
+
+test("useMemoryPool() refuses another tag while an async body runs", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const body = allocator.useMemoryPool("weights", async () => {
+    await promise;
+    expect(currentTags()).toEqual(["weights", "weights"]);
+  });
+  expect(await codeOf(() => allocator.useMemoryPool("kv_cache", () => 0))).toBe("STATE_CONFLICT");
+  const refused = allocator.useMemoryPool("kv_cache", async () => 0);
+  await expect(refused).rejects.toThrow("another tag is running");
+  resolve();
+  await body;
+  allocator.useMemoryPool("kv_cache", () => expect(currentTags()).toEqual(["kv_cache", "kv_cache"]));
+});
+
+test("useMemoryPool() refuses another tag inside one of two async bodies", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const body = allocator.useMemoryPool("weights", () => promise);
+  await allocator.useMemoryPool("weights", async () => {
+    await Bun.sleep(1);
+    expect(await codeOf(() => allocator.useMemoryPool("kv_cache", () => 0))).toBe("STATE_CONFLICT");
+    resolve();
+    await body;
+    allocator.useMemoryPool("kv_cache", () => expect(currentTags()).toEqual(["kv_cache", "kv_cache"]));
+  });
+});
+
+test("useMemoryPool() ends its region when its result has a then that throws", async () => {
+  const thrown = new RangeError("then");
+  const refuse = () => {
+    throw thrown;
+  };
+  const throwing = () => new Proxy({}, { has: () => true, get: refuse });
+  expect(() => allocator.useMemoryPool("weights", throwing)).toThrow("then");
+  expect(currentTags()).toEqual(["default", "default"]);
+});
+
+test("my_malloc() follows the region of its own Worker, also after another Worker was terminated", async () => {
+  await allocator.useMemoryPool("weights", async () => {
+    const worker = new Worker(new URL("../support/region-worker.ts", import.meta.url), {
+      env: process.env as Record<string, string>,
+    });
+    const tags = await new Promise((resolve) => {
+      worker.onmessage = ({ data }) => resolve(data);
+    });
+    expect(tags).toEqual(["kv_cache"]);
+    expect(currentTags()).toEqual(["weights", "weights"]);
+    worker.terminate();
+  });
+  // A terminated Worker's thread ends soon, not at once.
+  while (currentTags()[1] === "kv_cache") await Bun.sleep(1);
   expect(currentTags()).toEqual(["default", "default"]);
 });
 

@@ -25,6 +25,7 @@ test("option overrides its environment variable, which overrides the default", (
     retainBytes: 0,
     retainIdleMs: Number.POSITIVE_INFINITY,
     spillDir: null,
+    unknownTags: "discard",
     verify: false,
   });
   expect(resolveConfig({ hostBudget: "1GiB" }, environment)).toMatchObject({
@@ -54,6 +55,7 @@ test.each([
   [{ hostBudget: -1 }, "hostBudget is -1"],
   [{ poolSegment: 0 }, "poolSegment (CAMEM_POOL_SEGMENT) is 0"],
   [{ verify: "yes" }, 'verify is "yes"'],
+  [{ unknownTags: "keep" }, 'unknownTags is "keep"; it must be "discard", "offload" or "refuse"'],
   [{ hostbudget: 1 }, 'has no "hostbudget"'],
   [{ retain: { max: 1 } }, 'retain has no "max"; there are "maxBytes", "idleMs"'],
   [{ retain: { idleMs: 0 } }, "idleMs is 0"],
@@ -66,6 +68,7 @@ test.each([
 test.each([
   [{ CAMEM_BACKEND: "cuda" }, 'CAMEM_BACKEND is "cuda"'],
   [{ CAMEM_VERIFY: "yes" }, 'CAMEM_VERIFY is "yes"'],
+  [{ CAMEM_UNKNOWN_TAGS: "keep" }, 'CAMEM_UNKNOWN_TAGS is "keep"'],
   [{ CAMEM_DEVICE: "one" }, 'CAMEM_DEVICE is "one"'],
   [{ CAMEM_HOST_BUDGET: "8 gigs" }, '(CAMEM_HOST_BUDGET) is "8 gigs"'],
 ])("getInstance() names the invalid environment variable %j", (environment, message) => {

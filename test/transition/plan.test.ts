@@ -35,9 +35,9 @@ function group(tag: string, state: SegmentGroup["state"], changes: Partial<Segme
   };
 }
 
-const policies = new Map(Object.entries(presetPolicies));
+const policies = presetPolicies;
 const never = () => false;
-const offload = () => ({ action: "offload", immutable: false }) as const;
+const offload = () => ({ action: "offload", immutable: false, isUnknown: false }) as const;
 const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep_persistent"];
 
 function sleepActions(selection: Parameters<typeof treatmentOf>[0]) {

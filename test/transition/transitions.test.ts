@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
 import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
-import { codeOf, failureOf, holdDevice, MiB, pattern } from "../support/device.ts";
+import { codeOf, failureOf, holdDevice, MiB, onEmulator, pattern, setFaults } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
@@ -209,6 +209,25 @@ test.each([["text"], [Object.create(null)], [undefined], [Symbol("mark")]])(
     await allocator.sleep();
     allocator.onTransition({ afterWake: fail });
     expect(await failureOf(() => allocator.wakeUp())).toMatchObject({ code: "HOOK_FAILED", cause: thrown });
+  },
+);
+
+test.skipIf(!onEmulator)(
+  "sleep() does not claim that memory is awake when undoing and a hook fail",
+  async () => {
+    allocator.malloc(MiB, { tag: "weights" });
+    allocator.onTransition({
+      afterWake: () => {
+        throw new RangeError("hook");
+      },
+    });
+    setFaults("aclrtUnmapMem:2=507899,aclrtMapMem:1=507899");
+    const error = await failureOf(() => allocator.sleep());
+    setFaults("");
+    expect(error.code).toBe("HOOK_FAILED");
+    expect(error.message).not.toContain("itself is awake");
+    expect(error.message).toContain("some memory is asleep");
+    expect(allocator.isSleeping).toBe(true);
   },
 );
 

@@ -1,7 +1,7 @@
 import type { CaMemAllocator } from "../../allocator.ts";
 import { CamemError, formatValue } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
-import { persistentTag } from "../../policy/tag-names.ts";
+import { persistentTag, recordByTag } from "../../policy/tag-names.ts";
 import { presetPolicies } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 
@@ -29,7 +29,8 @@ export class EngineTags {
     if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
       throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
     for (const [name, tag] of this.#tagOf ?? [])
-      if (tag !== persistentTag) allocator.defineTag(tag, tag === name ? {} : (presetPolicies[name] ?? {}));
+      if (tag !== persistentTag)
+        allocator.defineTag(tag, tag === name ? {} : (presetPolicies.get(name) ?? {}));
   }
 
   /** `names` without those that stand for no memory in this engine. */
@@ -67,10 +68,10 @@ export class EngineTags {
   }
 
   #byName<T>(byTag: Readonly<Record<string, T>>): Record<string, T> {
-    return Object.fromEntries(
+    return recordByTag(
       Object.entries(byTag).flatMap(([tag, value]) => {
         const name = this.nameOf(tag);
-        return name === undefined ? [] : [[name, value]];
+        return name === undefined ? [] : [[name, value] as const];
       }),
     );
   }
