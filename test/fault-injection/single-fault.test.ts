@@ -50,6 +50,26 @@ test.skipIf(!onEmulator)("sleep() and wakeUp() unmap nothing when a copy on the 
   model.expectContents({ all: false });
 });
 
+test.skipIf(!onEmulator)("sleep() and wakeUp() free what a sleep of another tag could not free", async () => {
+  const { allocator } = model;
+  for (const retry of [
+    () => allocator.sleep({ tags: ["kv_cache"] }),
+    () => allocator.wakeUp({ tags: ["kv_cache"] }),
+  ]) {
+    const before = accounting().physicalHandles;
+    setFaults(`aclrtFreePhysical:1=${internalError}`);
+    expect((await failureOf(() => allocator.sleep({ tags: ["weights"] }))).transitionComplete).toBe(true);
+    setFaults("");
+    const left = snapshot().filter(({ unreleased }) => unreleased === 1);
+    expect(left).toHaveLength(1);
+    await retry();
+    expect(snapshot().some(({ unreleased }) => unreleased === 1)).toBe(false);
+    expect(accounting().physicalHandles).toBeLessThan(before);
+    await allocator.wakeUp();
+    model.expectContents({ all: false });
+  }
+});
+
 test.skipIf(!onEmulator)("free() succeeds again after it failed and a later plan completed it", async () => {
   const [first] = model.items;
   setFaults(`aclrtFreePhysical:1=${internalError}`);
