@@ -109,7 +109,7 @@ export async function registerMetrics(
   registry: Registry,
   options: MetricsOptions,
 ): Promise<MetricsRegistration> {
-  validate(MetricsOptions, options, "the options of registerMetrics", "INVALID_CONFIG");
+  validate(MetricsOptions, options, "registerMetrics", "INVALID_CONFIG");
   const { engine, allocator, labels = {} } = options;
   checkLabels(labels);
   const groups = groupsOf(engine);

@@ -215,7 +215,7 @@ export function resolveConfig(
   const retain: unknown = options?.retain;
   if (typeof retain === "object" && retain !== null)
     validate(RetainLimits, retain, "retain", "INVALID_CONFIG");
-  validate(AllocatorOptions, options, "the options of getInstance", "INVALID_CONFIG");
+  validate(AllocatorOptions, options, "getInstance", "INVALID_CONFIG");
   const variables = fromEnvironment(environment);
   validate(AllocatorOptions, variables, "the environment", "INVALID_CONFIG", { labels: environmentNames });
   const chosen = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
