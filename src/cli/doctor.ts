@@ -62,13 +62,16 @@ function printTried(): void {
   for (const { path, result } of native.loadReport()) print("tried", `${path}: ${result}`);
 }
 
-function printRuntime(): void {
+function cannText(backend: Config["backend"], version: string): string {
+  if (version !== "") return version;
+  if (backend === "emulator") return "none: the emulator needs no CANN";
+  return "version unknown: ASCEND_HOME_PATH leads to no version.info";
+}
+
+function printRuntime(config: Config): void {
   const info = native.runtimeInfo();
   print("library", info.libraryPath);
-  print(
-    "CANN",
-    info.cannVersion === "" ? "version unknown: ASCEND_HOME_PATH leads to no version.info" : info.cannVersion,
-  );
+  print("CANN", cannText(config.backend, info.cannVersion));
   print("AscendCL API", `${info.aclMajor}.${info.aclMinor}.${info.aclPatch}`);
   print("SoC", info.socName === "" ? "unknown" : info.socName);
   for (let device = 0; device < info.deviceCount; device++) {
@@ -87,7 +90,7 @@ async function diagnose(options: AllocatorOptions): Promise<number> {
     printConfiguration(options, config);
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
-    printRuntime();
+    printRuntime(config);
     checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
     await native.detach();
     print("result", "ready");

@@ -2,7 +2,7 @@
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { CaMemAllocator, type CamemErrorCode, type DeviceBuffer, errorCodes } from "camem";
-import { failureOf, MiB } from "../support/device.ts";
+import { failureOf, MiB, onEmulator } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let buffer: DeviceBuffer;
@@ -22,8 +22,15 @@ afterAll(() => allocator.close());
 
 const long = "x".repeat(65);
 
+const reservationCase: [string, () => unknown, CamemErrorCode, string] = [
+  "malloc of 1 TiB",
+  () => allocator.malloc(2 ** 40),
+  "OUT_OF_DEVICE_MEMORY",
+  "207001 for 1 TiB: EL0004: a reservation has at most 128 GiB (camem emulator): the device cannot reserve",
+];
+
 const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
-  ...[0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, "4096", null, undefined, 5n].flatMap(
+  ...[0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, "4096", null, undefined, 5n].flatMap(
     (size): [string, () => unknown, CamemErrorCode, string][] => [
       [`malloc(${size})`, () => allocator.malloc(size as never), "INVALID_SIZE", "positive whole number"],
       [
@@ -34,9 +41,23 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
       ],
     ],
   ),
+  ["malloc of 2 ** 53 bytes", () => allocator.malloc(2 ** 53), "INVALID_SIZE", "no device has 8192 TiB"],
+  [
+    "pool.malloc of 2 ** 53 bytes",
+    () => allocator.memoryPool("weights").malloc(2 ** 53),
+    "INVALID_SIZE",
+    "no device has 8192 TiB",
+  ],
+  [
+    "malloc of a size as text",
+    () => allocator.malloc("512MiB" as never),
+    "INVALID_SIZE",
+    'a positive whole number of bytes, such as parseSize("512MiB")',
+  ],
   ["mallocAll(5)", () => allocator.memoryPool("x").mallocAll(5 as never), "INVALID_ARGUMENT", "5"],
   ["mallocAll([1, -1])", () => allocator.memoryPool("x").mallocAll([1, -1]), "INVALID_SIZE", "-1"],
   ["malloc of 1 PiB", () => allocator.malloc(2 ** 50), "OUT_OF_DEVICE_MEMORY", "1024 TiB"],
+  ...(onEmulator ? [reservationCase] : []),
   ["malloc of 65 GiB", () => allocator.malloc(65 * 2 ** 30), "OUT_OF_DEVICE_MEMORY", "65 GiB"],
   ["malloc on device 99", () => allocator.malloc(1, { device: 99 }), "UNKNOWN_DEVICE", "99"],
   ["malloc on device -1", () => allocator.malloc(1, { device: -1 }), "UNKNOWN_DEVICE", "-1"],
