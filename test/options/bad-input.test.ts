@@ -130,6 +130,18 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
   ["a write before the start", () => buffer.write(new Uint8Array(2), -1), "OUT_OF_BOUNDS", "-1"],
   ["a write of a text", () => buffer.write("text" as never), "INVALID_ARGUMENT", "text"],
   ["a read beyond the end", () => buffer.read(0, 101), "OUT_OF_BOUNDS", "101"],
+  [
+    "a read of 1 byte beyond the end",
+    () => buffer.read(100, 1),
+    "OUT_OF_BOUNDS",
+    "1 byte at offset 100 is not",
+  ],
+  [
+    "a read of 2 bytes beyond the end",
+    () => buffer.read(99, 2),
+    "OUT_OF_BOUNDS",
+    "2 bytes at offset 99 are not",
+  ],
   ["a read of -1 bytes", () => buffer.read(0, -1), "OUT_OF_BOUNDS", "-1"],
   ["a read from beyond the end", () => buffer.read(101), "OUT_OF_BOUNDS", "offset 101 is not within"],
   ["a read from 0.5", () => buffer.read(0.5), "OUT_OF_BOUNDS", "0.5"],
@@ -165,7 +177,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "other options",
     () => CaMemAllocator.getInstance({ hostBudget: "3GiB" }),
     "CONFIG_CONFLICT",
-    "hostBudget no limit, not 3 GiB",
+    "hostBudget is unlimited in the allocator of this process, but 3 GiB in these options; close() that",
   ],
   [
     "prepare with a misspelt option",
