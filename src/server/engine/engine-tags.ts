@@ -21,13 +21,10 @@ export class EngineTags {
   readonly #tagOf: ReadonlyMap<string, string> | undefined;
   readonly #nameOf: ReadonlyMap<string, string>;
 
-  /** @throws CamemError `INVALID_CONFIG` when two names share a tag */
   constructor(allocator: ControlledAllocator, tags: Readonly<Record<string, string>> | undefined) {
     this.#allocator = allocator;
     this.#tagOf = tags && new Map(Object.entries(tags));
     this.#nameOf = new Map(Object.entries(tags ?? {}).map(([name, tag]) => [tag, name]));
-    if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
-      throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
     for (const [name, tag] of this.#tagOf ?? [])
       if (tag !== persistentTag)
         allocator.defineTag(tag, tag === name ? {} : (presetPolicies.get(name) ?? {}));

@@ -338,6 +338,29 @@ describe("engines that share an allocator", () => {
     expect(await other.complete(lease, "once", 8)).toBe(other.expected("once", 8));
     expect(await codeOf(() => qwen.sleep({ tags: ["adapters"] }))).toBe("UNKNOWN_TAG");
   });
+
+  test("SleepController refuses tags that an open controller of the allocator has", async () => {
+    const start = (tags?: Record<string, string>) =>
+      new SleepController(fixture.allocator, { name: "second", tags });
+    for (const tags of [undefined, { weights: "second/weights" }])
+      expect(() => start(tags)).toThrow("the open controller of the engine default already has");
+    const shared = { weights: "weights", other: "sleep_persistent" };
+    await fixture.restart({ tags: shared });
+    expect(() => start()).toThrow("already has weights of this allocator");
+    expect(() => start({ kv_cache: "kv_cache", model: "weights" })).toThrow("already has weights");
+    expect(await codeOf(() => start(shared))).toBe("STATE_CONFLICT");
+    await using cache = start({ kv_cache: "kv_cache", other: "sleep_persistent" });
+    expect(cache.status.state).toBe("awake");
+  });
+
+  test("close() lets another controller have the tags, and so does a constructor that throws", async () => {
+    await fixture.controller.sleep();
+    await fixture.controller.close();
+    for (const _attempt of [1, 2]) expect(() => new SleepController(fixture.allocator)).toThrow("is asleep");
+    await fixture.allocator.wakeUp();
+    await fixture.restart({ name: "second" });
+    expect(await fixture.complete()).toBe(fixture.expected());
+  });
 });
 
 describe("close()", () => {
