@@ -376,7 +376,16 @@ test("server selects the engine by its model name", async () => {
     { status: "sleeping", level: 2 },
   ]);
   expect(await server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
-  expect((await server.post("/sleep")).status).toBe(400);
+  expect(await server.postJson("/sleep")).toMatchObject([
+    400,
+    {
+      error: {
+        param: "model",
+        reason: "INVALID_ARGUMENT",
+        message: "model is missing; it must be one of a, b, c",
+      },
+    },
+  ]);
   expect((await server.post("/sleep?model=d")).status).toBe(404);
   expect((await server.fetch("/complete?model=d")).status).toBe(404);
   const [, usage] = await server.json("/camem/usage");
