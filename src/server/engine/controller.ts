@@ -177,6 +177,7 @@ export class SleepController {
   plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
     checkCall("plan", { level, tags });
     const names = this.#tags.withMemory(tags);
+    this.#tags.assertKnown(names ?? []);
     const own = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
     return this.#tags.named(
       operation === "sleep"
@@ -359,6 +360,7 @@ export class SleepController {
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
     const { level = defaultLevel, reason = "operator" } = options;
+    if (level > 0) this.#tags.warnIfEmpty(this.name);
     const names = this.#tags.withMemory(options.tags);
     if (this.#memory.prepareSleep(level, names, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };

@@ -70,6 +70,19 @@ describe("invalid requests", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
+  test("handler lists the engine's tags when it does not know one", async () => {
+    const messageOf = async () => await (await fixture.server.post("/wake_up?tags=weigths")).text();
+    expect(await messageOf()).toContain('no tag \\"weigths\\"; its tags are weights, kv_cache');
+    await fixture.restart({ tags: { weights: "weights" } });
+    expect(await messageOf()).toContain('no tag \\"weigths\\"; its tags are weights"');
+    expect((await fixture.server.post("/wake_up?tags=weights")).status).toBe(200);
+  });
+
+  test("createHandler() says that an empty token is empty", () => {
+    const create = () => createHandler({ engine: fixture.controller, token: "" });
+    expect(create).toThrow("token is empty; it must be a secret");
+  });
+
   test("every route refuses unknown parameters and names them", async () => {
     for (const [method, path] of [
       ["POST", "/sleep"],
