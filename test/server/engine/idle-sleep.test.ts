@@ -229,6 +229,7 @@ test("IdleSleep ends when its controller closes", async () => {
 
 test("IdleSleep names invalid options", async () => {
   const bad: [unknown, string][] = [
+    [undefined, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{ ladder: [] }, "one or more"],
     [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],

@@ -427,6 +427,7 @@ test("ModelPool refuses invalid input", async () => {
     [[engines.a], { queueLimit: -1 }],
     [[engines.a], { nap: true }],
   ];
+  expect(() => new ModelPool([engines.a, engines.b, engines.a])).toThrow('have the name "a"');
   for (const [list, options] of bad)
     expect(await codeOf(() => new ModelPool(list as SleepController[], options as ModelPoolOptions))).toBe(
       "INVALID_CONFIG",
