@@ -23,7 +23,19 @@ async function main(args: readonly string[]): Promise<void> {
   console.log(`Backend: ${choice.backend}; ${choice.reason}`);
   const server = await ExampleServer.start(options);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void stop(server));
+  stopAfterScriptRunner(server);
   console.log(greeting(server, options));
+}
+
+/** `npm run` and `bun run` pass on no signal when they are killed. */
+function stopAfterScriptRunner(server: ExampleServer): void {
+  if (process.env["npm_lifecycle_event"] === undefined) return;
+  const runner = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === runner) return;
+    clearInterval(timer);
+    void stop(server);
+  }, 500);
 }
 
 /** A second signal ends the process at once, since `once` has removed the handlers. */

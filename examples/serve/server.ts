@@ -3,6 +3,7 @@ import { registerMetrics } from "camem/metrics";
 import { type AdminHandler, createHandler, IdleSleep, ModelPool } from "camem/server";
 import { Registry } from "prom-client";
 import { Completions } from "./completions.ts";
+import { Directory } from "./directory.ts";
 import { LlamaEngine } from "./engine.ts";
 import { OpenAiError } from "./openai.ts";
 import type { ServeOptions } from "./options.ts";
@@ -114,13 +115,20 @@ function listen(
     servers.push(server);
     return server.url;
   };
-  const answer = (request: Request, server: Server) => routes.answer(request, server);
+  const openModels = (adminRoutes: AdminHandler["routes"]) => {
+    const directory = new Directory([...routePaths, ...Object.keys(adminRoutes)]);
+    return open(port, adminRoutes, (request, server) => routes.answer(request, server, directory));
+  };
   if (adminPort === undefined) {
-    const url = open(port, admin.routes, answer);
+    const url = openModels(admin.routes);
     return [url, url];
   }
   const health = Object.entries(admin.routes).filter(([path]) => path === "/health");
-  return [open(port, Object.fromEntries(health), answer), open(adminPort, admin.routes, notFound)];
+  const directory = new Directory(Object.keys(admin.routes));
+  return [
+    openModels(Object.fromEntries(health)),
+    open(adminPort, admin.routes, (request) => answerOther(request, directory)),
+  ];
 }
 
 /** Stops accepting requests, refuses those that wait, and aborts those still running after a grace period. */
@@ -152,6 +160,8 @@ async function within(durationMs: number, ending: Promise<unknown>): Promise<voi
   clearTimeout(timer);
 }
 
+const routePaths = ["/v1/completions", "/v1/models", "/metrics"];
+
 /** The routes that camem/server does not have. */
 class Routes {
   readonly #engines: readonly LlamaEngine[];
@@ -165,7 +175,7 @@ class Routes {
     this.#registry = registry;
   }
 
-  answer(request: Request, server: Server): Response | Promise<Response> {
+  answer(request: Request, server: Server, directory: Directory): Response | Promise<Response> {
     const { pathname } = new URL(request.url);
     const model = /^\/v1\/models\/(.+)$/.exec(pathname)?.[1];
     if (model !== undefined) return only("GET", request, () => this.#model(model));
@@ -179,7 +189,7 @@ class Routes {
       case "/metrics":
         return only("GET", request, () => this.#metrics());
       default:
-        return notFound(request);
+        return answerOther(request, directory);
     }
   }
 
@@ -218,6 +228,8 @@ function only(
   return new OpenAiError(405, `use ${allow}`, null, null, { allow }).response;
 }
 
-function notFound(request: Request): Response {
-  return new OpenAiError(404, `there is nothing at ${new URL(request.url).pathname}`).response;
+/** Answers `/` and paths that no route has. */
+function answerOther(request: Request, directory: Directory): Response | Promise<Response> {
+  if (new URL(request.url).pathname !== "/") return directory.notFound(request);
+  return only("GET", request, () => directory.response);
 }

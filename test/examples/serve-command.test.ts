@@ -176,6 +176,18 @@ describe("bun run serve", () => {
     },
   );
 
+  test("bun run serve stops when its script runner is killed", async () => {
+    const { child, client } = await start();
+    child.kill("SIGKILL");
+    await child.exited;
+    const isUp = () =>
+      client.fetch("/health").then(
+        () => true,
+        () => false,
+      );
+    while (await isUp()) await Bun.sleep(100);
+  });
+
   test("bun run serve exits with 0 on SIGTERM after its completions and event streams end", async () => {
     const { child, client } = await start();
     const question = { ...ask, max_tokens: 240 };

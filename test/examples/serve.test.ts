@@ -244,6 +244,11 @@ describe("ExampleServer", () => {
   test("server refuses other methods and paths", async () => {
     expect((await client.fetch("/v1/completions")).status).toBe(405);
     expect((await client.fetch("/v1/nothing")).status).toBe(404);
+    expect(await (await client.fetch("/wakeup", { method: "POST" })).text()).toContain("use /wake_up");
+    const listed = (await (await client.fetch("/")).text()).split("\n");
+    expect(listed).toContain("/v1/completions");
+    expect(listed).toContain("/sleep");
+    expect(listed).not.toContain("/camem/page.css");
     expect((await client.post("/sleep"))[0]).toBe(400);
   });
 

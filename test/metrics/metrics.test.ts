@@ -265,6 +265,7 @@ test("scrape counts nothing twice when repeated", async () => {
 });
 
 test("metrics label several engines and a pool by name in one registry", async () => {
+  await engine.close();
   const twin = new FakeEngine(allocator, { prefix: "twin/", seed: 2 });
   await using first = new SleepController(allocator, {
     name: "first",
@@ -290,6 +291,7 @@ test("metrics label several engines and a pool by name in one registry", async (
 });
 
 test("metrics report requests that wait in a pool, and count them as refused when the wake-up fails", async () => {
+  await engine.close();
   await using own = new SleepController(allocator, { name: "pooled" });
   await using pool = new ModelPool([own], { queueLimit: 1 });
   const pooled = new Registry();

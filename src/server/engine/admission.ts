@@ -151,11 +151,17 @@ export class Admission {
     if (current === "failed") return "refuse";
     if (state.paused && config.whenPaused === "refuse") return "refuse";
     if (current === "paused" && state.paused) return "hold";
-    const configured = state.sleepReason === "operator" ? config.whenOperatorAsleep : config.whenAsleep;
+    const configured = this.#whenAsleep;
     if (configured === "refuse") return "refuse";
     if (state.isMoving || state.paused) return "hold";
     if (memory.lacksWeights && config.reload === undefined) return "refuse";
     return configured;
+  }
+
+  /** The configured disposition for the sleep in progress or in effect. */
+  get #whenAsleep(): WhenAsleep {
+    const { config, state } = this.#options;
+    return state.sleepReason === "operator" ? config.whenOperatorAsleep : config.whenAsleep;
   }
 
   #admitNow(signal: AbortSignal | undefined): Lease {
@@ -252,7 +258,11 @@ export class Admission {
 
   #remedy(): string {
     const { config, memory, state } = this.#options;
-    if (state.isMoving || !memory.lacksWeights) return "try again later";
+    if (state.isMoving) return "try again later";
+    if (!memory.lacksWeights)
+      return state.current === "asleep" && this.#whenAsleep !== "wake"
+        ? "requests do not wake it: call wakeUp() or POST /wake_up, or set whenAsleep and whenOperatorAsleep"
+        : "try again later";
     if (config.reload === undefined)
       return "its weights are lost and nothing loads them by itself: load them and call confirmWeights(), or set the option reload";
     if (state.current !== "awaiting-weights") return "try again later";

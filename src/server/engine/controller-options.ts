@@ -104,7 +104,10 @@ export const queueDefaults = { holdDeadlineMs: 30_000, queueLimit: 1024, retryAf
 export function resolveController(options: ControllerOptions): ControllerConfig {
   validate(ControllerOptions, options, "SleepController", "INVALID_CONFIG");
   const { tags, weightTags } = options;
-  for (const tag of Object.values(tags ?? {})) checkTag(tag);
+  const ownTags = Object.values(tags ?? {});
+  for (const tag of ownTags) checkTag(tag);
+  if (new Set(ownTags).size < ownTags.length)
+    throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
   const unknown = tags && weightTags?.find((name) => !Object.hasOwn(tags, name));
   // A misspelt name would let the engine serve without its weights after level 2.
   if (unknown !== undefined)

@@ -21,6 +21,7 @@ import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
 import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
 import type { Lease } from "./lease.ts";
 import { EngineStateTracker } from "./state.ts";
+import { takeTags } from "./tag-owners.ts";
 import { TransitionRunner } from "./transition-runner.ts";
 
 /** The result of {@link SleepController.sleep}. */
@@ -67,11 +68,17 @@ export class SleepController {
   readonly #state: EngineStateTracker;
   readonly #admission: Admission;
   readonly #transitions: TransitionRunner;
+  readonly #releaseTags: () => void;
   #closing: Promise<void> | undefined;
   /** The status in the latest `state` event, and when its state began. */
   #announced: { readonly key: string; readonly state: EngineState; readonly sinceMs: number };
 
-  /** @throws CamemError `INVALID_CONFIG`, `INVALID_TAG`, `STATE_CONFLICT` when memory of the engine is asleep, or `CLOSED` */
+  /**
+   * Takes the engine's tags until {@link close}.
+   *
+   * @throws CamemError `STATE_CONFLICT` when an open controller has one of the tags, or when memory of the engine is asleep;
+   * `INVALID_CONFIG`, `INVALID_TAG` or `CLOSED`
+   */
   constructor(allocator: ControlledAllocator, options: ControllerOptions = {}) {
     this.#config = resolveController(options);
     if (typeof allocator?.wakeUp !== "function")
@@ -81,8 +88,14 @@ export class SleepController {
       );
     const { name, clock, tags, weightTags } = this.#config;
     this.#allocator = allocator;
-    this.#tags = new EngineTags(allocator, tags);
-    this.#memory = new EngineMemory(allocator, this.#tags, weightTags);
+    this.#releaseTags = takeTags(allocator, name, tags && Object.values(tags));
+    try {
+      this.#tags = new EngineTags(allocator, tags);
+      this.#memory = new EngineMemory(allocator, this.#tags, weightTags);
+    } catch (error) {
+      this.#releaseTags();
+      throw error;
+    }
     this.#state = new EngineStateTracker(this.#memory);
     this.#transitions = new TransitionRunner(name, clock);
     this.#admission = new Admission({
@@ -164,6 +177,7 @@ export class SleepController {
   plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
     checkCall("plan", { level, tags });
     const names = this.#tags.withMemory(tags);
+    this.#tags.assertKnown(names ?? []);
     const own = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
     return this.#tags.named(
       operation === "sleep"
@@ -288,7 +302,8 @@ export class SleepController {
 
   /**
    * Closes the controller: refuses requests that are held, aborts those in flight, and cancels the transition in progress, or
-   * waits for it when it is too late to cancel. Waits for no request. Memory stays as it is and belongs to the allocator.
+   * waits for it when it is too late to cancel. Waits for no request. Memory stays as it is and belongs to the allocator. Then
+   * another controller may take the tags.
    *
    * @throws CamemError `CALLED_FROM_HOOK`
    */
@@ -308,6 +323,7 @@ export class SleepController {
     const ended = this.#transitions.end(closed);
     this.#admission.close(closed);
     await ended;
+    this.#releaseTags();
   }
 
   #assertOpen(): void {
@@ -344,6 +360,7 @@ export class SleepController {
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
     const { level = defaultLevel, reason = "operator" } = options;
+    if (level > 0) this.#tags.warnIfEmpty(this.name);
     const names = this.#tags.withMemory(options.tags);
     if (this.#memory.prepareSleep(level, names, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };

@@ -14,20 +14,23 @@ export type ControlledAllocator = Pick<
 /** Names that clients send among tags for things other than memory: vLLM's scheduler, and SGLang's captured graphs. */
 const memorylessNames = ["scheduling", "cuda_graph"];
 
+function unknownTag(name: string, known: readonly string[]): CamemError {
+  const list = known.join(", ") || "none";
+  return new CamemError("UNKNOWN_TAG", `this engine has no tag ${formatValue(name)}; its tags are ${list}`);
+}
+
 /** The engine's own names of its tags, and the allocator's tags behind them. */
 export class EngineTags {
   readonly #allocator: ControlledAllocator;
   /** Undefined when every tag of the allocator belongs to the engine, under its own name. */
   readonly #tagOf: ReadonlyMap<string, string> | undefined;
   readonly #nameOf: ReadonlyMap<string, string>;
+  #hasWarned = false;
 
-  /** @throws CamemError `INVALID_CONFIG` when two names share a tag */
   constructor(allocator: ControlledAllocator, tags: Readonly<Record<string, string>> | undefined) {
     this.#allocator = allocator;
     this.#tagOf = tags && new Map(Object.entries(tags));
     this.#nameOf = new Map(Object.entries(tags ?? {}).map(([name, tag]) => [tag, name]));
-    if (this.#tagOf && this.#nameOf.size < this.#tagOf.size)
-      throw new CamemError("INVALID_CONFIG", "tags has two names for the same tag");
     for (const [name, tag] of this.#tagOf ?? [])
       if (tag !== persistentTag)
         allocator.defineTag(tag, tag === name ? {} : (presetPolicies.get(name) ?? {}));
@@ -47,10 +50,33 @@ export class EngineTags {
     if (this.#tagOf === undefined) return names && [...names];
     return [...(names ?? this.#tagOf.keys())].map((name) => {
       const tag = this.#tagOf?.get(name);
-      if (tag !== undefined) return tag;
-      const known = [...(this.#tagOf?.keys() ?? [])].join(", ");
-      throw new CamemError("UNKNOWN_TAG", `this engine has no tag ${formatValue(name)}; it has ${known}`);
+      if (tag === undefined) throw unknownTag(name, [...(this.#tagOf?.keys() ?? [])]);
+      return tag;
     });
+  }
+
+  /** @throws CamemError `UNKNOWN_TAG`, which lists the engine's tags; `INVALID_TAG` */
+  assertKnown(names: readonly string[]): void {
+    this.tagsOf(names);
+    if (this.#tagOf !== undefined) return;
+    for (const name of names) {
+      try {
+        this.#allocator.plan("wake", { tags: [name] });
+      } catch (error) {
+        const isUnknown = error instanceof CamemError && error.code === "UNKNOWN_TAG";
+        throw isUnknown ? unknownTag(name, Object.keys(this.usage())) : error;
+      }
+    }
+  }
+
+  /** Warns once when none of the engine's own tags has memory: one may be misspelt. */
+  warnIfEmpty(engine: string): void {
+    if (this.#tagOf === undefined || this.#hasWarned || Object.keys(this.usage()).length > 0) return;
+    this.#hasWarned = true;
+    const inUse = Object.keys(this.#allocator.usage()).join(", ") || "none";
+    process.emitWarning(
+      `the sleep of the engine ${engine} frees nothing: its tags ${[...this.#tagOf.values()].join(", ")} have no memory; tags with memory: ${inUse}`,
+    );
   }
 
   /** The engine's own name of an allocator's tag; undefined for another engine's tag. */

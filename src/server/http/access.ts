@@ -36,19 +36,25 @@ export type AccessCheck = (request: Request, server: ServerInfo | undefined) => 
 
 const digest = (text: string) => createHash("sha256").update(text).digest();
 
+/** The text contains no part of the token. */
+function tokenFault(token: unknown): string {
+  if (typeof token !== "string") return formatValue(token);
+  return token === "" ? "empty" : "not printable ASCII without spaces";
+}
+
 function tokenCheck(token: unknown): AccessCheck {
   if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token))
     throw new CamemError(
       "INVALID_CONFIG",
-      `token is ${typeof token === "string" ? "not printable ASCII without spaces" : formatValue(token)}; it must be a secret such as crypto.randomUUID()`,
+      `token is ${tokenFault(token)}; it must be a secret such as crypto.randomUUID()`,
     );
   const expected = digest(token);
   return (request) => {
     const sent = /^bearer ([\x21-\x7e]+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
     // The digests have equal lengths, so the comparison reveals nothing about the token.
     if (sent !== undefined && timingSafeEqual(digest(sent), expected)) return;
-    throw new RequestError(401, "send the token: Authorization: Bearer …", null, {
-      "www-authenticate": "Bearer",
+    throw new RequestError(401, "UNAUTHORIZED", "send the token: Authorization: Bearer …", {
+      headers: { "www-authenticate": "Bearer" },
     });
   };
 }
@@ -63,7 +69,7 @@ const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.
 const checkLoopback: AccessCheck = (request, server) => {
   const { headers } = request;
   const forbidden = (why: string) =>
-    new RequestError(403, `only this machine may use this route, but ${why}`);
+    new RequestError(403, "FORBIDDEN", `only this machine may use this route, but ${why}`);
   const address = server?.requestIP(request)?.address;
   if (address === undefined) throw forbidden("the address of the client is unknown");
   if (!isLoopbackAddress(address)) throw forbidden("the request comes from another machine");
@@ -97,6 +103,7 @@ export function assertMayChangeState({ method, headers }: Request): void {
     return;
   throw new RequestError(
     403,
+    "FORBIDDEN",
     "a browser may change an engine only by a POST from a page of this server; use another client",
   );
 }

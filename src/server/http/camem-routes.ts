@@ -37,7 +37,9 @@ export function camemRoutes({ group, limits, history, streams }: CamemRouteConte
       GET: async (request) => {
         const { model, op, ...options } = await readInput(PlanInput, request, limits);
         if (op === undefined)
-          throw new RequestError(400, 'op is missing; it must be "sleep" or "wake"', "op");
+          throw new RequestError(400, "INVALID_ARGUMENT", 'op is missing; it must be "sleep" or "wake"', {
+            param: "op",
+          });
         return Response.json(engineOf(group, model).plan(op, options));
       },
     },

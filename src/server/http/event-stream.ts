@@ -40,8 +40,8 @@ export class EventStreams {
   open(snapshot: unknown, signal: AbortSignal): Response {
     if (this.#isClosed) throw new CamemError("CLOSED", "the server is shutting down");
     if (this.#open.size >= streamLimit)
-      throw new RequestError(503, `${streamLimit} event streams are already open`, null, {
-        "retry-after": "5",
+      throw new RequestError(503, "TOO_MANY_STREAMS", `${streamLimit} event streams are already open`, {
+        headers: { "retry-after": "5" },
       });
     const subscribe = (listener: EngineListener) => this.#group.subscribe(listener);
     const heartbeatMs = this.#heartbeatMs;

@@ -117,6 +117,7 @@ function assertPathAsSent(request: Request): void {
   if (path === urlOf(request).pathname) return;
   throw new RequestError(
     400,
+    "INVALID_ARGUMENT",
     `the path is ${formatValue(path)}; send it without ".", "..", "#" and backslashes`,
   );
 }
@@ -125,6 +126,7 @@ function assertPathAsSent(request: Request): void {
 const notFound: Answer = async (request) => {
   throw new RequestError(
     404,
+    "UNKNOWN_ROUTE",
     `there is no route ${urlOf(request).pathname}; docs/server.md lists the routes`,
   );
 };
@@ -132,5 +134,12 @@ const unknownRoute: Route = { GET: notFound, POST: notFound };
 
 function methodNotAllowed(method: string, allowed: readonly string[]): RequestError {
   const allow = allowed.join(", ");
-  return new RequestError(405, `this route has no ${formatValue(method)}; use ${allow}`, null, { allow });
+  return new RequestError(
+    405,
+    "METHOD_NOT_ALLOWED",
+    `this route has no ${formatValue(method)}; use ${allow}`,
+    {
+      headers: { allow },
+    },
+  );
 }

@@ -38,13 +38,30 @@ const params: Partial<Record<CamemErrorCode, string>> = {
   UNKNOWN_MODEL: "model",
 };
 
+/** Reasons of refusals that no `CamemError` has. */
+type RequestReason =
+  | "UNAUTHORIZED"
+  | "FORBIDDEN"
+  | "UNKNOWN_ROUTE"
+  | "METHOD_NOT_ALLOWED"
+  | "BODY_TOO_LARGE"
+  | "TOO_MANY_STREAMS"
+  | "INTERNAL_ERROR";
+
+type Reason = CamemErrorCode | RequestReason;
+
+interface RequestErrorDetails {
+  readonly param?: string | undefined;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
 /** A bad request. It is refused before any engine is involved. */
 export class RequestError extends Error {
   constructor(
     readonly status: number,
+    readonly reason: Reason,
     message: string,
-    readonly param: string | null = null,
-    readonly headers: Readonly<Record<string, string>> = {},
+    readonly details: RequestErrorDetails = {},
   ) {
     super(message);
   }
@@ -55,8 +72,8 @@ interface ErrorBody {
   readonly type: string;
   readonly param: string | null;
   readonly code: number;
-  /** The code of the `CamemError`. vLLM does not send this property. */
-  readonly reason?: CamemErrorCode;
+  /** vLLM does not send this property. */
+  readonly reason: Reason;
 }
 
 function reply(
@@ -64,26 +81,25 @@ function reply(
   error: Omit<ErrorBody, "type" | "code">,
   headers: Readonly<Record<string, string>> = {},
 ): Response {
-  const { message, param, ...rest } = error;
-  const body: ErrorBody = {
-    message,
-    type: typeNames[status] ?? "InternalServerError",
-    param,
-    code: status,
-    ...rest,
-  };
+  const { message, param, reason } = error;
+  const type = typeNames[status] ?? "InternalServerError";
+  const body: ErrorBody = { message, type, param, code: status, reason };
   return Response.json({ error: body }, { status, headers });
 }
 
-/** The answer for a failure: `{"error":{"message","type","param","code"}}`, with `Retry-After` when it is known. */
+/** The answer for a failure: `{"error":{"message","type","param","code","reason"}}`, with `Retry-After` when it is known. */
 export function errorResponse(error: unknown): Response {
-  if (error instanceof RequestError)
-    return reply(error.status, { message: error.message, param: error.param }, error.headers);
+  if (error instanceof RequestError) {
+    const { status, reason, message, details } = error;
+    return reply(status, { message, param: details.param ?? null, reason }, details.headers);
+  }
   if (error instanceof CamemError) {
-    const { code: reason, message, retryAfterSeconds } = error;
+    const { code: reason, message, property, retryAfterSeconds } = error;
     const headers = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
-    return reply(statuses[reason] ?? 500, { message, param: params[reason] ?? null, reason }, headers);
+    const param = property ?? params[reason] ?? null;
+    return reply(statuses[reason] ?? 500, { message, param, reason }, headers);
   }
   process.emitWarning(error instanceof Error ? error : messageOf(error));
-  return reply(500, { message: "an internal error; see the server's warnings", param: null });
+  const message = "an internal error; see the server's warnings";
+  return reply(500, { message, param: null, reason: "INTERNAL_ERROR" });
 }

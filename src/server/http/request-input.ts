@@ -18,7 +18,7 @@ export function urlOf({ url }: Request): URL {
   return URL.parse(url, placeholder) ?? new URL(url.replace(/^https?:\/\/[^/?#]*/, placeholder));
 }
 
-const closing = { connection: "close" };
+const closing = { headers: { connection: "close" } };
 
 async function readBody(
   body: ReadableStream<Uint8Array>,
@@ -27,7 +27,9 @@ async function readBody(
   const reader = body.getReader();
   const late = Promise.withResolvers<never>();
   const cancelTimer = systemClock.after(timeoutMs, () =>
-    late.reject(new RequestError(408, `the body did not arrive within ${timeoutMs} ms`, null, closing)),
+    late.reject(
+      new RequestError(408, "TIMED_OUT", `the body did not arrive within ${timeoutMs} ms`, closing),
+    ),
   );
   const decoder = new TextDecoder();
   let text = "";
@@ -48,27 +50,36 @@ async function readBody(
 }
 
 const tooLarge = (sizeBytes: number) =>
-  new RequestError(413, `the body is larger than ${sizeBytes} bytes`, null, closing);
+  new RequestError(413, "BODY_TOO_LARGE", `the body is larger than ${sizeBytes} bytes`, closing);
+
+const invalid = (message: string, param?: string) =>
+  new RequestError(400, "INVALID_ARGUMENT", message, { param });
+
+/** The reason for a value that the schema of its parameter refuses, as for a call in the process. */
+function reasonOf(param: string): "UNKNOWN_LEVEL" | "INVALID_TAG" | "INVALID_ARGUMENT" {
+  if (param === "level") return "UNKNOWN_LEVEL";
+  return param === "tags" ? "INVALID_TAG" : "INVALID_ARGUMENT";
+}
 
 async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
   const declaredBytes = Number(request.headers.get("content-length") ?? 0);
   if (declaredBytes > limits.sizeBytes) throw tooLarge(limits.sizeBytes);
   // Bun drops the body of a GET. An ignored body must not count as an empty one.
   if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
-    throw new RequestError(400, `a ${request.method} request has no body here; use POST, or the query`);
+    throw invalid(`a ${request.method} request has no body here; use POST, or the query`);
   const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
   if (text === "") return {};
   const value = parseJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value))
     return value as Record<string, unknown>;
-  throw new RequestError(400, `the body is ${formatValue(value)}; it must be a JSON object`);
+  throw invalid(`the body is ${formatValue(value)}; it must be a JSON object`);
 }
 
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    throw new RequestError(400, "the body is not valid JSON");
+    throw invalid("the body is not valid JSON");
   }
 }
 
@@ -85,8 +96,7 @@ function fromText(text: string, property: TSchema): unknown {
 function fromQuery(query: URLSearchParams, name: string, property: TSchema): unknown {
   const values = query.getAll(name);
   if (name === "tags") return values.length > 0 ? values : undefined;
-  if (values.length > 1)
-    throw new RequestError(400, `${name} occurs ${values.length} times; it must occur once`, name);
+  if (values.length > 1) throw invalid(`${name} occurs ${values.length} times; it must occur once`, name);
   const [value] = values;
   return value === undefined ? undefined : fromText(value, property);
 }
@@ -101,8 +111,7 @@ function fromBody(body: Readonly<Record<string, unknown>>, name: string, propert
 function assertKnown(given: Iterable<string>, known: readonly string[]): void {
   for (const name of given)
     if (!known.includes(name))
-      throw new RequestError(
-        400,
+      throw invalid(
         `there is no parameter ${formatValue(name)}; this route has ${known.join(", ") || "none"}`,
         name,
       );
@@ -128,7 +137,8 @@ export async function readInput<T extends TObject>(
     const value = fromQuery(query, name, property) ?? fromBody(body, name, property);
     // In vLLM and SGLang an empty list means all tags.
     if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
-    if (!Value.Check(property, value)) throw new RequestError(400, mismatchText(name, value, property), name);
+    if (!Value.Check(property, value))
+      throw new RequestError(400, reasonOf(name), mismatchText(name, value, property), { param: name });
     input[name] = value;
   }
   return input as Partial<Type.Static<T>>;

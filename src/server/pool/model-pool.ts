@@ -95,10 +95,12 @@ export class ModelPool implements EngineGroup {
         `engines is ${formatValue(engines)}; it must be an array of controllers`,
       );
     this.engines = new Map(engines.map((engine) => [engine.name, engine]));
-    if (engines.length === 0 || this.engines.size < engines.length)
+    if (engines.length === 0) throw new CamemError("INVALID_CONFIG", "a pool needs at least one engine");
+    const repeated = engines.find(({ name }, index) => engines.findIndex((one) => one.name === name) < index);
+    if (repeated !== undefined)
       throw new CamemError(
         "INVALID_CONFIG",
-        "a pool needs at least one engine, and each needs a unique name",
+        `two engines of the pool have the name ${formatValue(repeated.name)}; give each controller its own`,
       );
     this.#options = options;
     this.#minimumResidencyMs = millisecondsOf(options.minimumResidency ?? "1s", "minimumResidency");

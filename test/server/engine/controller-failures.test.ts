@@ -184,7 +184,8 @@ describe("failures", () => {
 
   test("SleepController refuses memory that is already asleep", async () => {
     await fixture.controller.sleep();
-    expect(await codeOf(() => new SleepController(fixture.allocator))).toBe("STATE_CONFLICT");
+    await fixture.controller.close();
+    expect(() => new SleepController(fixture.allocator)).toThrow("memory of weights, kv_cache is asleep");
   });
 });
 

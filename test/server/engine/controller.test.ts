@@ -1,6 +1,6 @@
 /** One engine: sleep, wake-up, pause, lost weights, and closing. */
 
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { SleepController } from "camem/server";
 import { codeOf, failureOf, granulesBetween, holdDevice, MiB } from "../../support/device.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
@@ -337,6 +337,41 @@ describe("engines that share an allocator", () => {
     using lease = await qwen.admit();
     expect(await other.complete(lease, "once", 8)).toBe(other.expected("once", 8));
     expect(await codeOf(() => qwen.sleep({ tags: ["adapters"] }))).toBe("UNKNOWN_TAG");
+  });
+
+  test("sleep() warns once when no tag of the engine has memory", async () => {
+    using warn = spyOn(process, "emitWarning").mockImplementation(() => undefined);
+    await fixture.restart({ tags: { weights: "qwen/weigths" } });
+    for (let cycle = 0; cycle < 2; cycle++) {
+      await fixture.controller.sleep();
+      await fixture.controller.wakeUp();
+    }
+    expect(warn.mock.calls.map(([warning]) => warning)).toEqual([
+      "the sleep of the engine default frees nothing: its tags qwen/weigths have no memory; tags with memory: weights, kv_cache",
+    ]);
+  });
+
+  test("SleepController refuses tags that an open controller of the allocator has", async () => {
+    const start = (tags?: Record<string, string>) =>
+      new SleepController(fixture.allocator, { name: "second", tags });
+    for (const tags of [undefined, { weights: "second/weights" }])
+      expect(() => start(tags)).toThrow("the open controller of the engine default already has");
+    const shared = { weights: "weights", other: "sleep_persistent" };
+    await fixture.restart({ tags: shared });
+    expect(() => start()).toThrow("already has weights of this allocator");
+    expect(() => start({ kv_cache: "kv_cache", model: "weights" })).toThrow("already has weights");
+    expect(await codeOf(() => start(shared))).toBe("STATE_CONFLICT");
+    await using cache = start({ kv_cache: "kv_cache", other: "sleep_persistent" });
+    expect(cache.status.state).toBe("awake");
+  });
+
+  test("close() lets another controller have the tags, and so does a constructor that throws", async () => {
+    await fixture.controller.sleep();
+    await fixture.controller.close();
+    for (const _attempt of [1, 2]) expect(() => new SleepController(fixture.allocator)).toThrow("is asleep");
+    await fixture.allocator.wakeUp();
+    await fixture.restart({ name: "second" });
+    expect(await fixture.complete()).toBe(fixture.expected());
   });
 });
 

@@ -61,7 +61,7 @@ describe("refusals", () => {
     fixture.engine.load();
     await fixture.controller.confirmWeights();
     await fixture.controller.sleep();
-    expect(await messageOfAdmit()).toContain("try again later");
+    expect(await messageOfAdmit()).toContain("set whenAsleep and whenOperatorAsleep");
   });
 
   test.if(onEmulator)("admit() names wakeUp() when a failed reload could not be undone", async () => {

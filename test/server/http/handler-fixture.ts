@@ -30,9 +30,15 @@ export class HandlerFixture {
   }
 }
 
-/** The body of every error, as OpenAI's clients expect it. */
+/** The body of every error: as OpenAI's clients expect it, and with a reason. */
 export const errorShape = (status: number, param: string | null = null) => ({
-  error: { message: expect.any(String), type: expect.any(String), param, code: status },
+  error: {
+    message: expect.any(String),
+    type: expect.any(String),
+    param,
+    code: status,
+    reason: expect.stringMatching(/^[A-Z_]+$/),
+  },
 });
 
 /** The status of an error and the parameter that it names; fails when the body has another shape. */

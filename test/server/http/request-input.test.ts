@@ -15,6 +15,34 @@ beforeEach(() => {
 afterEach(() => fixture.close());
 
 describe("invalid requests", () => {
+  test("handler names the reason of every refusal", async () => {
+    await fixture.restart({}, { token: "secret", loopbackOnly: true, bodyLimitBytes: 32 });
+    const authorized = { authorization: "Bearer secret" };
+    const post = (path: string, body?: unknown, headers: Record<string, string> = authorized) =>
+      fixture.server.post(path, body, headers);
+    const cases: [Promise<Response>, number, string, string | null][] = [
+      [post("/sleep?level=3"), 400, "UNKNOWN_LEVEL", "level"],
+      [post("/sleep?level=1&level=2"), 400, "INVALID_ARGUMENT", "level"],
+      [post("/wake_up?level=1"), 400, "INVALID_ARGUMENT", "level"],
+      [post("/sleep?tags="), 400, "INVALID_TAG", "tags"],
+      [post("/sleep?tags=weigths"), 400, "UNKNOWN_TAG", "tags"],
+      [post("/sleep?mode=wat"), 400, "INVALID_ARGUMENT", "mode"],
+      [post("/sleep?deadline_ms=5s"), 400, "INVALID_ARGUMENT", "deadline_ms"],
+      [post("/sleep?levl=1"), 400, "INVALID_ARGUMENT", "levl"],
+      [post("/sleep", "{"), 400, "INVALID_ARGUMENT", null],
+      [post("/sleep?model=qwen"), 404, "UNKNOWN_MODEL", "model"],
+      [post("/sleep", { mode: "x".repeat(32) }), 413, "BODY_TOO_LARGE", null],
+      [post("/sleep", undefined, {}), 401, "UNAUTHORIZED", null],
+      [post("/sleep", undefined, { ...authorized, via: "proxy" }), 403, "FORBIDDEN", null],
+      [post("/is_sleeping"), 405, "METHOD_NOT_ALLOWED", null],
+      [post("/camem/plans"), 404, "UNKNOWN_ROUTE", null],
+      [fixture.server.fetch("/camem/plan", { headers: authorized }), 400, "INVALID_ARGUMENT", "op"],
+      [fixture.server.fetch("/camem/plan?op=slep", { headers: authorized }), 400, "INVALID_ARGUMENT", "op"],
+    ];
+    for (const [response, status, reason, param] of cases)
+      expect(await (await response).json()).toMatchObject({ error: { code: status, reason, param } });
+  });
+
   const cases: [string, () => Promise<[number, unknown]>, [number, string | null]][] = [
     ["an unknown level", () => fixture.server.postJson("/sleep?level=3"), [400, "level"]],
     ["a level that is not a number", () => fixture.server.postJson("/sleep?level=deep"), [400, "level"]],
@@ -40,6 +68,19 @@ describe("invalid requests", () => {
   test.each(cases)("handler refuses %s and changes nothing", async (_name, call, expected) => {
     expect(await errorOf(call())).toEqual(expected);
     expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("handler lists the engine's tags when it does not know one", async () => {
+    const messageOf = async () => await (await fixture.server.post("/wake_up?tags=weigths")).text();
+    expect(await messageOf()).toContain('no tag \\"weigths\\"; its tags are weights, kv_cache');
+    await fixture.restart({ tags: { weights: "weights" } });
+    expect(await messageOf()).toContain('no tag \\"weigths\\"; its tags are weights"');
+    expect((await fixture.server.post("/wake_up?tags=weights")).status).toBe(200);
+  });
+
+  test("createHandler() says that an empty token is empty", () => {
+    const create = () => createHandler({ engine: fixture.controller, token: "" });
+    expect(create).toThrow("token is empty; it must be a secret");
   });
 
   test("every route refuses unknown parameters and names them", async () => {

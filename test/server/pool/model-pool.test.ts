@@ -376,7 +376,16 @@ test("server selects the engine by its model name", async () => {
     { status: "sleeping", level: 2 },
   ]);
   expect(await server.json("/is_sleeping")).toEqual([200, { is_sleeping: true }]);
-  expect((await server.post("/sleep")).status).toBe(400);
+  expect(await server.postJson("/sleep")).toMatchObject([
+    400,
+    {
+      error: {
+        param: "model",
+        reason: "INVALID_ARGUMENT",
+        message: "model is missing; it must be one of a, b, c",
+      },
+    },
+  ]);
   expect((await server.post("/sleep?model=d")).status).toBe(404);
   expect((await server.fetch("/complete?model=d")).status).toBe(404);
   const [, usage] = await server.json("/camem/usage");
@@ -418,6 +427,7 @@ test("ModelPool refuses invalid input", async () => {
     [[engines.a], { queueLimit: -1 }],
     [[engines.a], { nap: true }],
   ];
+  expect(() => new ModelPool([engines.a, engines.b, engines.a])).toThrow('have the name "a"');
   for (const [list, options] of bad)
     expect(await codeOf(() => new ModelPool(list as SleepController[], options as ModelPoolOptions))).toBe(
       "INVALID_CONFIG",

@@ -1,0 +1,27 @@
+/** The list of routes at `/`, and the answer for paths that do not exist. */
+
+import { OpenAiError } from "./openai.ts";
+
+/** Wildcards, and the files of the page, which no client asks for by hand. */
+const isHidden = (path: string) => /^\/camem\/.*[*.]/.test(path);
+
+const lettersOf = (path: string) => path.toLowerCase().replace(/[^a-z0-9]/g, "");
+
+export class Directory {
+  readonly #paths: readonly string[];
+
+  constructor(paths: readonly string[]) {
+    this.#paths = paths.filter((path) => !isHidden(path)).toSorted();
+  }
+
+  get response(): Response {
+    return new Response(`${this.#paths.join("\n")}\n\ndocs/server.md describes these routes.\n`);
+  }
+
+  notFound(request: Request): Response {
+    const { pathname } = new URL(request.url);
+    const similar = this.#paths.find((path) => lettersOf(path) === lettersOf(pathname));
+    const hint = similar === undefined ? "/ lists the routes" : `use ${similar}`;
+    return new OpenAiError(404, `there is nothing at ${pathname}; ${hint}`).response;
+  }
+}
