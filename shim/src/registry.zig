@@ -240,7 +240,7 @@ pub const Registry = struct {
         return segment;
     }
 
-    pub const PinnedBackup = struct { segment: *Segment, backup: Backup };
+    const PinnedBackup = struct { segment: *Segment, backup: Backup };
 
     /// Pins a segment whose backup is whole for a copy of `size_bytes` at `offset_bytes` of it. The backup stays until
     /// `unpin`: whoever drops one claims the segment first, or refuses while it is pinned.
