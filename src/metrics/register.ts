@@ -125,12 +125,13 @@ export async function registerMetrics(
   registry: Registry,
   options: MetricsOptions,
 ): Promise<MetricsRegistration> {
-  checkRegistry(registry);
   validate(MetricsOptions, options, "registerMetrics", "INVALID_CONFIG");
   const { engine, allocator, labels = {} } = options;
   checkLabels(labels);
   const groups = groupsOf(engine);
-  const metrics = new MetricSet(await loadPromClient(), registry, labels);
+  const client = await loadPromClient();
+  checkRegistry(registry);
+  const metrics = new MetricSet(client, registry, labels);
   try {
     const unsubscribe = addMetrics(metrics, groups, allocator, labels);
     const unregister = () => {
