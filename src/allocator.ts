@@ -94,10 +94,7 @@ export class CaMemAllocator {
     } else if (options !== undefined) {
       const difference = differenceOf(instance.config, resolveConfig(options));
       if (difference !== undefined)
-        throw new CamemError(
-          "CONFIG_CONFLICT",
-          `the allocator of this process has ${difference}; close() it first`,
-        );
+        throw new CamemError("CONFIG_CONFLICT", `${difference}; close() that allocator first`);
     }
     return instance.allocator;
   }

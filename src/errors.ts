@@ -67,30 +67,27 @@ export class CamemError extends Error {
   /** The kind of failure. */
   readonly code: CamemErrorCode;
   /** The AscendCL call that failed, such as `aclrtMallocPhysical`. */
-  readonly call: string | undefined;
+  declare readonly call: string | undefined;
   /** The code that the AscendCL call returned, such as 207001. */
-  readonly aclCode: number | undefined;
+  declare readonly aclCode: number | undefined;
   /** The device address concerned. */
-  readonly address: number | undefined;
+  declare readonly address: number | undefined;
   /** The number of bytes concerned. */
-  readonly sizeBytes: number | undefined;
+  declare readonly sizeBytes: number | undefined;
   /** True when the sleep or wake-up itself succeeded, and only giving memory back or a callback failed. */
   readonly transitionComplete: boolean;
   /** Seconds after which a refused request may be tried again; undefined for any other failure. */
-  readonly retryAfterSeconds: number | undefined;
+  declare readonly retryAfterSeconds: number | undefined;
   /** The option or argument that does not fit; undefined for any other failure. */
-  readonly property: string | undefined;
+  declare readonly property: string | undefined;
 
   constructor(code: CamemErrorCode, message: string, details: CamemErrorDetails = {}) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
     this.code = code;
-    this.call = details.call;
-    this.aclCode = details.aclCode;
-    this.address = details.address;
-    this.sizeBytes = details.sizeBytes;
-    this.transitionComplete = details.transitionComplete ?? false;
-    this.retryAfterSeconds = details.retryAfterSeconds;
-    this.property = details.property;
+    const { cause: _, transitionComplete = false, ...facts } = details;
+    this.transitionComplete = transitionComplete;
+    // An uncaught error is printed with all its properties: absent facts must not be among them.
+    Object.assign(this, Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact !== undefined)));
   }
 }
 

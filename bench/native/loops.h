@@ -3,7 +3,7 @@
 #ifndef LOOPS_H
 #define LOOPS_H
 
-#include "../../test/samples/acl.h"
+#include "../../test/support/acl.h"
 
 #include <stdbool.h>
 #include <time.h>

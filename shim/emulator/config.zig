@@ -55,10 +55,7 @@ pub fn load(names: call_names.Names) *const Config {
             .visible = environment("ASCEND_RT_VISIBLE_DEVICES"),
         });
         loadFaults(names);
-        if (config.problem) |text| {
-            config.visible_count = 0;
-            for ([_][]const u8{ "camem emulator: ", text, "\n" }) |part| _ = std.os.linux.write(2, part.ptr, part.len);
-        }
+        if (config.problem != null) config.visible_count = 0;
         loaded.store(true, .release);
     }
     return &config;

@@ -155,7 +155,7 @@ pub fn pollClose(closing: u64, failure: *Failure) status.Error!bool {
     if (gate.closing != closing) return true;
     if (gate.state == .closing) return false;
     const err = gate.close_error orelse {
-        joinThread(); // it runs no more
+        if (gate.state == .closed) joinThread(); // it runs no more; when open, it is the next session's
         return true;
     };
     failure.* = gate.close_failure;

@@ -108,7 +108,9 @@ pub const Devices = struct {
             if (!unsettled) continue;
             const device: u32 = @intCast(index);
             const rt = self.memory.runtime;
-            if (!rt.isGone(device)) try rt.synchronizeDevice(device, interrupt, failure);
+            if (!rt.isGone(device)) rt.synchronizeDevice(device, interrupt, failure) catch |err| {
+                if (!rt.isGone(device)) return err;
+            };
             self.settle(device);
         }
     }

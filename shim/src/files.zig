@@ -37,6 +37,7 @@ pub const File = struct {
     /// A spill file of `size_bytes` in `folder`: nobody else can open it, its space is allocated, and it is gone with
     /// its descriptor, however the process ends.
     pub fn createSpill(folder: [*:0]const u8, size_bytes: u64, failure: *Failure) status.Error!*File {
+        if (folder[0] == 0) return fail("open", .NOENT, size_bytes, failure);
         const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .TMPFILE = true, .DIRECTORY = true };
         const opened = linux.open(folder, flags, 0o600);
         const descriptor: i32 = switch (linux.errno(opened)) {
@@ -151,7 +152,9 @@ pub const File = struct {
         while (done < size_bytes) {
             const code = linux.pwrite(self.descriptor, source + done, size_bytes - done, @intCast(offset_bytes + done));
             if (linux.errno(code) == .INTR) continue;
-            done += try system("pwrite", code, size_bytes, failure);
+            const count = try system("pwrite", code, size_bytes, failure);
+            if (count == 0) return fail("pwrite", .IO, size_bytes, failure);
+            done += count;
         }
     }
 

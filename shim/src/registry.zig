@@ -84,8 +84,31 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Gives a segment that is pinned a backup that is the same as its content, which is immutable from then on. The
-    /// caller drops the one before.
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        if (segment.moving) return error.Moving;
+        if (!segment.isAwake()) return error.Asleep;
+        segment.moving = true;
+        self.version += 1; // a plan made before would leave it out
+        self.waitForPins(segment);
+        return segment;
+    }
+
+    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
+    pub fn letGo(self: *Registry, segment: *Segment) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.moving = false;
+        self.changed.broadcast();
+        return segment.doomed;
+    }
+
+    /// Gives a claimed segment a backup that is the same as its content, which is immutable from then on. The caller
+    /// drops the one before.
     pub fn replaceBackup(self: *Registry, segment: *Segment, new: Backup) ?Backup {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -217,20 +240,29 @@ pub const Registry = struct {
         return segment;
     }
 
-    /// Pins a segment whose backup is whole for a copy of `size_bytes` at `offset_bytes` of it.
-    pub fn pinBackup(self: *Registry, address: u64, id: u64, offset_bytes: u64, size_bytes: u64) status.Error!*Segment {
+    pub const PinnedBackup = struct { segment: *Segment, backup: Backup };
+
+    /// Pins a segment whose backup is whole for a copy of `size_bytes` at `offset_bytes` of it. The backup stays until
+    /// `unpin`: whoever drops one claims the segment first, or refuses while it is pinned.
+    pub fn pinBackup(
+        self: *Registry,
+        address: u64,
+        id: u64,
+        offset_bytes: u64,
+        size_bytes: u64,
+    ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         if (segment.moving) return error.Moving;
-        switch (segment.content) {
-            .offloaded, .clean => {},
+        const backup = switch (segment.content) {
+            .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
-        }
+        };
         if (!isWithin(offset_bytes, size_bytes, segment.size_bytes)) return error.OutOfBounds;
         segment.pins += 1;
-        return segment;
+        return .{ .segment = segment, .backup = backup };
     }
 
     fn isWithin(offset_bytes: u64, size_bytes: u64, end_bytes: u64) bool {
@@ -349,7 +381,9 @@ pub const Registry = struct {
             if (segment.tag != tag or segment.doomed) continue;
             if (segment.moving) return error.Moving;
             if (!segment.isAwake()) return error.Asleep;
-            if (segment.content == .clean) clean_count += 1;
+            if (segment.content != .clean) continue;
+            if (segment.pins > 0) return error.Moving; // a copy may read the backup
+            clean_count += 1;
         }
         dropped.ensureUnusedCapacity(heap.allocator, clean_count) catch return error.OutOfHostMemory;
     }

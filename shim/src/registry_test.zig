@@ -1,6 +1,7 @@
 //! The table of segments: its order, pins, sweeps and places.
 
 const std = @import("std");
+const Backup = @import("backup.zig").Backup;
 const heap = @import("heap.zig");
 const Registry = @import("registry.zig").Registry;
 const Segment = @import("segment.zig").Segment;
@@ -94,4 +95,34 @@ test "Registry.relist leaves a doomed segment unlisted when another segment has 
     _ = table.unlist(fresh);
     for ([_]*Segment{ stale, fresh }) |segment| table.destroy(segment);
     table.deinit();
+}
+
+test "Registry.setImmutable and Registry.claim keep a backup while it is pinned" {
+    var table: Registry = .{};
+    const default = try table.tags.intern("default");
+    const segment = try table.create(0, default, 4096, 4096);
+    segment.address = 1 << 44;
+    segment.mapped = true;
+    const backup: Backup = .{ .host = &.{} };
+    segment.content = .{ .clean = .{ .backup = backup } };
+    _ = table.insert(segment);
+    defer {
+        _ = table.unlist(segment);
+        table.destroy(segment);
+        table.deinit();
+    }
+    var dropped: std.ArrayList(Backup) = .empty;
+    defer dropped.deinit(heap.allocator);
+    const pinned = try table.pinBackup(segment.address, segment.id, 0, 1);
+    try std.testing.expectError(error.Moving, table.setImmutable(default, false, &dropped));
+    try std.testing.expectEqual(0, dropped.items.len);
+    table.unpin(pinned.segment);
+    const version = table.version;
+    try std.testing.expectEqual(segment, try table.claim(segment.address, segment.id));
+    try std.testing.expect(table.version > version);
+    try std.testing.expectError(error.Moving, table.pinBackup(segment.address, segment.id, 0, 1));
+    try std.testing.expectError(error.Moving, table.claim(segment.address, segment.id));
+    try std.testing.expect(!table.letGo(segment));
+    try table.setImmutable(default, false, &dropped);
+    try std.testing.expectEqual(1, dropped.items.len);
 }

@@ -319,6 +319,8 @@ pub const Runtime = struct {
         const code = self.library.api.aclrtSetCurrentContext(context);
         self.check("aclrtSetCurrentContext", code, 0, 0, failure) catch |err| {
             if (code != acl.code.rt_param_invalid) return err;
+            // Memory of a lost device is forgotten, so be certain.
+            if (self.library.api.aclrtSetCurrentContext(context) == acl.code.success) return;
             self.mutex.lock();
             defer self.mutex.unlock();
             self.devices[device].gone = true;
@@ -338,11 +340,16 @@ const LeftBehind = struct {
 
     /// Called while attaching, which one thread does at a time.
     fn ofProcess() status.Error!LeftBehind {
-        if (process == null) process = .{ .context = try .create(), .session = try .create() };
-        return process.?;
+        if (process) |known| return known;
+        const context: sync.PerThread = try .create();
+        errdefer context.delete();
+        const created: LeftBehind = .{ .context = context, .session = try .create() };
+        process = created;
+        return created;
     }
 
     fn note(self: LeftBehind, context: acl.Context, session: u64) status.Error!void {
+        try self.context.set(0); // no earlier context passes as this session's
         try self.session.set(session);
         try self.context.set(@intFromPtr(context));
     }

@@ -263,12 +263,11 @@ pub const Session = struct {
         target: []u8,
         failure: *Failure,
     ) status.Error!void {
-        const segment = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
-        defer self.registry.unpin(segment);
-        const backup = segment.content.backup() orelse return error.NoBackup;
-        try backup.read(segment.size_bytes, offset_bytes, target, failure);
+        const pinned = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
+        defer self.registry.unpin(pinned.segment);
+        try pinned.backup.read(pinned.segment.size_bytes, offset_bytes, target, failure);
         // Afterwards: it may change while it is read.
-        if (backup == .file) try backup.file.file.checkUnchanged(failure);
+        if (pinned.backup == .file) try pinned.backup.file.file.checkUnchanged(failure);
     }
 
     /// Makes a checkpoint the backup of a segment that is awake and has lost its content `discards` times.
@@ -285,8 +284,8 @@ pub const Session = struct {
         try file.checkUnchanged(failure);
         const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
         errdefer heap.allocator.free(own);
-        const segment = try self.registry.pin(name.address, name.segment_id, 0, 0, .reading);
-        defer self.registry.unpin(segment);
+        const segment = try self.registry.claim(name.address, name.segment_id);
+        defer if (self.registry.letGo(segment)) self.executor.requestSweep();
         if (segment.discards != discards) return error.Asleep;
         var end: u64 = 0;
         for (own) |extent| {

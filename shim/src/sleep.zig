@@ -167,7 +167,7 @@ pub fn undo(devices: *Devices, plan: *Plan, steps: DeviceSteps) void {
             plan.undo_failed = true;
         };
         // What a copy may still write to is kept until the device has been waited for.
-        if (plan.unsettled.load(.acquire)) continue;
+        if (plan.unsettled.load(.acquire) or devices.unsettled[steps.device]) continue;
         if (memory.registry.takeBackup(segment, .drop_unfinished)) |backup| backup.drop(memory.pool);
     }
 }

@@ -68,9 +68,9 @@ pub const Thread = struct {
 
 /// Whether a thread of this process has not ended.
 pub fn isThreadAlive(thread: linux.pid_t) bool {
-    var buffer: [64]u8 = undefined;
-    const path = std.fmt.bufPrintZ(&buffer, "/proc/self/task/{d}", .{thread}) catch return true;
-    return std.c.access(path, std.c.F_OK) == 0;
+    const process: usize = @intCast(linux.getpid());
+    const no_signal = 0;
+    return linux.errno(linux.syscall3(.tgkill, process, @intCast(thread), no_signal)) != .SRCH;
 }
 
 /// A word of each thread. Not `threadlocal`: glibc allocates such variables of a library that is opened at run time
@@ -82,6 +82,10 @@ pub const PerThread = struct {
         var key: std.c.pthread_key_t = undefined;
         if (std.c.pthread_key_create(&key, null) != .SUCCESS) return error.OutOfHostMemory;
         return .{ .key = key };
+    }
+
+    pub fn delete(self: PerThread) void {
+        _ = std.c.pthread_key_delete(self.key);
     }
 
     /// 0 in a thread that has not set it.
@@ -124,4 +128,9 @@ pub fn now() u64 {
     var time: std.c.timespec = undefined;
     if (std.c.clock_gettime(.MONOTONIC, &time) != 0) return 0;
     return @as(u64, @intCast(time.sec)) * std.time.ns_per_s + @as(u64, @intCast(time.nsec));
+}
+
+test "isThreadAlive tells this thread from one that has ended" {
+    try std.testing.expect(isThreadAlive(linux.gettid()));
+    try std.testing.expect(!isThreadAlive(std.math.maxInt(linux.pid_t)));
 }

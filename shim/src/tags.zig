@@ -66,16 +66,18 @@ pub const Tags = struct {
     pub fn enter(self: *Tags, tag: u32, parent: u64) status.Error!u64 {
         if (tag >= self.names.items.len) return error.UnknownTag;
         self.closeAbandoned();
+        // A parent that has ended, or never was, is none: a region cannot be around itself.
+        const outer = if (self.find(parent) == null) 0 else parent;
         const thread = std.os.linux.gettid();
         for (self.regions.items) |region| {
             if (region.thread != thread or region.tag == tag) continue;
-            if (!self.isAround(region.token, parent)) return error.Busy;
+            if (!self.isAround(region.token, outer)) return error.Busy;
         }
         const token = next_token.fetchAdd(1, .monotonic);
         self.regions.append(heap.allocator, .{
             .token = token,
             .tag = tag,
-            .parent = parent,
+            .parent = outer,
             .thread = thread,
         }) catch return error.OutOfHostMemory;
         return token;
@@ -205,4 +207,15 @@ test "Tags.setPolicy refuses to replace a policy that has changed" {
     try std.testing.expectError(error.Stale, tags.setPolicy(weights, 0, 6));
     try std.testing.expectEqual(5, try tags.policy(weights));
     try std.testing.expectError(error.UnknownTag, tags.policy(weights + 1));
+}
+
+test "Tags.enter takes an unknown parent for none" {
+    var tags: Tags = .{};
+    defer tags.deinit();
+    const weights = try tags.intern("weights");
+    const cache = try tags.intern("kv_cache");
+    const first = try tags.enter(weights, 0);
+    const own_parent = try tags.enter(weights, first + 1);
+    // A region that is its own parent would make this search endless.
+    try std.testing.expectError(error.Busy, tags.enter(cache, own_parent));
 }

@@ -7,5 +7,6 @@ test {
     _ = @import("segment.zig");
     _ = @import("segment_groups.zig");
     _ = @import("status.zig");
+    _ = @import("sync.zig");
     _ = @import("tags.zig");
 }

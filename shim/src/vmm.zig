@@ -80,7 +80,9 @@ pub const Memory = struct {
         // give back.
         if (!segment.reserved) return;
         if (self.runtime.isGone(segment.device)) return self.forget(segment);
-        const scope = try Scope.enter(self.runtime, segment.device, failure);
+        const scope = Scope.enter(self.runtime, segment.device, failure) catch |err| {
+            return if (self.runtime.isGone(segment.device)) self.forget(segment) else err;
+        };
         defer scope.abandon();
         if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupt, failure);
         try self.unmap(segment, failure);

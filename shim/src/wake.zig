@@ -84,7 +84,8 @@ pub fn undo(devices: *Devices, plan: *Plan, steps: DeviceSteps) void {
     for (steps.steps) |step| {
         const segment = step.segment;
         if (segment.content.isLive()) continue; // its content is in the memory it holds
-        if (plan.unsettled.load(.acquire) and segment.mapped) {
+        const is_unsettled = plan.unsettled.load(.acquire) or devices.unsettled[steps.device];
+        if (is_unsettled and segment.mapped) {
             plan.undo_failed = true;
             continue;
         }

@@ -169,7 +169,7 @@ function fileNameOf(path: unknown): string {
 }
 
 function checkOptions(options: LoadSafetensorsOptions): void {
-  validate(LoadSafetensorsOptions, options, "the options of loadSafetensors", "INVALID_ARGUMENT");
+  validate(LoadSafetensorsOptions, options, "loadSafetensors", "INVALID_ARGUMENT");
   const { into, backing } = options;
   if (backing === "file" && into !== undefined && !ownSegments.has(into))
     throw new CamemError(

@@ -10,6 +10,7 @@ import {
   environmentNames,
   resolveConfig,
 } from "../options/allocator-options.ts";
+import { nearestName } from "../options/nearest-name.ts";
 import { formatSize } from "../options/sizes.ts";
 import type { Command } from "./command.ts";
 
@@ -35,40 +36,64 @@ function whyBackend(options: AllocatorOptions, config: Config): string {
   return `${config.backend}, the default (${environmentNames.backend}=emulator chooses the emulated device)`;
 }
 
-function printConfiguration(options: AllocatorOptions, config: Config): void {
-  print("camem", manifest.version);
-  print("backend", whyBackend(options, config));
+function printVariables(): void {
   for (const name of Object.values(environmentNames)) {
     if (process.env[name]) print("environment", `${name}=${process.env[name]}`);
   }
   printOtherVariables();
 }
 
-const emulatorNames = ["DEVICES", "HBM", "POOL", "FAULTS", "TIMING"].map((name) => `CAMEM_EMULATOR_${name}`);
+const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "FAULTS", "TIMING"].map(
+  (name) => `CAMEM_EMULATOR_${name}`,
+);
 /** The variables of examples/serve. */
 const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
 
 /** Names unknown variables, which have no effect elsewhere, without their values, which may be secrets. */
 function printOtherVariables(): void {
-  const known = new Set([...Object.values<string>(environmentNames), ...exampleNames]);
+  const known = [...Object.values<string>(environmentNames), ...exampleNames, ...emulatorNames];
   for (const [name, value] of Object.entries(process.env)) {
     if (emulatorNames.includes(name)) print("environment", `${name}=${value}`);
-    else if (name.startsWith("CAMEM_") && !known.has(name))
-      print("environment", `${name} is set, but camem has no such variable`);
+    else if (name.startsWith("CAMEM_") && !known.includes(name)) {
+      const nearest = nearestName(name, known);
+      const advice = nearest === undefined ? "" : `; did you mean ${nearest}?`;
+      print("environment", `${name} is set, but camem has no such variable${advice}`);
+    }
   }
+}
+
+function problemOf(options: AllocatorOptions, environment: typeof process.env): string | undefined {
+  try {
+    resolveConfig(options, environment);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof CamemError)) throw error;
+    return `${error.code}: ${error.message}`;
+  }
+}
+
+/** Everything that is wrong with the options and with each variable; `resolveConfig` stops at the first. */
+function configProblems(options: AllocatorOptions): Set<string> {
+  const first = problemOf(options, process.env);
+  if (first === undefined) return new Set();
+  const others = Object.values(environmentNames).map((name) => problemOf({}, { [name]: process.env[name] }));
+  return new Set([first, ...others.filter((problem) => problem !== undefined)]);
 }
 
 function printTried(): void {
   for (const { path, result } of native.loadReport()) print("tried", `${path}: ${result}`);
 }
 
-function printRuntime(): void {
+function cannText(backend: Config["backend"], version: string): string {
+  if (version !== "") return version;
+  if (backend === "emulator") return "none: the emulator needs no CANN";
+  return "version unknown: ASCEND_HOME_PATH leads to no version.info";
+}
+
+function printRuntime(config: Config): void {
   const info = native.runtimeInfo();
   print("library", info.libraryPath);
-  print(
-    "CANN",
-    info.cannVersion === "" ? "version unknown: ASCEND_HOME_PATH leads to no version.info" : info.cannVersion,
-  );
+  print("CANN", cannText(config.backend, info.cannVersion));
   print("AscendCL API", `${info.aclMajor}.${info.aclMinor}.${info.aclPatch}`);
   print("SoC", info.socName === "" ? "unknown" : info.socName);
   for (let device = 0; device < info.deviceCount; device++) {
@@ -82,12 +107,17 @@ function printRuntime(): void {
 }
 
 async function diagnose(options: AllocatorOptions): Promise<number> {
+  print("camem", manifest.version);
+  printVariables();
+  const problems = configProblems(options);
+  for (const problem of problems) print("result", `not usable: ${problem}`);
+  if (problems.size > 0) return 1;
   try {
     const config = resolveConfig(options);
-    printConfiguration(options, config);
+    print("backend", whyBackend(options, config));
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
-    printRuntime();
+    printRuntime(config);
     checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
     await native.detach();
     print("result", "ready");

@@ -2,6 +2,7 @@
 /** The `camem` command: parses arguments and runs the verb. */
 
 import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
+import manifest from "../../package.json" with { type: "json" };
 import type { Command } from "./command.ts";
 import { doctor } from "./doctor.ts";
 
@@ -9,6 +10,7 @@ const commands: ReadonlyMap<string, Command> = new Map([["doctor", doctor]]);
 
 function usage(): string {
   const synopses = [...commands.values()].map(({ synopsis }) => `camem ${synopsis}`);
+  synopses.push("camem help", "camem --version");
   const descriptions = [...commands].map(([verb, { description }]) =>
     description.map((line, index) => `${(index === 0 ? verb : "").padEnd(10)}${line}\n`).join(""),
   );
@@ -18,15 +20,19 @@ function usage(): string {
 /** @throws TypeError for arguments that do not make sense */
 async function run(args: string[]): Promise<number> {
   const options: ParseArgsOptionsConfig = Object.assign(
-    { help: { type: "boolean", short: "h" } },
+    { help: { type: "boolean", short: "h" }, version: { type: "boolean", short: "v" } },
     ...[...commands.values()].map((command) => command.options),
   );
   const { values, positionals } = parseArgs({ args, options, allowPositionals: true });
-  if (values["help"] === true) {
+  const [verb, ...rest] = positionals;
+  if (values["help"] === true || verb === "help") {
     console.log(usage());
     return 0;
   }
-  const [verb, ...rest] = positionals;
+  if (values["version"] === true) {
+    console.log(manifest.version);
+    return 0;
+  }
   if (verb === undefined) throw new TypeError("say which command");
   const command = rest.length === 0 ? commands.get(verb) : undefined;
   if (command === undefined) throw new TypeError(`there is no command "${positionals.join(" ")}"`);

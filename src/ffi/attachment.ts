@@ -51,7 +51,7 @@ export function symbolList(): { name: string; required: boolean; present: boolea
 
 /** What to do about a library that cannot be used. */
 function attachHint(libraryPath: string | null, status: number): string {
-  const found = "the library itself was found and opened; `camem doctor` shows details";
+  const found = "the library itself was found and opened";
   if (libraryPath !== null)
     return status === abi.Status.backend_unavailable
       ? found

@@ -85,6 +85,9 @@ const hints: Partial<Record<CamemErrorCode, string>> = {
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 
+const addressSpaceHint =
+  "the device cannot reserve that much address space at once, however much memory is free; allocate several smaller buffers";
+
 /** The result of every call of the library that CANN ships for linking only. */
 const stubLibraryCode = 100039;
 const stubLibraryHint =
@@ -99,17 +102,24 @@ interface ErrorContext {
   readonly transitionComplete?: boolean;
 }
 
+/** The hint for a failure whose call or code is more specific than its kind. */
+function causeHint({ call, aclCode }: Failure, code: CamemErrorCode): string | undefined {
+  if (aclCode === stubLibraryCode) return stubLibraryHint;
+  return call === "aclrtReserveMemAddress" && code === "OUT_OF_DEVICE_MEMORY" ? addressSpaceHint : undefined;
+}
+
 /** The error for a failed status: the attempt, the AscendCL call and its code, and a hint. */
 export function statusError(status: number, failure: Failure, context: ErrorContext): CamemError {
   const name = statusName(status);
   if (name === "ok" || name === "busy" || name === "stale")
     throw new TypeError(`the status ${name} is no failure`);
   const code = codes[name];
-  const note = failure.aclCode === stubLibraryCode ? stubLibraryHint : (context.note ?? hints[code]);
+  const note = causeHint(failure, code) ?? context.note ?? hints[code];
   const parts = [`cannot ${context.attempt}`, describeCall(failure), failure.message.trim(), note ?? ""];
   return new CamemError(code, parts.filter((part) => part !== "").join(": "), {
     ...(failure.call === "" ? {} : { call: failure.call, aclCode: failure.aclCode }),
-    ...(failure.sizeBytes === 0 ? {} : { address: failure.address, sizeBytes: failure.sizeBytes }),
+    ...(failure.sizeBytes === 0 ? {} : { sizeBytes: failure.sizeBytes }),
+    ...(failure.sizeBytes === 0 || failure.address === 0 ? {} : { address: failure.address }),
     transitionComplete: context.transitionComplete ?? false,
   });
 }
@@ -120,7 +130,8 @@ export function formatAddress(address: number): string {
 
 function describeCall({ call, aclCode, address, sizeBytes }: Failure): string {
   if (call === "" || aclCode === 0) return call;
-  const where = sizeBytes > 0 ? ` for ${formatSize(sizeBytes)} at ${formatAddress(address)}` : "";
+  const place = address > 0 ? ` at ${formatAddress(address)}` : "";
+  const where = sizeBytes > 0 ? ` for ${formatSize(sizeBytes)}${place}` : "";
   return `${call} returned ${aclCode}${where}`;
 }
 

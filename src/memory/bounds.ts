@@ -1,5 +1,7 @@
 import { CamemError, formatValue } from "../errors.ts";
 
+const byteCount = (bytes: number) => (bytes === 1 ? "1 byte" : `${formatValue(bytes)} bytes`);
+
 /** @throws CamemError `OUT_OF_BOUNDS` for a range that is not within `whole` */
 export function checkRange(
   offsetBytes: number,
@@ -16,8 +18,8 @@ export function checkRange(
   const range =
     offsetBytes > whole.sizeBytes
       ? `offset ${formatValue(offsetBytes)} is`
-      : `${formatValue(sizeBytes)} bytes at offset ${formatValue(offsetBytes)} are`;
-  throw new CamemError("OUT_OF_BOUNDS", `${range} not within the buffer's ${whole.sizeBytes} bytes`, {
+      : `${byteCount(sizeBytes)} at offset ${formatValue(offsetBytes)} ${sizeBytes === 1 ? "is" : "are"}`;
+  throw new CamemError("OUT_OF_BOUNDS", `${range} not within the buffer's ${byteCount(whole.sizeBytes)}`, {
     address: whole.ptr,
   });
 }

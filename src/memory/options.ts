@@ -26,10 +26,10 @@ const report = { codes: { tag: "INVALID_TAG", device: "UNKNOWN_DEVICE" } } as co
 
 /** @throws CamemError `INVALID_ARGUMENT`, `INVALID_TAG` or `UNKNOWN_DEVICE` */
 export function checkMallocOptions(options: MallocOptions): void {
-  validate(MallocOptions, options, "the options of malloc", "INVALID_ARGUMENT", report);
+  validate(MallocOptions, options, "malloc", "INVALID_ARGUMENT", report);
 }
 
 /** @throws CamemError `INVALID_ARGUMENT` or `UNKNOWN_DEVICE` */
 export function checkMemoryPoolOptions(options: MemoryPoolOptions): void {
-  validate(MemoryPoolOptions, options, "the options of memoryPool", "INVALID_ARGUMENT", report);
+  validate(MemoryPoolOptions, options, "memoryPool", "INVALID_ARGUMENT", report);
 }

@@ -1,19 +1,24 @@
 import { CamemError, formatValue } from "../errors.ts";
 import type { SegmentName } from "../ffi/index.ts";
-import { formatSize } from "../options/sizes.ts";
+import { formatSize, parseSize } from "../options/sizes.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./buffer.ts";
 import { type Block, FreeList } from "./free-list.ts";
 
 /** Ascend's copy and compute engines are fastest on addresses that are multiples of this. */
 const alignmentBytes = 512;
 
+function sizeMismatch(sizeBytes: unknown): string {
+  if (typeof sizeBytes === "number" && Number.isInteger(sizeBytes) && sizeBytes > 0)
+    return `it is too large: no device has ${formatSize(sizeBytes)}`;
+  const isSizeText = typeof sizeBytes === "string" && parseSize(sizeBytes) !== undefined;
+  const advice = isSizeText ? `, such as parseSize(${formatValue(sizeBytes)})` : "";
+  return `it must be a positive whole number of bytes${advice}`;
+}
+
 /** @throws CamemError `INVALID_SIZE` for anything but a positive safe integer */
 export function checkSize(sizeBytes: unknown): asserts sizeBytes is number {
   if (typeof sizeBytes === "number" && Number.isSafeInteger(sizeBytes) && sizeBytes > 0) return;
-  throw new CamemError(
-    "INVALID_SIZE",
-    `the size is ${formatValue(sizeBytes)}; it must be a positive whole number of bytes`,
-  );
+  throw new CamemError("INVALID_SIZE", `the size is ${formatValue(sizeBytes)}; ${sizeMismatch(sizeBytes)}`);
 }
 
 interface Segment {
@@ -27,7 +32,7 @@ function alignedSize(sizeBytes: number): number {
   checkSize(sizeBytes);
   const aligned = roundUp(sizeBytes, alignmentBytes);
   if (Number.isSafeInteger(aligned)) return aligned;
-  throw new CamemError("INVALID_SIZE", `the size is ${sizeBytes}; no device has ${formatSize(sizeBytes)}`);
+  throw new CamemError("INVALID_SIZE", `the size is ${sizeBytes}; ${sizeMismatch(aligned)}`);
 }
 
 /** The size limit of a segment that holds several buffers of `mallocAll`. */

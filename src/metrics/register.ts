@@ -57,6 +57,18 @@ function checkLabels(labels: Labels): void {
   }
 }
 
+/** The registry may be of another copy of prom-client, so its methods decide. */
+function checkRegistry(registry: unknown): void {
+  const methods: readonly (keyof Registry)[] = ["getSingleMetric", "registerMetric", "removeSingleMetric"];
+  const given = Object(registry) as Partial<Registry>;
+  if (methods.every((method) => typeof given[method] === "function")) return;
+  throw new CamemError(
+    "INVALID_CONFIG",
+    `the registry is ${formatValue(registry)}; it must be a Registry of prom-client, such as new Registry()`,
+    { property: "registry" },
+  );
+}
+
 function groupsOf(engine: MetricsOptions["engine"]): readonly EngineGroup[] {
   if (!Array.isArray(engine)) return [groupOf(engine as SleepController | EngineGroup)];
   const engines: readonly unknown[] = engine;
@@ -64,10 +76,14 @@ function groupsOf(engine: MetricsOptions["engine"]): readonly EngineGroup[] {
     throw new CamemError("INVALID_CONFIG", "an element of engine is not a SleepController", {
       property: "engine",
     });
-  if (new Set(engines.map(({ name }) => name)).size < engines.length)
-    throw new CamemError("INVALID_CONFIG", "two engines have the same name, so their metrics would mix", {
-      property: "engine",
-    });
+  const names = engines.map(({ name }) => name);
+  const repeated = names.find((name, index) => names.indexOf(name) < index);
+  if (repeated !== undefined)
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `two engines have the name ${formatValue(repeated)}, so their metrics would mix`,
+      { property: "engine" },
+    );
   return engines.map((one) => groupOf(one));
 }
 
@@ -109,7 +125,8 @@ export async function registerMetrics(
   registry: Registry,
   options: MetricsOptions,
 ): Promise<MetricsRegistration> {
-  validate(MetricsOptions, options, "the options of registerMetrics", "INVALID_CONFIG");
+  checkRegistry(registry);
+  validate(MetricsOptions, options, "registerMetrics", "INVALID_CONFIG");
   const { engine, allocator, labels = {} } = options;
   checkLabels(labels);
   const groups = groupsOf(engine);

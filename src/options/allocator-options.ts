@@ -106,16 +106,17 @@ const optionNames: Partial<Record<keyof Config, string>> = {
 
 function describeSetting(name: keyof Config, value: unknown): string {
   if (value === null) return "none";
-  if (value === Number.POSITIVE_INFINITY) return "no limit";
+  if (value === Number.POSITIVE_INFINITY) return "unlimited";
   return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : formatValue(value);
 }
 
-/** Describes the first option that differs between two configurations; undefined where none does. */
+/** Describes the first option that differs between the allocator's configuration and another; undefined where none does. */
 export function differenceOf(existing: Config, wanted: Config): string | undefined {
   const names = Object.keys(wanted) as (keyof Config)[];
   const name = names.find((each) => wanted[each] !== existing[each]);
   if (name === undefined) return undefined;
-  return `${optionNames[name] ?? name} ${describeSetting(name, existing[name])}, not ${describeSetting(name, wanted[name])}`;
+  const [existingText, wantedText] = [existing, wanted].map((config) => describeSetting(name, config[name]));
+  return `${optionNames[name] ?? name} is ${existingText} in the allocator of this process, but ${wantedText} in these options`;
 }
 
 /** The environment variable of each option. */
@@ -215,7 +216,7 @@ export function resolveConfig(
   const retain: unknown = options?.retain;
   if (typeof retain === "object" && retain !== null)
     validate(RetainLimits, retain, "retain", "INVALID_CONFIG");
-  validate(AllocatorOptions, options, "the options of getInstance", "INVALID_CONFIG");
+  validate(AllocatorOptions, options, "getInstance", "INVALID_CONFIG");
   const variables = fromEnvironment(environment);
   validate(AllocatorOptions, variables, "the environment", "INVALID_CONFIG", { labels: environmentNames });
   const chosen = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));

@@ -2,6 +2,7 @@ import type { Static, TObject, TSchema } from "typebox";
 import { Compile } from "typebox/compile";
 import { Value } from "typebox/value";
 import { CamemError, type CamemErrorCode, formatValue } from "../errors.ts";
+import { nearestName } from "./nearest-name.ts";
 
 const compiledChecks = new WeakMap<TSchema, (value: unknown) => boolean>();
 
@@ -30,35 +31,44 @@ interface ValidateReport {
   readonly codes?: Partial<Record<string, CamemErrorCode>>;
   /** The name of each property in the message, where it differs from its key. */
   readonly labels?: Partial<Record<string, string>>;
+  /** The word for a property in the message; by default "option". */
+  readonly noun?: string;
+}
+
+const quoted = (names: readonly string[]) => names.map((name) => `"${name}"`).join(", ");
+
+function unknownText(owner: string, noun: string, unknown: string, known: readonly string[]): string {
+  const nearest = nearestName(unknown, known);
+  const list = `ts ${noun}s are ${quoted(known)}`;
+  const advice = nearest === undefined ? `i${list}` : `did you mean "${nearest}"? I${list}`;
+  return `${owner} has no ${noun} "${unknown}"; ${advice}`;
 }
 
 /**
  * Checks `value` against `schema`.
  *
- * @param subject the whole in the message, such as "the options of malloc"
+ * @param owner the owner of the options in the message, such as "malloc"
  * @throws CamemError with `report.codes[property]`, else with `code`; its `property` is the first that does not fit, and its
  * message names that property, the value and what it must be
  */
 export function validate<T extends TObject>(
   schema: T,
   value: unknown,
-  subject: string,
+  owner: string,
   code: CamemErrorCode,
-  { codes = {}, labels = {} }: ValidateReport = {},
+  { codes = {}, labels = {}, noun = "option" }: ValidateReport = {},
 ): asserts value is Static<T> {
   if (compiledCheck(schema)(value)) return;
+  const required: readonly string[] = schema.required ?? [];
+  const requirement = required.length === 0 ? "" : `; ${owner} requires ${quoted(required)}`;
+  const subject = `the ${noun}s of ${owner}`;
   if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new CamemError(code, `${subject} must be an object, not ${formatValue(value)}`);
+    throw new CamemError(code, `${subject} must be an object, not ${formatValue(value)}${requirement}`);
   const known = Object.keys(schema.properties);
   const given = value as Record<string, unknown>;
   const unknown = Object.keys(given).find((name) => !known.includes(name));
   if (unknown !== undefined)
-    throw new CamemError(
-      code,
-      `${subject} has no "${unknown}"; there are ${known.map((name) => `"${name}"`).join(", ")}`,
-      { property: unknown },
-    );
-  const required: readonly string[] = schema.required ?? [];
+    throw new CamemError(code, unknownText(owner, noun, unknown, known), { property: unknown });
   for (const property of known) {
     const propertySchema = schema.properties[property] as TSchema;
     const isMissing = given[property] === undefined;

@@ -90,8 +90,9 @@ export class TagPolicies {
     checkTag(tag);
     if (tag === persistentTag)
       throw new CamemError("INVALID_TAG", `the tag "${persistentTag}" is always kept; define another tag`);
-    const subject = 'a tag\'s policy, such as { 1: "offload", 2: "discard" },';
-    validate(TagPolicyChanges, changes, subject, "INVALID_ARGUMENT");
+    validate(TagPolicyChanges, changes, "defineTag", "INVALID_ARGUMENT", {
+      labels: { 1: "the action of level 1", 2: "the action of level 2" },
+    });
     const id = this.#tagId(tag);
     // Another Worker may define the tag meanwhile.
     while (!this.#tryDefine(tag, id, changes));

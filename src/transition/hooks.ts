@@ -49,7 +49,7 @@ export class Hooks {
 
   /** @throws CamemError `INVALID_ARGUMENT` */
   add(hooks: TransitionHooks): () => void {
-    validate(TransitionHooks, hooks, "the hooks of onTransition", "INVALID_ARGUMENT");
+    validate(TransitionHooks, hooks, "onTransition", "INVALID_ARGUMENT", { noun: "hook" });
     this.#registered.add(hooks);
     return () => void this.#registered.delete(hooks);
   }

@@ -44,7 +44,7 @@ export function checkSleepOptions(
   isKnown: IsKnownTag,
   method: "sleep" | "prepare" = "sleep",
 ): void {
-  validate(SleepOptions, options, `the options of ${method}`, "INVALID_ARGUMENT", {
+  validate(SleepOptions, options, method, "INVALID_ARGUMENT", {
     codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG", offloadTags: "INVALID_TAG" },
   });
   const { level, tags = [], offloadTags } = options;
@@ -58,7 +58,7 @@ export function checkSleepOptions(
 
 /** @throws CamemError `INVALID_TAG`, `UNKNOWN_TAG` or `INVALID_ARGUMENT` */
 export function checkWakeOptions(options: unknown, isKnown: IsKnownTag): void {
-  validate(WakeOptions, options, "the options of wakeUp", "INVALID_ARGUMENT", {
+  validate(WakeOptions, options, "wakeUp", "INVALID_ARGUMENT", {
     codes: { tags: "INVALID_TAG" },
   });
   for (const tag of options.tags ?? []) checkKnownTag(tag, isKnown);

@@ -60,6 +60,17 @@ export function planWake(
   }));
 }
 
+/** The steps that free device memory which an earlier transition could not free, for groups that `steps` leave alone. */
+export function planLeftovers(groups: readonly SegmentGroup[], steps: readonly Step[]): Step[] {
+  const planned = new Set(steps.map(({ group }) => group));
+  // Without a backup, the memory holds the content: an earlier sleep could not be undone.
+  const isFreeable = ({ unreleased, moving, state, backedUp }: SegmentGroup) =>
+    unreleased && !moving && (state === "discarded" || backedUp);
+  return groups
+    .filter((group) => isFreeable(group) && !planned.has(group))
+    .map((group) => ({ group, action: "release", immutable: false, spilledSegments: 0 }));
+}
+
 /** Bytes of the segments in all steps with the given action. */
 export function sizeBytesOf(steps: readonly Step[], wanted: StepAction): number {
   return steps.reduce((sum, { action, group }) => sum + (action === wanted ? group.sizeBytes : 0), 0);

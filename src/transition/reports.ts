@@ -10,7 +10,7 @@ import type { TransitionDurations } from "./progress.ts";
 
 /** The result of a sleep. */
 export interface SleepReport {
-  /** The level of the sleep; null with `offloadTags`. */
+  /** The requested level; null with `offloadTags`. */
   readonly level: SleepLevel | null;
   /** Bytes whose content is kept off the device: on the host, in the spill folder or in a checkpoint. */
   readonly offloadedBytes: number;
@@ -22,7 +22,7 @@ export interface SleepReport {
   readonly keptBytes: number;
   /** Bytes of device memory given back. */
   readonly freedBytes: number;
-  /** True when all selected memory was asleep before the call. */
+  /** True when all selected memory was asleep before the call. An earlier, deeper sleep may have discarded content. */
   readonly alreadySleeping: boolean;
   /** Milliseconds of each phase. */
   readonly durations: TransitionDurations;

@@ -25,6 +25,7 @@ import {
 import {
   backupBytesNeeded,
   lostTagsOf,
+  planLeftovers,
   planSleep,
   planWake,
   type Step,
@@ -249,8 +250,10 @@ export class Transitions {
   ): Promise<Executed> {
     let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
+    let first = await this.#retryLeftovers(operation, plan(), control);
     const submit = () => {
-      const planned = plan();
+      const planned = first ?? plan();
+      first = undefined;
       steps = planned.steps;
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
       assertFits(this.#assess(planned));
@@ -266,6 +269,27 @@ export class Transitions {
     };
     const durations = await this.#submit(operation, submit, control);
     return { steps, durations };
+  }
+
+  /** Frees what earlier transitions of other tags could not free. Returns the plan if it still holds afterwards. */
+  async #retryLeftovers(
+    operation: Operation,
+    planned: Planned,
+    { signal }: Signalled,
+  ): Promise<Planned | undefined> {
+    const leftovers = planLeftovers(planned.groups, planned.steps);
+    if (leftovers.length === 0) return planned;
+    const submit = () => {
+      const ticket = native.submitPlan(leftovers, planned, false);
+      return ticket === "stale" ? "nothing" : ticket;
+    };
+    try {
+      await this.#submit(operation, submit, { signal });
+    } catch (error) {
+      // What cannot be freed still counts as held, so the plan itself decides whether there is room.
+      if (signal.aborted) throw error;
+    }
+    return undefined;
   }
 
   /** Submits until the shim accepts, unless there is nothing to do, and waits for the end. */

@@ -54,7 +54,11 @@ describe("loadSafetensors", () => {
     ["no options", () => [path, undefined], "must be an object"],
     ["an allocator as the options", () => [path, allocator], "allocator is missing"],
     ["no allocator", () => [path, { tag }], "it must be a CaMemAllocator"],
-    ["a misspelt option", () => [path, { allocator, tags: tag }], 'has no "tags"'],
+    [
+      "a misspelt option",
+      () => [path, { allocator, tags: tag }],
+      'has no option "tags"; did you mean "tag"?',
+    ],
     ["a misspelt backing", () => [path, { allocator, backing: "disk" }], '"host" or "file"'],
     ["into as an object", () => [path, { allocator, into: {} }], "into is an object"],
     [

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import manifest from "../../package.json" with { type: "json" };
 import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 
 const cli = join(import.meta.dir, "../../src/cli/main.ts");
@@ -19,7 +20,7 @@ test("camem doctor describes the emulator and finds it ready", () => {
     "device 1       64 GiB free of 64 GiB, granularity 2 MiB",
     "aclFinalizeReference: present",
     "SoC            Ascend",
-    "CANN           ",
+    process.env["ASCEND_HOME_PATH"] ? "CANN           " : "CANN           none: the emulator needs no CANN",
     "result         ready",
   ])
     expect(output).toContain(part);
@@ -76,20 +77,49 @@ test("camem doctor finds a missing device not ready", () => {
 });
 
 test("camem doctor names only the invalid emulator variable, with its value", () => {
-  const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_EMULATOR_HBM: "64GB" });
+  const { exitCode, output, errors } = camem(["doctor"], {
+    CAMEM_BACKEND: "emulator",
+    CAMEM_EMULATOR_HBM: "64GB",
+  });
   expect(exitCode).toBe(1);
   expect(output).toContain('aclInit returned 500000: CAMEM_EMULATOR_HBM is "64GB", but must be a size');
-  expect(output).not.toContain("CAMEM_ACL_LIBRARY, or leave it out");
+  expect(output).toEndWith("(camem emulator): the library itself was found and opened\n");
+  expect(errors).toBe("");
+});
+
+test("camem doctor shows every variable, invalid value and misspelt name when a value is invalid", () => {
+  const { exitCode, output } = camem(["doctor"], {
+    CAMEM_BACKEND: "cuda",
+    CAMEM_HOST_BUDGET: "lots",
+    CAMEM_RETIAN: "all",
+  });
+  expect(exitCode).toBe(1);
+  expect(output).toContain("environment    CAMEM_HOST_BUDGET=lots");
+  expect(output).toContain("CAMEM_RETIAN is set, but camem has no such variable; did you mean CAMEM_RETAIN?");
+  expect(output.match(/^result .*$/gm)).toEqual([
+    expect.stringContaining('CAMEM_BACKEND is "cuda"'),
+    expect.stringContaining('(CAMEM_HOST_BUDGET) is "lots"'),
+  ]);
+});
+
+test("camem prints its version or its usage when asked", () => {
+  expect(camem(["--version"])).toEqual({ exitCode: 0, output: `${manifest.version}\n`, errors: "" });
+  const help = camem(["help"]);
+  expect(help).toEqual(camem(["--help"]));
+  expect(help.output).toStartWith("usage: camem doctor");
+  expect(help.exitCode).toBe(0);
 });
 
 test("camem doctor shows the emulator's variables and names misspelt ones without their value", () => {
   const { output } = camem(["doctor"], {
     CAMEM_BACKEND: "emulator",
     CAMEM_EMULATOR_HBM: "1GiB",
+    CAMEM_EMULATOR_RUNTIME: "0",
     CAMEM_RETIAN: "secret",
     CAMEM_TOKEN: "secret",
   });
   expect(output).toContain("environment    CAMEM_EMULATOR_HBM=1GiB");
+  expect(output).toContain("environment    CAMEM_EMULATOR_RUNTIME=0");
   expect(output).toContain("CAMEM_RETIAN is set, but camem has no such variable");
   expect(output).not.toContain("CAMEM_TOKEN");
   expect(output).not.toContain("secret");

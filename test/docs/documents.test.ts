@@ -86,7 +86,7 @@ async function optionsOf(call: () => unknown): Promise<string[]> {
     await call();
   } catch (error) {
     if (!(error instanceof CamemError)) throw error;
-    const [, list = ""] = /has no "misspelt"; there are (.*)$/.exec(error.message) ?? [];
+    const [, list = ""] = /has no option "misspelt"; its options are (.*)$/.exec(error.message) ?? [];
     expect(list, error.message).not.toBe("");
     return [...list.matchAll(/"(\w+)"/g)].map(([, name = ""]) => name);
   }

@@ -50,6 +50,64 @@ test.skipIf(!onEmulator)("sleep() and wakeUp() unmap nothing when a copy on the 
   model.expectContents({ all: false });
 });
 
+test.skipIf(!onEmulator)("sleep() and wakeUp() free what a sleep of another tag could not free", async () => {
+  const { allocator } = model;
+  for (const retry of [
+    () => allocator.sleep({ tags: ["kv_cache"] }),
+    () => allocator.wakeUp({ tags: ["kv_cache"] }),
+  ]) {
+    const before = accounting().physicalHandles;
+    setFaults(`aclrtFreePhysical:1=${internalError}`);
+    expect((await failureOf(() => allocator.sleep({ tags: ["weights"] }))).transitionComplete).toBe(true);
+    setFaults("");
+    const left = snapshot().filter(({ unreleased }) => unreleased === 1);
+    expect(left).toHaveLength(1);
+    await retry();
+    expect(snapshot().some(({ unreleased }) => unreleased === 1)).toBe(false);
+    expect(accounting().physicalHandles).toBeLessThan(before);
+    await allocator.wakeUp();
+    model.expectContents({ all: false });
+  }
+});
+
+/** No wait for the device succeeds: copies may run for ever. */
+const noWait = ["Stream", "Device", "DeviceWithTimeout"]
+  .map((name) => `aclrtSynchronize${name}:1+=${internalError}`)
+  .join(",");
+
+test.skipIf(!onEmulator)(
+  "sleep() keeps backups that earlier copies may write to when it fails again",
+  async () => {
+    setFaults(noWait.replace("aclrtSynchronizeDeviceWithTimeout", "aclrtSynchronizeEvent"));
+    await failureOf(() => model.allocator.sleep());
+    const held = accounting().hostAllocationBytes;
+    expect(held).toBeGreaterThan(0);
+    setFaults(noWait);
+    await failureOf(() => model.allocator.sleep());
+    expect(accounting().hostAllocationBytes).toBe(held);
+    setFaults("");
+    await model.allocator.sleep();
+    await model.allocator.wakeUp();
+    model.expectContents({ all: false });
+  },
+);
+
+test.skipIf(!onEmulator)(
+  "wakeUp() keeps memory that earlier copies may write to when it fails again",
+  async () => {
+    await model.allocator.sleep();
+    setFaults(noWait.replace("aclrtSynchronizeDeviceWithTimeout", "aclrtSynchronizeEvent"));
+    await failureOf(() => model.allocator.wakeUp());
+    const held = accounting().physicalBytes;
+    setFaults(noWait);
+    await failureOf(() => model.allocator.wakeUp());
+    expect(accounting().physicalBytes).toBe(held);
+    setFaults("");
+    await model.allocator.wakeUp();
+    model.expectContents({ all: false });
+  },
+);
+
 test.skipIf(!onEmulator)("free() succeeds again after it failed and a later plan completed it", async () => {
   const [first] = model.items;
   setFaults(`aclrtFreePhysical:1=${internalError}`);

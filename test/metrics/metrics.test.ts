@@ -373,6 +373,19 @@ test("scrape reports no memory when the allocator is closed", async () => {
   expect(Object.keys(samples).filter((name) => name.startsWith("camem_scrape_failures"))).toEqual([]);
 });
 
+test("registerMetrics() names the registry when it is none", async () => {
+  for (const wrong of [undefined, null, {}, "registry", Registry]) {
+    const error = await failureOf(() => registerMetrics(wrong as never, { engine, allocator }));
+    expect(error).toMatchObject({ code: "INVALID_CONFIG", property: "registry" });
+    expect(error.message).toContain("it must be a Registry of prom-client");
+  }
+});
+
+test("registerMetrics() names the engine that it was given twice", async () => {
+  const error = await failureOf(() => registerMetrics(registry, { engine: [engine, engine], allocator }));
+  expect(error.message).toContain('two engines have the name "toy"');
+});
+
 test("registerMetrics() names invalid options", async () => {
   const bad: unknown[] = [
     {},

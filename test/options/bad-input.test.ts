@@ -2,7 +2,7 @@
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { CaMemAllocator, type CamemErrorCode, type DeviceBuffer, errorCodes } from "camem";
-import { failureOf, MiB } from "../support/device.ts";
+import { failureOf, MiB, onEmulator } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let buffer: DeviceBuffer;
@@ -22,8 +22,15 @@ afterAll(() => allocator.close());
 
 const long = "x".repeat(65);
 
+const reservationCase: [string, () => unknown, CamemErrorCode, string] = [
+  "malloc of 1 TiB",
+  () => allocator.malloc(2 ** 40),
+  "OUT_OF_DEVICE_MEMORY",
+  "207001 for 1 TiB: EL0004: a reservation has at most 128 GiB (camem emulator): the device cannot reserve",
+];
+
 const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
-  ...[0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, "4096", null, undefined, 5n].flatMap(
+  ...[0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, "4096", null, undefined, 5n].flatMap(
     (size): [string, () => unknown, CamemErrorCode, string][] => [
       [`malloc(${size})`, () => allocator.malloc(size as never), "INVALID_SIZE", "positive whole number"],
       [
@@ -34,9 +41,23 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
       ],
     ],
   ),
+  ["malloc of 2 ** 53 bytes", () => allocator.malloc(2 ** 53), "INVALID_SIZE", "no device has 8192 TiB"],
+  [
+    "pool.malloc of 2 ** 53 bytes",
+    () => allocator.memoryPool("weights").malloc(2 ** 53),
+    "INVALID_SIZE",
+    "no device has 8192 TiB",
+  ],
+  [
+    "malloc of a size as text",
+    () => allocator.malloc("512MiB" as never),
+    "INVALID_SIZE",
+    'a positive whole number of bytes, such as parseSize("512MiB")',
+  ],
   ["mallocAll(5)", () => allocator.memoryPool("x").mallocAll(5 as never), "INVALID_ARGUMENT", "5"],
   ["mallocAll([1, -1])", () => allocator.memoryPool("x").mallocAll([1, -1]), "INVALID_SIZE", "-1"],
   ["malloc of 1 PiB", () => allocator.malloc(2 ** 50), "OUT_OF_DEVICE_MEMORY", "1024 TiB"],
+  ...(onEmulator ? [reservationCase] : []),
   ["malloc of 65 GiB", () => allocator.malloc(65 * 2 ** 30), "OUT_OF_DEVICE_MEMORY", "65 GiB"],
   ["malloc on device 99", () => allocator.malloc(1, { device: 99 }), "UNKNOWN_DEVICE", "99"],
   ["malloc on device -1", () => allocator.malloc(1, { device: -1 }), "UNKNOWN_DEVICE", "-1"],
@@ -45,7 +66,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "malloc with a misspelt option",
     () => allocator.malloc(1, { tga: "x" } as never),
     "INVALID_ARGUMENT",
-    "tga",
+    'malloc has no option "tga"; did you mean "tag"? Its options are "tag", "device"',
   ],
   ["malloc with null", () => allocator.malloc(1, null as never), "INVALID_ARGUMENT", "null"],
   ["memoryPool with null", () => allocator.memoryPool("x", null as never), "INVALID_ARGUMENT", "null"],
@@ -60,7 +81,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "a misspelt hook",
     () => allocator.onTransition({ beforesleep: () => 0 } as never),
     "INVALID_ARGUMENT",
-    "beforesleep",
+    'onTransition has no hook "beforesleep"; did you mean "beforeSleep"? Its hooks are',
   ],
   ["memGetInfo(7)", () => allocator.memGetInfo(7), "UNKNOWN_DEVICE", "7"],
   ["an empty tag", () => allocator.malloc(1, { tag: "" }), "INVALID_TAG", '""'],
@@ -109,6 +130,18 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
   ["a write before the start", () => buffer.write(new Uint8Array(2), -1), "OUT_OF_BOUNDS", "-1"],
   ["a write of a text", () => buffer.write("text" as never), "INVALID_ARGUMENT", "text"],
   ["a read beyond the end", () => buffer.read(0, 101), "OUT_OF_BOUNDS", "101"],
+  [
+    "a read of 1 byte beyond the end",
+    () => buffer.read(100, 1),
+    "OUT_OF_BOUNDS",
+    "1 byte at offset 100 is not",
+  ],
+  [
+    "a read of 2 bytes beyond the end",
+    () => buffer.read(99, 2),
+    "OUT_OF_BOUNDS",
+    "2 bytes at offset 99 are not",
+  ],
   ["a read of -1 bytes", () => buffer.read(0, -1), "OUT_OF_BOUNDS", "-1"],
   ["a read from beyond the end", () => buffer.read(101), "OUT_OF_BOUNDS", "offset 101 is not within"],
   ["a read from 0.5", () => buffer.read(0.5), "OUT_OF_BOUNDS", "0.5"],
@@ -125,7 +158,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "defineTag with a wrong action",
     () => allocator.defineTag("x", { 1: "drop" as never }),
     "INVALID_ARGUMENT",
-    '1 is "drop"; it must be "keep", "offload" or "discard"',
+    'the action of level 1 is "drop"; it must be "keep", "offload" or "discard"',
   ],
   ["defineTag with level 3", () => allocator.defineTag("x", { 3: "keep" } as never), "INVALID_ARGUMENT", "3"],
   [
@@ -144,7 +177,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "other options",
     () => CaMemAllocator.getInstance({ hostBudget: "3GiB" }),
     "CONFIG_CONFLICT",
-    "hostBudget no limit, not 3 GiB",
+    "hostBudget is unlimited in the allocator of this process, but 3 GiB in these options; close() that",
   ],
   [
     "prepare with a misspelt option",

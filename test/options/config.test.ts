@@ -56,8 +56,11 @@ test.each([
   [{ poolSegment: 0 }, "poolSegment (CAMEM_POOL_SEGMENT) is 0"],
   [{ verify: "yes" }, 'verify is "yes"'],
   [{ unknownTags: "keep" }, 'unknownTags is "keep"; it must be "discard", "offload" or "refuse"'],
-  [{ hostbudget: 1 }, 'has no "hostbudget"'],
-  [{ retain: { max: 1 } }, 'retain has no "max"; there are "maxBytes", "idleMs"'],
+  [
+    { hostbudget: 1 },
+    'getInstance has no option "hostbudget"; did you mean "hostBudget"? Its options are "backend"',
+  ],
+  [{ retain: { max: 1 } }, 'retain has no option "max"; its options are "maxBytes", "idleMs"'],
   [{ retain: { idleMs: 0 } }, "idleMs is 0"],
 ])("getInstance() names the invalid option %j", (options, message) => {
   const error = refusal(() => resolveConfig(options as never, {}));

@@ -26,6 +26,13 @@ test("wakeUp() names lost tags when a sleep has discarded them", async () => {
   expect((await allocator.wakeUp()).lostTags).toEqual([]);
 });
 
+test("sleep() at level 1 offloads nothing when level 2 has discarded the content", async () => {
+  await allocator.sleep({ level: 2 });
+  const report = await allocator.sleep({ level: 1 });
+  expect(report).toMatchObject({ level: 1, alreadySleeping: true, offloadedBytes: 0 });
+  expect((await allocator.wakeUp()).lostTags).toEqual(["weights", "kv_cache"]);
+});
+
 test("afterWake tells kept content from lost content", async () => {
   await allocator.sleep({ offloadTags: ["weights", "kv_cache"] });
   await allocator.wakeUp();

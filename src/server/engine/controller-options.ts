@@ -102,7 +102,7 @@ export const queueDefaults = { holdDeadlineMs: 30_000, queueLimit: 1024, retryAf
 
 /** @throws CamemError `INVALID_CONFIG` or `INVALID_TAG` */
 export function resolveController(options: ControllerOptions): ControllerConfig {
-  validate(ControllerOptions, options, "the options of SleepController", "INVALID_CONFIG");
+  validate(ControllerOptions, options, "SleepController", "INVALID_CONFIG");
   const { tags, weightTags } = options;
   const ownTags = Object.values(tags ?? {});
   for (const tag of ownTags) checkTag(tag);
@@ -204,7 +204,7 @@ const schemas = {
 
 /** @throws CamemError `INVALID_ARGUMENT`, `UNKNOWN_LEVEL` or `INVALID_TAG` */
 export function checkCall(verb: keyof typeof schemas, options: unknown, signal?: unknown): void {
-  validate(schemas[verb], options, `the options of ${verb}`, "INVALID_ARGUMENT", {
+  validate(schemas[verb], options, verb, "INVALID_ARGUMENT", {
     codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG" },
   });
   if (signal !== undefined && !(signal instanceof AbortSignal))

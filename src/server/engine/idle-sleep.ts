@@ -92,7 +92,7 @@ export class IdleSleep implements Disposable {
 
   /** @throws CamemError `INVALID_CONFIG` */
   constructor(controller: SleepController, options: IdleOptions) {
-    validate(IdleOptions, options ?? {}, "the options of IdleSleep", "INVALID_CONFIG");
+    validate(IdleOptions, options, "IdleSleep", "INVALID_CONFIG");
     if (!(controller instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",

@@ -36,7 +36,7 @@ export async function admitRequest(
 ): Promise<Lease | Response> {
   if (!(request instanceof Request))
     throw new CamemError("INVALID_ARGUMENT", `request is ${formatValue(request)}; it must be a Request`);
-  validate(AdmitRequestOptions, options, "the options of admitRequest", "INVALID_ARGUMENT");
+  validate(AdmitRequestOptions, options, "admitRequest", "INVALID_ARGUMENT");
   const { model, server, deadlineMs } = options;
   const group = groupOf(engine);
   try {

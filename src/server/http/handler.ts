@@ -48,7 +48,7 @@ export interface AdminHandler {
  * @throws CamemError `INVALID_CONFIG`, also without `token` and `loopbackOnly`: no route is open by default
  */
 export function createHandler(options: HandlerOptions): AdminHandler {
-  validate(HandlerOptions, options, "the options of createHandler", "INVALID_CONFIG");
+  validate(HandlerOptions, options, "createHandler", "INVALID_CONFIG");
   const { bodyLimitBytes = 16_384, bodyTimeoutMs = 5_000, heartbeatMs = 15_000, health = false } = options;
   const checkAccess = createAccess(options);
   const group = groupOf(options.engine);

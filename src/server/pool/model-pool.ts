@@ -88,7 +88,7 @@ export class ModelPool implements EngineGroup {
 
   /** @throws CamemError `INVALID_CONFIG` */
   constructor(engines: readonly SleepController[], options: ModelPoolOptions = {}) {
-    validate(ModelPoolOptions, options, "the options of ModelPool", "INVALID_CONFIG");
+    validate(ModelPoolOptions, options, "ModelPool", "INVALID_CONFIG");
     if (!Array.isArray(engines) || !engines.every((engine) => engine instanceof SleepController))
       throw new CamemError(
         "INVALID_CONFIG",

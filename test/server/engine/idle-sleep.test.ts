@@ -229,13 +229,16 @@ test("IdleSleep ends when its controller closes", async () => {
 
 test("IdleSleep names invalid options", async () => {
   const bad: [unknown, string][] = [
-    [undefined, "ladder is missing in the options of IdleSleep; it must be rungs"],
+    [undefined, 'must be an object, not undefined; IdleSleep requires "ladder"'],
     [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{ ladder: [] }, "one or more"],
     [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
     [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],
     [{ ladder: [{ after: 5, level: 0 }] }, "ladder[0].level is 0"],
-    [{ ladder: [{ after: 5, level: 1, mode: "wait" }] }, 'ladder[0] has no "mode"'],
+    [
+      { ladder: [{ after: 5, level: 1, mode: "wait" }] },
+      'ladder[0] has no option "mode"; its options are "after", "level"',
+    ],
     [
       {
         ladder: [
