@@ -1,7 +1,7 @@
 /** A client of examples/serve. */
 
 import type { TagUsage } from "camem";
-import type { DeviceMemory, EngineStatus } from "camem/server";
+import type { DeviceMemory, EngineStatus, QueueCounts } from "camem/server";
 
 interface Choice {
   readonly index: number;
@@ -31,7 +31,14 @@ export interface Completion {
 
 export interface Usage {
   readonly engines: Readonly<
-    Record<string, { readonly status: EngineStatus; readonly tags: Readonly<Record<string, TagUsage>> }>
+    Record<
+      string,
+      {
+        readonly status: EngineStatus;
+        readonly queue: QueueCounts;
+        readonly tags: Readonly<Record<string, TagUsage>>;
+      }
+    >
   >;
   readonly devices: readonly DeviceMemory[];
 }

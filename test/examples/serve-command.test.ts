@@ -44,7 +44,7 @@ describe("ExampleServer.start()", () => {
     const client = new ServeClient(server.url);
     await client.post("/sleep");
     const held = client.text(ask);
-    while ((await client.usage()).engines[model]?.status.requests.waiting !== 1) await Bun.sleep(1);
+    while ((await client.usage()).engines[model]?.queue.waiting !== 1) await Bun.sleep(1);
     await Bun.sleep(20);
     expect(await client.state(model)).toBe("asleep");
     await client.post("/wake_up");
@@ -73,7 +73,7 @@ describe("ExampleServer.start()", () => {
       await client.post(`/sleep?level=1&model=${twin}`);
       await client.post(`/pause?model=${model}`);
       const held = client.fetch("/v1/completions", { method: "POST", body: JSON.stringify(ask) });
-      while ((await client.usage()).engines[model]?.status.requests.waiting !== 1) await Bun.sleep(1);
+      while ((await client.usage()).engines[model]?.queue.waiting !== 1) await Bun.sleep(1);
       await server.stop();
       await held.then((response) => expect(response.status).toBe(503)).catch(() => undefined);
       expect(accounting()).toEqual(nothingHeld);

@@ -71,15 +71,15 @@ export function camemRoutes({ group, limits, history, streams }: CamemRouteConte
 }
 
 /** Status and tags of each engine, and the memory of the devices. */
-function usageOf({ engines }: EngineGroup) {
-  const controllers = [...engines.values()];
+function usageOf(group: EngineGroup) {
+  const controllers = [...group.engines.values()];
   const memories = controllers.flatMap((engine): DeviceMemory[] => readOr(() => engine.deviceMemory(), []));
   const devices = new Map(memories.map((memory) => [memory.device, memory]));
   return {
     engines: Object.fromEntries(
       controllers.map((engine) => {
         const tags = readOr(() => engine.usage(), {});
-        return [engine.name, { status: engine.status, tags }];
+        return [engine.name, { status: engine.status, queue: group.queueOf(engine.name), tags }];
       }),
     ),
     devices: [...devices.values()],

@@ -21,6 +21,7 @@ function allocateModel(allocator: CaMemAllocator) {
     fill(allocator.malloc(6 * mebibyte + 5, { tag: "kv_cache", device })),
   );
   const persistent = fill(allocator.malloc(4097, { tag: "sleep_persistent" }));
+  allocator.defineTag("adapter", { 1: "discard", 2: "discard" });
   const adapter = fill(allocator.malloc(2 * mebibyte + 1, { tag: "adapter", device: 1 }));
   return { allocator, weights, pooled, caches, persistent, adapter };
 }
