@@ -319,8 +319,6 @@ pub const Runtime = struct {
         const code = self.library.api.aclrtSetCurrentContext(context);
         self.check("aclrtSetCurrentContext", code, 0, 0, failure) catch |err| {
             if (code != acl.code.rt_param_invalid) return err;
-            // Memory of a lost device is forgotten, so be certain.
-            if (self.library.api.aclrtSetCurrentContext(context) == acl.code.success) return;
             self.mutex.lock();
             defer self.mutex.unlock();
             self.devices[device].gone = true;
