@@ -298,7 +298,7 @@ pub const Runtime = struct {
                 stream.* = null;
             }
         }
-        defer self.left_behind.forget(self.devices[device].context); // it may have died just now
+        defer self.left_behind.markDead(self.devices[device].context);
         return self.resetDevice(device, failure);
     }
 
@@ -352,8 +352,9 @@ const LeftBehind = struct {
         try self.context.set(@intFromPtr(context));
     }
 
-    fn forget(self: LeftBehind, context: acl.Context) void {
-        if (self.context.get() == @intFromPtr(context)) self.context.set(0) catch return; // which needs no memory
+    /// The context may have died just now: it is of no session any more.
+    fn markDead(self: LeftBehind, context: acl.Context) void {
+        if (self.context.get() == @intFromPtr(context)) self.session.set(0) catch return; // which needs no memory
     }
 
     /// Whether `context` is what an earlier session left on this thread.
