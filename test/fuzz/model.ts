@@ -244,10 +244,18 @@ export class Model {
   /** Bytes that a wake-up takes on each device. */
   wakeNeeds(request: WakeRequest): { device: number; neededBytes: number; freeBytes: number }[] {
     const { moving } = this.wakeMoves(request);
+    return this.#byDevice(moving).map(({ device, bytes }) => ({
+      device,
+      neededBytes: bytes,
+      freeBytes: this.free(device),
+    }));
+  }
+
+  /** Sums by device, without devices that have nothing. */
+  #byDevice(segments: readonly ModelSegment[]): { device: number; bytes: number }[] {
     return [...Array(this.options.deviceCount).keys()]
-      .map((device) => moving.filter((segment) => segment.device === device))
-      .map((own, device) => ({ device, neededBytes: sum(own), freeBytes: this.free(device) }))
-      .filter(({ neededBytes }) => neededBytes > 0);
+      .map((device) => ({ device, bytes: sum(segments.filter((segment) => segment.device === device)) }))
+      .filter(({ bytes }) => bytes > 0);
   }
 
   wakeRefusal(request: WakeRequest): "OUT_OF_DEVICE_MEMORY" | undefined {
@@ -294,6 +302,10 @@ export class Model {
         remapBytes: 0,
       })),
       devices: [],
+      freed: this.#byDevice(moving.filter(({ place }) => place === "device")).map(({ device, bytes }) => ({
+        device,
+        freedBytes: bytes,
+      })),
       host: { neededBytes: this.copiedBytes(request), freeBytes: Number.isFinite(left) ? left : null },
       spill: null,
       fits: this.sleepRefusal(request) === undefined,
@@ -311,6 +323,7 @@ export class Model {
         remapBytes: sum(own.filter((segment) => remapped.includes(segment))),
       })),
       devices: this.wakeNeeds(request),
+      freed: [],
       host: { neededBytes: 0, freeBytes: Number.isFinite(left) ? left : null },
       spill: null,
       fits: this.wakeRefusal(request) === undefined,

@@ -30,19 +30,21 @@ function expectPlan(harness: Harness, transition: Transition): void {
   const { kind, request } = transition;
   const real = kind === "sleep" ? allocator.plan("sleep", request) : allocator.plan("wake", request);
   const devices = real.devices.toSorted((a, b) => a.device - b.device);
+  const freed = real.freed.toSorted((a, b) => a.device - b.device);
   const expected = kind === "sleep" ? model.sleepPlan(request) : model.wakePlan(request);
   if (!model.options.spills) {
-    expectSame(`plan of ${text(transition)}`, { ...real, devices }, expected);
+    expectSame(`plan of ${text(transition)}`, { ...real, devices, freed }, expected);
     return;
   }
   const { host, spill, ...rest } = real;
   const neededBytes = host.neededBytes + (spill?.neededBytes ?? 0);
   expectSame(
     `plan of ${text(transition)}`,
-    { ...rest, devices, neededBytes },
+    { ...rest, devices, freed, neededBytes },
     {
       tags: expected.tags,
       devices: expected.devices,
+      freed: expected.freed,
       fits: expected.fits,
       neededBytes: expected.host.neededBytes,
     },
