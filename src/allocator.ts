@@ -9,7 +9,7 @@ import {
   type MemoryPoolOptions,
 } from "./memory/options.ts";
 import { checkSize, type MemoryPool } from "./memory/pool.ts";
-import { MemoryPools } from "./memory/pools.ts";
+import { MemoryPools } from "./memory/pool-by-tag.ts";
 import { Regions } from "./memory/regions.ts";
 import { SegmentTable } from "./memory/table.ts";
 import { type HostUsage, hostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";

@@ -6,7 +6,7 @@
 const std = @import("std");
 const acl = @import("acl");
 const abi = @import("abi.zig");
-const pluggable = @import("pluggable.zig");
+const pluggable = @import("pluggable_allocator.zig");
 const loader = @import("loader.zig");
 const test_support = @import("test_support.zig");
 

@@ -4,6 +4,7 @@ import { dlopen } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CamemError } from "../errors.ts";
+import type { Backend } from "../options/backend.ts";
 import { symbols } from "./symbols.gen.ts";
 
 /** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
@@ -12,7 +13,7 @@ export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so")
 export const shimPath = join(nativeFolder, "libcamem.so");
 
 /** The AscendCL library to open for a backend: the given one, the shipped emulator, or null to search for CANN's. */
-export function aclLibraryFor(backend: "ascend" | "emulator", aclLibrary: string | null): string | null {
+export function aclLibraryFor(backend: Backend, aclLibrary: string | null): string | null {
   return aclLibrary ?? (backend === "emulator" ? emulatorLibraryPath : null);
 }
 

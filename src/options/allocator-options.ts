@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import Type, { type Static } from "typebox";
 import { longestDelayMs } from "../async/clock.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { Backend, defaultBackend } from "./backend.ts";
 import { closedObject, Device, Flag, optional, Size } from "./schemas.ts";
 import { formatSize, parseSize, sizeText } from "./sizes.ts";
 import { validate } from "./validate.ts";
@@ -25,9 +26,7 @@ const Retain = Type.Union([Size, RetainLimits], { description: retainText });
 
 const AllocatorOptions = closedObject({
   /** The kind of device; by default `ascend`. `CAMEM_BACKEND` */
-  backend: optional(
-    Type.Union([Type.Literal("ascend"), Type.Literal("emulator")], { description: '"ascend" or "emulator"' }),
-  ),
+  backend: optional(Backend),
   /** The path of AscendCL's library; by default CANN's, or the shipped emulator. `CAMEM_ACL_LIBRARY` */
   aclLibrary: optional(
     Type.String({ minLength: 1, description: "the path of a libascendcl.so or libacl_rt.so" }),
@@ -65,7 +64,7 @@ export interface AllocatorOptions extends Static<typeof AllocatorOptions> {}
 
 /** The options of an allocator, with environment variables and defaults applied. */
 export interface Config {
-  readonly backend: "ascend" | "emulator";
+  readonly backend: Backend;
   /** The path of the library; null searches for CANN's or takes the shipped emulator. */
   readonly aclLibrary: string | null;
   /** The device number of calls that name none. */
@@ -222,7 +221,7 @@ export function resolveConfig(
   const chosen = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const given: AllocatorOptions = { ...variables, ...chosen };
   return {
-    backend: given.backend ?? "ascend",
+    backend: given.backend ?? defaultBackend,
     aclLibrary: given.aclLibrary ?? null,
     device: given.device ?? 0,
     hostBudgetBytes:
