@@ -130,20 +130,31 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
         const read = abi.camem_segment_groups(all, &groups, most_segments, &count, &version);
         try expect("camem_segment_groups", read);
         var planned: usize = 0;
+        var is_busy = false;
         for (groups[0..count]) |group| {
             if (group.tag != tag) continue;
+            is_busy = is_busy or group.moving == 1;
             const is_awake = group.state == @intFromEnum(abi.SegmentState.mapped);
             const action = if (is_awake) awake else asleep;
             steps[planned] = test_support.stepOf(group, action);
             steps[planned].immutable = @intFromBool(immutable);
             planned += 1;
         }
+        if (is_busy) continue; // a backup is just being replaced
         var ticket: u64 = 0;
         const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, 1, &ticket);
         if (status == @intFromEnum(abi.Status.stale)) continue;
         try expect("camem_plan_submit", status);
         return follow(ticket);
     }
+}
+
+fn makeMutable(tag: u32) !void {
+    const moving = @intFromEnum(abi.Status.moving);
+    var status: i32 = moving;
+    // Refused while a backup is just being replaced.
+    while (status == moving) status = abi.camem_tag_set_immutable(tag, 0);
+    try expect("camem_tag_set_immutable", status);
 }
 
 fn prepare(size_bytes: u64) !void {
@@ -192,7 +203,7 @@ pub fn main(init: std.process.Init) !void {
         try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
         try filed.verify(&failure);
-        if (cycle % 4 == 3) try expect("camem_tag_set_immutable", abi.camem_tag_set_immutable(content.tag, 0));
+        if (cycle % 4 == 3) try makeMutable(content.tag);
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();
@@ -221,7 +232,12 @@ const Weights = struct {
 
     fn verify(self: Weights, failure: *abi.Failure) !void {
         var found: [16]u8 = undefined;
-        const status = abi.camem_segment_read(self.address, self.id, size - found.len, &found, found.len, failure);
+        const moving = @intFromEnum(abi.Status.moving);
+        const end = size - found.len;
+        var status: i32 = moving;
+        // Refused while a backup is just being replaced.
+        while (status == moving)
+            status = abi.camem_segment_read(self.address, self.id, end, &found, found.len, failure);
         try expect("camem_segment_read", status);
         for (found) |byte| if (byte != 7) return error.Lost;
     }
