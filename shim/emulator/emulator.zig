@@ -34,13 +34,12 @@
 const std = @import("std");
 const acl = @import("acl");
 const held_counts = @import("held_counts.zig");
-const c_function = @import("c_function.zig");
+const c_function = @import("c_function");
 const call_names_module = @import("call_names.zig");
 const config = @import("config.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
 const timing = @import("timing.zig");
-const Result = c_function.Result;
 
 const call_files = .{
     @import("calls/access.zig"),
@@ -88,7 +87,7 @@ const call_names: call_names_module.Names = blk: {
     var names: []const []const u8 = &.{};
     for (call_files) |file| {
         for (@typeInfo(file).@"struct".decls) |declaration| {
-            if (isCall(declaration.name) and canFail(Result(@field(file, declaration.name))))
+            if (isCall(declaration.name) and canFail(c_function.Result(@TypeOf(@field(file, declaration.name)))))
                 names = names ++ .{declaration.name};
         }
     }
@@ -100,9 +99,9 @@ fn canFail(comptime T: type) bool {
     return T == acl.Error or T == errors.LastError;
 }
 
-fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(function) {
-    return c_function.from(function, struct {
-        inline fn call(arguments: anytype) Result(function) {
+fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(@TypeOf(function)) {
+    return c_function.from(@TypeOf(function), struct {
+        inline fn call(arguments: anytype) c_function.Result(@TypeOf(function)) {
             return dispatch(name, function, arguments);
         }
     }.call);
@@ -110,11 +109,11 @@ fn exported(comptime name: []const u8, comptime function: anytype) *const c_func
 
 /// What every call has in common: it is counted, a fault may replace it, the timing model may prolong it, and the
 /// thread remembers its failure.
-inline fn dispatch(comptime name: []const u8, comptime function: anytype, arguments: anytype) Result(function) {
+inline fn dispatch(comptime name: []const u8, comptime function: anytype, arguments: anytype) c_function.Result(@TypeOf(function)) {
     const settings = config.load(call_names);
-    if (comptime !canFail(Result(function))) return @call(.auto, function, arguments);
+    if (comptime !canFail(c_function.Result(@TypeOf(function)))) return @call(.auto, function, arguments);
     const index = comptime indexOf(name);
-    if (Result(function) == errors.LastError) {
+    if (c_function.Result(@TypeOf(function)) == errors.LastError) {
         if (faults.interceptCall(index)) |code| return @enumFromInt(code);
         return @call(.auto, function, arguments);
     }
