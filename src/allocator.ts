@@ -2,6 +2,7 @@ import { CamemError, formatValue } from "./errors.ts";
 import * as native from "./ffi/index.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
+import { HostBudgets } from "./memory/host-budget.ts";
 import {
   checkMallocOptions,
   checkMemoryPoolOptions,
@@ -56,6 +57,7 @@ export class CaMemAllocator {
   readonly #policies = new TagPolicies((tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
   readonly #pools: MemoryPools;
+  readonly #hostBudgets: HostBudgets;
   readonly #transitions: Transitions;
   readonly #owner: BufferOwner = {
     stateOf: (segment) => (this.#lifecycle.isOpen ? this.#table.stateOf(segment) : "freed"),
@@ -68,7 +70,14 @@ export class CaMemAllocator {
       throw new CamemError("INVALID_ARGUMENT", "there is one allocator: call CaMemAllocator.getInstance()");
     this.#config = config;
     this.#pools = new MemoryPools(this.#table, this.#owner, config.poolSegmentBytes);
-    this.#transitions = new Transitions(config, this.#table, this.#policies, this.#isKnown);
+    this.#hostBudgets = new HostBudgets(config.hostBudgetBytes);
+    this.#transitions = new Transitions(
+      config,
+      this.#table,
+      this.#policies,
+      this.#hostBudgets,
+      this.#isKnown,
+    );
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     this.#deviceCount = native.runtimeInfo().deviceCount;
     try {
@@ -228,13 +237,13 @@ export class CaMemAllocator {
   }
 
   /**
-   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory.
+   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory; and the host budget.
    *
    * @throws CamemError `CLOSED`
    */
   hostUsage(): HostUsage {
     this.#lifecycle.assertOpen();
-    return hostUsage();
+    return hostUsage(this.#hostBudgets);
   }
 
   /**
