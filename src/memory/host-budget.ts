@@ -1,6 +1,6 @@
 /** The host budget: the option's, or what free memory and the limits of containers allow at the moment. */
 
-import * as native from "../ffi/index.ts";
+import type * as native from "../ffi/index.ts";
 import { formatSize } from "../options/sizes.ts";
 import { HostMemory } from "./host-memory.ts";
 
@@ -67,17 +67,19 @@ export function hostBudget(
 
 /** The host budget of an allocator. */
 export class HostBudgets {
+  readonly #native: native.Native;
   readonly #configuredBytes: number | null;
   readonly #memory: HostMemory;
 
-  constructor(configuredBytes: number | null, memory = new HostMemory()) {
+  constructor(shim: native.Native, configuredBytes: number | null, memory = new HostMemory()) {
+    this.#native = shim;
     this.#configuredBytes = configuredBytes;
     this.#memory = memory;
   }
 
   /** @param backupBytes bytes of backups in host memory */
   now(backupBytes: number): HostBudget {
-    const reusableBytes = native.hostInfo().freeBytes;
+    const reusableBytes = this.#native.hostInfo().freeBytes;
     return hostBudget(this.#configuredBytes, this.#memory, { backupBytes, reusableBytes });
   }
 }

@@ -1,4 +1,4 @@
-import * as native from "../ffi/index.ts";
+import type * as native from "../ffi/index.ts";
 import { recordByTag } from "../policy/tag-names.ts";
 import type { HostBudget, HostBudgets } from "./host-budget.ts";
 import type { SegmentTable } from "./table.ts";
@@ -60,14 +60,18 @@ export function segmentBytesOf(table: SegmentTable, tag: string | undefined): nu
 }
 
 /** Bytes of page-locked memory that are kept for the next sleep. */
-export function preparedBytes(): number {
-  const { freeBytes, reservedBytes } = native.hostInfo();
+export function preparedBytes(shim: native.Native): number {
+  const { freeBytes, reservedBytes } = shim.hostInfo();
   return Math.min(reservedBytes, freeBytes);
 }
 
-export function hostUsage(budgets: HostBudgets): HostUsage {
-  const { heldBytes, freeBytes } = native.hostInfo();
-  const backupBytes = native.usage().reduce((sum, usage) => sum + usage.hostBytes, 0);
-  const budget = budgets.now(backupBytes);
-  return { pageLockedBytes: heldBytes, freeBytes, preparedBytes: preparedBytes(), budget };
+export function hostUsage(shim: native.Native, budgets: HostBudgets): HostUsage {
+  const { heldBytes, freeBytes } = shim.hostInfo();
+  const backupBytes = shim.usage().reduce((sum, usage) => sum + usage.hostBytes, 0);
+  return {
+    pageLockedBytes: heldBytes,
+    freeBytes,
+    preparedBytes: preparedBytes(shim),
+    budget: budgets.now(backupBytes),
+  };
 }

@@ -4,10 +4,10 @@ import { existsSync, statfsSync } from "node:fs";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
-import * as native from "../ffi/index.ts";
-import type { HostBudget, HostBudgets } from "../memory/host-budget.ts";
+import type * as native from "../ffi/index.ts";
+import { type HostBudget, HostBudgets } from "../memory/host-budget.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
-import { preparedBytes } from "../memory/usage.ts";
+import { type HostUsage, hostUsage, preparedBytes } from "../memory/usage.ts";
 import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
@@ -90,6 +90,7 @@ function isComplete(error: unknown): error is CamemError {
 
 export class Transitions {
   readonly hooks: Hooks;
+  readonly #native: native.Native;
   readonly #config: Config;
   readonly #table: SegmentTable;
   readonly #policies: TagPolicies;
@@ -100,12 +101,14 @@ export class Transitions {
   readonly #hostBudgets: HostBudgets;
 
   constructor(
+    shim: native.Native,
     config: Config,
     table: SegmentTable,
     policies: TagPolicies,
-    hostBudgets: HostBudgets,
     isKnownTag: IsKnownTag,
+    hostBudgets = new HostBudgets(shim, config.hostBudgetBytes),
   ) {
+    this.#native = shim;
     this.hooks = new Hooks(this.#queue.ending);
     this.#config = config;
     this.#table = table;
@@ -113,7 +116,7 @@ export class Transitions {
     this.#hostBudgets = hostBudgets;
     this.#isKnownTag = isKnownTag;
     this.#unknownTags = new UnknownTags(config.unknownTags);
-    this.#retention = new HostRetention(config, () => this.#giveBackRetained());
+    this.#retention = new HostRetention(shim, config, () => this.#giveBackRetained());
   }
 
   async sleep(options: SleepOptions): Promise<SleepReport> {
@@ -148,6 +151,10 @@ export class Transitions {
       "INVALID_ARGUMENT",
       `the operation is ${formatValue(operation)}; it must be "sleep" or "wake"`,
     );
+  }
+
+  hostUsage(): HostUsage {
+    return hostUsage(this.#native, this.#hostBudgets);
   }
 
   /** Cancels the running transition and refuses waiting ones with `reason`; resolves when the running one has ended. */
@@ -219,9 +226,9 @@ export class Transitions {
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
-    const submit = () => native.submitPreparation(device, bytes);
+    const submit = () => this.#native.submitPreparation(device, bytes);
     const durations = await this.#submit("preparation", submit, options);
-    return { preparedBytes: preparedBytes(), durations };
+    return { preparedBytes: preparedBytes(this.#native), durations };
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -229,7 +236,7 @@ export class Transitions {
     const devices = new Set<number>();
     for (const { spilledSegments, group } of steps)
       if (spilledSegments > 0 || group.fileBytes > 0) devices.add(group.device);
-    return devices.size * native.hostInfo().stagingBytes;
+    return devices.size * this.#native.hostInfo().stagingBytes;
   }
 
   #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
@@ -271,7 +278,7 @@ export class Transitions {
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
-      const ticket = native.submitPlan(steps, planned, this.#config.verify);
+      const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
@@ -293,7 +300,7 @@ export class Transitions {
     const leftovers = planLeftovers(planned.groups, planned.steps);
     if (leftovers.length === 0) return planned;
     const submit = () => {
-      const ticket = native.submitPlan(leftovers, planned, false);
+      const ticket = this.#native.submitPlan(leftovers, planned, false);
       return ticket === "stale" ? "nothing" : ticket;
     };
     try {
@@ -315,11 +322,11 @@ export class Transitions {
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
-      native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
+      this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
       const ticket = submit();
       if (ticket === "nothing") return noDurations;
       if (typeof ticket === "number")
-        return follow(operation, ticket, control).finally(() => {
+        return follow(this.#native, operation, ticket, control).finally(() => {
           if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
         });
       await Bun.sleep(1);
@@ -330,13 +337,13 @@ export class Transitions {
     return assess(steps, groups, {
       hostBudget,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
-      freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
+      freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
     });
   }
 
   /** Page-locks what is reserved and gives back all other free host memory. */
   #submitReserved(): number | native.Refusal {
-    return native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
+    return this.#native.submitPreparation(this.#config.device, this.#native.hostInfo().reservedBytes);
   }
 
   /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */

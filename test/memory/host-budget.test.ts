@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AllocatorOptions, CaMemAllocator } from "camem";
+import { localNative } from "../../src/ffi/index.ts";
 import {
   describeHostBudget,
   HostBudgets,
@@ -154,10 +155,10 @@ describe("transitions", () => {
   test("plan() reads the budget anew each time, and sleep() keeps to it", async () => {
     await using allocator = CaMemAllocator.getInstance();
     allocator.malloc(8 * MiB, { tag: "weights" });
-    const table = new SegmentTable(() => undefined);
-    const policies = new TagPolicies((tag) => table.tagId(tag));
-    const budgets = new HostBudgets(null, new HostMemory(root));
-    const transitions = new Transitions(resolveConfig(), table, policies, budgets, () => true);
+    const table = new SegmentTable(localNative, () => undefined);
+    const policies = new TagPolicies(localNative, (tag) => table.tagId(tag));
+    const budgets = new HostBudgets(localNative, null, new HostMemory(root));
+    const transitions = new Transitions(localNative, resolveConfig(), table, policies, () => true, budgets);
     writeTree(root, machineFiles(16 * GiB, GiB + 6 * MiB));
     expect(transitions.plan("sleep", {})).toMatchObject({
       host: { neededBytes: 8 * MiB, freeBytes: 6 * MiB, budget: { source: "machine" } },
