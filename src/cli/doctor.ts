@@ -91,13 +91,13 @@ function cannText(backend: Config["backend"], version: string): string {
 }
 
 function printRuntime(config: Config): void {
-  const info = native.runtimeInfo();
+  const info = native.localNative.runtimeInfo();
   print("library", info.libraryPath);
   print("CANN", cannText(config.backend, info.cannVersion));
   print("AscendCL API", `${info.aclMajor}.${info.aclMinor}.${info.aclPatch}`);
   print("SoC", info.socName === "" ? "unknown" : info.socName);
   for (let device = 0; device < info.deviceCount; device++) {
-    const { freeBytes, totalBytes, granularityBytes } = native.memoryInfo(device);
+    const { freeBytes, totalBytes, granularityBytes } = native.localNative.memoryInfo(device);
     const memory = `${formatSize(freeBytes)} free of ${formatSize(totalBytes)}`;
     print(`device ${device}`, `${memory}, granularity ${formatSize(granularityBytes)}`);
   }
@@ -118,7 +118,11 @@ async function diagnose(options: AllocatorOptions): Promise<number> {
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
     printRuntime(config);
-    checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
+    checkDevice(
+      config.device,
+      native.localNative.runtimeInfo().deviceCount,
+      `the device (${environmentNames.device})`,
+    );
     await native.detach();
     print("result", "ready");
     return 0;

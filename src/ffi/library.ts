@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CamemError } from "../errors.ts";
 import type { Backend } from "../options/backend.ts";
+import type { Exports } from "./exports.ts";
 import { symbols } from "./symbols.gen.ts";
 
 /** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
@@ -17,7 +18,7 @@ export function aclLibraryFor(backend: Backend, aclLibrary: string | null): stri
   return aclLibrary ?? (backend === "emulator" ? emulatorLibraryPath : null);
 }
 
-function openShim() {
+function openShim(): Exports {
   if (!existsSync(shimPath))
     throw new CamemError(
       "LIBRARY_NOT_FOUND",
@@ -34,10 +35,10 @@ function openShim() {
   }
 }
 
-let shim: ReturnType<typeof openShim> | undefined;
+let shim: Exports | undefined;
 
 /** @internal The exports of the shim; opened on first use, once per process. */
-export function exports(): ReturnType<typeof openShim> {
+export function exports(): Exports {
   shim ??= openShim();
   return shim;
 }

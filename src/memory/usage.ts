@@ -1,4 +1,4 @@
-import * as native from "../ffi/index.ts";
+import type * as native from "../ffi/index.ts";
 import { recordByTag } from "../policy/tag-names.ts";
 import type { SegmentTable } from "./table.ts";
 
@@ -56,7 +56,7 @@ export function segmentBytesOf(table: SegmentTable, tag: string | undefined): nu
     .reduce((sum, usage) => sum + (tag === undefined || usage.name === tag ? usage.sizeBytes : 0), 0);
 }
 
-export function hostUsage(): HostUsage {
-  const { heldBytes, freeBytes, reservedBytes } = native.hostInfo();
+export function hostUsage(shim: native.Native): HostUsage {
+  const { heldBytes, freeBytes, reservedBytes } = shim.hostInfo();
   return { pageLockedBytes: heldBytes, freeBytes, preparedBytes: Math.min(reservedBytes, freeBytes) };
 }

@@ -4,7 +4,7 @@ import { existsSync, statfsSync } from "node:fs";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
-import * as native from "../ffi/index.ts";
+import type * as native from "../ffi/index.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
 import { hostUsage } from "../memory/usage.ts";
 import type { Config } from "../options/allocator-options.ts";
@@ -87,6 +87,7 @@ function isComplete(error: unknown): error is CamemError {
 
 export class Transitions {
   readonly hooks: Hooks;
+  readonly #native: native.Native;
   readonly #config: Config;
   readonly #table: SegmentTable;
   readonly #policies: TagPolicies;
@@ -95,14 +96,21 @@ export class Transitions {
   readonly #retention: HostRetention;
   readonly #unknownTags: UnknownTags;
 
-  constructor(config: Config, table: SegmentTable, policies: TagPolicies, isKnownTag: IsKnownTag) {
+  constructor(
+    shim: native.Native,
+    config: Config,
+    table: SegmentTable,
+    policies: TagPolicies,
+    isKnownTag: IsKnownTag,
+  ) {
+    this.#native = shim;
     this.hooks = new Hooks(this.#queue.ending);
     this.#config = config;
     this.#table = table;
     this.#policies = policies;
     this.#isKnownTag = isKnownTag;
     this.#unknownTags = new UnknownTags(config.unknownTags);
-    this.#retention = new HostRetention(config, () => this.#giveBackRetained());
+    this.#retention = new HostRetention(shim, config, () => this.#giveBackRetained());
   }
 
   async sleep(options: SleepOptions): Promise<SleepReport> {
@@ -208,9 +216,9 @@ export class Transitions {
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
-    const submit = () => native.submitPreparation(device, bytes);
+    const submit = () => this.#native.submitPreparation(device, bytes);
     const durations = await this.#submit("preparation", submit, options);
-    return { preparedBytes: hostUsage().preparedBytes, durations };
+    return { preparedBytes: hostUsage(this.#native).preparedBytes, durations };
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -218,7 +226,7 @@ export class Transitions {
     const devices = new Set<number>();
     for (const { spilledSegments, group } of steps)
       if (spilledSegments > 0 || group.fileBytes > 0) devices.add(group.device);
-    return devices.size * native.hostInfo().stagingBytes;
+    return devices.size * this.#native.hostInfo().stagingBytes;
   }
 
   #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
@@ -258,7 +266,7 @@ export class Transitions {
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
-      const ticket = native.submitPlan(steps, planned, this.#config.verify);
+      const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify(planned);
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
@@ -280,7 +288,7 @@ export class Transitions {
     const leftovers = planLeftovers(planned.groups, planned.steps);
     if (leftovers.length === 0) return planned;
     const submit = () => {
-      const ticket = native.submitPlan(leftovers, planned, false);
+      const ticket = this.#native.submitPlan(leftovers, planned, false);
       return ticket === "stale" ? "nothing" : ticket;
     };
     try {
@@ -302,11 +310,11 @@ export class Transitions {
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
-      native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
+      this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
       const ticket = submit();
       if (ticket === "nothing") return noDurations;
       if (typeof ticket === "number")
-        return follow(operation, ticket, control).finally(() => {
+        return follow(this.#native, operation, ticket, control).finally(() => {
           if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
         });
       await Bun.sleep(1);
@@ -317,13 +325,13 @@ export class Transitions {
     return assess(steps, groups, {
       hostBudgetBytes: this.#config.hostBudgetBytes,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
-      freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
+      freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
     });
   }
 
   /** Page-locks what is reserved and gives back all other free host memory. */
   #submitReserved(): number | native.Refusal {
-    return native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
+    return this.#native.submitPreparation(this.#config.device, this.#native.hostInfo().reservedBytes);
   }
 
   /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer, formatSize } from "camem";
-import { runtimeInfo } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import {
   codeOf,
   failureOf,
@@ -137,7 +137,7 @@ test("plan() refuses an unknown operation", async () => {
 });
 
 test("getInstance() refuses a missing default device and leaves nothing open", async () => {
-  const { deviceCount } = runtimeInfo();
+  const { deviceCount } = localNative.runtimeInfo();
   await allocator.close();
   const open = () => CaMemAllocator.getInstance({ device: deviceCount });
   expect((await failureOf(open)).message).toContain(`the device (CAMEM_DEVICE) is ${deviceCount}; there `);
