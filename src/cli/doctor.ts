@@ -45,7 +45,7 @@ function printVariables(): void {
   printOtherVariables();
 }
 
-const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "FAULTS", "TIMING"].map(
+const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", "TIMING"].map(
   (name) => `CAMEM_EMULATOR_${name}`,
 );
 /** The variables of examples/serve. */
