@@ -11,7 +11,8 @@ export {
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
 export { hostInfo, retainHost, setSpillFolder } from "./host.ts";
-export { aclLibraryFor, emulatorLibraryPath, shimPath } from "./library.ts";
+export { aclLibraryFor } from "./library.ts";
+export { emulatorLibraryPath, shimPath } from "./library-files.ts";
 export {
   awaitPlan,
   cancelPlan,
