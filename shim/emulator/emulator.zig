@@ -87,7 +87,7 @@ const call_names: call_names_module.Names = blk: {
     var names: []const []const u8 = &.{};
     for (call_files) |file| {
         for (@typeInfo(file).@"struct".decls) |declaration| {
-            if (isCall(declaration.name) and canFail(c_function.Result(@TypeOf(@field(file, declaration.name)))))
+            if (isCall(declaration.name) and canFail(Result(@field(file, declaration.name))))
                 names = names ++ .{declaration.name};
         }
     }
@@ -95,13 +95,17 @@ const call_names: call_names_module.Names = blk: {
     break :blk names;
 };
 
+fn Result(comptime function: anytype) type {
+    return c_function.Result(@TypeOf(function));
+}
+
 fn canFail(comptime T: type) bool {
     return T == acl.Error or T == errors.LastError;
 }
 
 fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(@TypeOf(function)) {
     return c_function.from(@TypeOf(function), struct {
-        inline fn call(arguments: anytype) c_function.Result(@TypeOf(function)) {
+        inline fn call(arguments: anytype) Result(function) {
             return dispatch(name, function, arguments);
         }
     }.call);
@@ -109,11 +113,11 @@ fn exported(comptime name: []const u8, comptime function: anytype) *const c_func
 
 /// What every call has in common: it is counted, a fault may replace it, the timing model may prolong it, and the
 /// thread remembers its failure.
-inline fn dispatch(comptime name: []const u8, comptime function: anytype, arguments: anytype) c_function.Result(@TypeOf(function)) {
+inline fn dispatch(comptime name: []const u8, comptime function: anytype, arguments: anytype) Result(function) {
     const settings = config.load(call_names);
-    if (comptime !canFail(c_function.Result(@TypeOf(function)))) return @call(.auto, function, arguments);
+    if (comptime !canFail(Result(function))) return @call(.auto, function, arguments);
     const index = comptime indexOf(name);
-    if (c_function.Result(@TypeOf(function)) == errors.LastError) {
+    if (Result(function) == errors.LastError) {
         if (faults.interceptCall(index)) |code| return @enumFromInt(code);
         return @call(.auto, function, arguments);
     }

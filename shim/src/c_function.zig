@@ -1,5 +1,5 @@
-//! C functions with the parameters of a type. Zig cannot generate a parameter list, so each number of parameters has its
-//! own form here.
+//! C functions with the parameters of a type. Zig cannot generate a parameter list: here each number of parameters has
+//! its own form.
 
 pub fn Result(comptime Function: type) type {
     return @typeInfo(Function).@"fn".return_type.?;

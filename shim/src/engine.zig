@@ -38,7 +38,7 @@ pub const EngineInfo = extern struct {
     /// The `Status` of the last of them.
     own_wake_up_status: i32 = 0,
     reserved: u32 = 0,
-    /// The engine's live allocations, of which small ones share segments.
+    /// The engine's live allocations.
     allocations: u64 = 0,
     allocated_bytes: u64 = 0,
     /// Memory that cannot sleep.
