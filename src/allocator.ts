@@ -12,7 +12,7 @@ import { checkSize, type MemoryPool } from "./memory/pool.ts";
 import { MemoryPools } from "./memory/pool-by-tag.ts";
 import { Regions } from "./memory/regions.ts";
 import { SegmentTable } from "./memory/table.ts";
-import { type HostUsage, hostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
+import { type HostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -228,13 +228,13 @@ export class CaMemAllocator {
   }
 
   /**
-   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory.
+   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory; and the host budget.
    *
    * @throws CamemError `CLOSED`
    */
   hostUsage(): HostUsage {
     this.#lifecycle.assertOpen();
-    return hostUsage(localNative);
+    return this.#transitions.hostUsage();
   }
 
   /**

@@ -30,7 +30,12 @@ interface SnapshotSources {
   readonly inFlight: () => OperationCounts;
 }
 
-const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
+const noHostUsage: HostUsage = {
+  pageLockedBytes: 0,
+  freeBytes: 0,
+  preparedBytes: 0,
+  budget: { sizeBytes: null, source: "unknown", path: null },
+};
 
 function requestsOf(group: EngineGroup, { engine, requests }: EngineStatus): RequestCounts {
   const { waiting, refusedTotal } = group.queueOf(engine);

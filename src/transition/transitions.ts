@@ -5,8 +5,9 @@ import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
 import type * as native from "../ffi/index.ts";
+import { type HostBudget, HostBudgets } from "../memory/host-budget.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
-import { hostUsage } from "../memory/usage.ts";
+import { type HostUsage, hostUsage, preparedBytes } from "../memory/usage.ts";
 import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
@@ -32,7 +33,7 @@ import {
   spillBeyond,
   tagsOf,
 } from "./plan.ts";
-import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
+import { assertFits, assess, backupBytesHeld, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
 import {
   type Executed,
@@ -61,6 +62,8 @@ const stalePlanLimit = 100;
 /** The steps of a transition, and the table that they were planned for. */
 interface Planned extends TableSummary {
   readonly steps: readonly Step[];
+  /** As it was when the steps were planned. */
+  readonly hostBudget: HostBudget;
 }
 
 /** The memory that `beforeSleep` hooks know about: segments of these tags up to this id. */
@@ -95,6 +98,7 @@ export class Transitions {
   readonly #queue = new SerialQueue();
   readonly #retention: HostRetention;
   readonly #unknownTags: UnknownTags;
+  readonly #hostBudgets: HostBudgets;
 
   constructor(
     shim: native.Native,
@@ -102,12 +106,14 @@ export class Transitions {
     table: SegmentTable,
     policies: TagPolicies,
     isKnownTag: IsKnownTag,
+    hostBudgets = new HostBudgets(shim, config.hostBudgetBytes),
   ) {
     this.#native = shim;
     this.hooks = new Hooks(this.#queue.ending);
     this.#config = config;
     this.#table = table;
     this.#policies = policies;
+    this.#hostBudgets = hostBudgets;
     this.#isKnownTag = isKnownTag;
     this.#unknownTags = new UnknownTags(config.unknownTags);
     this.#retention = new HostRetention(shim, config, () => this.#giveBackRetained());
@@ -145,6 +151,10 @@ export class Transitions {
       "INVALID_ARGUMENT",
       `the operation is ${formatValue(operation)}; it must be "sleep" or "wake"`,
     );
+  }
+
+  hostUsage(): HostUsage {
+    return hostUsage(this.#native, this.#hostBudgets);
   }
 
   /** Cancels the running transition and refuses waiting ones with `reason`; resolves when the running one has ended. */
@@ -218,7 +228,7 @@ export class Transitions {
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
     const submit = () => this.#native.submitPreparation(device, bytes);
     const durations = await this.#submit("preparation", submit, options);
-    return { preparedBytes: hostUsage(this.#native).preparedBytes, durations };
+    return { preparedBytes: preparedBytes(this.#native), durations };
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -240,14 +250,16 @@ export class Transitions {
     this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
     const groups = scope === undefined ? table.groups : this.#table.summary().groups;
-    if (this.#config.spillDir === null) return { ...table, groups, steps };
-    const leftBytes = hostBytesLeft(groups, this.#config.hostBudgetBytes);
-    return { ...table, groups, steps: spillBeyond(steps, leftBytes) };
+    const budget = this.#hostBudgets.now(backupBytesHeld(groups));
+    const spills = this.#config.spillDir !== null;
+    const placed = spills ? spillBeyond(steps, hostBytesLeft(groups, budget)) : steps;
+    return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
   #planWake(tags: readonly string[] | undefined): Planned {
     const table = this.#table.summary();
-    return { ...table, steps: planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag)) };
+    const steps = planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag));
+    return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
   /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */
@@ -268,7 +280,7 @@ export class Transitions {
       if (steps.some((step) => step.group.moving)) return "busy";
       const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
-        const refusedPlan = JSON.stringify(planned);
+        const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
         if (stale.count > stalePlanLimit)
           throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
@@ -321,9 +333,9 @@ export class Transitions {
     }
   }
 
-  #assess({ steps, groups }: Planned): TransitionPlan {
+  #assess({ steps, groups, hostBudget }: Planned): TransitionPlan {
     return assess(steps, groups, {
-      hostBudgetBytes: this.#config.hostBudgetBytes,
+      hostBudget,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
       freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
     });

@@ -1,6 +1,7 @@
 /** The page at `/camem`: static files, the same for everybody. They request their data from the other routes. */
 
 import { type AccessOptions, createPlaceCheck } from "./access.ts";
+import type { PageFileName } from "./page-files.js";
 import type { Routes } from "./route.ts";
 
 const contentSecurityPolicy = [
@@ -26,13 +27,20 @@ const headers = {
   "cache-control": "no-cache",
 };
 
-const scripts = ["page.js", "client.js", "dom.js", "format.js", "memory-views.js", "model-view.js"];
+const scripts = [
+  "page.js",
+  "client.js",
+  "dom.js",
+  "format.js",
+  "memory-views.js",
+  "model-view.js",
+] as const satisfies readonly PageFileName[];
 
 function answer(body: string, type: string): Response {
   return new Response(body, { headers: { ...headers, "content-type": `${type}; charset=utf-8` } });
 }
 
-const textOf = (name: string) => Bun.file(new URL(`./page/${name}`, import.meta.url)).text();
+const textOf = async (name: PageFileName) => (await import("./page-files.js")).pageFiles[name];
 
 /** The attribute tells the script to ask for a token before its first request. */
 async function markup(needsToken: boolean): Promise<string> {
@@ -46,7 +54,7 @@ async function markup(needsToken: boolean): Promise<string> {
  */
 export function pageRoutes(options: AccessOptions): Routes {
   const check = createPlaceCheck(options);
-  const fileRoute = (name: string, type: string) => ({
+  const fileRoute = (name: PageFileName, type: string) => ({
     GET: async () => answer(await textOf(name), type),
     check,
   });
