@@ -104,25 +104,20 @@ fn addPreload(
 ) *std.Build.Step.Compile {
     const options = b.addOptions();
     options.addOption(bool, "link_ascendcl", false);
-    const acl = aclModule(b);
-    const core = b.createModule(.{
-        .root_source_file = b.path("src/core.zig"),
-        .imports = &.{.{ .name = "acl", .module = acl }},
-    });
     const build_options = options.createModule();
-    core.addImport("build_options", build_options);
+    const core = b.createModule(.{ .root_source_file = b.path("src/core.zig") });
     const module = b.createModule(.{
         .root_source_file = b.path(root),
         .target = target,
         .optimize = optimize,
         .link_libc = true,
         .strip = optimize != .Debug,
-        .imports = &.{
-            .{ .name = "acl", .module = acl },
-            .{ .name = "core", .module = core },
-            .{ .name = "build_options", .module = build_options },
-        },
     });
+    addShared(b, core);
+    core.addImport("build_options", build_options);
+    module.addImport("core", core);
+    module.addImport("acl", core.import_table.get("acl").?);
+    module.addImport("build_options", build_options);
     return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }
 

@@ -31,6 +31,7 @@ export {
   type EngineSegmentStatus,
   type EngineStatus,
   type OnTouch,
+  type PinReason,
   RemoteAllocator,
   type RemoteEvent,
   type RemoteOptions,

@@ -27,11 +27,20 @@ var segment_count: usize = 0;
 var touches: std.atomic.Value(u64) = .init(0);
 var failure: abi.Failure = .{};
 
-const engine: engines.Engine = .{ .info = info, .segments = describeSegments, .rules = describeRules };
+const engine: engines.Engine = .{
+    .changes = changes,
+    .info = info,
+    .segments = describeSegments,
+    .rules = describeRules,
+};
+
+fn changes() u64 {
+    return touches.load(.acquire);
+}
 
 fn info(target: *engines.EngineInfo) void {
     target.* = .{
-        .changes = touches.load(.acquire),
+        .changes = changes(),
         .pid = @intCast(linux.getpid()),
         .touches = touches.load(.acquire),
         .allocations = segment_count,

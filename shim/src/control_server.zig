@@ -105,11 +105,10 @@ fn run(open: *State) void {
     _ = linux.prctl(@intFromEnum(linux.PR.SET_NAME), @intFromPtr(name), 0, 0, 0);
     while (!open.stopping.load(.acquire)) {
         if (!waitForEvents(open)) return;
-        var info: engines.EngineInfo = .{};
-        open.engine.info(&info);
+        const changes = open.engine.changes();
         for (&open.connections) |*slot| {
             const connection = if (slot.*) |*connection| connection else continue;
-            connection.advance(info.changes) catch {
+            connection.advance(changes) catch {
                 fill(open, slot, null);
                 continue;
             };

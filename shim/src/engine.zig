@@ -13,13 +13,17 @@ pub const OnTouch = enum(u32) {
 };
 
 pub const GateState = enum(u32) {
+    /// The library has not started: the engine has not used a device yet.
+    unstarted,
     open,
+    /// A plan waits for calls in progress, or moves memory. Calls that touch memory wait.
+    moving,
     /// Calls that touch memory wait.
-    closed,
+    asleep,
 };
 
 pub const EngineInfo = extern struct {
-    /// Another number whenever anything else here has changed.
+    /// Another number whenever the gate, its callers or the own wake-ups have changed.
     changes: u64 = 0,
     /// When the process began, in clock ticks after the machine did: tells it from a later process of the same number.
     start_time: u64 = 0,
@@ -52,25 +56,28 @@ pub const EngineInfo = extern struct {
     bypasses: [512]u8 = @splat(0),
 };
 
-/// How a segment was written: each is a bit.
+/// How a segment was written, as far as calls show: each is a bit.
 pub const Written = enum(u32) {
     host_copy = 1,
     device_copy = 2,
     memset = 4,
-    /// A kernel or an operator may have written to it.
-    kernel = 8,
 };
 
-/// Why memory cannot sleep.
+/// Why memory stays on the device.
 pub const Pin = enum(u32) {
     none,
+    /// Other processes may use it (aclrtMemExportToShareableHandle).
     exported,
+    /// Other processes may use it (aclrtIpcMemGetExportKey).
     ipc_key,
-    registered,
+    /// Its physical memory is mapped more than once, or in part.
     mapped_in_part,
-    mapped_again,
-    imported,
-    kept,
+    /// Asked for with a policy or configuration that segments cannot have.
+    special,
+    /// A rule says so.
+    rule,
+    /// AscendCL refused what the library needs.
+    refused,
 };
 
 /// What the library knows of a segment besides `SegmentInfo`, or of memory that is no segment since it cannot sleep.
@@ -92,6 +99,8 @@ pub const EngineSegment = extern struct {
 
 /// The engine as the control server sees it. Any thread may call each function, which returns at once.
 pub const Engine = struct {
+    /// As in `EngineInfo`.
+    changes: *const fn () u64,
     info: *const fn (info: *EngineInfo) void,
     /// Copies the entries where they fit, and returns how many there are.
     segments: *const fn (target: []EngineSegment) status.Error!u64,

@@ -164,8 +164,10 @@ export const FileExtent = {
 } as const;
 
 export const GateState = {
-  open: 0,
-  closed: 1,
+  unstarted: 0,
+  open: 1,
+  moving: 2,
+  asleep: 3,
 } as const;
 
 export const HostInfo = {
@@ -209,11 +211,10 @@ export const Pin = {
   none: 0,
   exported: 1,
   ipc_key: 2,
-  registered: 3,
-  mapped_in_part: 4,
-  mapped_again: 5,
-  imported: 6,
-  kept: 7,
+  mapped_in_part: 3,
+  special: 4,
+  rule: 5,
+  refused: 6,
 } as const;
 
 export const PlanProgress = {
@@ -403,7 +404,6 @@ export const Written = {
   host_copy: 1,
   device_copy: 2,
   memset: 4,
-  kernel: 8,
 } as const;
 
 export const longestTagBytes = 64;

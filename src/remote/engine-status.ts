@@ -15,8 +15,11 @@ export interface EngineStatus {
   readonly startTime: number;
   /** What a call does that touches sleeping memory: waits for a wake-up that the library begins, waits, or fails. */
   readonly onTouch: OnTouch;
-  /** True while calls that touch device memory wait. */
-  readonly gateClosed: boolean;
+  /**
+   * `open`: calls that touch device memory go on; `moving` and `asleep`: they wait; `unstarted`: the engine has not used a device
+   * yet, or has let go of it.
+   */
+  readonly gate: "unstarted" | "open" | "moving" | "asleep";
   /** Calls that wait now. */
   readonly waitingCalls: number;
   /** Calls that found memory asleep, so far. */
@@ -51,7 +54,7 @@ export function statusOf(info: native.EngineInfo): EngineStatus {
     name,
     startTime,
     onTouch: nameOf(native.OnTouch, info.onTouch),
-    gateClosed: info.gate === native.GateState.closed,
+    gate: nameOf(native.GateState, info.gate),
     waitingCalls,
     touches,
     ownWakeUps,
@@ -64,8 +67,11 @@ export function statusOf(info: native.EngineInfo): EngineStatus {
   };
 }
 
-/** How memory was written to. */
-export type WrittenBy = keyof typeof native.Written;
+/** How memory was written to, as far as calls show: what kernels write is not seen. */
+export type WrittenBy = "host copy" | "device copy" | "memset";
+
+/** Why memory cannot sleep. */
+export type PinReason = "exported" | "ipc key" | "mapped in part" | "special" | "rule" | "refused";
 
 /** A segment of an engine, or memory that cannot sleep. */
 export interface EngineSegmentStatus {
@@ -84,10 +90,16 @@ export interface EngineSegmentStatus {
   /** The rule that applies, as it was stated; null when none does. */
   readonly rule: string | null;
   /** Why it cannot sleep; null when it can. */
-  readonly pinned: Exclude<keyof typeof native.Pin, "none"> | null;
+  readonly pinned: PinReason | null;
   /** The engine's allocations in it. */
   readonly allocations: number;
 }
+
+type InWords<Name extends string> = Name extends `${infer First}_${infer Rest}`
+  ? `${First} ${InWords<Rest>}`
+  : Name;
+
+const inWords = <Name extends string>(name: Name) => name.replaceAll("_", " ") as InWords<Name>;
 
 /** @internal */
 export function segmentStatusOf(
@@ -97,16 +109,16 @@ export function segmentStatusOf(
 ): EngineSegmentStatus {
   const { address, sizeBytes, device, allocations } = segment;
   const pin = nameOf(native.Pin, segment.pin);
-  const kinds = Object.keys(native.Written) as WrittenBy[];
+  const kinds = Object.keys(native.Written) as (keyof typeof native.Written)[];
   return {
     address,
     sizeBytes,
     device,
     tag: inTable?.tag ?? null,
     state: inTable?.state ?? null,
-    written: kinds.filter((kind) => (segment.written & native.Written[kind]) !== 0),
+    written: kinds.filter((kind) => (segment.written & native.Written[kind]) !== 0).map(inWords),
     rule: rules[segment.rule - 1] ?? null,
-    pinned: pin === "none" ? null : pin,
+    pinned: pin === "none" ? null : inWords(pin),
     allocations,
   };
 }
