@@ -13,6 +13,8 @@ const typeNames: Readonly<Record<number, string>> = {
   413: "RequestTooLargeError",
   499: "ClientClosedRequestError",
   500: "InternalServerError",
+  501: "NotImplementedError",
+  502: "BadGatewayError",
   503: "ServiceUnavailableError",
   504: "TimeoutError",
 };
@@ -29,6 +31,7 @@ const statuses: Partial<Record<CamemErrorCode, number>> = {
   QUEUE_FULL: 503,
   CLOSED: 503,
   TIMED_OUT: 504,
+  LIBRARY_NOT_FOUND: 501,
 };
 
 const params: Partial<Record<CamemErrorCode, string>> = {
@@ -46,6 +49,8 @@ type RequestReason =
   | "METHOD_NOT_ALLOWED"
   | "BODY_TOO_LARGE"
   | "TOO_MANY_STREAMS"
+  | "UPGRADE_REFUSED"
+  | "UPSTREAM_FAILED"
   | "INTERNAL_ERROR";
 
 type Reason = CamemErrorCode | RequestReason;
