@@ -63,7 +63,7 @@ export async function forward(request: Request, options: ForwardOptions): Promis
       lease?.release();
       return new Response(null, { status, statusText, headers });
     }
-    return new Response(lease ? leasedStream(lease, body) : body, { status, statusText, headers });
+    return new Response(lease ? leasedStream(lease, quietly(body)) : body, { status, statusText, headers });
   } catch (error) {
     lease?.release();
     if (signal.aborted) return errorResponse(aborted(signal));
@@ -74,6 +74,18 @@ export async function forward(request: Request, options: ForwardOptions): Promis
         `the engine at ${upstream.origin} did not answer: ${messageOf(error)}; see its output`,
       ),
     );
+  }
+}
+
+/**
+ * An engine that dies ends its answer in the middle, and the client sees the connection close. Bun prints the error of a body, but
+ * not an undefined one.
+ */
+async function* quietly(body: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    yield* body;
+  } catch {
+    throw undefined;
   }
 }
 

@@ -3,11 +3,14 @@
 const [port = "0", ...behaviours] = process.argv.slice(2);
 const has = (name: string) => behaviours.includes(name);
 
-if (has("ignores-sigterm")) for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => {});
+if (has("ignores-sigterm"))
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => undefined);
 if (has("counts-signals"))
   for (const signal of ["SIGUSR1", "SIGHUP"] as const) process.on(signal, () => console.log(`got ${signal}`));
 if (has("leaves-children"))
-  Bun.spawn(["setsid", process.execPath, "-e", "setInterval(() => {}, 1000)"], { stdio: ["ignore", "ignore", "ignore"] });
+  Bun.spawn(["setsid", process.execPath, "-e", "setInterval(() => {}, 1000)"], {
+    stdio: ["ignore", "ignore", "ignore"],
+  });
 if (has("exits-7")) process.exit(7);
 if (has("dies")) process.kill(process.pid, "SIGKILL");
 if (has("prints-environment")) console.log(JSON.stringify(process.env));
@@ -17,7 +20,7 @@ setTimeout(() => {
   isReady = true;
 }, 300);
 
-if (has("never-listens")) setInterval(() => {}, 1000);
+if (has("never-listens")) setInterval(() => undefined, 1000);
 else
   Bun.serve({
     port: Number(port),
