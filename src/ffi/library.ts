@@ -3,6 +3,7 @@
 import { dlopen } from "bun:ffi";
 import { CamemError } from "../errors.ts";
 import type { Backend } from "../options/backend.ts";
+import type { Exports } from "./exports.ts";
 import { libraryPath } from "./library-files.ts";
 import { symbols } from "./symbols.gen.ts";
 
@@ -11,7 +12,7 @@ export function aclLibraryFor(backend: Backend, aclLibrary: string | null): stri
   return aclLibrary ?? (backend === "emulator" ? libraryPath("emulator") : null);
 }
 
-function openShim() {
+function openShim(): Exports {
   const path = libraryPath("shim");
   try {
     return dlopen(path, symbols).symbols;
@@ -24,10 +25,10 @@ function openShim() {
   }
 }
 
-let shim: ReturnType<typeof openShim> | undefined;
+let shim: Exports | undefined;
 
 /** @internal The exports of the shim; opened on first use, once per process. */
-export function exports(): ReturnType<typeof openShim> {
+export function exports(): Exports {
   shim ??= openShim();
   return shim;
 }
