@@ -14,7 +14,7 @@ import {
 } from "../options/allocator-options.ts";
 import { nearestName } from "../options/nearest-name.ts";
 import { formatSize } from "../options/sizes.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOperands } from "./command.ts";
 
 export const doctor: Command = {
   synopsis: "doctor [--backend ascend|emulator]",
@@ -25,7 +25,10 @@ export const doctor: Command = {
   ],
   options: { backend: { type: "string" } },
   // `resolveConfig` refuses unknown backends.
-  run: ({ backend }) => diagnose(backend === undefined ? {} : { backend: backend as "ascend" }),
+  run: ({ backend }, operands) => {
+    refuseOperands(operands);
+    return diagnose(backend === undefined ? {} : { backend: backend as "ascend" });
+  },
 };
 
 function print(label: string, text: string): void {
