@@ -35,10 +35,11 @@ export {
 } from "./segments.ts";
 export { type Failure, statusError } from "./status.ts";
 export { longestTagBytes, Phase, SegmentState, Status } from "./symbols.gen.ts";
-export { type PlanBasis, segmentGroups, snapshot, type TagUsage, usage } from "./table.ts";
+export { type PlanBasis, segmentGroups, snapshot, type TagUsage, tagPolicies, usage } from "./table.ts";
 export {
   enterRegion,
   internTag,
+  isTag,
   leaveRegion,
   setTagImmutable,
   setTagPolicy,

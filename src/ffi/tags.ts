@@ -15,6 +15,14 @@ export function internTag(name: string): number {
   return takeFirstU32();
 }
 
+/** True when this process has used or defined the tag. */
+export function isTag(name: string): boolean {
+  const bytes = Buffer.from(name);
+  const status = exports().camem_tag_find(bytes, bytes.length, firstResult);
+  checkStatus("look up a tag", status, [Status.unknown_tag]);
+  return status === Status.ok;
+}
+
 export function tagName(tag: number): string {
   const bytes = new Uint8Array(longestTagBytes);
   check(
