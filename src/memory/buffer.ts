@@ -88,7 +88,7 @@ export class DeviceBuffer {
    */
   get discards(): number {
     this.#assertLive();
-    const info = native.segmentInfo(this.#place.segment);
+    const info = native.localNative.segmentInfo(this.#place.segment);
     if (info === undefined) throw this.#freedError();
     return info.discards;
   }
