@@ -15,19 +15,18 @@ export interface PlanBasis {
   readonly version: number;
 }
 
-/** The table of segments, whole or summed. */
-export const tableCalls = (exports: () => SharedExports) => {
+/** Reads tables of the shim, which say how much room they take. */
+function tableReader() {
   /** Grows to a quarter more than the largest number of entries so far. */
-  let tableCapacity = 64;
+  let capacity = 64;
 
   /** The entries that an export writes, each as `read` decodes it. The export puts their number into `firstResult`. */
-  function readTable<T>(
+  return <T>(
     entryBytes: number,
     fill: (buffer: Uint8Array, capacity: number) => number,
     read: (words: Uint32Array, at: number) => T,
-  ): T[] {
+  ): T[] => {
     while (true) {
-      const capacity = tableCapacity;
       const bytes = new Uint8Array(capacity * entryBytes);
       check("read the table of segments", () => fill(bytes, capacity));
       const count = takeFirst();
@@ -35,9 +34,14 @@ export const tableCalls = (exports: () => SharedExports) => {
       const words = new Uint32Array(bytes.buffer);
       if (count <= capacity)
         return Array.from({ length: count }, (_, index) => read(words, index * entryWords));
-      tableCapacity = count + Math.ceil(count / 4);
+      capacity = count + Math.ceil(count / 4);
     }
-  }
+  };
+}
+
+/** The table of segments, whole or summed. */
+export const tableCalls = (exports: () => SharedExports) => {
+  const readTable = tableReader();
 
   return {
     /** The table's entry of a segment; undefined once the segment is gone. */
