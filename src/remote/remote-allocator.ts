@@ -89,7 +89,10 @@ export class RemoteAllocator {
     this.#deviceCount = native.runtimeInfo().deviceCount;
     checkDevice(config.device, this.#deviceCount);
     if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
-    this.#lifecycle = new Lifecycle(() => this.#disconnect(), "RemoteAllocator.connect()");
+    this.#lifecycle = new Lifecycle(
+      { release: async () => this.#disconnect(), abandon: () => this.#disconnect() },
+      "RemoteAllocator.connect()",
+    );
     this.#table = new SegmentTable(native, () => this.#assertUsable());
     this.#policies = new TagPolicies(native, (tag) => this.#table.tagId(tag), enginePolicies);
     this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown);
@@ -309,7 +312,7 @@ export class RemoteAllocator {
     return this.close();
   }
 
-  async #disconnect(): Promise<void> {
+  #disconnect(): void {
     this.#watch.stop();
     this.#connection.close();
   }

@@ -1,20 +1,25 @@
 import { CamemError } from "../errors.ts";
 
-type State = "open" | "closing" | "half closed" | "closed";
+type State = "open" | "closing" | "half closed" | "closed" | "replaced";
+
+/** What an allocator gives back when it ends. */
+interface Holdings {
+  /** May be called again after a failure. */
+  release(): Promise<void>;
+  /** Blocks instead. */
+  abandon(): void;
+}
 
 /** Whether an allocator is open, and its closing. */
 export class Lifecycle {
-  readonly #release: () => Promise<void>;
+  readonly #holdings: Holdings;
   readonly #reopening: string;
   #state: State = "open";
   #closing: Promise<void> | undefined;
 
-  /**
-   * @param release gives back what the allocator holds; may be called again after a failure
-   * @param reopening the call that opens another one
-   */
-  constructor(release: () => Promise<void>, reopening: string) {
-    this.#release = release;
+  /** @param reopening the call that opens another allocator */
+  constructor(holdings: Holdings, reopening: string) {
+    this.#holdings = holdings;
     this.#reopening = reopening;
   }
 
@@ -36,11 +41,20 @@ export class Lifecycle {
     return this.#closing;
   }
 
+  /** Calls `end` with the reason for which transitions end, and releases what the allocator holds. Blocks meanwhile. */
+  abandon(end: (reason: CamemError) => Promise<void>): void {
+    const isAttached = this.#state === "open" || this.#state === "half closed";
+    this.#state = "replaced";
+    this.#closing = Promise.resolve();
+    void end(this.#closedError());
+    if (isAttached) this.#holdings.abandon();
+  }
+
   async #closeNow(end: (reason: CamemError) => Promise<void>): Promise<void> {
     this.#state = "closing";
     await end(this.#closedError());
     try {
-      await this.#release();
+      await this.#holdings.release();
     } catch (error) {
       this.#state = "half closed";
       this.#closing = undefined;
@@ -54,6 +68,7 @@ export class Lifecycle {
       closing: `is being closed; await its close(), then call ${this.#reopening}`,
       "half closed": "could not give everything back when it was closed; call close() again",
       closed: `is closed; call ${this.#reopening} again`,
+      replaced: `was left open, and closed by a hot reload or another test file; call ${this.#reopening} again`,
     };
     return new CamemError("CLOSED", `the allocator ${this.#state === "open" ? "" : texts[this.#state]}`);
   }
