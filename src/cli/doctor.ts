@@ -52,7 +52,7 @@ const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", 
   (name) => `CAMEM_EMULATOR_${name}`,
 );
 /** The variables of examples/serve. */
-const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+const exampleNames = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE"];
 
 /** Names unknown variables, which have no effect elsewhere, without their values, which may be secrets. */
 function printOtherVariables(): void {
