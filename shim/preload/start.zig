@@ -5,6 +5,7 @@ const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
 const gate = @import("gate.zig");
+const handles = @import("handles.zig");
 const memory = @import("memory.zig");
 const real = @import("real.zig");
 const refusal = @import("refusal.zig");
@@ -19,8 +20,6 @@ var opened: std.atomic.Value(?*Session) = .init(null);
 var registered = false;
 /// Why the last start failed.
 var failure: Failure = .{};
-/// Of the process: grows in each child of fork().
-pub var generation: u32 = 0;
 
 const beside_runtime: core.runtime.Beside = .{
     .createContext = &createContext,
@@ -103,9 +102,9 @@ fn afterFork() callconv(.c) void {
     opened.store(null, .release);
     core.attach.forget();
     memory.forget();
+    handles.forget();
     small.forget();
     contexts.forget();
-    generation +%= 1;
     gate.forget();
 }
 
