@@ -6,6 +6,7 @@ const core = @import("core");
 const contexts = @import("contexts.zig");
 const control = @import("control.zig");
 const gate = @import("gate.zig");
+const handles = @import("handles.zig");
 const memory = @import("memory.zig");
 const own_wake_ups = @import("own_wake_ups.zig");
 const real = @import("real.zig");
@@ -21,8 +22,6 @@ var opened: std.atomic.Value(?*Session) = .init(null);
 var registered = false;
 /// Why the last start failed.
 var failure: Failure = .{};
-/// Of the process: grows in each child of fork().
-pub var generation: u32 = 0;
 
 const beside_runtime: core.runtime.Beside = .{
     .createContext = &createContext,
@@ -115,10 +114,10 @@ fn afterFork() callconv(.c) void {
     opened.store(null, .release);
     core.attach.forget();
     memory.forget();
+    handles.forget();
     small.forget();
     contexts.forget();
     own_wake_ups.forget();
-    generation +%= 1;
     gate.forget();
 }
 
