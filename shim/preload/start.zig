@@ -132,6 +132,7 @@ pub fn close() void {
     defer mutex.unlock();
     if (current() == null) return;
     opened.store(null, .release);
+    core.control_server.endSession();
     closeSession() catch |err| noteFailure(err);
     gate.stop();
 }

@@ -34,6 +34,9 @@ const no_descriptor = -1;
 /// Wakes the thread. It outlives `state`, since any thread may use it at any time.
 var wakeup: std.atomic.Value(i32) = .init(no_descriptor);
 
+/// The number of the session.
+var session: std.atomic.Value(u32) = .init(0);
+
 /// Makes the socket and serves `engine` on it, until `stop`.
 pub fn start(engine: *const Engine, failure: *Failure) status.Error!void {
     mutex.lock();
@@ -68,6 +71,12 @@ pub fn stop() void {
     for (&open.connections) |*slot| if (slot.*) |*connection| connection.deinit();
     engines.serve(null);
     state = null;
+}
+
+/// The session ends: so do the connections of its clients, who know its numbers. The next session's may connect.
+pub fn endSession() void {
+    _ = session.fetchAdd(1, .acq_rel);
+    announceChange();
 }
 
 /// Before fork(): pair it with `afterFork`, in the parent and in the child.
@@ -108,10 +117,11 @@ fn run(open: *State) void {
         const changes = open.engine.changes();
         for (&open.connections) |*slot| {
             const connection = if (slot.*) |*connection| connection else continue;
-            connection.advance(changes) catch {
+            if (connection.session != session.load(.acquire)) {
                 fill(open, slot, null);
                 continue;
-            };
+            }
+            connection.advance(changes) catch fill(open, slot, null);
         }
     }
 }
@@ -164,7 +174,7 @@ fn accept(open: *State) void {
 }
 
 fn admit(open: *State, descriptor: i32) void {
-    var connection: Connection = .{ .descriptor = descriptor };
+    var connection: Connection = .{ .descriptor = descriptor, .session = session.load(.acquire) };
     var failure: Failure = .{};
     const peer = sockets.peerOf(descriptor, &failure) catch return connection.deinit();
     if (!peer.isTrusted()) return connection.deinit();

@@ -1,7 +1,10 @@
-/** `camem sleep` puts an engine to sleep over HTTP. */
+/** `camem sleep` puts an engine to sleep: of this machine, or over HTTP. */
 
+import { formatSize } from "../options/sizes.ts";
+import type { SleepLevel } from "../policy/tag-policies.ts";
 import { type Command, UsageError } from "./command.ts";
 import { clientFor, engineOptions, given, listOf, textOf } from "./engine-options.ts";
+import { isLocal, refuseServerOptions, withEngine } from "./local-engine.ts";
 import { withProgress } from "./transition-progress.ts";
 
 export const sleep: Command = {
@@ -9,8 +12,9 @@ export const sleep: Command = {
     "sleep <engine> [--level 0|1|2] [--mode abort|wait|keep] [--tags a,b] [--offload-tags a,b] [--model name] [--token secret]",
   description: [
     "puts an engine to sleep, as POST /sleep, and shows the progress;",
-    "<engine> is a URL such as http://localhost:8000, or unix:/path/to/socket;",
-    "the token comes from CAMEM_TOKEN or --token;",
+    "<engine> is the name or process number of an engine on this machine, which `camem run` started,",
+    "or a URL such as http://localhost:8000, or unix:/path/to/socket; then --mode, --model and --token",
+    "apply, the token comes from CAMEM_TOKEN or --token;",
     "exits with 1 when the engine refuses or fails, and with 3 when it cannot be reached",
   ],
   options: {
@@ -21,6 +25,8 @@ export const sleep: Command = {
     "offload-tags": { type: "string" },
   },
   run: async (values, operands) => {
+    const [target] = operands;
+    if (target !== undefined && operands.length === 1 && isLocal(target)) return sleepLocal(target, values);
     const client = clientFor(values, operands);
     const model = textOf(values["model"]);
     const body = given({
@@ -39,8 +45,28 @@ export const sleep: Command = {
   },
 };
 
-function levelOf(value: unknown): number | undefined {
+async function sleepLocal(target: string, values: Readonly<Record<string, unknown>>): Promise<number> {
+  refuseServerOptions(values, "sleep");
+  const [level, tags, offloadTags] = [
+    levelOf(values["level"]),
+    listOf(values["tags"]),
+    listOf(values["offload-tags"]),
+  ];
+  const report = await withEngine(target, (allocator, onProgress) =>
+    allocator.sleep({ level, tags, offloadTags, onProgress }),
+  );
+  const { freedBytes, alreadySleeping } = report;
+  const depth = report.level === null ? "" : ` at level ${report.level}`;
+  console.log(
+    alreadySleeping
+      ? `already asleep${depth}`
+      : `asleep${depth}, ${formatSize(freedBytes)} of device memory freed`,
+  );
+  return 0;
+}
+
+function levelOf(value: unknown): SleepLevel | undefined {
   if (value === undefined) return undefined;
-  if (typeof value === "string" && /^[012]$/.test(value)) return Number(value);
+  if (typeof value === "string" && /^[012]$/.test(value)) return Number(value) as SleepLevel;
   throw new UsageError(`--level is "${value}"; it must be 0, 1 or 2`);
 }

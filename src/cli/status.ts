@@ -1,8 +1,10 @@
-/** `camem status` shows the engines of a server, and their memory. */
+/** `camem status` shows the engines of this machine or of a server, and their memory. */
 
 import { formatSize } from "../options/sizes.ts";
-import { type Command, CommandFailure, exitStatus } from "./command.ts";
+import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { clientFor, engineOptions, textOf } from "./engine-options.ts";
+import { isLocal } from "./local-engine.ts";
+import { printLocalStatus } from "./local-status.ts";
 
 /** The answer of `/camem/usage`. */
 interface Usage {
@@ -28,13 +30,20 @@ interface EngineUsage {
 }
 
 export const status: Command = {
-  synopsis: "status <engine> [--json] [--model name] [--token secret]",
+  synopsis: "status [engine] [--json] [--segments] [--model name] [--token secret]",
   description: [
-    "shows the state of each engine, its memory by tag, and the devices; --json prints the answer of",
-    "GET /camem/usage; arguments and exit statuses as for sleep",
+    "shows each engine on this machine, or the one named: process, state, memory by device, socket;",
+    "--segments shows how each piece of its memory was written, and the rule that applies;",
+    "for a URL, the state of the server's engines, their memory by tag, and the devices; --json prints",
+    "the same for programs (for a URL, the answer of GET /camem/usage); exit statuses as for sleep",
   ],
-  options: { ...engineOptions, json: { type: "boolean" } },
+  options: { ...engineOptions, json: { type: "boolean" }, segments: { type: "boolean" } },
   run: async (values, operands) => {
+    const [target] = operands;
+    if (operands.length === 0 || (operands.length === 1 && isLocal(target ?? "")))
+      return printLocalStatus(target, values);
+    if (values["segments"] === true)
+      throw new UsageError("--segments is for an engine on this machine: give its name or process number");
     const client = clientFor(values, operands);
     const answer = (await client.get("camem/usage")) as Usage | undefined;
     if (typeof answer?.engines !== "object" || !Array.isArray(answer.devices))

@@ -1,7 +1,8 @@
-/** `camem wake` wakes an engine over HTTP. */
+/** `camem wake` wakes an engine: of this machine, or over HTTP. */
 
 import type { Command } from "./command.ts";
 import { clientFor, engineOptions, given, listOf, textOf } from "./engine-options.ts";
+import { isLocal, refuseServerOptions, withEngine } from "./local-engine.ts";
 import { withProgress } from "./transition-progress.ts";
 
 export const wake: Command = {
@@ -11,6 +12,8 @@ export const wake: Command = {
   ],
   options: { ...engineOptions, tags: { type: "string" } },
   run: async (values, operands) => {
+    const [target] = operands;
+    if (target !== undefined && operands.length === 1 && isLocal(target)) return wakeLocal(target, values);
     const client = clientFor(values, operands);
     const model = textOf(values["model"]);
     const body = given({ model, tags: listOf(values["tags"]) });
@@ -21,6 +24,17 @@ export const wake: Command = {
     return 0;
   },
 };
+
+async function wakeLocal(target: string, values: Readonly<Record<string, unknown>>): Promise<number> {
+  refuseServerOptions(values, "wake");
+  const { alreadyAwake, stillAsleep, lostTags } = await withEngine(target, (allocator, onProgress) =>
+    allocator.wakeUp({ tags: listOf(values["tags"]), onProgress }),
+  );
+  const lost = lostTags.length === 0 ? "" : `, but without the content of ${lostTags.join(", ")}`;
+  if (stillAsleep.length > 0) console.log(`some tags are still asleep: ${stillAsleep.join(", ")}${lost}`);
+  else console.log(alreadyAwake ? "already awake" : `awake${lost}`);
+  return 0;
+}
 
 function describe({ status, already_awake, awaiting_weights }: Readonly<Record<string, unknown>>): string {
   if (Array.isArray(awaiting_weights))
