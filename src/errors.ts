@@ -94,6 +94,11 @@ export class CamemError extends Error {
   }
 }
 
+/** @internal True for an allocator that is closed, or whose engine in another process has ended. */
+export function isUnusable(error: unknown): boolean {
+  return error instanceof CamemError && (error.code === "CLOSED" || error.code === "ENGINE_GONE");
+}
+
 /** A value as an error message names it: short, and never the content of a buffer. */
 export function formatValue(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);

@@ -34,9 +34,6 @@ const no_descriptor = -1;
 /// Wakes the thread. It outlives `state`, since any thread may use it at any time.
 var wakeup: std.atomic.Value(i32) = .init(no_descriptor);
 
-/// The number of the session.
-var session: std.atomic.Value(u32) = .init(0);
-
 /// Makes the socket and serves `engine` on it, until `stop`.
 pub fn start(engine: *const Engine, failure: *Failure) status.Error!void {
     mutex.lock();
@@ -75,7 +72,7 @@ pub fn stop() void {
 
 /// The session ends: so do the connections of its clients, who know its numbers. The next session's may connect.
 pub fn endSession() void {
-    _ = session.fetchAdd(1, .acq_rel);
+    _ = engines.session.fetchAdd(1, .acq_rel);
     announceChange();
 }
 
@@ -117,7 +114,7 @@ fn run(open: *State) void {
         const changes = open.engine.changes();
         for (&open.connections) |*slot| {
             const connection = if (slot.*) |*connection| connection else continue;
-            if (connection.session != session.load(.acquire)) {
+            if (connection.session != engines.session.load(.acquire)) {
                 fill(open, slot, null);
                 continue;
             }
@@ -173,16 +170,20 @@ fn accept(open: *State) void {
     }
 }
 
+fn greetingStatus(peer: *const sockets.Peer, has_room: bool) status.Status {
+    if (!peer.isTrusted()) return .engine_refused;
+    return if (has_room) .ok else .busy;
+}
+
 fn admit(open: *State, descriptor: i32) void {
-    var connection: Connection = .{ .descriptor = descriptor, .session = session.load(.acquire) };
+    var connection: Connection = .{ .descriptor = descriptor, .session = engines.session.load(.acquire) };
     var failure: Failure = .{};
     const peer = sockets.peerOf(descriptor, &failure) catch return connection.deinit();
-    if (!peer.isTrusted()) return connection.deinit();
-    const slot = for (&open.connections) |*slot| {
+    const slot = if (!peer.isTrusted()) null else for (&open.connections) |*slot| {
         if (slot.* == null) break slot;
     } else null;
     const greeting: wire.Greeting = .{
-        .status = @intFromEnum(if (slot == null) status.Status.busy else status.Status.ok),
+        .status = @intFromEnum(greetingStatus(&peer, slot != null)),
         .start_time = open.start_time,
         .pid = @intCast(linux.getpid()),
     };

@@ -159,7 +159,7 @@ pub const Executor = struct {
     /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back all that is not kept.
     pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
-        if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
+        if (free_bytes > host.machineBytes()) return error.OutOfHostMemory; // before it takes all there is
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();

@@ -10,12 +10,20 @@ const sync = @import("sync.zig");
 const Failure = status.Failure;
 
 /// The granularity of device memory, so that a backup wastes nothing.
-pub const block_bytes: u64 = 2 << 20;
+const block_bytes: u64 = 2 << 20;
 
 /// The blocks of a slab are the bits of one word. A slab is also what a cancelled preparation may take at most beyond
 /// the cancellation, and what one block that is in use can keep from being given back.
 const blocks_at_most = 32;
 const slab_bytes_at_most = blocks_at_most * block_bytes;
+
+/// The memory of the machine: no preparation can take more.
+pub fn machineBytes() u64 {
+    var info: std.os.linux.Sysinfo = undefined;
+    const unknown = std.math.maxInt(u64) - block_bytes;
+    if (std.os.linux.errno(std.os.linux.sysinfo(&info)) != .SUCCESS) return unknown;
+    return std.math.mul(u64, info.totalram, info.mem_unit) catch unknown;
+}
 
 const Slab = struct {
     memory: [*]u8,

@@ -96,6 +96,7 @@ export class RemoteAllocator {
     this.#table = new SegmentTable(native, () => this.#assertUsable());
     this.#policies = new TagPolicies(native, (tag) => this.#table.tagId(tag), enginePolicies);
     this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown);
+    connection.onGone = () => this.#noteEnd("it does not answer");
     this.#watch = new EngineWatch(path, {
       onChange: (info) => this.#noteChange(info),
       onEnd: (how) => this.#noteEnd(how),
@@ -324,6 +325,10 @@ export class RemoteAllocator {
 
   #noteChange(info: EngineInfo): void {
     const last = this.#last;
+    if (info.session !== last.session || info.startTime !== last.startTime) {
+      this.#noteEnd("it has let go of its devices");
+      return;
+    }
     this.#last = info;
     const status = statusOf(info);
     if (info.touches > last.touches) this.#listeners.emit({ type: "touched", status });
@@ -332,6 +337,8 @@ export class RemoteAllocator {
   }
 
   #noteEnd(how: string): void {
+    if (this.#gone !== undefined) return;
+    this.#watch.stop();
     this.#gone = new CamemError(
       "ENGINE_GONE",
       `the engine ${formatValue(this.#last.name)} (process ${this.pid}) is gone: ${how}; \`camem status\` lists those that run`,
