@@ -6,7 +6,7 @@ import { type Command, refuseOperands } from "./command.ts";
 import { type Diagnosis, diagnose } from "./diagnosis.ts";
 
 export const doctor: Command = {
-  synopsis: "doctor",
+  synopsis: "doctor [options]",
   purpose: "shows the backend that would be used and why, and what is wrong where none works",
   details: [
     "It shows every library path tried, the CANN version, the SoC, the devices and the host with their",

@@ -21,7 +21,7 @@ const optionLines = (options: CommandOptions) =>
 /** The help of one verb: its purpose, its options with their defaults, and examples. */
 export function commandHelp({ synopsis, purpose, details, options, examples }: Command): string {
   return [
-    `usage: camem ${synopsis} [options]`,
+    `usage: camem ${synopsis}`,
     "",
     `${purpose.charAt(0).toUpperCase()}${purpose.slice(1)}.`,
     ...details,

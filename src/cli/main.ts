@@ -3,16 +3,19 @@
 
 import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
 import manifest from "../../package.json" with { type: "json" };
+import { CamemError } from "../errors.ts";
 import { nearestName } from "../options/nearest-name.ts";
-import { type Command, CommandFailure, UsageError } from "./command.ts";
+import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
 import { commandHelp, generalHelp } from "./help.ts";
+import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
 import { status } from "./status.ts";
 import { wake } from "./wake.ts";
 
 const commands: ReadonlyMap<string, Command> = new Map([
   ["doctor", doctor],
+  ["run", runProgram],
   ["sleep", sleep],
   ["wake", wake],
   ["status", status],
@@ -23,8 +26,10 @@ const commonOptions: ParseArgsOptionsConfig = {
   version: { type: "boolean", short: "v" },
 };
 
-/** The verb that arguments name, also as in `camem help doctor`. */
-function verbOf(args: readonly string[]): string | undefined {
+/** The verb that arguments name, also as in `camem help doctor`. A program may follow after `--`. */
+function verbOf(all: readonly string[]): string | undefined {
+  const separator = all.indexOf("--");
+  const args = separator < 0 ? all : all.slice(0, separator);
   const [first, second] = args.filter((argument) => !argument.startsWith("-"));
   return first === "help" ? second : first;
 }
@@ -36,7 +41,9 @@ function helpFor(args: readonly string[]): string {
 }
 
 /** @throws UsageError, or CommandFailure */
-async function run(args: string[]): Promise<number> {
+async function run(all: string[]): Promise<number> {
+  const separator = all.indexOf("--");
+  const args = separator < 0 ? all : all.slice(0, separator);
   const verb = verbOf(args);
   const command = verb === undefined ? undefined : commands.get(verb);
   const { values, positionals } = parse(args, { ...commonOptions, ...command?.options });
@@ -52,7 +59,10 @@ async function run(args: string[]): Promise<number> {
     return 0;
   }
   if (command === undefined) throw new UsageError("say which command");
-  return command.run(values, operands);
+  if (separator >= 0 && command.takesProgram !== true)
+    throw new UsageError(`"camem ${verb}" takes no program after "--"`);
+  const program = separator < 0 ? [] : all.slice(separator + 1);
+  return command.run(values, operands, program);
 }
 
 function adviceFor(verb: string): string {
@@ -80,6 +90,10 @@ async function main(args: string[]): Promise<number> {
     if (error instanceof CommandFailure) {
       console.error(`camem: ${error.message}`);
       return error.status;
+    }
+    if (error instanceof CamemError) {
+      console.error(`camem: ${error.message}`);
+      return exitStatus.refused;
     }
     if (!(error instanceof UsageError)) throw error;
     console.error(`camem: ${error.message}\n${helpFor(args)}`);

@@ -5,7 +5,7 @@ import { clientFor, engineDetails, engineOptions, given, listOf, textOf } from "
 import { withProgress } from "./transition-progress.ts";
 
 export const sleep: Command = {
-  synopsis: "sleep <engine>",
+  synopsis: "sleep <engine> [options]",
   purpose: "puts an engine to sleep, as POST /sleep, and shows the progress",
   details: engineDetails,
   options: {

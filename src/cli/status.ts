@@ -28,7 +28,7 @@ interface EngineUsage {
 }
 
 export const status: Command = {
-  synopsis: "status <engine>",
+  synopsis: "status <engine> [options]",
   purpose: "shows the state of each engine of a server, its memory by tag, and the devices",
   details: engineDetails,
   options: {

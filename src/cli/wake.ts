@@ -5,7 +5,7 @@ import { clientFor, engineDetails, engineOptions, given, listOf, textOf } from "
 import { withProgress } from "./transition-progress.ts";
 
 export const wake: Command = {
-  synopsis: "wake <engine>",
+  synopsis: "wake <engine> [options]",
   purpose: "wakes an engine, as POST /wake_up, and shows the progress",
   details: engineDetails,
   options: {

@@ -14,12 +14,12 @@ export const emulatorVariables: readonly string[] = [
   "TIMING",
 ].map((name) => `CAMEM_EMULATOR_${name}`);
 
-/** The variables of the `camem` command and of examples/serve. */
-const commandVariables = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+/** The variables of the `camem` command, of examples/serve, and of engines in other processes. */
+const otherVariables = ["CAMEM_TOKEN", "CAMEM_IDLE", "CAMEM_SOCKET_DIR"];
 
 const known: readonly string[] = [
   ...Object.values(environmentNames),
-  ...commandVariables,
+  ...otherVariables,
   ...emulatorVariables,
 ];
 
