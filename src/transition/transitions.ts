@@ -23,6 +23,7 @@ import {
   type IsKnownTag,
   type SleepOptions,
   type WakeOptions,
+  type WakeSelection,
 } from "./options.ts";
 import {
   backupBytesNeeded,
@@ -164,7 +165,7 @@ export class Transitions {
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planWake(options.tags));
+      return this.#assess(this.#planWake(options));
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
@@ -223,7 +224,7 @@ export class Transitions {
     // The last plan is the one that ran.
     let steps: readonly Step[] = [];
     const plan = () => {
-      const planned = this.#planWake(options.tags);
+      const planned = this.#planWake(options);
       steps = planned.steps;
       return planned;
     };
@@ -278,10 +279,10 @@ export class Transitions {
     return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
-  #planWake(tags: readonly string[] | undefined): Planned {
+  #planWake({ tags, zero }: WakeSelection): Planned {
     const table = this.#table.summary();
     const policies = this.#policies.snapshot();
-    const steps = planWake(table.groups, tags, (tag) => policies.get(tag)?.immutable ?? false);
+    const steps = planWake(table.groups, tags, (tag) => policies.get(tag), zero);
     return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
