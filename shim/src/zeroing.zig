@@ -23,7 +23,8 @@ pub const Zeroing = struct {
         const size_bytes = segment.size_bytes;
         // Counted first: a call that fails may have begun.
         self.queued_bytes += size_bytes;
-        const code = self.runtime.library.api.aclrtMemsetAsync(segment.pointer(), size_bytes, 0, size_bytes, self.stream);
+        const api = &self.runtime.library.api;
+        const code = api.aclrtMemsetAsync(segment.pointer(), size_bytes, 0, size_bytes, self.stream);
         try self.runtime.check("aclrtMemsetAsync", code, segment.address, size_bytes, failure);
         if (self.queued_bytes >= batch_bytes) try self.finish(failure);
     }

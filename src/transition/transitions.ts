@@ -221,10 +221,11 @@ export class Transitions {
   }
 
   async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
+    const selection = this.hooks.hasBeforeWake ? await this.#beforeWake(options) : options;
     // The last plan is the one that ran.
     let steps: readonly Step[] = [];
     const plan = () => {
-      const planned = this.#planWake(options);
+      const planned = this.#planWake(selection);
       steps = planned.steps;
       return planned;
     };
@@ -234,6 +235,17 @@ export class Transitions {
     });
     await this.#afterWake(steps);
     return wakeReport(executed, this.#table);
+  }
+
+  /** Runs `beforeWake` hooks where there is memory to wake. Returns what to wake: the tags that the hooks know about. */
+  async #beforeWake({ zero, ...options }: WakeOptions & Signalled): Promise<WakeSelection> {
+    const planned = this.#planWake(options);
+    const tags = tagsOf(planned.steps.map((step) => step.group));
+    if (tags.length === 0) return { ...options, zero };
+    await restAfter(planned, options);
+    const { devices } = this.#assess(planned);
+    await this.hooks.beforeWake({ tags, devices }, options.signal);
+    return { tags, zero };
   }
 
   async #afterWake(steps: readonly Step[], failure?: unknown): Promise<void> {
