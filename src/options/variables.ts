@@ -15,7 +15,7 @@ export const emulatorVariables: readonly string[] = [
 ].map((name) => `CAMEM_EMULATOR_${name}`);
 
 /** The variables of the `camem` command, of examples/serve, and of engines in other processes. */
-const otherVariables = ["CAMEM_TOKEN", "CAMEM_IDLE", "CAMEM_SOCKET_DIR"];
+const otherVariables = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE", "CAMEM_SOCKET_DIR"];
 
 const known: readonly string[] = [
   ...Object.values(environmentNames),
