@@ -1,5 +1,12 @@
 import { CamemError, formatValue } from "./errors.ts";
-import { abandonAttachment, aclLibraryFor, allocateSegment, attach, localNative } from "./ffi/index.ts";
+import {
+  abandonAttachment,
+  aclLibraryFor,
+  allocateSegment,
+  attach,
+  detach,
+  localNative,
+} from "./ffi/index.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -51,7 +58,7 @@ let instance: { allocator: CaMemAllocator; config: Config } | undefined;
 export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
-  readonly #lifecycle = new Lifecycle();
+  readonly #lifecycle = new Lifecycle(detach, "CaMemAllocator.getInstance()");
   readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();

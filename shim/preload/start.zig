@@ -4,9 +4,11 @@
 const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
+const control = @import("control.zig");
 const gate = @import("gate.zig");
 const handles = @import("handles.zig");
 const memory = @import("memory.zig");
+const own_wake_ups = @import("own_wake_ups.zig");
 const real = @import("real.zig");
 const refusal = @import("refusal.zig");
 const settings = @import("settings.zig");
@@ -45,8 +47,6 @@ fn open() ?*Session {
     defer mutex.unlock();
     if (current()) |started| return started;
     register();
-    const masked = SignalMask.block();
-    defer masked.restore();
     const started = openSession() catch {
         gate.start();
         return null;
@@ -73,6 +73,7 @@ fn openSession() core.status.Error!*Session {
     };
     settings.load();
     settings.apply(started);
+    control.start();
     return started;
 }
 
@@ -85,19 +86,30 @@ const Symbols = struct {
 fn register() void {
     if (registered) return;
     registered = true;
-    _ = pthread_atfork(null, null, &afterFork);
+    _ = __register_atfork(&beforeFork, &afterForkInParent, &afterFork, null);
     _ = atexit(&atExit);
 }
 
-extern "c" fn pthread_atfork(
+/// What pthread_atfork is made of: that name is no symbol of every glibc.
+extern "c" fn __register_atfork(
     prepare: ?*const fn () callconv(.c) void,
     parent: ?*const fn () callconv(.c) void,
     child: ?*const fn () callconv(.c) void,
+    object: ?*anyopaque,
 ) c_int;
 extern "c" fn atexit(function: *const fn () callconv(.c) void) c_int;
 
+fn beforeFork() callconv(.c) void {
+    core.control_server.beforeFork();
+}
+
+fn afterForkInParent() callconv(.c) void {
+    core.control_server.afterFork(false);
+}
+
 /// A child has the parent's records, but none of its threads and none of its device memory.
 fn afterFork() callconv(.c) void {
+    core.control_server.afterFork(true);
     mutex = .{};
     opened.store(null, .release);
     core.attach.forget();
@@ -105,11 +117,13 @@ fn afterFork() callconv(.c) void {
     handles.forget();
     small.forget();
     contexts.forget();
+    own_wake_ups.forget();
     gate.forget();
 }
 
 fn atExit() callconv(.c) void {
     gate.end();
+    core.control_server.stop();
 }
 
 /// Before AscendCL ends: cancels what runs and gives everything back.
@@ -168,21 +182,3 @@ fn setAccess(address: *anyopaque, size: usize, access: *const acl.MemAccessDesc,
     const call = real.function("aclrtMemSetAccess", Call) orelse return refusal.missing;
     return call(address, size, access, count);
 }
-
-/// Signals are the program's: no thread of the library takes any. New threads inherit the mask of their creator.
-const SignalMask = struct {
-    before: std.c.sigset_t,
-
-    fn block() SignalMask {
-        var all: std.c.sigset_t = undefined;
-        _ = std.c.sigfillset(&all);
-        var self: SignalMask = .{ .before = undefined };
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &all, &self.before);
-        return self;
-    }
-
-    fn restore(self: SignalMask) void {
-        var replaced: std.c.sigset_t = undefined;
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &self.before, &replaced);
-    }
-};

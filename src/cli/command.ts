@@ -7,6 +7,31 @@ export interface Command {
   /** What the verb does, in lines of at most 100 columns. */
   readonly description: readonly string[];
   readonly options: ParseArgsOptionsConfig;
-  /** @returns the exit status */
-  run(values: Readonly<Record<string, unknown>>): Promise<number>;
+  /**
+   * @param operands the arguments after the verb that are no options
+   * @returns the exit status
+   * @throws UsageError, or CommandFailure
+   */
+  run(values: Readonly<Record<string, unknown>>, operands: readonly string[]): Promise<number>;
+}
+
+/** Arguments that do not make sense. The exit status is 2. */
+export class UsageError extends Error {}
+
+/** Exit statuses of verbs that fail. */
+export const exitStatus = { refused: 1, unreachable: 3 } as const;
+
+/** A verb that cannot do what it was asked to. */
+export class CommandFailure extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+/** @throws UsageError for operands, which most verbs do not have */
+export function refuseOperands(operands: readonly string[]): void {
+  if (operands.length > 0) throw new UsageError(`unexpected argument "${operands.join(" ")}"`);
 }
