@@ -117,6 +117,11 @@ pub fn camem_tag_intern(name: [*]const u8, length: u64, tag: *u32) callconv(.c) 
     return callTo(.{tag}, Session.internTag, .{name[0..length]});
 }
 
+/// The number of a tag that was interned. `name` has `length` bytes.
+pub fn camem_tag_find(name: [*]const u8, length: u64, tag: *u32) callconv(.c) i32 {
+    return callTo(.{tag}, Session.findTag, .{name[0..length]});
+}
+
 /// Copies a tag's name into `buffer`.
 pub fn camem_tag_name(tag: u32, buffer: *[longest_tag_bytes]u8, length: *u64) callconv(.c) i32 {
     return callTo(.{length}, Session.copyTagName, .{ tag, buffer });
@@ -125,6 +130,12 @@ pub fn camem_tag_name(tag: u32, buffer: *[longest_tag_bytes]u8, length: *u64) ca
 /// A tag's policy, a word that the shim keeps for its callers; 0 until one is set.
 pub fn camem_tag_policy(tag: u32, policy: *u64) callconv(.c) i32 {
     return callTo(.{policy}, Session.tagPolicy, .{tag});
+}
+
+/// Copies the policies of all tags, by number, into `buffer`, which has room for `capacity` words, and writes how many
+/// tags there are to `count`. Where that is more than `capacity`, nothing is copied.
+pub fn camem_tag_policies(buffer: [*]u64, capacity: u64, count: *u64) callconv(.c) i32 {
+    return callTo(.{count}, Session.tagPolicies, .{buffer[0..capacity]});
 }
 
 /// Replaces a tag's policy, for every thread. Refused as stale when the policy is no longer `expected`.

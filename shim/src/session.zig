@@ -94,6 +94,12 @@ pub const Session = struct {
         return self.registry.tags.intern(name);
     }
 
+    pub fn findTag(self: *Session, name: []const u8) status.Error!u32 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.find(name);
+    }
+
     /// Copies a tag's name to `target`, which has room for the longest, and returns how long it is.
     pub fn copyTagName(self: *Session, tag: u32, target: [*]u8) status.Error!u64 {
         self.registry.mutex.lock();
@@ -107,6 +113,15 @@ pub const Session = struct {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
         return self.registry.tags.policy(tag);
+    }
+
+    /// Copies the policies of all tags to `target` where they fit, by number, and returns how many tags there are.
+    pub fn tagPolicies(self: *Session, target: []u64) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const policies = self.registry.tags.policies.items;
+        if (policies.len <= target.len) @memcpy(target[0..policies.len], policies);
+        return policies.len;
     }
 
     pub fn setTagPolicy(self: *Session, tag: u32, expected: u64, new: u64) status.Error!void {

@@ -4,6 +4,7 @@ export {
   abandonAttachment,
   attach,
   detach,
+  endOwnAttachments,
   loadReport,
   symbolList,
 } from "./attachment.ts";

@@ -1,6 +1,6 @@
 import { CamemError } from "../errors.ts";
 
-type State = "open" | "closing" | "half closed" | "closed";
+type State = "open" | "closing" | "half closed" | "closed" | "replaced";
 
 /** Whether an allocator is open, and its closing. */
 export class Lifecycle {
@@ -36,6 +36,18 @@ export class Lifecycle {
     return this.#closing;
   }
 
+  /**
+   * Calls `end` with the reason for which transitions end, and `releaseNow` if something is still held, without waiting for work
+   * in progress.
+   */
+  abandon(end: (reason: CamemError) => Promise<void>, releaseNow: () => void): void {
+    const isHeld = this.#state === "open" || this.#state === "half closed";
+    this.#state = "replaced";
+    this.#closing = Promise.resolve();
+    void end(this.#closedError());
+    if (isHeld) releaseNow();
+  }
+
   async #closeNow(end: (reason: CamemError) => Promise<void>): Promise<void> {
     this.#state = "closing";
     await end(this.#closedError());
@@ -54,6 +66,7 @@ export class Lifecycle {
       closing: `is being closed; await its close(), then call ${this.#reopening}`,
       "half closed": "could not give everything back when it was closed; call close() again",
       closed: `is closed; call ${this.#reopening} again`,
+      replaced: `was left open, and closed by a hot reload or another test file; call ${this.#reopening} again`,
     };
     return new CamemError("CLOSED", `the allocator ${this.#state === "open" ? "" : texts[this.#state]}`);
   }
