@@ -104,7 +104,7 @@ export class TagPolicies {
       get: (tag) => {
         const word = words[this.#tagId(tag)];
         // A tag that is new since has its policy in the table only.
-        return word === undefined ? this.get(tag) : (decodePolicy(word) ?? presetPolicies.get(tag));
+        return word === undefined ? this.get(tag) : (decodePolicy(word) ?? this.#presets.get(tag));
       },
     };
   }
