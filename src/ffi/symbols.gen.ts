@@ -217,10 +217,11 @@ export const Pin = {
   none: 0,
   exported: 1,
   ipc_key: 2,
-  mapped_in_part: 3,
-  special: 4,
-  rule: 5,
-  refused: 6,
+  registered: 3,
+  mapped_in_part: 4,
+  special: 5,
+  rule: 6,
+  refused: 7,
 } as const;
 
 export const PlanProgress = {
