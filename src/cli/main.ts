@@ -3,14 +3,17 @@
 
 import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
 import manifest from "../../package.json" with { type: "json" };
-import { type Command, CommandFailure, UsageError } from "./command.ts";
+import { CamemError } from "../errors.ts";
+import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
+import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
 import { status } from "./status.ts";
 import { wake } from "./wake.ts";
 
 const commands: ReadonlyMap<string, Command> = new Map([
   ["doctor", doctor],
+  ["run", runProgram],
   ["sleep", sleep],
   ["wake", wake],
   ["status", status],
@@ -31,7 +34,9 @@ function usage(): string {
 }
 
 /** @throws UsageError, or CommandFailure */
-async function run(args: string[]): Promise<number> {
+async function run(all: string[]): Promise<number> {
+  const separator = all.indexOf("--");
+  const args = separator < 0 ? all : all.slice(0, separator);
   const verb = args.find((argument) => !argument.startsWith("-"));
   const command = verb === undefined ? undefined : commands.get(verb);
   const { values, positionals } = parse(args, { ...commonOptions, ...command?.options });
@@ -45,7 +50,10 @@ async function run(args: string[]): Promise<number> {
   }
   if (verb === undefined) throw new UsageError("say which command");
   if (command === undefined) throw new UsageError(`there is no command "${positionals.join(" ")}"`);
-  return command.run(values, positionals.slice(1));
+  if (separator >= 0 && command.takesProgram !== true)
+    throw new UsageError(`"camem ${verb}" takes no program after "--"`);
+  const program = separator < 0 ? [] : all.slice(separator + 1);
+  return command.run(values, positionals.slice(1), program);
 }
 
 function parse(args: string[], options: ParseArgsOptionsConfig) {
@@ -65,6 +73,10 @@ async function main(args: string[]): Promise<number> {
     if (error instanceof CommandFailure) {
       console.error(`camem: ${error.message}`);
       return error.status;
+    }
+    if (error instanceof CamemError) {
+      console.error(`camem: ${error.message}`);
+      return exitStatus.refused;
     }
     if (!(error instanceof UsageError)) throw error;
     console.error(`camem: ${error.message}\n${usage()}`);
