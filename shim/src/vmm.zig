@@ -5,7 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
-const host = @import("host.zig");
+const Stores = @import("backup.zig").Stores;
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -20,7 +20,7 @@ const highest_address: u64 = 1 << 53;
 pub const Memory = struct {
     runtime: *runtime.Runtime,
     registry: *registry.Registry,
-    pool: *host.Pool,
+    stores: *Stores,
 
     /// Reserves an address range for `segment`.
     pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
@@ -69,7 +69,7 @@ pub const Memory = struct {
     }
 
     fn dropBackup(self: Memory, segment: *Segment) void {
-        if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.pool);
+        if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.stores);
     }
 
     /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device

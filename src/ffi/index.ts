@@ -11,7 +11,7 @@ export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoi
 export { aclLibraryFor } from "./library.ts";
 export { emulatorLibraryPath, shimPath } from "./library-files.ts";
 export { localNative, type Native } from "./native.ts";
-export type { PlanProgress, Refusal } from "./plans.ts";
+export type { PlanOptions, PlanProgress, Refusal } from "./plans.ts";
 export {
   allocateSegment,
   fillSegment,
