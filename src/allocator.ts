@@ -1,5 +1,14 @@
 import { CamemError, formatValue } from "./errors.ts";
-import { abandonAttachment, aclLibraryFor, allocateSegment, attach, localNative } from "./ffi/index.ts";
+import {
+  abandonAttachment,
+  aclLibraryFor,
+  allocateSegment,
+  attach,
+  detach,
+  endOwnAttachments,
+  localNative,
+} from "./ffi/index.ts";
+import { InstanceSlot } from "./instance.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -40,7 +49,7 @@ import type { TransitionPlan } from "./transition/preflight.ts";
 import type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
 import { Transitions } from "./transition/transitions.ts";
 
-let instance: { allocator: CaMemAllocator; config: Config } | undefined;
+const open = new InstanceSlot<CaMemAllocator>();
 
 /**
  * The allocator of this process: device memory under tags, which can sleep and wake up at the same addresses.
@@ -51,7 +60,7 @@ let instance: { allocator: CaMemAllocator; config: Config } | undefined;
 export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
-  readonly #lifecycle = new Lifecycle();
+  readonly #lifecycle = new Lifecycle(detach, "CaMemAllocator.getInstance()");
   readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
@@ -69,6 +78,8 @@ export class CaMemAllocator {
     this.#config = config;
     this.#pools = new MemoryPools(this.#table, this.#owner, config.poolSegmentBytes);
     this.#transitions = new Transitions(localNative, config, this.#table, this.#policies, this.#isKnown);
+    // `bun test --isolate` leaves nothing but the attachment of the file before.
+    if (open.isFirst) endOwnAttachments();
     attach(aclLibraryFor(config.backend, config.aclLibrary));
     this.#deviceCount = localNative.runtimeInfo().deviceCount;
     try {
@@ -82,21 +93,23 @@ export class CaMemAllocator {
 
   /**
    * Returns the allocator of this process. Each Worker has its own, on a shared table of segments. The first call opens
-   * AscendCL (aclInit, aclrtGetDeviceCount).
+   * AscendCL (aclInit, aclrtGetDeviceCount). After a reload of `bun --hot`, and in another file of `bun test`, the first call
+   * closes an allocator that was left open, and returns a new one.
    *
    * @throws CamemError `INVALID_CONFIG`; `CONFIG_CONFLICT` when it exists with other options; `LIBRARY_NOT_FOUND`,
    * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` with the libraries tried; `UNKNOWN_DEVICE`; `CLOSED` while one is closing
    */
   static getInstance(options?: AllocatorOptions): CaMemAllocator {
-    if (instance === undefined) {
-      const config = resolveConfig(options);
-      instance = { allocator: new CaMemAllocator(config), config };
-    } else if (options !== undefined) {
-      const difference = differenceOf(instance.config, resolveConfig(options));
-      if (difference !== undefined)
-        throw new CamemError("CONFIG_CONFLICT", `${difference}; close() that allocator first`);
+    const existing = open.get();
+    if (existing === undefined) {
+      const created = new CaMemAllocator(resolveConfig(options));
+      open.set(created);
+      return created;
     }
-    return instance.allocator;
+    const difference = options && differenceOf(existing.#config, resolveConfig(options));
+    if (difference !== undefined)
+      throw new CamemError("CONFIG_CONFLICT", `${difference}; close() that allocator first`);
+    return existing;
   }
 
   /** The kind of device, and the path of its library. */
@@ -334,7 +347,12 @@ export class CaMemAllocator {
   async close(): Promise<void> {
     this.#transitions.hooks.assertOutside();
     await this.#lifecycle.close((reason) => this.#transitions.end(reason));
-    if (instance?.allocator === this) instance = undefined;
+    open.clear(this);
+  }
+
+  /** @internal Closes without waiting for transitions, which end with `CLOSED`. */
+  abandon(): void {
+    this.#lifecycle.abandon((reason) => this.#transitions.end(reason), abandonAttachment);
   }
 
   /** Closes the allocator at the end of an `await using` scope. */

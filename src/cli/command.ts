@@ -1,4 +1,5 @@
 import type { ParseArgsOptionsConfig } from "node:util";
+import type { AccessOptions } from "../server/http/access.ts";
 
 /** A verb of the `camem` command. */
 export interface Command {
@@ -7,6 +8,49 @@ export interface Command {
   /** What the verb does, in lines of at most 100 columns. */
   readonly description: readonly string[];
   readonly options: ParseArgsOptionsConfig;
-  /** @returns the exit status */
-  run(values: Readonly<Record<string, unknown>>): Promise<number>;
+  /** True when a program and its arguments follow after `--`. */
+  readonly takesProgram?: boolean;
+  /**
+   * @param operands the arguments after the verb that are no options
+   * @param program what follows after `--`
+   * @returns the exit status
+   * @throws UsageError, or CommandFailure
+   */
+  run(
+    values: Readonly<Record<string, unknown>>,
+    operands: readonly string[],
+    program: readonly string[],
+  ): Promise<number>;
+}
+
+/** Arguments that do not make sense. The exit status is 2. */
+export class UsageError extends Error {}
+
+/** Exit statuses of verbs that fail. */
+export const exitStatus = { refused: 1, unreachable: 3 } as const;
+
+/** A verb that cannot do what it was asked to. */
+export class CommandFailure extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+/** @throws UsageError for operands, which most verbs do not have */
+export function refuseOperands(operands: readonly string[]): void {
+  if (operands.length > 0) throw new UsageError(`unexpected argument "${operands.join(" ")}"`);
+}
+
+/** `parse(text)`, or undefined without a text. */
+export function optionalOf<T>(text: string | undefined, parse: (text: string) => T): T | undefined {
+  return text === undefined ? undefined : parse(text);
+}
+
+/** Who may use the administrative routes: whoever sends CAMEM_TOKEN; without it, this machine. */
+export function accessFrom(environment: Readonly<Record<string, string | undefined>>): AccessOptions {
+  const token = environment["CAMEM_TOKEN"];
+  return token === undefined || token === "" ? { loopbackOnly: true } : { token };
 }

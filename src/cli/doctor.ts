@@ -14,7 +14,7 @@ import {
 } from "../options/allocator-options.ts";
 import { nearestName } from "../options/nearest-name.ts";
 import { formatSize } from "../options/sizes.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOperands } from "./command.ts";
 
 export const doctor: Command = {
   synopsis: "doctor [--backend ascend|emulator]",
@@ -25,7 +25,10 @@ export const doctor: Command = {
   ],
   options: { backend: { type: "string" } },
   // `resolveConfig` refuses unknown backends.
-  run: ({ backend }) => diagnose(backend === undefined ? {} : { backend: backend as "ascend" }),
+  run: ({ backend }, operands) => {
+    refuseOperands(operands);
+    return diagnose(backend === undefined ? {} : { backend: backend as "ascend" });
+  },
 };
 
 function print(label: string, text: string): void {
@@ -50,10 +53,17 @@ const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", 
 );
 /** The variables of examples/serve. */
 const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+/** The variables of engines in other processes. */
+const engineNames = ["CAMEM_SOCKET_DIR"];
 
 /** Names unknown variables, which have no effect elsewhere, without their values, which may be secrets. */
 function printOtherVariables(): void {
-  const known = [...Object.values<string>(environmentNames), ...exampleNames, ...emulatorNames];
+  const known = [
+    ...Object.values<string>(environmentNames),
+    ...exampleNames,
+    ...engineNames,
+    ...emulatorNames,
+  ];
   for (const [name, value] of Object.entries(process.env)) {
     if (emulatorNames.includes(name)) print("environment", `${name}=${value}`);
     else if (name.startsWith("CAMEM_") && !known.includes(name)) {

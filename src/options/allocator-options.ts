@@ -5,7 +5,7 @@ import { longestDelayMs } from "../async/clock.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { Backend, defaultBackend } from "./backend.ts";
 import { closedObject, Device, Flag, optional, Size } from "./schemas.ts";
-import { formatSize, parseSize, sizeText } from "./sizes.ts";
+import { formatSize, isTooLarge, parseSize, sizeText } from "./sizes.ts";
 import { validate } from "./validate.ts";
 
 const RetainLimits = closedObject({
@@ -21,13 +21,13 @@ const RetainLimits = closedObject({
   ),
 });
 
-const retainText = `"all", "none", a size such as "8GiB", or { maxBytes, idleMs }`;
+const retainText = `"all", "none", ${sizeText}, or { maxBytes, idleMs }`;
 const Retain = Type.Union([Size, RetainLimits], { description: retainText });
 
 const hostBudgetText = `${sizeText}, or "unlimited"`;
 const HostBudgetSize = Type.Union([Size], { description: hostBudgetText });
 
-const AllocatorOptions = closedObject({
+export const AllocatorOptions = closedObject({
   /** The kind of device; by default `ascend`. `CAMEM_BACKEND` */
   backend: optional(Backend),
   /** The path of AscendCL's library; by default CANN's, or the shipped emulator. `CAMEM_ACL_LIBRARY` */
@@ -174,13 +174,13 @@ function resolveSize(
   expected = sizeText,
 ): number {
   const bytes = typeof value === "number" ? value : parseSize(value);
-  if (bytes === undefined || !Number.isSafeInteger(bytes) || bytes < minimum)
-    throw new CamemError(
-      "INVALID_CONFIG",
-      `${option} (${environmentNames[option]}) is ${formatValue(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
-      { property: option },
-    );
-  return bytes;
+  if (bytes !== undefined && Number.isSafeInteger(bytes) && bytes >= minimum) return bytes;
+  const tooLarge = typeof value === "string" && isTooLarge(value) ? " (too large: beyond 2^53 - 1)" : "";
+  throw new CamemError(
+    "INVALID_CONFIG",
+    `${option} (${environmentNames[option]}) is ${formatValue(value)}${tooLarge}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
+    { property: option },
+  );
 }
 
 function resolveHostBudget(budget: AllocatorOptions["hostBudget"]): number | null {

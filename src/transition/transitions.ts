@@ -1,6 +1,7 @@
 /** Sleeps, wake-ups and preparations: queued, planned, checked, run by the shim and reported. */
 
 import { existsSync, statfsSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
@@ -75,7 +76,7 @@ interface Planned extends TableSummary {
 
 /** The memory that `beforeSleep` hooks know about: segments of these tags up to this id. */
 interface HookScope {
-  readonly tags: readonly string[];
+  readonly tags: ReadonlySet<string>;
   readonly lastSegmentId: number;
 }
 
@@ -89,6 +90,24 @@ function freeDiskBytes(folder: string | null): number | undefined {
   if (!existsSync(folder)) return 0;
   const { bavail, bsize } = statfsSync(folder);
   return bavail * bsize;
+}
+
+/** The result of submitting a plan: its ticket, or why there is none. */
+type Submission = number | native.Refusal | "nothing";
+
+/** From this size on, what reads the whole table has a turn of the event loop of its own. */
+const largeTableSegments = 1000;
+
+/**
+ * Lets the event loop run other tasks where the table is large.
+ *
+ * @throws CamemError `ABORTED` where the signal aborts meanwhile
+ */
+async function restAfter({ groups }: Planned, { signal }: Signalled): Promise<void> {
+  const segments = groups.reduce((sum, group) => sum + group.segments, 0);
+  if (segments < largeTableSegments) return;
+  await setImmediate();
+  if (signal.aborted) throw aborted(signal);
 }
 
 function isComplete(error: unknown): error is CamemError {
@@ -185,11 +204,12 @@ export class Transitions {
   ): Promise<Executed> {
     const planned = this.#planSleep(treatment);
     if (planned.steps.length === 0) return { steps: [], ...nothingDone };
+    await restAfter(planned, options);
     assertFits(this.#assess(planned));
     const tags = tagsOf(planned.steps.map((step) => step.group));
     await this.hooks.beforeSleep(tags, options.signal);
     // Memory that a hook or a native thread has allocated since is out of scope and stays awake.
-    const scope = { tags, lastSegmentId: planned.lastSegmentId };
+    const scope = { tags: new Set(tags), lastSegmentId: planned.lastSegmentId };
     try {
       return await this.#run("sleep", () => this.#planSleep(treatment, scope), options);
     } catch (error) {
@@ -201,7 +221,7 @@ export class Transitions {
 
   async #afterFailedSleep(scope: HookScope, failure: unknown): Promise<void> {
     const { groups } = this.#table.summary(scope.lastSegmentId);
-    const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.includes(tag));
+    const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.has(tag));
     const tags = tagsOf(awake);
     if (tags.length > 0) await this.hooks.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure);
   }
@@ -258,16 +278,18 @@ export class Transitions {
   }
 
   #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
-    return treatmentOf(selection, this.#policies, this.#config.unknownTags);
+    return treatmentOf(selection, this.#policies.snapshot(), this.#config.unknownTags);
   }
 
   #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
-    const table = this.#table.summary(scope?.lastSegmentId);
+    const whole = this.#table.summary();
+    const hasNewer = scope !== undefined && whole.lastSegmentId > scope.lastSegmentId;
+    const table = hasNewer ? this.#table.summary(scope.lastSegmentId) : whole;
     const all = planSleep(table.groups, treatment);
-    const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.includes(group.tag));
+    const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.has(group.tag));
     this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
-    const groups = scope === undefined ? table.groups : this.#table.summary().groups;
+    const { groups } = whole;
     const budget = this.#hostBudgets.now(backupBytesHeld(groups));
     const spills = this.#config.spillDir !== null;
     const placed = spills ? spillBeyond(steps, hostBytesLeft(groups, budget)) : steps;
@@ -276,7 +298,8 @@ export class Transitions {
 
   #planWake(tags: readonly string[] | undefined): Planned {
     const table = this.#table.summary();
-    const steps = planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag));
+    const policies = this.#policies.snapshot();
+    const steps = planWake(table.groups, tags, (tag) => policies.get(tag)?.immutable ?? false);
     return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
@@ -289,13 +312,15 @@ export class Transitions {
     let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
     let first = await this.#retryLeftovers(operation, plan(), control);
-    const submit = () => {
+    const submit = async () => {
       const planned = first ?? plan();
       first = undefined;
       steps = planned.steps;
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
+      await restAfter(planned, control);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
+      await restAfter(planned, control);
       const ticket = this.#native.submitPlan(steps, planned, this.#planOptions);
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
@@ -333,7 +358,7 @@ export class Transitions {
   /** Submits until the shim accepts, unless there is nothing to do, and waits for the end. */
   async #submit(
     operation: Operation,
-    submit: () => number | native.Refusal | "nothing",
+    submit: () => Submission | Promise<Submission>,
     control: TransitionControl & Signalled,
     neededBytes: () => number,
     retainBytes = this.#retention.limitBytes,
@@ -344,7 +369,7 @@ export class Transitions {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
       this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
-      const ticket = submit();
+      const ticket = await submit();
       if (ticket === "nothing") return nothingDone;
       if (typeof ticket === "number")
         return follow(this.#native, operation, ticket, control, remedyOf).finally(() => {

@@ -75,10 +75,24 @@ const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\]
 /** Headers in which proxies name their client. */
 const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name);
 
+const noServer =
+  "the handler was not given the server: call it as handler(request, server) with the server of Bun.serve";
+
 const checkUnixSocket: AccessCheck = (_request, server) => {
   if (server?.url?.protocol === "unix:") return;
-  throw new RequestError(403, "FORBIDDEN", "this route is served on a Unix socket only");
+  const why = server?.url === undefined ? `, and ${noServer}` : "";
+  throw new RequestError(403, "FORBIDDEN", `this route is served on a Unix socket only${why}`);
 };
+
+/** The client's address, or why it is unknown. A framework may pass on a copy of a request, or something else as the server. */
+function addressOf(request: Request, server: ServerInfo | undefined): { address: string } | { why: string } {
+  if (typeof server?.requestIP !== "function") return { why: noServer };
+  return (
+    server.requestIP(request) ?? {
+      why: "the server does not know this request: pass the request itself, not a copy, while its client is connected",
+    }
+  );
+}
 
 const checkLoopback =
   (origins: CrossOrigin): AccessCheck =>
@@ -86,9 +100,9 @@ const checkLoopback =
     const { headers } = request;
     const forbidden = (why: string) =>
       new RequestError(403, "FORBIDDEN", `only this machine may use this route, but ${why}`);
-    const address = server?.requestIP(request)?.address;
-    if (address === undefined) throw forbidden("the address of the client is unknown");
-    if (!isLoopbackAddress(address)) throw forbidden("the request comes from another machine");
+    const client = addressOf(request, server);
+    if ("why" in client) throw forbidden(client.why);
+    if (!isLoopbackAddress(client.address)) throw forbidden("the request comes from another machine");
     if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");
     // A page of another origin may resolve its name to this machine, or post from a browser on this machine.
     const host = headers.get("host") ?? "";

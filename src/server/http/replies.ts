@@ -14,6 +14,7 @@ const typeNames: Readonly<Record<number, string>> = {
   499: "ClientClosedRequestError",
   500: "InternalServerError",
   501: "NotImplementedError",
+  502: "BadGatewayError",
   503: "ServiceUnavailableError",
   504: "TimeoutError",
 };
@@ -30,6 +31,7 @@ const statuses: Partial<Record<CamemErrorCode, number>> = {
   QUEUE_FULL: 503,
   CLOSED: 503,
   TIMED_OUT: 504,
+  LIBRARY_NOT_FOUND: 501,
 };
 
 /** The parameters that an error without a property may be about; the first that the request has. */
@@ -46,9 +48,12 @@ type RequestReason =
   | "FORBIDDEN"
   | "UNKNOWN_ROUTE"
   | "METHOD_NOT_ALLOWED"
+  | "BODY_ALREADY_READ"
   | "BODY_TOO_LARGE"
   | "TOO_MANY_STREAMS"
   | "NOT_SUPPORTED"
+  | "UPGRADE_REFUSED"
+  | "UPSTREAM_FAILED"
   | "INTERNAL_ERROR";
 
 type Reason = CamemErrorCode | RequestReason;

@@ -85,6 +85,12 @@ async function readJson(request: Request, limits: BodyLimits): Promise<Record<st
   // Bun drops the body of a GET. An ignored body must not count as an empty one.
   if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
     throw invalid(`a ${request.method} request has no body here; use POST, or the query`);
+  if (request.bodyUsed || request.body?.locked)
+    throw new RequestError(
+      500,
+      "BODY_ALREADY_READ",
+      "the body of this request was read before the handler received it; call the handler ahead of whatever reads bodies",
+    );
   const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
   // curl -d sends JSON under the type of forms.
   if (text === "" || (isForm(request) && !text.startsWith("{"))) return {};

@@ -1,0 +1,128 @@
+/** One run of a program: its start, its signals, and its end with everything that it has started. */
+
+import { randomUUID } from "node:crypto";
+import { constants } from "node:os";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { processesOf, runVariable } from "./family.ts";
+
+/** How a program ended. */
+export interface ProcessEnd {
+  /** The exit code of the program; 128 and the number of the signal that ended it. */
+  readonly exitCode: number;
+  /** The signal that ended it, or null. */
+  readonly signal: NodeJS.Signals | null;
+  /** How many processes the program had left behind; they have been ended. */
+  readonly leftBehind: number;
+}
+
+export interface StartOptions {
+  readonly program: string;
+  readonly args: readonly string[];
+  /** Variables besides those of this process. */
+  readonly environment: Readonly<Record<string, string>>;
+  readonly cwd?: string | undefined;
+  /** Where the output goes: to that of this process, or to standard error. */
+  readonly output?: "inherit" | "stderr";
+}
+
+/** The time for processes that were left behind to end by SIGTERM. */
+const leftBehindGraceMs = 2_000;
+const checkIntervalMs = 20;
+
+/**
+ * A started program. It leads a session of its own, so that a terminal's signals reach it only once, through {@link kill}. It
+ * keeps running when this process is killed.
+ */
+export class EngineProcess {
+  readonly pid: number;
+  /** Marks the processes of this run, see {@link processesOf}. */
+  readonly runId: string;
+  /** Resolves when the program and all processes that it has started have ended. */
+  readonly ended: Promise<ProcessEnd>;
+  readonly #child: Bun.Subprocess;
+  #hasEnded = false;
+
+  /** @throws CamemError `INVALID_CONFIG` when the program cannot be started */
+  constructor({ program, args, environment, cwd, output = "inherit" }: StartOptions) {
+    this.runId = randomUUID();
+    const target = output === "stderr" ? 2 : "inherit";
+    try {
+      this.#child = Bun.spawn([program, ...args], {
+        env: { ...process.env, ...environment, [runVariable]: this.runId },
+        ...(cwd !== undefined && { cwd }),
+        stdin: output === "stderr" ? "ignore" : "inherit",
+        stdout: target,
+        stderr: "inherit",
+        detached: true,
+      });
+    } catch (cause) {
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `the program ${formatValue(program)} cannot be started: ${messageOf(cause)}`,
+        { property: "program", cause },
+      );
+    }
+    this.pid = this.#child.pid;
+    this.ended = this.#end();
+  }
+
+  /** True until {@link ended} resolves. */
+  get isRunning(): boolean {
+    return !this.#hasEnded;
+  }
+
+  /** Sends a signal to the program and its process group. */
+  kill(signal: NodeJS.Signals): void {
+    sendSignal(-this.pid, signal);
+  }
+
+  /** Ends the program: SIGTERM, and SIGKILL to all its processes once `deadlineMs` has passed. */
+  async stop(deadlineMs: number): Promise<ProcessEnd> {
+    this.kill("SIGTERM");
+    const timer = setTimeout(() => this.killAll(), deadlineMs);
+    try {
+      return await this.ended;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Ends all processes of the run at once. */
+  killAll(): void {
+    this.kill("SIGKILL");
+    for (const pid of processesOf(this.runId)) sendSignal(pid, "SIGKILL");
+  }
+
+  async #end(): Promise<ProcessEnd> {
+    await this.#child.exited;
+    const { exitCode, signalCode } = this.#child;
+    const leftBehind = await this.#endLeftBehind();
+    this.#hasEnded = true;
+    const signal = signalCode as NodeJS.Signals | null;
+    return {
+      exitCode: signal === null ? (exitCode ?? 1) : 128 + constants.signals[signal],
+      signal,
+      leftBehind,
+    };
+  }
+
+  async #endLeftBehind(): Promise<number> {
+    const left = processesOf(this.runId);
+    for (const pid of left) sendSignal(pid, "SIGTERM");
+    const untilMs = performance.now() + leftBehindGraceMs;
+    while (processesOf(this.runId).length > 0) {
+      if (performance.now() > untilMs) for (const pid of processesOf(this.runId)) sendSignal(pid, "SIGKILL");
+      await Bun.sleep(checkIntervalMs);
+    }
+    return left.length;
+  }
+}
+
+/** The process may have ended meanwhile. */
+function sendSignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}

@@ -1,0 +1,159 @@
+/** The reverse proxy in front of engines: administrative routes, admission, and forwarding. */
+
+import { CamemError } from "../errors.ts";
+import type { SleepController } from "../server/engine/controller.ts";
+import { type AccessOptions, createAccess } from "../server/http/access.ts";
+import { admitRequest } from "../server/http/admit-request.ts";
+import { type AdminHandler, createHandler } from "../server/http/handler.ts";
+import { errorResponse, RequestError } from "../server/http/replies.ts";
+import { urlOf } from "../server/http/request-input.ts";
+import type { EngineGroup } from "../server/pool/engine-group.ts";
+import { isDisguised } from "./disguised-path.ts";
+import { forward } from "./forward.ts";
+
+type Server = Bun.Server<undefined>;
+
+/** The engine that answers a request. */
+export interface Backend {
+  /** Its name in the group. */
+  readonly name: string;
+  readonly upstream: URL;
+  /** The path and query for the engine, where they differ from those of the request. */
+  readonly path?: string;
+  /** The body, where it has been read to choose the engine. */
+  readonly body?: Uint8Array<ArrayBuffer>;
+  /** Resolves when the engine can answer; a request waits for it before it is admitted. */
+  ready?(signal: AbortSignal): Promise<void>;
+}
+
+export interface ReverseProxyOptions extends AccessOptions {
+  readonly group: SleepController | EngineGroup;
+  /** Chooses the engine of a request, or answers it. */
+  readonly route: (request: Request) => Promise<Backend | Response>;
+  /** Whether `/health` answers 200. */
+  readonly isHealthy: () => boolean;
+  /** Answers `/metrics`. */
+  readonly metrics: () => Promise<Response>;
+}
+
+/** Reading what an engine offers needs no device memory, and must not wake an engine or keep it awake. */
+const passes = (request: Request) => /^(GET|HEAD|OPTIONS)$/.test(request.method);
+
+/** Answers requests: those of the administrative routes itself, all others by an engine that is awake. */
+export class ReverseProxy {
+  readonly #options: ReverseProxyOptions;
+  readonly #admin: AdminHandler;
+  readonly #checkAccess: ReturnType<typeof createAccess>;
+  readonly #ownPaths: ReadonlySet<string>;
+
+  /** @throws CamemError `INVALID_CONFIG` */
+  constructor(options: ReverseProxyOptions) {
+    const { group, token, loopbackOnly } = options;
+    this.#options = options;
+    this.#admin = createHandler({ engine: group, token, loopbackOnly });
+    this.#checkAccess = createAccess({ token, loopbackOnly });
+    this.#ownPaths = new Set([...Object.keys(this.#admin.routes), "/metrics", "/health"]);
+  }
+
+  /** The `fetch` function of `Bun.serve`. */
+  readonly fetch = async (request: Request, server: Server): Promise<Response> => {
+    try {
+      return await this.#answer(request, server);
+    } catch (error) {
+      return errorResponse(error);
+    }
+  };
+
+  /** Ends event streams. */
+  close(): void {
+    this.#admin.close();
+  }
+
+  async #answer(request: Request, server: Server): Promise<Response> {
+    const { pathname } = urlOf(request);
+    const own = await this.#admin(request, server);
+    if (own !== undefined) return own;
+    if (pathname === "/health" && passes(request)) return this.#health();
+    if (pathname === "/metrics" && passes(request)) {
+      this.#checkAccess(request, server);
+      return this.#options.metrics();
+    }
+    if (isDisguised(pathname, this.#ownPaths))
+      throw new RequestError(404, "UNKNOWN_ROUTE", "send the path as it is documented, without encoding");
+    if (request.headers.has("upgrade")) throw upgradeRefused(request);
+    const backend = await this.#options.route(request);
+    return backend instanceof Response ? backend : this.#pass(request, server, backend);
+  }
+
+  #health(): Response {
+    return new Response(null, { status: this.#options.isHealthy() ? 200 : 503 });
+  }
+
+  async #pass(request: Request, server: Server, backend: Backend): Promise<Response> {
+    const { name, upstream, path, body } = backend;
+    const target = { upstream, path, body, clientAddress: server.requestIP(request)?.address };
+    // The answer may pause for as long as the engine computes.
+    server.timeout(request, 0);
+    await backend.ready?.(request.signal);
+    if (passes(request)) return forward(request, target);
+    const lease = await admitRequest(this.#options.group, request, { model: name, server });
+    return lease instanceof Response ? lease : forward(request, { ...target, lease });
+  }
+}
+
+/** A connection that stays open would keep its engine awake for as long as it lives. */
+function upgradeRefused(request: Request): RequestError {
+  const protocol = request.headers.get("upgrade");
+  return new RequestError(
+    501,
+    "UPGRADE_REFUSED",
+    `this proxy does not pass on upgrades to ${JSON.stringify(protocol)}; connect to the engine's own port`,
+  );
+}
+
+/**
+ * Listens.
+ *
+ * @throws CamemError `INVALID_CONFIG` when the address is in use or cannot be listened on
+ */
+export function listen(proxy: Pick<ReverseProxy, "fetch">, { hostname, port }: ListenAddress): Server {
+  try {
+    return Bun.serve({
+      hostname,
+      port,
+      fetch: proxy.fetch,
+      idleTimeout: 60,
+      // The engine decides how much it takes; nothing is buffered here.
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+    });
+  } catch (cause) {
+    const isBusy = (cause as NodeJS.ErrnoException).code === "EADDRINUSE";
+    const why = isBusy ? "another program listens there; choose another port" : String(cause);
+    throw new CamemError("INVALID_CONFIG", `cannot listen on ${hostname}:${port}: ${why}`, {
+      property: "listen",
+      cause,
+    });
+  }
+}
+
+/** Where to listen. */
+export interface ListenAddress {
+  readonly hostname: string;
+  readonly port: number;
+}
+
+/**
+ * Parses `8000`, `:8000`, `127.0.0.1:8000` or `[::1]:8000`. Without a host, every address of the machine.
+ *
+ * @throws CamemError `INVALID_CONFIG`
+ */
+export function parseListenAddress(text: string, label: string): ListenAddress {
+  const match = /^(?:(\[[0-9a-f:.]+\]|[^:[\]\s]*):)?(\d{1,5})$/i.exec(text.trim());
+  const port = Number(match?.[2]);
+  if (match && port <= 65_535) return { hostname: (match[1] ?? "").replace(/[[\]]/g, "") || "0.0.0.0", port };
+  throw new CamemError(
+    "INVALID_CONFIG",
+    `${label} is ${JSON.stringify(text)}; it must be a port or an address, such as :8000 or 127.0.0.1:8000`,
+    { property: label },
+  );
+}
