@@ -29,7 +29,7 @@ pub fn release(session: *Session, address: u64, segment_id: u64) void {
         var failure: Failure = .{};
         if (session.memory.giveBack(segment, &failure)) {
             session.registry.destroy(segment);
-            if (had_backup) session.pool.trim(&failure) catch |err| ignore(err);
+            if (had_backup) session.trimHost();
             return gate.settleAfterFree(session);
         } else |err| ignore(err);
     }

@@ -142,7 +142,12 @@ pub const Executor = struct {
     }
 
     /// Marks the segments of all steps as moving and starts. Returns the ticket to follow the plan by.
-    pub fn submit(self: *Executor, steps: []const plans.PlanStep, basis: plans.Basis, verify: bool) status.Error!u64 {
+    pub fn submit(
+        self: *Executor,
+        steps: []const plans.PlanStep,
+        basis: plans.Basis,
+        options: plans.Options,
+    ) status.Error!u64 {
         if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -150,20 +155,26 @@ pub const Executor = struct {
         const resolved = try plans.resolve(self.devices.memory.registry, steps, basis);
         const plan = self.start();
         plan.steps = resolved.steps;
-        plan.verify = verify;
+        plan.options = options;
         plan.bytes_total = resolved.bytes_to_copy;
         self.launch(plan);
         return plan.ticket;
     }
 
     /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back all that is not kept.
-    pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
+    pub fn submitPreparation(
+        self: *Executor,
+        device: u32,
+        free_bytes: u64,
+        options: plans.Options,
+    ) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
         if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
         const plan = self.start();
+        plan.options = options;
         plan.host_device = device;
         plan.host_bytes = host.Pool.blockSize(free_bytes);
         self.launch(plan);
@@ -264,7 +275,8 @@ pub const Executor = struct {
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
         const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
-        self.devices.memory.pool.trim(&failure) catch |err| plan.note(err, &failure);
+        self.devices.letGoOfKept();
+        self.devices.memory.stores.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
     }
 
@@ -287,13 +299,20 @@ pub const Executor = struct {
     fn prepare(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.preparing);
         const memory = self.devices.memory;
+        const pool = &memory.stores.page_locked;
         const scope = try runtime.Scope.enter(memory.runtime, plan.host_device, failure);
         defer scope.abandon();
         try self.devices.settleAll(plan.interrupt(), failure);
-        const reserved_before = memory.pool.counts().reserved_bytes;
-        errdefer memory.pool.expect(reserved_before);
-        memory.pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
-        try memory.pool.reserve(plan.host_bytes, plan.interrupt(), failure);
+        const reserved_before = pool.counts().reserved_bytes;
+        errdefer pool.expect(reserved_before);
+        pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
+        switch (try pool.tryReserve(plan.host_bytes, plan.interrupt(), failure)) {
+            .granted => {},
+            .refused => |refusal| {
+                if (!plan.options.isContentWithLess()) return refusal;
+                pool.expect(@min(plan.host_bytes, pool.counts().free_bytes));
+            },
+        }
         plan.complete = true;
     }
 
@@ -323,7 +342,8 @@ pub const Executor = struct {
     fn releaseAllDoomed(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var spare: Failure = .{};
         const released = self.releaseSegments(interrupt, failure);
-        const trimmed = self.devices.memory.pool.trim(if (released) |_| failure else |_| &spare);
+        self.devices.letGoOfKept();
+        const trimmed = self.devices.memory.stores.trim(if (released) |_| failure else |_| &spare);
         try released;
         return trimmed;
     }
