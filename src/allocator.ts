@@ -4,6 +4,7 @@ import {
   aclLibraryFor,
   allocateSegment,
   attach,
+  detach,
   endOwnAttachments,
   localNative,
 } from "./ffi/index.ts";
@@ -59,7 +60,7 @@ const open = new InstanceSlot<CaMemAllocator>();
 export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
-  readonly #lifecycle = new Lifecycle();
+  readonly #lifecycle = new Lifecycle(detach, "CaMemAllocator.getInstance()");
   readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
@@ -351,7 +352,7 @@ export class CaMemAllocator {
 
   /** @internal Closes without waiting for transitions, which end with `CLOSED`. */
   abandon(): void {
-    this.#lifecycle.abandon((reason) => this.#transitions.end(reason));
+    this.#lifecycle.abandon((reason) => this.#transitions.end(reason), abandonAttachment);
   }
 
   /** Closes the allocator at the end of an `await using` scope. */

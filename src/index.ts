@@ -27,6 +27,17 @@ export type {
   TagPolicy,
   TagPolicyChanges,
 } from "./policy/tag-policies.ts";
+export {
+  type EngineSegmentStatus,
+  type EngineStatus,
+  type OnTouch,
+  type PinReason,
+  RemoteAllocator,
+  type RemoteEvent,
+  type RemoteOptions,
+  type RemoteTarget,
+  type WrittenBy,
+} from "./remote/index.ts";
 export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
 export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/options.ts";
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";

@@ -43,6 +43,7 @@ export type TagPolicyChanges = { readonly [Property in keyof TagPolicy]?: TagPol
 
 const discardPolicy: TagPolicy = { 1: "discard", 2: "discard" };
 const offloadPolicy: TagPolicy = { 1: "offload", 2: "offload" };
+const keepPolicy: TagPolicy = { 1: "keep", 2: "keep" };
 
 /** The policies that every process begins with. */
 export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
@@ -50,7 +51,15 @@ export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
   ["weights", { 1: "offload", 2: "discard" }],
   ["buffers", offloadPolicy],
   ["kv_cache", discardPolicy],
-  [persistentTag, { 1: "keep", 2: "keep" }],
+  [persistentTag, keepPolicy],
+]);
+
+/** The policies that an engine under the preload library begins with. Its rules name the tags after what happens to them. */
+export const enginePolicies: ReadonlyMap<string, TagPolicy> = new Map([
+  [defaultTag, offloadPolicy],
+  ["immutable", { ...offloadPolicy, immutable: true }],
+  ["discard", discardPolicy],
+  [persistentTag, keepPolicy],
 ]);
 
 const actions: readonly TagAction[] = ["keep", "offload", "discard"];
@@ -75,15 +84,17 @@ export type PolicyLookup = Pick<ReadonlyMap<string, TagPolicy>, "get">;
 export class TagPolicies {
   readonly #native: Native;
   readonly #tagId: (tag: string) => number;
+  readonly #presets: ReadonlyMap<string, TagPolicy>;
 
   /** @param tagId the shim's number of a tag */
-  constructor(native: Native, tagId: (tag: string) => number) {
+  constructor(native: Native, tagId: (tag: string) => number, presets = presetPolicies) {
     this.#native = native;
+    this.#presets = presets;
     this.#tagId = tagId;
   }
 
   get(tag: string): TagPolicy | undefined {
-    return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
+    return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? this.#presets.get(tag);
   }
 
   /** All policies as they are now, read at once: faster than {@link get} for many tags. */
@@ -117,7 +128,7 @@ export class TagPolicies {
 
   #tryDefine(tag: string, id: number, changes: TagPolicyChanges): boolean {
     const word = this.#native.tagPolicy(id);
-    const existing = decodePolicy(word) ?? presetPolicies.get(tag) ?? discardPolicy;
+    const existing = decodePolicy(word) ?? this.#presets.get(tag) ?? discardPolicy;
     const wasImmutable = existing.immutable ?? false;
     const immutable = changes.immutable ?? wasImmutable;
     if (immutable !== wasImmutable) this.#native.setTagImmutable(id, tag, immutable);
