@@ -221,6 +221,14 @@ describe("invalid requests", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
+  test("handler.routes refuse a target with a fragment after the query", async () => {
+    const { routes } = createHandler({ engine: fixture.controller, loopbackOnly: true });
+    await using served = Bun.serve({ port: 0, hostname: "127.0.0.1", routes });
+    const post = "POST /sleep?level=1#&level=2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    expect(await raw(Number(served.port), post)).toStartWith("HTTP/1.1 400");
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
   test.each(detours)("handler refuses %s where the request shows how it was sent", async (path) => {
     const post = `POST ${path} HTTP/1.1\r\nHost: [\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n`;
     await fixture.restart({}, { token: "secret", loopbackOnly: undefined });
