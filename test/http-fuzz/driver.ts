@@ -15,7 +15,7 @@ export interface HttpFuzzOptions {
 }
 
 export interface HttpFuzzResult {
-  /** Requests that changed the engine although they must not, or were answered with 500. */
+  /** Requests that changed the engine although they must not, or were answered with 500; warnings of the server. */
   readonly failures: readonly string[];
   /** Requests that were allowed to change the engine, and those that did. */
   readonly allowed: number;
@@ -119,6 +119,9 @@ export async function httpFuzz({
 }: HttpFuzzOptions): Promise<HttpFuzzResult> {
   const target = new Target(forgetsToken);
   const failures: string[] = [];
+  // An internal error emits one, also where its answer reaches nobody.
+  const note = (warning: Error) => void failures.push(`warning: ${warning.message}`);
+  process.on("warning", note);
   const statuses = new Map<string, number>();
   const counts = { allowed: 0, changed: 0 };
   for (let index = 0; index < requests && failures.length < 10; index++) {
@@ -143,5 +146,6 @@ export async function httpFuzz({
   await target.takeChanges();
   if (!(await target.isIntact())) failures.push("the engine's output is wrong");
   await target.close();
+  process.off("warning", note);
   return { failures, statuses, ...counts };
 }

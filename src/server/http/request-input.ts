@@ -3,7 +3,7 @@
 import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { systemClock } from "../../async/clock.ts";
-import { formatValue } from "../../errors.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { mismatchText } from "../../options/validate.ts";
 import { RequestError } from "./replies.ts";
 
@@ -36,7 +36,7 @@ async function readBody(
   let readBytes = 0;
   try {
     while (true) {
-      const { done, value } = await Promise.race([reader.read(), late.promise]);
+      const { done, value } = await Promise.race([readPiece(reader), late.promise]);
       if (done) return text + decoder.decode();
       readBytes += value.length;
       if (readBytes > sizeBytes) throw tooLarge(sizeBytes);
@@ -46,6 +46,14 @@ async function readBody(
     cancelTimer();
     // Nothing reads the rest of the body, so its failure does not matter.
     reader.cancel().catch(() => undefined);
+  }
+}
+
+async function readPiece(reader: Pick<ReadableStreamDefaultReader<Uint8Array>, "read">) {
+  try {
+    return await reader.read();
+  } catch (cause) {
+    throw new CamemError("ABORTED", "the connection ended before the body had arrived", { cause });
   }
 }
 
