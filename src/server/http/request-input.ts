@@ -36,7 +36,7 @@ async function readBody(
   let readBytes = 0;
   try {
     while (true) {
-      const { done, value } = await Promise.race([readPiece(reader), late.promise]);
+      const { done, value } = await Promise.race([arrived(reader.read()), late.promise]);
       if (done) return text + decoder.decode();
       readBytes += value.length;
       if (readBytes > sizeBytes) throw tooLarge(sizeBytes);
@@ -49,9 +49,10 @@ async function readBody(
   }
 }
 
-async function readPiece(reader: Pick<ReadableStreamDefaultReader<Uint8Array>, "read">) {
+/** @throws CamemError `ABORTED` when the client leaves */
+async function arrived<T>(piece: Promise<T>): Promise<T> {
   try {
-    return await reader.read();
+    return await piece;
   } catch (cause) {
     throw new CamemError("ABORTED", "the connection ended before the body had arrived", { cause });
   }
