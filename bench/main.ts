@@ -11,7 +11,7 @@ import { CaMemAllocator } from "camem";
 import { Value } from "typebox/value";
 import type { BackendChoice } from "../examples/tiny-llama/backend.ts";
 import { selectBackend } from "../scripts/backend.ts";
-import { runtimeInfo } from "../src/ffi/index.ts";
+import { localNative } from "../src/ffi/index.ts";
 import { environmentNames } from "../src/options/allocator-options.ts";
 import { drawCharts } from "./charts.ts";
 import { compileLoops } from "./loops.ts";
@@ -58,7 +58,7 @@ const checkout = join(import.meta.dir, "../");
 
 async function findDevice({ backend, reason }: BackendChoice): Promise<Device> {
   await using allocator = CaMemAllocator.getInstance();
-  const soc = runtimeInfo().socName;
+  const soc = localNative.runtimeInfo().socName;
   return {
     backend,
     reason,

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { runtimeInfo } from "../src/ffi/index.ts";
+import { localNative } from "../src/ffi/index.ts";
 import type { AllocatorOptions } from "../src/options/allocator-options.ts";
 import { formatSize } from "../src/options/sizes.ts";
 import { GiB, type Layout, segmentsOf } from "./layout.ts";
@@ -31,7 +31,7 @@ export class Session implements AsyncDisposable {
     this.allocator = CaMemAllocator.getInstance(options);
     const { kind, library } = this.allocator.backend;
     this.allocator.memGetInfo(); // opens the device
-    const isAddressable = kind === "emulator" && !hasTimingModel(runtimeInfo().socName);
+    const isAddressable = kind === "emulator" && !hasTimingModel(localNative.runtimeInfo().socName);
     this.copyBy = isAddressable ? CopyBy.threads : CopyBy.streams;
     const device = Number(process.env["CAMEM_DEVICE"] ?? 0);
     this.loops = new Loops(context.loopsPath, library, device, this.copyBy);

@@ -1,5 +1,5 @@
 import { CamemError, formatValue } from "./errors.ts";
-import * as native from "./ffi/index.ts";
+import { abandonAttachment, aclLibraryFor, allocateSegment, attach, localNative } from "./ffi/index.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -12,7 +12,7 @@ import { checkSize, type MemoryPool } from "./memory/pool.ts";
 import { MemoryPools } from "./memory/pool-by-tag.ts";
 import { Regions } from "./memory/regions.ts";
 import { SegmentTable } from "./memory/table.ts";
-import { type HostUsage, hostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
+import { type HostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -52,14 +52,14 @@ export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
   readonly #lifecycle = new Lifecycle();
-  readonly #table = new SegmentTable(() => this.#lifecycle.assertOpen());
-  readonly #policies = new TagPolicies((tag) => this.#table.tagId(tag));
+  readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
+  readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
   readonly #pools: MemoryPools;
   readonly #transitions: Transitions;
   readonly #owner: BufferOwner = {
     stateOf: (segment) => (this.#lifecycle.isOpen ? this.#table.stateOf(segment) : "freed"),
-    isImmutable: (segment) => native.segmentInfo(segment)?.immutable === 1,
+    isImmutable: (segment) => localNative.segmentInfo(segment)?.immutable === 1,
     assertOpen: () => this.#lifecycle.assertOpen(),
   };
 
@@ -68,16 +68,16 @@ export class CaMemAllocator {
       throw new CamemError("INVALID_ARGUMENT", "there is one allocator: call CaMemAllocator.getInstance()");
     this.#config = config;
     this.#pools = new MemoryPools(this.#table, this.#owner, config.poolSegmentBytes);
-    this.#transitions = new Transitions(config, this.#table, this.#policies, this.#isKnown);
-    native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
-    this.#deviceCount = native.runtimeInfo().deviceCount;
+    this.#transitions = new Transitions(localNative, config, this.#table, this.#policies, this.#isKnown);
+    attach(aclLibraryFor(config.backend, config.aclLibrary));
+    this.#deviceCount = localNative.runtimeInfo().deviceCount;
     try {
       checkDevice(config.device, this.#deviceCount, `the device (${environmentNames.device})`);
     } catch (error) {
-      native.abandonAttachment();
+      abandonAttachment();
       throw error;
     }
-    if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
+    if (config.spillDir !== null) localNative.setSpillFolder(config.spillDir);
   }
 
   /**
@@ -107,7 +107,7 @@ export class CaMemAllocator {
     readonly library: string;
   } {
     this.#lifecycle.assertOpen();
-    return { kind: this.#config.backend, library: native.runtimeInfo().libraryPath };
+    return { kind: this.#config.backend, library: localNative.runtimeInfo().libraryPath };
   }
 
   /** The default device number of `malloc`, `memoryPool` and `memGetInfo`. */
@@ -118,7 +118,7 @@ export class CaMemAllocator {
   /** True while any memory is asleep. */
   get isSleeping(): boolean {
     this.#lifecycle.assertOpen();
-    return native.usage().some((usage) => usage.awakeSegments < usage.segments);
+    return localNative.usage().some((usage) => usage.awakeSegments < usage.segments);
   }
 
   /**
@@ -162,7 +162,7 @@ export class CaMemAllocator {
     const tag = options.tag ?? this.#regions.tag ?? defaultTag;
     checkTag(tag);
     const device = this.#device(options.device);
-    const segment = native.allocateSegment(device, this.#table.tagId(tag), sizeBytes);
+    const segment = allocateSegment(device, this.#table.tagId(tag), sizeBytes);
     const release = segmentRelease(segment);
     return new DeviceBuffer(this.#owner, { segment, offsetBytes: 0, sizeBytes, tag, device, release });
   }
@@ -228,13 +228,13 @@ export class CaMemAllocator {
   }
 
   /**
-   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory.
+   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory; and the host budget.
    *
    * @throws CamemError `CLOSED`
    */
   hostUsage(): HostUsage {
     this.#lifecycle.assertOpen();
-    return hostUsage();
+    return this.#transitions.hostUsage();
   }
 
   /**
@@ -259,13 +259,13 @@ export class CaMemAllocator {
   markDirty(tag: string): void {
     this.#lifecycle.assertOpen();
     checkKnownTag(tag, this.#isKnown);
-    native.setTagImmutable(this.#table.tagId(tag), tag, false);
+    localNative.setTagImmutable(this.#table.tagId(tag), tag, false);
   }
 
   /** @internal Makes the content of an immutable tag's memory immutable once its checkpoints are loaded. */
   makeLoadedImmutable(tag: string): void {
     if (this.#lifecycle.isOpen && this.#policies.isImmutable(tag))
-      native.setTagImmutable(this.#table.tagId(tag), tag, true);
+      localNative.setTagImmutable(this.#table.tagId(tag), tag, true);
   }
 
   /** @internal Prepares the next sleep, if `prepareOnLoad` is set. */
@@ -297,7 +297,7 @@ export class CaMemAllocator {
     /** Bytes in all. */
     readonly totalBytes: number;
   } {
-    const { freeBytes, totalBytes } = native.memoryInfo(this.#device(device));
+    const { freeBytes, totalBytes } = localNative.memoryInfo(this.#device(device));
     return { freeBytes, totalBytes };
   }
 

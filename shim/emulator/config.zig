@@ -6,6 +6,8 @@
 //!                                 ("0": none)
 //!     CAMEM_EMULATOR_RUNTIME      the device memory that the runtime itself takes while a device is open, and a little
 //!                                 more during its first use; default "0". The vendor's takes some 26MiB
+//!     CAMEM_EMULATOR_SHARED       a name: processes with the same name share the memory of the devices, see
+//!                                 shared_budget.zig; by default each process has devices of its own
 //!     CAMEM_EMULATOR_FAULTS       see faults.zig
 //!     CAMEM_EMULATOR_TIMING       see timing.zig
 //!     ASCEND_RT_VISIBLE_DEVICES   as on a real machine: the visible devices, renumbered from 0
@@ -18,11 +20,12 @@ const acl = @import("acl");
 const call_names = @import("call_names.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
+const shared_budget = @import("shared_budget.zig");
 const sync = @import("sync.zig");
 const timing = @import("timing.zig");
 const parseSize = @import("sizes.zig").parseSize;
 
-pub const max_devices = 16;
+pub const max_devices = shared_budget.max_devices;
 
 const Config = struct {
     /// Driver ids of the devices that this process sees, in user id order.
@@ -39,6 +42,7 @@ const Config = struct {
 var mutex: sync.Mutex = .{};
 var loaded: std.atomic.Value(bool) = .init(false);
 var config: Config = .{};
+var joined: ?shared_budget.Share = null;
 
 /// Reads the environment at the first call into the library. `names` are the calls that faults and timing may name.
 pub fn load(names: call_names.Names) *const Config {
@@ -55,6 +59,7 @@ pub fn load(names: call_names.Names) *const Config {
             .visible = environment("ASCEND_RT_VISIBLE_DEVICES"),
         });
         loadFaults(names);
+        if (config.problem == null) joinOthers();
         if (config.problem != null) config.visible_count = 0;
         loaded.store(true, .release);
     }
@@ -65,6 +70,11 @@ pub fn load(names: call_names.Names) *const Config {
 /// the defaults.
 pub fn get() *const Config {
     return &config;
+}
+
+/// The device memory that this process shares with others.
+pub fn share() ?*shared_budget.Share {
+    return if (joined) |*with| with else null;
 }
 
 /// The result of a call that needs devices: a failure when the environment is invalid.
@@ -85,6 +95,20 @@ fn loadFaults(names: call_names.Names) void {
         return;
     };
     faults.replace(rules);
+}
+
+fn joinOthers() void {
+    const name = environment("CAMEM_EMULATOR_SHARED") orelse return;
+    var with: shared_budget.Share = undefined;
+    shared_budget.join(name, config.hbm_bytes, &with) catch |failure| {
+        config.problem = problemOf("CAMEM_EMULATOR_SHARED", name, switch (failure) {
+            error.InvalidName => "a name of at most 64 letters, digits, dots, hyphens and underscores",
+            error.Unavailable => "a name whose file in /dev/shm this process may write, of at most 256 processes",
+            error.OtherBudget => "a name whose other processes have the same CAMEM_EMULATOR_HBM",
+        });
+        return;
+    };
+    joined = with;
 }
 
 var problem_text: [320]u8 = undefined;

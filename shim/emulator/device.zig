@@ -35,7 +35,10 @@ pub fn all() []Device {
             devices[index] = .{
                 .user_id = @intCast(index),
                 .driver_id = driver_id,
-                .pool = .{ .budget_bytes = settings.hbm_bytes },
+                .pool = .{
+                    .budget_bytes = settings.hbm_bytes,
+                    .shared = if (config.share()) |share| .{ .share = share, .device = driver_id } else null,
+                },
             };
         }
         device_count = settings.visible_count;

@@ -22,7 +22,7 @@
 //! - The CPU can read and write mapped device memory, so that tests can look at it and host functions can replace
 //!   kernels. Anything reserved but not mapped faults, as on a device.
 //! - New memory is poisoned in every 64 KiB where it is populated (page_mapping.zig), and is zero elsewhere.
-//! - The budget is per process, and one pool serves pages of every size.
+//! - The budget is per process unless CAMEM_EMULATOR_SHARED is set, and one pool serves pages of every size.
 //! - Freeing ordinary device or host memory that queued work still uses is safe: the memory lives until the work is
 //!   done.
 //! - Peer access needs no enabling.

@@ -20,6 +20,7 @@ const acl = @import("acl");
 const errors = @import("errors.zig");
 const lock = @import("lock.zig");
 const FreeList = @import("free_list.zig").FreeList;
+const Share = @import("shared_budget.zig").Share;
 const allocator = std.heap.c_allocator;
 
 pub const normal_page_bytes: u64 = 4096;
@@ -41,9 +42,14 @@ pub const Pool = struct {
     owner: i32 = 0,
     next_offset: u64 = 0,
     budget_bytes: u64 = 0,
+    /// Where the budget counts for several processes.
+    shared: ?Shared = null,
+    /// What this process uses.
     used_bytes: u64 = 0,
     /// Taken from the budget by the runtime itself while the device is open.
     runtime_bytes: u64 = 0,
+    /// The process that opened the device.
+    runtime_owner: i32 = 0,
     /// How often the runtime still takes a little more.
     runtime_growths: u32 = 0,
     /// How much may be populated, whether used or kept.
@@ -53,23 +59,42 @@ pub const Pool = struct {
 
     /// What the runtime takes when a device is opened. A real one also takes a little more while it is first used.
     pub fn openRuntime(pool: *Pool, bytes: u64) void {
-        pool.runtime_bytes = @min(bytes, pool.budget_bytes - pool.used_bytes);
         pool.runtime_growths = if (bytes > 0) max_runtime_growths else 0;
+        pool.runtime_owner = linux.getpid();
+        pool.takeForRuntime(@min(bytes, pool.freeBytes()));
     }
 
     pub fn closeRuntime(pool: *Pool) void {
+        if (pool.runtime_owner == linux.getpid()) pool.give(pool.runtime_bytes);
         pool.runtime_bytes = 0;
         pool.runtime_growths = 0;
     }
 
     fn growRuntime(pool: *Pool) void {
-        if (pool.runtime_growths == 0 or pool.freeBytes() < normal_page_bytes) return;
+        if (pool.runtime_growths == 0) return;
         pool.runtime_growths -= 1;
-        pool.runtime_bytes += normal_page_bytes;
+        pool.takeForRuntime(normal_page_bytes);
+    }
+
+    /// Without room, the runtime makes do with less.
+    fn takeForRuntime(pool: *Pool, bytes: u64) void {
+        pool.take(bytes) catch return;
+        pool.runtime_bytes += bytes;
     }
 
     pub fn freeBytes(pool: *const Pool) u64 {
+        if (pool.shared) |shared| return shared.share.freeBytes(shared.device);
         return pool.budget_bytes - pool.used_bytes - pool.runtime_bytes;
+    }
+
+    /// Takes memory from the budget. The caller adds it to `used_bytes` or `runtime_bytes`.
+    fn take(pool: *Pool, bytes: u64) error{OutOfMemory}!void {
+        if (pool.shared) |shared| return shared.share.take(shared.device, bytes);
+        if (bytes > pool.freeBytes()) return error.OutOfMemory;
+    }
+
+    fn give(pool: *Pool, bytes: u64) void {
+        if (pool.shared) |shared| shared.share.give(shared.device, bytes);
     }
 
     /// Changes how much may be populated. Memory in use keeps its pages until it is freed.
@@ -127,6 +152,9 @@ pub const Pool = struct {
         return offset;
     }
 };
+
+/// The device's place in a budget that several processes share.
+const Shared = struct { share: *Share, device: u8 };
 
 const Place = struct { offset: u64, residence: Residence };
 
@@ -192,7 +220,8 @@ pub const Memory = struct {
 
     /// Fails when the budget does not suffice, or when the host itself has no memory.
     pub fn create(pool: *Pool, size: u64, purpose: Purpose) error{OutOfMemory}!*Memory {
-        if (size > pool.freeBytes()) return error.OutOfMemory;
+        try pool.take(size);
+        errdefer pool.give(size);
         const memory = try allocator.create(Memory);
         errdefer allocator.destroy(memory);
         const found = try pool.place(size);
@@ -246,6 +275,7 @@ pub const Memory = struct {
             committed_bytes.getPtr(memory.purpose).* -= memory.size;
             pool.leaveParent();
             if (memory.fd != pool.fd) return allocator.destroy(memory);
+            pool.give(memory.size);
             if (memory.returnToPool(pool)) return allocator.destroy(memory);
         }
         lock.runAfterLeave(&memory.after_leave);

@@ -35,6 +35,7 @@ test {
     _ = @import("initialization.zig");
     _ = @import("physical.zig");
     _ = @import("range_table.zig");
+    _ = @import("shared_budget.zig");
     _ = @import("sizes.zig");
     _ = @import("sync.zig");
     _ = @import("timing.zig");

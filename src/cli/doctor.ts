@@ -3,6 +3,8 @@
 import manifest from "../../package.json" with { type: "json" };
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
+import { describeHostBudget, hostBudget } from "../memory/host-budget.ts";
+import { HostMemory, type LockLimit } from "../memory/host-memory.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -43,7 +45,7 @@ function printVariables(): void {
   printOtherVariables();
 }
 
-const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "FAULTS", "TIMING"].map(
+const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", "TIMING"].map(
   (name) => `CAMEM_EMULATOR_${name}`,
 );
 /** The variables of examples/serve. */
@@ -90,14 +92,35 @@ function cannText(backend: Config["backend"], version: string): string {
   return "version unknown: ASCEND_HOME_PATH leads to no version.info";
 }
 
+/** Free host memory, what limits it, and the budget that follows. */
+function printHostMemory(config: Config, memory = new HostMemory()): void {
+  const machine = memory.machine();
+  if (machine !== undefined)
+    print("host memory", `${formatSize(machine.freeBytes)} free of ${formatSize(machine.totalBytes)}`);
+  for (const { path, limitBytes, freeBytes } of memory.containers())
+    print("container", `${formatSize(freeBytes)} free of ${formatSize(limitBytes)} (${path})`);
+  const lock = memory.lockLimit();
+  if (lock !== undefined) print("locked memory", describeLockLimit(lock));
+  const none = { backupBytes: 0, reusableBytes: 0 };
+  print("host budget", describeHostBudget(hostBudget(config.hostBudgetBytes, memory, none)));
+}
+
+function describeLockLimit({ limitBytes, isExempt }: LockLimit): string {
+  if (limitBytes === Number.POSITIVE_INFINITY) return "no limit (ulimit -l)";
+  const limit = `${formatSize(limitBytes)} (ulimit -l)`;
+  return isExempt
+    ? `${limit}; this process is exempt (CAP_IPC_LOCK)`
+    : `${limit}; CANN's driver does not count page-locked memory against it`;
+}
+
 function printRuntime(config: Config): void {
-  const info = native.runtimeInfo();
+  const info = native.localNative.runtimeInfo();
   print("library", info.libraryPath);
   print("CANN", cannText(config.backend, info.cannVersion));
   print("AscendCL API", `${info.aclMajor}.${info.aclMinor}.${info.aclPatch}`);
   print("SoC", info.socName === "" ? "unknown" : info.socName);
   for (let device = 0; device < info.deviceCount; device++) {
-    const { freeBytes, totalBytes, granularityBytes } = native.memoryInfo(device);
+    const { freeBytes, totalBytes, granularityBytes } = native.localNative.memoryInfo(device);
     const memory = `${formatSize(freeBytes)} free of ${formatSize(totalBytes)}`;
     print(`device ${device}`, `${memory}, granularity ${formatSize(granularityBytes)}`);
   }
@@ -115,10 +138,15 @@ async function diagnose(options: AllocatorOptions): Promise<number> {
   try {
     const config = resolveConfig(options);
     print("backend", whyBackend(options, config));
+    printHostMemory(config);
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
     printRuntime(config);
-    checkDevice(config.device, native.runtimeInfo().deviceCount, `the device (${environmentNames.device})`);
+    checkDevice(
+      config.device,
+      native.localNative.runtimeInfo().deviceCount,
+      `the device (${environmentNames.device})`,
+    );
     await native.detach();
     print("result", "ready");
     return 0;

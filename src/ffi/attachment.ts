@@ -1,6 +1,7 @@
 /** This Worker's attachment to AscendCL, and the properties of the runtime. */
 
 import { CamemError } from "../errors.ts";
+import type { SharedExports } from "./exports.ts";
 import { exports } from "./library.ts";
 import {
   check,
@@ -110,17 +111,22 @@ function isDetached(closing: number): boolean {
   return takeFirstU32() === 1;
 }
 
-export function runtimeInfo(): RuntimeInfo {
-  const bytes = new Uint8Array(abi.RuntimeInfo.sizeBytes);
-  check("read the runtime's properties", () => exports().camem_runtime_info(bytes));
-  return decode(abi.RuntimeInfo, bytes);
-}
+/** The properties of the runtime and its devices. */
+export const runtimeCalls = (exports: () => SharedExports) => {
+  return {
+    runtimeInfo(): RuntimeInfo {
+      const bytes = new Uint8Array(abi.RuntimeInfo.sizeBytes);
+      check("read the runtime's properties", () => exports().camem_runtime_info(bytes));
+      return decode(abi.RuntimeInfo, bytes);
+    },
 
-export function memoryInfo(device: number): MemoryInfo {
-  const bytes = new Uint8Array(abi.MemoryInfo.sizeBytes);
-  check(
-    () => `read the free memory of device ${device}`,
-    () => exports().camem_memory_info(device, bytes, failureBytes),
-  );
-  return decode(abi.MemoryInfo, bytes);
-}
+    memoryInfo(device: number): MemoryInfo {
+      const bytes = new Uint8Array(abi.MemoryInfo.sizeBytes);
+      check(
+        () => `read the free memory of device ${device}`,
+        () => exports().camem_memory_info(device, bytes, failureBytes),
+      );
+      return decode(abi.MemoryInfo, bytes);
+    },
+  };
+};

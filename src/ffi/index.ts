@@ -5,23 +5,13 @@ export {
   attach,
   detach,
   loadReport,
-  memoryInfo,
-  runtimeInfo,
   symbolList,
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
-export { hostInfo, retainHost, setSpillFolder } from "./host.ts";
-export { aclLibraryFor, emulatorLibraryPath, shimPath } from "./library.ts";
-export {
-  awaitPlan,
-  cancelPlan,
-  type PlanProgress,
-  planFailure,
-  pollPlan,
-  type Refusal,
-  submitPlan,
-  submitPreparation,
-} from "./plans.ts";
+export { aclLibraryFor } from "./library.ts";
+export { emulatorLibraryPath, shimPath } from "./library-files.ts";
+export { localNative, type Native } from "./native.ts";
+export type { PlanProgress, Refusal } from "./plans.ts";
 export {
   allocateSegment,
   fillSegment,
@@ -30,18 +20,9 @@ export {
   readSegment,
   type SegmentName,
   type SegmentSnapshot,
-  segmentInfo,
   writeSegment,
 } from "./segments.ts";
 export { type Failure, statusError } from "./status.ts";
 export { longestTagBytes, Phase, SegmentState, Status } from "./symbols.gen.ts";
-export { type PlanBasis, segmentGroups, snapshot, type TagUsage, usage } from "./table.ts";
-export {
-  enterRegion,
-  internTag,
-  leaveRegion,
-  setTagImmutable,
-  setTagPolicy,
-  tagName,
-  tagPolicy,
-} from "./tags.ts";
+export type { PlanBasis, TagUsage } from "./table.ts";
+export { enterRegion, leaveRegion } from "./tags.ts";

@@ -1,5 +1,6 @@
 /** Plans: sleeps, wake-ups and preparations that run on the shim's thread. */
 
+import type { SharedExports } from "./exports.ts";
 import { exports } from "./library.ts";
 import {
   checkStatus,
@@ -36,47 +37,6 @@ export interface PlanStep {
 /** Why the shim refuses a plan: another one runs, or the table has changed since it was made. */
 export type Refusal = "busy" | "stale";
 
-/**
- * Starts a plan on the shim's thread and returns its ticket. The plan leaves out segments that were allocated or freed since
- * it was made. The shim refuses it, with nothing changed, after any other change of the table or while another plan runs.
- */
-export function submitPlan(steps: readonly PlanStep[], basis: PlanBasis, verify: boolean): number | Refusal {
-  const { sizeBytes, fields } = abi.PlanStep;
-  const bytes = new Uint8Array(steps.length * sizeBytes);
-  const view = new DataView(bytes.buffer);
-  for (const [index, { group, action, immutable, spilledSegments }] of steps.entries()) {
-    const start = index * sizeBytes;
-    const set = (field: keyof typeof fields, value: number) =>
-      view.setUint32(start + fields[field].offset, value, true);
-    writeU64(view, start + fields.segments.offset, group.segments);
-    writeU64(view, start + fields.spilledSegments.offset, spilledSegments);
-    writeU64(view, start + fields.segmentBytes.offset, group.segmentBytes);
-    set("tag", group.tagId);
-    set("device", group.device);
-    set("state", abi.SegmentState[group.state]);
-    set("unreleased", Number(group.unreleased));
-    set("clean", Number(group.clean));
-    set("backedUp", Number(group.backedUp));
-    set("action", abi.Action[action]);
-    set("immutable", Number(immutable));
-  }
-  return ticketOf(
-    exports().camem_plan_submit(
-      bytes,
-      steps.length,
-      basis.lastSegmentId,
-      basis.version,
-      Number(verify),
-      firstResult,
-    ),
-  );
-}
-
-/** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
-export function submitPreparation(device: number, freeBytes: number): number | Refusal {
-  return ticketOf(exports().camem_host_prepare(device, freeBytes, firstResult));
-}
-
 function ticketOf(status: number): number | Refusal {
   if (status === abi.Status.busy) return "busy";
   if (status === abi.Status.stale) return "stale";
@@ -86,27 +46,73 @@ function ticketOf(status: number): number | Refusal {
 
 const progressWords = new Uint32Array(abi.PlanProgress.sizeBytes / Uint32Array.BYTES_PER_ELEMENT);
 
-/** The progress of a plan; undefined when it ended so long ago that the shim has forgotten it. */
-export function pollPlan(ticket: number): PlanProgress | undefined {
-  failureBytes.fill(0);
-  const status = exports().camem_plan_poll(ticket, progressWords, failureBytes);
-  if (status === abi.Status.stale) return undefined;
-  if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "follow a plan" });
-  return abi.readPlanProgress(progressWords, 0);
-}
-
 /** Returns when a plan is done; blocks the event loop for `microseconds` at most. */
 export function awaitPlan(ticket: number, microseconds: number): void {
   checkStatus("follow a plan", exports().camem_plan_wait(ticket, microseconds * 1000), [abi.Status.stale]);
 }
 
-/** The failure of the plan that was polled last and is done. */
-export function planFailure(): Failure {
-  return takeFailure();
-}
+/** Starts, follows and cancels plans. */
+export const planCalls = (exports: () => SharedExports) => {
+  return {
+    /**
+     * Starts a plan on the shim's thread and returns its ticket. The plan leaves out segments that were allocated or freed since
+     * it was made. The shim refuses it, with nothing changed, after any other change of the table or while another plan runs.
+     */
+    submitPlan(steps: readonly PlanStep[], basis: PlanBasis, verify: boolean): number | Refusal {
+      const { sizeBytes, fields } = abi.PlanStep;
+      const bytes = new Uint8Array(steps.length * sizeBytes);
+      const view = new DataView(bytes.buffer);
+      for (const [index, { group, action, immutable, spilledSegments }] of steps.entries()) {
+        const start = index * sizeBytes;
+        const set = (field: keyof typeof fields, value: number) =>
+          view.setUint32(start + fields[field].offset, value, true);
+        writeU64(view, start + fields.segments.offset, group.segments);
+        writeU64(view, start + fields.spilledSegments.offset, spilledSegments);
+        writeU64(view, start + fields.segmentBytes.offset, group.segmentBytes);
+        set("tag", group.tagId);
+        set("device", group.device);
+        set("state", abi.SegmentState[group.state]);
+        set("unreleased", Number(group.unreleased));
+        set("clean", Number(group.clean));
+        set("backedUp", Number(group.backedUp));
+        set("action", abi.Action[action]);
+        set("immutable", Number(immutable));
+      }
+      return ticketOf(
+        exports().camem_plan_submit(
+          bytes,
+          steps.length,
+          basis.lastSegmentId,
+          basis.version,
+          Number(verify),
+          firstResult,
+        ),
+      );
+    },
 
-/** Asks a plan to stop; an ended plan stays as it is. */
-export function cancelPlan(ticket: number): void {
-  const ended = [abi.Status.stale, abi.Status.not_open];
-  checkStatus("cancel a plan", exports().camem_plan_cancel(ticket), ended);
-}
+    /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
+    submitPreparation(device: number, freeBytes: number): number | Refusal {
+      return ticketOf(exports().camem_host_prepare(device, freeBytes, firstResult));
+    },
+
+    /** The progress of a plan; undefined when it ended so long ago that the shim has forgotten it. */
+    pollPlan(ticket: number): PlanProgress | undefined {
+      failureBytes.fill(0);
+      const status = exports().camem_plan_poll(ticket, progressWords, failureBytes);
+      if (status === abi.Status.stale) return undefined;
+      if (status !== abi.Status.ok) throw statusError(status, takeFailure(), { attempt: "follow a plan" });
+      return abi.readPlanProgress(progressWords, 0);
+    },
+
+    /** The failure of the plan that was polled last and is done. */
+    planFailure(): Failure {
+      return takeFailure();
+    },
+
+    /** Asks a plan to stop; an ended plan stays as it is. */
+    cancelPlan(ticket: number): void {
+      const ended = [abi.Status.stale, abi.Status.not_open];
+      checkStatus("cancel a plan", exports().camem_plan_cancel(ticket), ended);
+    },
+  };
+};

@@ -11,8 +11,8 @@ import {
   takeFirst,
   takeSecond,
 } from "./status.ts";
-import { type Decoded, decode } from "./struct.ts";
-import * as abi from "./symbols.gen.ts";
+import type { Decoded } from "./struct.ts";
+import type * as abi from "./symbols.gen.ts";
 
 export type SegmentSnapshot = Decoded<typeof abi.SegmentInfo>;
 
@@ -35,13 +35,6 @@ export function freeSegment({ address, segmentId }: SegmentName): void {
     () => `free the buffer at ${formatAddress(address)}`,
     () => exports().camem_segment_free(address, segmentId, failureBytes),
   );
-}
-
-/** The table's entry of a segment; undefined once the segment is gone. */
-export function segmentInfo({ address, segmentId }: SegmentName): SegmentSnapshot | undefined {
-  const bytes = new Uint8Array(abi.SegmentInfo.sizeBytes);
-  if (exports().camem_segment_info(address, segmentId, bytes) !== abi.Status.ok) return undefined;
-  return decode(abi.SegmentInfo, bytes);
 }
 
 export function writeSegment(

@@ -1,41 +1,10 @@
 /** Tag numbers, the policies of tags, regions of tags, and whether a tag's content is immutable. */
 
 import { CamemError } from "../errors.ts";
+import type { SharedExports } from "./exports.ts";
 import { exports } from "./library.ts";
 import { check, checkStatus, firstResult, takeFirst, takeFirstU32 } from "./status.ts";
 import { longestTagBytes, Status } from "./symbols.gen.ts";
-
-/** The shim's number of a tag name. */
-export function internTag(name: string): number {
-  const bytes = Buffer.from(name);
-  check(
-    () => `use the tag "${name}"`,
-    () => exports().camem_tag_intern(bytes, bytes.length, firstResult),
-  );
-  return takeFirstU32();
-}
-
-export function tagName(tag: number): string {
-  const bytes = new Uint8Array(longestTagBytes);
-  check(
-    () => `name the tag ${tag}`,
-    () => exports().camem_tag_name(tag, bytes, firstResult),
-  );
-  return new TextDecoder().decode(bytes.subarray(0, takeFirst()));
-}
-
-/** The word that the process keeps for a tag; 0 until one is set. */
-export function tagPolicy(tag: number): number {
-  check("read the policy of a tag", () => exports().camem_tag_policy(tag, firstResult));
-  return takeFirst();
-}
-
-/** Replaces a tag's word; false, with nothing changed, when it is no longer `expected`. */
-export function setTagPolicy(tag: number, expected: number, policy: number): boolean {
-  const status = exports().camem_tag_set_policy(tag, expected, policy);
-  checkStatus("set the policy of a tag", status, [Status.stale]);
-  return status === Status.ok;
-}
 
 /**
  * Opens a region whose tag native allocations carry; returns the token that closes it.
@@ -59,8 +28,45 @@ export function leaveRegion(token: number): void {
   checkStatus("leave a memory pool", exports().camem_region_leave(token), closed);
 }
 
-/** Makes the content of a tag's segments immutable, or ends that. */
-export function setTagImmutable(tag: number, name: string, immutable: boolean): void {
-  const attempt = immutable ? `make "${name}" immutable` : `mark "${name}" as dirty`;
-  check(attempt, () => exports().camem_tag_set_immutable(tag, Number(immutable)));
-}
+/** Tag numbers, policies, and whether the content of a tag is immutable. */
+export const tagCalls = (exports: () => SharedExports) => {
+  return {
+    /** The shim's number of a tag name. */
+    internTag(name: string): number {
+      const bytes = Buffer.from(name);
+      check(
+        () => `use the tag "${name}"`,
+        () => exports().camem_tag_intern(bytes, bytes.length, firstResult),
+      );
+      return takeFirstU32();
+    },
+
+    tagName(tag: number): string {
+      const bytes = new Uint8Array(longestTagBytes);
+      check(
+        () => `name the tag ${tag}`,
+        () => exports().camem_tag_name(tag, bytes, firstResult),
+      );
+      return new TextDecoder().decode(bytes.subarray(0, takeFirst()));
+    },
+
+    /** The word that the process keeps for a tag; 0 until one is set. */
+    tagPolicy(tag: number): number {
+      check("read the policy of a tag", () => exports().camem_tag_policy(tag, firstResult));
+      return takeFirst();
+    },
+
+    /** Replaces a tag's word; false, with nothing changed, when it is no longer `expected`. */
+    setTagPolicy(tag: number, expected: number, policy: number): boolean {
+      const status = exports().camem_tag_set_policy(tag, expected, policy);
+      checkStatus("set the policy of a tag", status, [Status.stale]);
+      return status === Status.ok;
+    },
+
+    /** Makes the content of a tag's segments immutable, or ends that. */
+    setTagImmutable(tag: number, name: string, immutable: boolean): void {
+      const attempt = immutable ? `make "${name}" immutable` : `mark "${name}" as dirty`;
+      check(attempt, () => exports().camem_tag_set_immutable(tag, Number(immutable)));
+    },
+  };
+};

@@ -42,7 +42,7 @@ export class Backup {
 
 /** @internal The backups of a tag's segments that are offloaded, or awake with the content of their backups. */
 export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
-  return native
+  return native.localNative
     .snapshot()
     .filter((segment) => segment.tag === tagId && segment.doomed === 0)
     .filter(({ state, clean }) => stateName(state) === "offloaded" || clean === 1)

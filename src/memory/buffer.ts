@@ -71,6 +71,11 @@ export class DeviceBuffer {
     return !this.#freed && this.#owner.isImmutable(this.#place.segment);
   }
 
+  /** @internal True once this buffer was freed, by which its segment need not be. */
+  get isFreed(): boolean {
+    return this.#freed;
+  }
+
   /** @internal */
   get place(): BufferPlace {
     return this.#place;
@@ -83,7 +88,7 @@ export class DeviceBuffer {
    */
   get discards(): number {
     this.#assertLive();
-    const info = native.segmentInfo(this.#place.segment);
+    const info = native.localNative.segmentInfo(this.#place.segment);
     if (info === undefined) throw this.#freedError();
     return info.discards;
   }

@@ -21,7 +21,7 @@ export class MemoryPools {
     const existing = this.#pools.get(key);
     if (existing) return existing;
     const source = {
-      granularityBytes: native.memoryInfo(device).granularityBytes,
+      granularityBytes: native.localNative.memoryInfo(device).granularityBytes,
       allocate: (sizeBytes: number) => native.allocateSegment(device, this.#table.tagId(tag), sizeBytes),
     };
     const pool = new MemoryPool(tag, device, this.#segmentBytes, source, this.#owner);

@@ -53,22 +53,24 @@ export class SegmentTable {
   /** Both directions are fixed for as long as the shim is attached. */
   readonly #tagIds = new Map<string, number>();
   readonly #tagNames = new Map<number, string>();
+  readonly #native: native.Native;
   readonly #assertOpen: () => void;
 
-  constructor(assertOpen: () => void) {
+  constructor(shim: native.Native, assertOpen: () => void) {
+    this.#native = shim;
     this.#assertOpen = assertOpen;
   }
 
   /** True when this Worker, another one or a native thread has used or defined the tag. */
   knows(tag: string): boolean {
     this.#assertOpen();
-    return this.#tagIds.has(tag) || native.usage().some((usage) => this.tagName(usage.tag) === tag);
+    return this.#tagIds.has(tag) || this.#native.usage().some((usage) => this.tagName(usage.tag) === tag);
   }
 
   tagId(name: string): number {
     const known = this.#tagIds.get(name);
     if (known !== undefined) return known;
-    const id = native.internTag(name);
+    const id = this.#native.internTag(name);
     this.#tagIds.set(name, id);
     this.#tagNames.set(id, name);
     return id;
@@ -77,7 +79,7 @@ export class SegmentTable {
   tagName(id: number): string {
     const known = this.#tagNames.get(id);
     if (known !== undefined) return known;
-    const name = native.tagName(id);
+    const name = this.#native.tagName(id);
     this.#tagNames.set(id, name);
     return name;
   }
@@ -85,12 +87,12 @@ export class SegmentTable {
   /** The sums of each tag that has segments. */
   tagsInUse(): (native.TagUsage & { readonly name: string })[] {
     this.#assertOpen();
-    const used = native.usage().filter((usage) => usage.segments > 0);
+    const used = this.#native.usage().filter((usage) => usage.segments > 0);
     return used.map((usage) => ({ ...usage, name: this.tagName(usage.tag) }));
   }
 
   stateOf(segment: native.SegmentName): BufferState {
-    const info = native.segmentInfo(segment);
+    const info = this.#native.segmentInfo(segment);
     if (info === undefined || info.doomed === 1) return "freed";
     return info.moving === 1 ? "moving" : stateName(info.state);
   }
@@ -98,7 +100,7 @@ export class SegmentTable {
   /** Sums for planning, of segments with ids up to `lastSegmentId`. */
   summary(lastSegmentId: number = Number.MAX_SAFE_INTEGER): TableSummary {
     let newestSegmentId = 0;
-    const { groups: found, version } = native.segmentGroups(lastSegmentId);
+    const { groups: found, version } = this.#native.segmentGroups(lastSegmentId);
     const groups = found.map((group): SegmentGroup => {
       newestSegmentId = Math.max(newestSegmentId, group.lastSegmentId);
       return {

@@ -2,7 +2,7 @@
 
 import Type, { type Static } from "typebox";
 import { CamemError } from "../errors.ts";
-import * as native from "../ffi/index.ts";
+import type { Native } from "../ffi/index.ts";
 import { closedObject, Flag, Level, optional, required, Tags } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
 import { checkTag, defaultTag, persistentTag } from "./tag-names.ts";
@@ -70,15 +70,17 @@ function decodePolicy(word: number): TagPolicy | undefined {
 
 /** The policies of the process's tags, which all Workers share. */
 export class TagPolicies {
+  readonly #native: Native;
   readonly #tagId: (tag: string) => number;
 
   /** @param tagId the shim's number of a tag */
-  constructor(tagId: (tag: string) => number) {
+  constructor(native: Native, tagId: (tag: string) => number) {
+    this.#native = native;
     this.#tagId = tagId;
   }
 
   get(tag: string): TagPolicy | undefined {
-    return decodePolicy(native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
+    return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
   }
 
   isImmutable(tag: string): boolean {
@@ -99,13 +101,13 @@ export class TagPolicies {
   }
 
   #tryDefine(tag: string, id: number, changes: TagPolicyChanges): boolean {
-    const word = native.tagPolicy(id);
+    const word = this.#native.tagPolicy(id);
     const existing = decodePolicy(word) ?? presetPolicies.get(tag) ?? discardPolicy;
     const wasImmutable = existing.immutable ?? false;
     const immutable = changes.immutable ?? wasImmutable;
-    if (immutable !== wasImmutable) native.setTagImmutable(id, tag, immutable);
+    if (immutable !== wasImmutable) this.#native.setTagImmutable(id, tag, immutable);
     const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable };
-    return native.setTagPolicy(id, word, encodePolicy(policy));
+    return this.#native.setTagPolicy(id, word, encodePolicy(policy));
   }
 }
 

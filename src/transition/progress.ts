@@ -77,31 +77,35 @@ interface Outcome {
 }
 
 /** Polls without blocking until the plan is done. */
-async function poll(ticket: number, onProgress: TransitionControl["onProgress"]): Promise<Outcome> {
+async function poll(
+  shim: native.Native,
+  ticket: number,
+  onProgress: TransitionControl["onProgress"],
+): Promise<Outcome> {
   const startedMs = performance.now();
   let reportFailure: Outcome["reportFailure"];
   const giveUp = (cause: unknown) => {
     reportFailure ??= { cause };
-    native.cancelPlan(ticket);
+    shim.cancelPlan(ticket);
   };
   const report = reporter(onProgress, giveUp);
   while (true) {
-    const progress = native.pollPlan(ticket);
+    const progress = shim.pollPlan(ticket);
     if (progress === undefined)
       throw new CamemError(
         "ABORTED",
         "this Worker was blocked while others ran hundreds of transitions; its own has ended, and usage() shows the result",
       );
     // Read first, since any other call overwrites it.
-    const failure = progress.phase === native.Phase.done ? native.planFailure() : undefined;
+    const failure = progress.phase === native.Phase.done ? shim.planFailure() : undefined;
     if (reportFailure === undefined) report(progress);
     if (failure) {
       // A promise of the last report rejects after this turn.
       if (onProgress) await new Promise(setImmediate);
       return { progress, failure, reportFailure };
     }
-    if (performance.now() - startedMs < eagerMs) {
-      native.awaitPlan(ticket, eagerWaitMicroseconds);
+    if (shim.awaitPlan !== undefined && performance.now() - startedMs < eagerMs) {
+      shim.awaitPlan(ticket, eagerWaitMicroseconds);
       await new Promise(setImmediate);
     } else await Bun.sleep(pollMs);
   }
@@ -176,14 +180,15 @@ const remedies = new Map([
  * @throws CamemError for the plan's first failure, `ABORTED`, or `HOOK_FAILED` when `onProgress` threw
  */
 export async function follow(
+  shim: native.Native,
   operation: Operation,
   ticket: number,
   { signal, onProgress }: TransitionControl,
 ): Promise<TransitionDurations> {
-  const cancel = () => native.cancelPlan(ticket);
+  const cancel = () => shim.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const { progress, failure, reportFailure } = await poll(ticket, onProgress);
+    const { progress, failure, reportFailure } = await poll(shim, ticket, onProgress);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
     const planFailure = errorOf(operation, progress, failure, signal);

@@ -1,16 +1,18 @@
 import { backgroundClock } from "../async/clock.ts";
-import * as native from "../ffi/index.ts";
+import type { Native } from "../ffi/index.ts";
 import type { SegmentGroup } from "../memory/table.ts";
 import type { Config } from "../options/allocator-options.ts";
 
 /** Keeps free page-locked host memory after a transition: up to `retainBytes`, for `retainIdleMs`. */
 export class HostRetention {
+  readonly #native: Native;
   readonly #config: Pick<Config, "retainBytes" | "retainIdleMs">;
   readonly #onIdle: () => void;
   #cancelTimer: (() => void) | undefined;
 
   /** @param onIdle called after `retainIdleMs` without a transition; must give the retained memory back */
-  constructor(config: Pick<Config, "retainBytes" | "retainIdleMs">, onIdle: () => void) {
+  constructor(native: Native, config: Pick<Config, "retainBytes" | "retainIdleMs">, onIdle: () => void) {
+    this.#native = native;
     this.#config = config;
     this.#onIdle = onIdle;
   }
@@ -33,7 +35,7 @@ export class HostRetention {
 
   /** True when an earlier plan left host memory that it should have given back. */
   hasLeftovers(groups: readonly SegmentGroup[]): boolean {
-    const { freeBytes, reservedBytes } = native.hostInfo();
+    const { freeBytes, reservedBytes } = this.#native.hostInfo();
     const hasStaleBackup = groups.some(
       ({ state, clean, backedUp }) => state === "mapped" && !clean && backedUp,
     );

@@ -4,9 +4,10 @@ import { existsSync, statfsSync } from "node:fs";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
-import * as native from "../ffi/index.ts";
+import type * as native from "../ffi/index.ts";
+import { type HostBudget, HostBudgets } from "../memory/host-budget.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
-import { hostUsage } from "../memory/usage.ts";
+import { type HostUsage, hostUsage, preparedBytes } from "../memory/usage.ts";
 import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
@@ -32,7 +33,7 @@ import {
   spillBeyond,
   tagsOf,
 } from "./plan.ts";
-import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
+import { assertFits, assess, backupBytesHeld, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
 import {
   type Executed,
@@ -61,6 +62,8 @@ const stalePlanLimit = 100;
 /** The steps of a transition, and the table that they were planned for. */
 interface Planned extends TableSummary {
   readonly steps: readonly Step[];
+  /** As it was when the steps were planned. */
+  readonly hostBudget: HostBudget;
 }
 
 /** The memory that `beforeSleep` hooks know about: segments of these tags up to this id. */
@@ -87,6 +90,7 @@ function isComplete(error: unknown): error is CamemError {
 
 export class Transitions {
   readonly hooks: Hooks;
+  readonly #native: native.Native;
   readonly #config: Config;
   readonly #table: SegmentTable;
   readonly #policies: TagPolicies;
@@ -94,15 +98,25 @@ export class Transitions {
   readonly #queue = new SerialQueue();
   readonly #retention: HostRetention;
   readonly #unknownTags: UnknownTags;
+  readonly #hostBudgets: HostBudgets;
 
-  constructor(config: Config, table: SegmentTable, policies: TagPolicies, isKnownTag: IsKnownTag) {
+  constructor(
+    shim: native.Native,
+    config: Config,
+    table: SegmentTable,
+    policies: TagPolicies,
+    isKnownTag: IsKnownTag,
+    hostBudgets = new HostBudgets(shim, config.hostBudgetBytes),
+  ) {
+    this.#native = shim;
     this.hooks = new Hooks(this.#queue.ending);
     this.#config = config;
     this.#table = table;
     this.#policies = policies;
+    this.#hostBudgets = hostBudgets;
     this.#isKnownTag = isKnownTag;
     this.#unknownTags = new UnknownTags(config.unknownTags);
-    this.#retention = new HostRetention(config, () => this.#giveBackRetained());
+    this.#retention = new HostRetention(shim, config, () => this.#giveBackRetained());
   }
 
   async sleep(options: SleepOptions): Promise<SleepReport> {
@@ -137,6 +151,10 @@ export class Transitions {
       "INVALID_ARGUMENT",
       `the operation is ${formatValue(operation)}; it must be "sleep" or "wake"`,
     );
+  }
+
+  hostUsage(): HostUsage {
+    return hostUsage(this.#native, this.#hostBudgets);
   }
 
   /** Cancels the running transition and refuses waiting ones with `reason`; resolves when the running one has ended. */
@@ -208,9 +226,9 @@ export class Transitions {
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
-    const submit = () => native.submitPreparation(device, bytes);
+    const submit = () => this.#native.submitPreparation(device, bytes);
     const durations = await this.#submit("preparation", submit, options);
-    return { preparedBytes: hostUsage().preparedBytes, durations };
+    return { preparedBytes: preparedBytes(this.#native), durations };
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -218,7 +236,7 @@ export class Transitions {
     const devices = new Set<number>();
     for (const { spilledSegments, group } of steps)
       if (spilledSegments > 0 || group.fileBytes > 0) devices.add(group.device);
-    return devices.size * native.hostInfo().stagingBytes;
+    return devices.size * this.#native.hostInfo().stagingBytes;
   }
 
   #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
@@ -232,14 +250,16 @@ export class Transitions {
     this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
     const groups = scope === undefined ? table.groups : this.#table.summary().groups;
-    if (this.#config.spillDir === null) return { ...table, groups, steps };
-    const leftBytes = hostBytesLeft(groups, this.#config.hostBudgetBytes);
-    return { ...table, groups, steps: spillBeyond(steps, leftBytes) };
+    const budget = this.#hostBudgets.now(backupBytesHeld(groups));
+    const spills = this.#config.spillDir !== null;
+    const placed = spills ? spillBeyond(steps, hostBytesLeft(groups, budget)) : steps;
+    return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
   #planWake(tags: readonly string[] | undefined): Planned {
     const table = this.#table.summary();
-    return { ...table, steps: planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag)) };
+    const steps = planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag));
+    return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
   /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */
@@ -258,9 +278,9 @@ export class Transitions {
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
-      const ticket = native.submitPlan(steps, planned, this.#config.verify);
+      const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
-        const refusedPlan = JSON.stringify(planned);
+        const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
         if (stale.count > stalePlanLimit)
           throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
@@ -280,7 +300,7 @@ export class Transitions {
     const leftovers = planLeftovers(planned.groups, planned.steps);
     if (leftovers.length === 0) return planned;
     const submit = () => {
-      const ticket = native.submitPlan(leftovers, planned, false);
+      const ticket = this.#native.submitPlan(leftovers, planned, false);
       return ticket === "stale" ? "nothing" : ticket;
     };
     try {
@@ -302,28 +322,28 @@ export class Transitions {
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
-      native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
+      this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
       const ticket = submit();
       if (ticket === "nothing") return noDurations;
       if (typeof ticket === "number")
-        return follow(operation, ticket, control).finally(() => {
+        return follow(this.#native, operation, ticket, control).finally(() => {
           if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
         });
       await Bun.sleep(1);
     }
   }
 
-  #assess({ steps, groups }: Planned): TransitionPlan {
+  #assess({ steps, groups, hostBudget }: Planned): TransitionPlan {
     return assess(steps, groups, {
-      hostBudgetBytes: this.#config.hostBudgetBytes,
+      hostBudget,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
-      freeDeviceBytes: (device) => native.memoryInfo(device).freeBytes,
+      freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
     });
   }
 
   /** Page-locks what is reserved and gives back all other free host memory. */
   #submitReserved(): number | native.Refusal {
-    return native.submitPreparation(this.#config.device, native.hostInfo().reservedBytes);
+    return this.#native.submitPreparation(this.#config.device, this.#native.hostInfo().reservedBytes);
   }
 
   /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */

@@ -2,7 +2,7 @@
 
 import { expect } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { hostInfo, snapshot } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import { accounting, MiB, pattern, setFaults } from "../support/device.ts";
 
 export const outOfMemory = 207001;
@@ -71,11 +71,11 @@ export class LoadedModel {
 /** Asserts that the devices and the host hold exactly the memory in the shim's table. */
 export function expectExactAccounting(): void {
   const held = accounting();
-  const table = held.initReferences === 0 ? [] : snapshot();
+  const table = held.initReferences === 0 ? [] : localNative.snapshot();
   const sum = (bytes: (segment: (typeof table)[number]) => number) =>
     table.reduce((total, segment) => total + bytes(segment), 0);
   expect(held.physicalBytes).toBe(sum((segment) => segment.committedBytes));
-  const host = held.initReferences === 0 ? { heldBytes: 0, freeBytes: 0 } : hostInfo();
+  const host = held.initReferences === 0 ? { heldBytes: 0, freeBytes: 0 } : localNative.hostInfo();
   expect(held.hostAllocationBytes).toBe(host.heldBytes);
   expect(host.heldBytes - host.freeBytes).toBe(sum((segment) => segment.hostBytes));
   expect(held.reservedBytes).toBe(sum((segment) => segment.sizeBytes));

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CamemError } from "camem";
-import { snapshot } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import {
   accounting,
   callCount,
@@ -60,10 +60,10 @@ test.skipIf(!onEmulator)("sleep() and wakeUp() free what a sleep of another tag 
     setFaults(`aclrtFreePhysical:1=${internalError}`);
     expect((await failureOf(() => allocator.sleep({ tags: ["weights"] }))).transitionComplete).toBe(true);
     setFaults("");
-    const left = snapshot().filter(({ unreleased }) => unreleased === 1);
+    const left = localNative.snapshot().filter(({ unreleased }) => unreleased === 1);
     expect(left).toHaveLength(1);
     await retry();
-    expect(snapshot().some(({ unreleased }) => unreleased === 1)).toBe(false);
+    expect(localNative.snapshot().some(({ unreleased }) => unreleased === 1)).toBe(false);
     expect(accounting().physicalHandles).toBeLessThan(before);
     await allocator.wakeUp();
     model.expectContents({ all: false });
@@ -221,8 +221,8 @@ test.skipIf(!onEmulator)(
     expectExactAccounting();
     await model.allocator.sleep();
     await model.allocator.wakeUp();
-    expect(accounting().reservations).toBe(snapshot().length);
-    expect(snapshot().every(({ doomed }) => doomed === 0)).toBe(true);
+    expect(accounting().reservations).toBe(localNative.snapshot().length);
+    expect(localNative.snapshot().every(({ doomed }) => doomed === 0)).toBe(true);
   },
 );
 

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import { codeOf, MiB } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -18,7 +18,7 @@ afterEach(() => allocator.close());
 
 /** A step that discards the only group of segments. */
 function planDiscard() {
-  const { groups, version } = segmentGroups(everySegment);
+  const { groups, version } = localNative.segmentGroups(everySegment);
   const [group] = groups;
   if (group === undefined) throw new Error("there is no group");
   const step = {
@@ -39,9 +39,9 @@ function planDiscard() {
   return { step, basis: { lastSegmentId: group.lastSegmentId, version } };
 }
 
-async function ended(ticket: ReturnType<typeof submitPlan>): Promise<void> {
+async function ended(ticket: ReturnType<typeof localNative.submitPlan>): Promise<void> {
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
-  while (pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+  while (localNative.pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
 }
 
 const states = () => new Set(weights.map((buffer) => buffer.state));
@@ -50,13 +50,13 @@ test("segmentGroups() groups equal segments in the order of their allocation", a
   allocator.malloc(2 * MiB, { tag: "kv_cache" });
   allocator.malloc(4 * MiB, { tag: "weights" });
   weights[7]?.free();
-  expect(segmentGroups(everySegment).groups).toMatchObject([
+  expect(localNative.segmentGroups(everySegment).groups).toMatchObject([
     { segments: 49, segmentBytes: 2 * MiB, committedBytes: 98 * MiB, hostBytes: 0, backedUp: 0 },
     { segments: 1, segmentBytes: 2 * MiB },
     { segments: 1, segmentBytes: 4 * MiB },
   ]);
   await allocator.sleep({ tags: ["weights"] });
-  expect(segmentGroups(everySegment).groups).toMatchObject([
+  expect(localNative.segmentGroups(everySegment).groups).toMatchObject([
     { segments: 49, committedBytes: 0, hostBytes: 98 * MiB, backedUp: 1 },
     { segments: 1, committedBytes: 2 * MiB },
     { segments: 1, hostBytes: 4 * MiB },
@@ -67,45 +67,45 @@ test("plan leaves out segments allocated or freed since it was made", async () =
   const { step, basis } = planDiscard();
   const younger = allocator.malloc(2 * MiB, { tag: "weights" });
   for (const buffer of weights.splice(10, 20)) buffer.free();
-  await ended(submitPlan([step], basis, false));
+  await ended(localNative.submitPlan([step], basis, false));
   expect(states()).toEqual(new Set(["discarded"]));
   expect(younger.state).toBe("mapped");
-  expect(segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
+  expect(localNative.segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
 });
 
 test("plan spills no more backups when segments were freed since it was made", async () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights.splice(0, 5)) buffer.free();
-  await ended(submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, false));
+  await ended(localNative.submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, false));
   expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 90 * MiB, spilledBytes: 0 });
 });
 
 test("submitPlan() refuses a plan when the segments changed state, and moves nothing", async () => {
   const { step, basis } = planDiscard();
   const submit = (changes: Partial<typeof step.group>) =>
-    submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
+    localNative.submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
   expect(submit({ segments: 49 as 50 })).toBe("stale");
   expect(submit({ state: "discarded" as "mapped" })).toBe("stale");
   allocator.defineTag("weights", { immutable: true });
   expect(submit({})).toBe("stale");
   expect(states()).toEqual(new Set(["mapped"]));
   const anew = planDiscard();
-  await ended(submitPlan([anew.step], anew.basis, false));
+  await ended(localNative.submitPlan([anew.step], anew.basis, false));
   expect(states()).toEqual(new Set(["discarded"]));
-  expect(submitPlan([anew.step], anew.basis, false)).toBe("stale");
+  expect(localNative.submitPlan([anew.step], anew.basis, false)).toBe("stale");
 });
 
 test("submitPlan() refuses a plan for segments that were all freed", () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights) buffer.free();
-  expect(submitPlan([step], basis, false)).toBe("stale");
+  expect(localNative.submitPlan([step], basis, false)).toBe("stale");
 });
 
 test("submitPlan() refuses an inconsistent plan", async () => {
   const { step, basis } = planDiscard();
   const other = { ...step, group: { ...step.group, segmentBytes: 4 * MiB } };
-  const refusalOf = (...steps: Parameters<typeof submitPlan>[0]) =>
-    codeOf(() => submitPlan(steps, basis, false));
+  const refusalOf = (...steps: Parameters<typeof localNative.submitPlan>[0]) =>
+    codeOf(() => localNative.submitPlan(steps, basis, false));
   expect(await refusalOf()).toBe("INVALID_ARGUMENT");
   expect(await refusalOf(step, step)).toBe("INVALID_ARGUMENT");
   expect(await refusalOf({ ...step, spilledSegments: 51 })).toBe("INVALID_ARGUMENT");

@@ -3,7 +3,7 @@
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
-import { snapshot } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import {
   codeOf,
   failureOf,
@@ -31,7 +31,7 @@ afterEach(async () => {
 
 /** A view of the page-locked backup, for a stray write of the host. */
 function backupMemory(): Uint8Array {
-  const [segment] = snapshot();
+  const [segment] = localNative.snapshot();
   if (segment === undefined) throw new Error("there is no segment");
   return new Uint8Array(toArrayBuffer(segment.hostAddress as Pointer, 0, segment.hostBytes));
 }

@@ -177,7 +177,7 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
     "other options",
     () => CaMemAllocator.getInstance({ hostBudget: "3GiB" }),
     "CONFIG_CONFLICT",
-    "hostBudget is unlimited in the allocator of this process, but 3 GiB in these options; close() that",
+    "hostBudget is derived from free memory in the allocator of this process, but 3 GiB in these options; close() that",
   ],
   [
     "prepare with a misspelt option",

@@ -8,7 +8,7 @@ import {
   errorCodes,
   type Tensor,
 } from "camem";
-import { hostInfo, type SegmentSnapshot, SegmentState, snapshot } from "../../src/ffi/index.ts";
+import { localNative, type SegmentSnapshot, SegmentState } from "../../src/ffi/index.ts";
 import { EngineCopies } from "../fuzz/harness.ts";
 import type { Random } from "../fuzz/random.ts";
 import { accounting, nothingHeld } from "../support/device.ts";
@@ -171,10 +171,10 @@ export class World {
   async check(random: Random, all: boolean): Promise<void> {
     if (!this.threadsRun) await this.#expectExactAccounting();
     expectThat(
-      await settled(() => snapshot().every(({ moving, doomed }) => moving === 0 || doomed === 1)),
+      await settled(() => localNative.snapshot().every(({ moving, doomed }) => moving === 0 || doomed === 1)),
       "memory is still moving after everything has ended",
     );
-    const segments = snapshot();
+    const segments = localNative.snapshot();
     const picked = all ? this.lives : this.lives.filter(() => random.oneIn(3));
     for (const live of picked) this.#checkContent(live, segments);
     for (const live of picked)
@@ -234,10 +234,10 @@ export class World {
   async #expectExactAccounting(): Promise<void> {
     const compare = () => {
       const held = accounting();
-      const table = snapshot();
+      const table = localNative.snapshot();
       const sum = (bytes: (segment: SegmentSnapshot) => number) =>
         table.reduce((total, segment) => total + bytes(segment), 0);
-      const host = hostInfo();
+      const host = localNative.hostInfo();
       return {
         "device memory": [held.physicalBytes, sum((segment) => segment.committedBytes)],
         "address space": [held.reservedBytes, sum((segment) => segment.sizeBytes)],

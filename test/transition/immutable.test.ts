@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, loadSafetensors } from "camem";
-import { snapshot } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
   accounting,
@@ -194,7 +194,7 @@ describe("later sleeps of an immutable tag", () => {
     const second = pool.malloc(1000);
     expect(Math.abs(second.ptr - first.ptr)).toBeGreaterThanOrEqual(2 * MiB);
     second.fill(2);
-    const { sizeBytes } = snapshot().at(-1) ?? {};
+    const { sizeBytes } = localNative.snapshot().at(-1) ?? {};
     expect(await cycle()).toMatchObject({ copiedBytes: sizeBytes });
     expect(second.read()).toEqual(new Uint8Array(1000).fill(2));
     expect(first.read()).toEqual(new Uint8Array(1000).fill(1));
@@ -314,7 +314,7 @@ describe("with verify", () => {
   });
 
   test("sleep() detects a changed backup of an immutable tag before it unmaps memory", async () => {
-    const [segment] = snapshot();
+    const [segment] = localNative.snapshot();
     const memory = new Uint8Array(toArrayBuffer(segment?.hostAddress as Pointer, 0, 4 * MiB));
     memory[MiB] = (memory[MiB] ?? 0) ^ 1;
     const error = await failureOf(() => allocator.sleep());
@@ -369,7 +369,7 @@ describe("with a Worker", () => {
     expect(Buffer.compare(weights.read(), content)).toBe(0);
     allocator.markDirty("weights");
     await cycle();
-    const [segment] = snapshot();
+    const [segment] = localNative.snapshot();
     const memory = new Uint8Array(toArrayBuffer(segment?.hostAddress as Pointer, 0, 4 * MiB));
     memory[MiB] = (memory[MiB] ?? 0) ^ 1;
     await expect(ask("sleep")).rejects.toThrow("the checksum of the backup");

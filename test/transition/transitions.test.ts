@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
-import { pollPlan, segmentGroups, submitPlan } from "../../src/ffi/index.ts";
+import { localNative } from "../../src/ffi/index.ts";
 import { codeOf, failureOf, holdDevice, MiB, onEmulator, pattern, setFaults } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -333,7 +333,7 @@ test("sleep() counts backups made during a hook against the host budget", async 
 
 /** Offloads the only group of segments that is as large as `buffer`. */
 async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
-  const { groups, version } = segmentGroups(Number.MAX_SAFE_INTEGER);
+  const { groups, version } = localNative.segmentGroups(Number.MAX_SAFE_INTEGER);
   const group = groups.find(({ segmentBytes }) => segmentBytes === buffer.sizeBytes);
   if (group === undefined) throw new Error("there is no such group");
   const found = {
@@ -343,13 +343,13 @@ async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
     state: "mapped",
     tagId: group.tag,
   } as const;
-  const ticket = submitPlan(
+  const ticket = localNative.submitPlan(
     [{ group: { ...group, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
     { lastSegmentId: group.lastSegmentId, version },
     false,
   );
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
-  while (pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+  while (localNative.pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
 }
 
 test("afterWake runs when onProgress throws at the end of a wake-up", async () => {

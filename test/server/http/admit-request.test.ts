@@ -173,7 +173,10 @@ describe("admitRequest()", () => {
 test("admitRequest() refuses invalid arguments and takes no lease", async () => {
   const request = new Request("http://localhost/complete");
   const calls: [() => unknown, string][] = [
-    [() => admitRequest(fixture.controller, request, { modle: "x" } as AdmitRequestOptions), 'no option "modle"'],
+    [
+      () => admitRequest(fixture.controller, request, { modle: "x" } as AdmitRequestOptions),
+      'no option "modle"',
+    ],
     [() => admitRequest(fixture.controller, undefined as never), "request is undefined"],
     [() => admitRequest(fixture.allocator as never, request), "engine is an object"],
   ];
