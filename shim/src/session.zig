@@ -217,7 +217,7 @@ pub const Session = struct {
     pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
         const segment = try self.registry.doom(address, id) orelse return;
         self.memory.release(segment, null, failure) catch |err| {
-            self.registry.stopMoving(segment);
+            _ = self.registry.stopMoving(segment); // the caller or the next plan tries again
             return err;
         };
         self.registry.destroy(segment);
@@ -337,7 +337,7 @@ pub const Session = struct {
         const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
         errdefer heap.allocator.free(own);
         const segment = try self.registry.claim(name.address, name.segment_id);
-        defer if (self.registry.letGo(segment)) self.executor.requestSweep();
+        defer if (self.registry.stopMoving(segment)) self.executor.requestSweep();
         if (segment.discards != discards) return error.Asleep;
         var end: u64 = 0;
         for (own) |extent| {
