@@ -47,8 +47,6 @@ fn open() ?*Session {
     defer mutex.unlock();
     if (current()) |started| return started;
     register();
-    const masked = SignalMask.block();
-    defer masked.restore();
     const started = openSession() catch {
         gate.start();
         return null;
@@ -88,14 +86,16 @@ const Symbols = struct {
 fn register() void {
     if (registered) return;
     registered = true;
-    _ = pthread_atfork(&beforeFork, &afterForkInParent, &afterFork);
+    _ = __register_atfork(&beforeFork, &afterForkInParent, &afterFork, null);
     _ = atexit(&atExit);
 }
 
-extern "c" fn pthread_atfork(
+/// What pthread_atfork is made of: that name is no symbol of every glibc.
+extern "c" fn __register_atfork(
     prepare: ?*const fn () callconv(.c) void,
     parent: ?*const fn () callconv(.c) void,
     child: ?*const fn () callconv(.c) void,
+    object: ?*anyopaque,
 ) c_int;
 extern "c" fn atexit(function: *const fn () callconv(.c) void) c_int;
 
@@ -183,21 +183,3 @@ fn setAccess(address: *anyopaque, size: usize, access: *const acl.MemAccessDesc,
     const call = real.function("aclrtMemSetAccess", Call) orelse return refusal.missing;
     return call(address, size, access, count);
 }
-
-/// Signals are the program's: no thread of the library takes any. New threads inherit the mask of their creator.
-const SignalMask = struct {
-    before: std.c.sigset_t,
-
-    fn block() SignalMask {
-        var all: std.c.sigset_t = undefined;
-        _ = std.c.sigfillset(&all);
-        var self: SignalMask = .{ .before = undefined };
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &all, &self.before);
-        return self;
-    }
-
-    fn restore(self: SignalMask) void {
-        var replaced: std.c.sigset_t = undefined;
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &self.before, &replaced);
-    }
-};

@@ -2,7 +2,7 @@
 
 import { formatSize } from "../options/sizes.ts";
 import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
-import { clientFor, engineOptions, textOf } from "./engine-options.ts";
+import { clientFor, engineDetails, engineOptions, textOf } from "./engine-options.ts";
 import { isLocal } from "./local-engine.ts";
 import { printLocalStatus } from "./local-status.ts";
 
@@ -30,14 +30,18 @@ interface EngineUsage {
 }
 
 export const status: Command = {
-  synopsis: "status [engine] [--json] [--segments] [--model name] [--token secret]",
-  description: [
-    "shows each engine on this machine, or the one named: process, state, memory by device, socket;",
-    "--segments shows how each piece of its memory was written, and the rule that applies;",
-    "for a URL, the state of the server's engines, their memory by tag, and the devices; --json prints",
-    "the same for programs (for a URL, the answer of GET /camem/usage); exit statuses as for sleep",
-  ],
-  options: { ...engineOptions, json: { type: "boolean" }, segments: { type: "boolean" } },
+  synopsis: "status [engine] [options]",
+  purpose: "shows engines and their memory: all on this machine, the one named, or those of a server",
+  details: engineDetails,
+  options: {
+    json: { type: "boolean", description: "prints JSON; for a server the answer of GET /camem/usage" },
+    segments: {
+      type: "boolean",
+      description: "shows each piece of an engine's memory, how it was written, and the rule that applies",
+    },
+    ...engineOptions,
+  },
+  examples: ["status", "status llama-server --segments", "status localhost:8000 --json"],
   run: async (values, operands) => {
     const [target] = operands;
     if (operands.length === 0 || (operands.length === 1 && isLocal(target ?? "")))

@@ -36,11 +36,12 @@ const RemoteTarget = closedObject({
 /** An engine of this user's: by the number of its process, or by the path of its control socket. */
 export type RemoteTarget = { readonly pid: number } | { readonly path: string };
 
-const { device, hostBudget, retain, spillDir, verify } = AllocatorOptions.properties;
+const { device, hostBudget, pageable, retain, spillDir, verify } = AllocatorOptions.properties;
 
 const RemoteOptions = closedObject({
   device,
   hostBudget,
+  pageable,
   retain,
   spillDir,
   verify,
@@ -89,10 +90,7 @@ export class RemoteAllocator {
     this.#deviceCount = native.runtimeInfo().deviceCount;
     checkDevice(config.device, this.#deviceCount);
     if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
-    this.#lifecycle = new Lifecycle(
-      { release: async () => this.#disconnect(), abandon: () => this.#disconnect() },
-      "RemoteAllocator.connect()",
-    );
+    this.#lifecycle = new Lifecycle(async () => this.#disconnect(), "RemoteAllocator.connect()");
     this.#table = new SegmentTable(native, () => this.#assertUsable());
     this.#policies = new TagPolicies(native, (tag) => this.#table.tagId(tag), enginePolicies);
     this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown);

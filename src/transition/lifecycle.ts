@@ -2,24 +2,19 @@ import { CamemError } from "../errors.ts";
 
 type State = "open" | "closing" | "half closed" | "closed" | "replaced";
 
-/** What an allocator gives back when it ends. */
-interface Holdings {
-  /** May be called again after a failure. */
-  release(): Promise<void>;
-  /** Blocks instead. */
-  abandon(): void;
-}
-
 /** Whether an allocator is open, and its closing. */
 export class Lifecycle {
-  readonly #holdings: Holdings;
+  readonly #release: () => Promise<void>;
   readonly #reopening: string;
   #state: State = "open";
   #closing: Promise<void> | undefined;
 
-  /** @param reopening the call that opens another allocator */
-  constructor(holdings: Holdings, reopening: string) {
-    this.#holdings = holdings;
+  /**
+   * @param release gives back what the allocator holds; may be called again after a failure
+   * @param reopening the call that opens another one
+   */
+  constructor(release: () => Promise<void>, reopening: string) {
+    this.#release = release;
     this.#reopening = reopening;
   }
 
@@ -41,20 +36,23 @@ export class Lifecycle {
     return this.#closing;
   }
 
-  /** Calls `end` with the reason for which transitions end, and releases what the allocator holds. Blocks meanwhile. */
-  abandon(end: (reason: CamemError) => Promise<void>): void {
-    const isAttached = this.#state === "open" || this.#state === "half closed";
+  /**
+   * Calls `end` with the reason for which transitions end, and `releaseNow` if something is still held, without waiting for work
+   * in progress.
+   */
+  abandon(end: (reason: CamemError) => Promise<void>, releaseNow: () => void): void {
+    const isHeld = this.#state === "open" || this.#state === "half closed";
     this.#state = "replaced";
     this.#closing = Promise.resolve();
     void end(this.#closedError());
-    if (isAttached) this.#holdings.abandon();
+    if (isHeld) releaseNow();
   }
 
   async #closeNow(end: (reason: CamemError) => Promise<void>): Promise<void> {
     this.#state = "closing";
     await end(this.#closedError());
     try {
-      await this.#holdings.release();
+      await this.#release();
     } catch (error) {
       this.#state = "half closed";
       this.#closing = undefined;

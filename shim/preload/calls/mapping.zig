@@ -80,13 +80,13 @@ fn map(
     const session = start.current() orelse return refusal.stale_handle;
     if (pointer == null or size == 0 or flags != 0) return acl.code.invalid_param;
     if (offset != 0) return acl.code.rt_param_invalid;
-    if (!is_free) return refusal.bad_range;
     const mapping: Mapping = .{
         .call = call,
         .no_access = comptime std.mem.eql(u8, name, "aclrtMemMapNoAccess"),
         .address = @intFromPtr(pointer),
         .size_bytes = size,
         .handle = @intFromPtr(handle),
+        .is_free = is_free,
     };
     return mapping.mapUnused(session) orelse sharing.whileAwake(session, mapping);
 }
@@ -98,6 +98,7 @@ const Mapping = struct {
     address: u64,
     size_bytes: u64,
     handle: u64,
+    is_free: bool,
 
     /// Null where the memory is mapped, or parked: then it must be awake.
     fn mapUnused(self: Mapping, session: *Session) ?acl.Error {
@@ -105,6 +106,7 @@ const Mapping = struct {
         defer handles.mutex.unlock();
         const own = handles.get(@ptrFromInt(self.handle)) orelse return refusal.stale_handle;
         if (own.references == 0) return refusal.stale_handle;
+        if (!self.is_free) return refusal.bad_range;
         return if (own.isSegment()) null else self.mapPhysical(session, own);
     }
 
@@ -219,7 +221,8 @@ pub fn aclrtMemGetAccess(pointer: Pointer, location: ?*acl.MemLocation, flags: ?
     if (!passage.enter()) return refusal.asleep;
     defer passage.leave();
     if (memory.isAllocation(pointer)) {
-        const code = call(pointer, location, flags);
+        var ignored: u64 = 0;
+        const code = call(pointer, location, if (flags == null) null else &ignored);
         return if (code == acl.code.success) refusal.bad_range else code;
     }
     return call(pointer, location, flags);
