@@ -145,6 +145,11 @@ export class SleepController {
     return this.devices.map((device) => ({ device, ...this.#allocator.memGetInfo(device) }));
   }
 
+  /** @internal The allocator, which engines may share. */
+  get allocator(): ControlledAllocator {
+    return this.#allocator;
+  }
+
   /**
    * What a sleep or wake-up of this engine would do now, and whether it fits. Changes nothing.
    *
