@@ -52,7 +52,7 @@ const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", 
   (name) => `CAMEM_EMULATOR_${name}`,
 );
 /** The variables of examples/serve. */
-const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+const exampleNames = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE"];
 /** The variables of engines in other processes. */
 const engineNames = ["CAMEM_SOCKET_DIR"];
 

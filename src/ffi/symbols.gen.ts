@@ -266,7 +266,7 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
 });
 
 export const PlanStep = {
-  sizeBytes: 56,
+  sizeBytes: 64,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
     spilledSegments: { kind: "u64", offset: 8, length: 8 },
@@ -279,6 +279,7 @@ export const PlanStep = {
     backedUp: { kind: "u32", offset: 44, length: 4 },
     action: { kind: "u32", offset: 48, length: 4 },
     immutable: { kind: "u32", offset: 52, length: 4 },
+    zero: { kind: "u32", offset: 56, length: 4 },
   },
 } as const;
 
