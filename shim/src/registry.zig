@@ -98,6 +98,48 @@ pub const Registry = struct {
         return segment;
     }
 
+    /// As `claim`, whether the segment is awake or asleep.
+    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        if (segment.moving) return error.Moving;
+        segment.moving = true;
+        self.version += 1;
+        self.waitForPins(segment);
+        return segment;
+    }
+
+    /// Returns once nothing moves a segment, or there is none.
+    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (true) {
+            const segment = self.find(address, id) catch return;
+            if (!segment.moving) return;
+            self.changed.wait(&self.mutex);
+        }
+    }
+
+    /// Gives a claimed segment that is not mapped another address range, one of ours.
+    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        _ = self.segments.remove(segment.address);
+        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
+        segment.borrowed = null;
+        segment.address = address;
+        self.segments.putAssumeCapacity(address, segment);
+    }
+
+    /// Marks a claimed segment for release by the caller.
+    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.markDoomed(segment);
+    }
+
     /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
     pub fn letGo(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();

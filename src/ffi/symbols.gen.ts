@@ -217,10 +217,11 @@ export const Pin = {
   none: 0,
   exported: 1,
   ipc_key: 2,
-  mapped_in_part: 3,
-  special: 4,
-  rule: 5,
-  refused: 6,
+  registered: 3,
+  mapped_in_part: 4,
+  special: 5,
+  rule: 6,
+  refused: 7,
 } as const;
 
 export const PlanProgress = {
@@ -260,7 +261,7 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
 });
 
 export const PlanStep = {
-  sizeBytes: 56,
+  sizeBytes: 64,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
     spilledSegments: { kind: "u64", offset: 8, length: 8 },
@@ -273,6 +274,7 @@ export const PlanStep = {
     backedUp: { kind: "u32", offset: 44, length: 4 },
     action: { kind: "u32", offset: 48, length: 4 },
     immutable: { kind: "u32", offset: 52, length: 4 },
+    zero: { kind: "u32", offset: 56, length: 4 },
   },
 } as const;
 
