@@ -37,7 +37,7 @@ pub fn unmap(session: *Session, address: u64, call: *const Unmap) Unmapped {
     if (segment.mapped) {
         const code = call(@ptrFromInt(address));
         if (code != acl.code.success) {
-            _ = session.registry.letGo(segment);
+            _ = session.registry.stopMoving(segment);
             return .{ .done = code };
         }
         session.registry.set(segment, .mapped, false);
@@ -47,7 +47,7 @@ pub fn unmap(session: *Session, address: u64, call: *const Unmap) Unmapped {
     } else if (own.references == 0) {
         dropAsleep(session, own, segment);
     } else if (!park(session, own, segment)) {
-        _ = session.registry.letGo(segment);
+        _ = session.registry.stopMoving(segment);
         return .needs_memory;
     }
     forgetMapping(session, number, own, address);
@@ -73,11 +73,11 @@ fn dropAsleep(session: *Session, own: *handles.Handle, segment: *Segment) void {
     var failure: Failure = .{};
     session.memory.giveBack(segment, &failure) catch {
         _ = registry.unlist(segment); // the program may use the range again
-        registry.stopMoving(segment);
+        _ = registry.stopMoving(segment);
         return session.executor.requestSweep();
     };
     registry.destroy(segment);
-    session.pool.trim(&failure) catch return; // what stays serves the next sleep
+    session.stores.trim(&failure) catch return; // what stays serves the next sleep
 }
 
 /// The range of a segment is still not ours when the record of its owner is gone.
@@ -90,6 +90,6 @@ fn park(session: *Session, own: *handles.Handle, segment: *Segment) bool {
     const address = @intFromPtr(pointer orelse return false);
     session.registry.moveTo(segment, address);
     own.address = address;
-    _ = session.registry.letGo(segment);
+    _ = session.registry.stopMoving(segment);
     return true;
 }

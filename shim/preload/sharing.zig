@@ -49,7 +49,7 @@ pub fn shareHandle(handle: acl.DrvMemHandle, exporting: anytype) acl.Error {
             const segment = open.registry.claimAny(own.address, own.segment_id) catch
                 return .{ .moving = .{ .address = own.address, .segment_id = own.segment_id } };
             const code = self.exporting.run(segment.handle);
-            if (code == acl.code.success) pin(open, own, segment, .exported) else _ = open.registry.letGo(segment);
+            if (code == acl.code.success) pin(open, own, segment, .exported) else _ = open.registry.stopMoving(segment);
             return .{ .done = code };
         }
     };
@@ -94,7 +94,7 @@ pub fn shareAddress(address: u64, reason: memory.Pinned, call: anytype) acl.Erro
                 return .{ .moving = .{ .address = found.start, .segment_id = found.segment_id } };
             const code = self.call.run();
             if (code != acl.code.success)
-                _ = open.registry.letGo(segment)
+                _ = open.registry.stopMoving(segment)
             else if (found.kind == .mapping)
                 pinMapping(open, found.start, segment, self.reason)
             else
@@ -114,9 +114,9 @@ fn pinMapping(session: *Session, address: u64, segment: *core.segments.Segment, 
 /// The record of an allocation keeps its segment, which is in no table any more.
 fn detach(session: *Session, address: u64, segment: *core.segments.Segment, reason: memory.Pinned) void {
     const registry = &session.registry;
-    if (registry.takeBackup(segment, .drop)) |backup| backup.drop(&session.pool);
+    if (registry.takeBackup(segment, .drop)) |backup| backup.drop(&session.stores);
     _ = registry.unlist(segment);
-    registry.stopMoving(segment);
+    _ = registry.stopMoving(segment);
     memory.mutex.lock();
     defer memory.mutex.unlock();
     const block = memory.at(address) orelse return;

@@ -84,17 +84,14 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
-        segment.moving = true;
         self.version += 1; // a plan made before would leave it out
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -102,12 +99,9 @@ pub const Registry = struct {
     pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
-        segment.moving = true;
+        const segment = try self.findAtRest(address, id);
         self.version += 1;
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -140,8 +134,14 @@ pub const Registry = struct {
         self.markDoomed(segment);
     }
 
-    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
-    pub fn letGo(self: *Registry, segment: *Segment) bool {
+    /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
+    fn startMoving(self: *Registry, segment: *Segment) void {
+        segment.moving = true;
+        self.waitForPins(segment);
+    }
+
+    /// Ends what `claim`, `doom` and `takeDoomed` began. True when the segment is doomed: a sweep must release it.
+    pub fn stopMoving(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.moving = false;
@@ -243,6 +243,13 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// As `find`, of a segment that nobody moves or releases. With the mutex held.
+    fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        return if (segment.moving) error.Moving else segment;
+    }
+
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
@@ -281,9 +288,7 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
@@ -304,9 +309,7 @@ pub const Registry = struct {
     ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         const backup = switch (segment.content) {
             .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
@@ -337,8 +340,7 @@ pub const Registry = struct {
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
         if (segment.moving) return null;
-        segment.moving = true;
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -413,13 +415,6 @@ pub const Registry = struct {
         var doomed: DoomedIterator = .{ .node = self.doomed.first };
         while (doomed.next()) |segment| if (segment.device == device) return true;
         return false;
-    }
-
-    pub fn stopMoving(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        segment.moving = false;
-        self.changed.broadcast();
     }
 
     /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which

@@ -52,6 +52,7 @@ export const scrapedNames = {
   },
   mappedBytes: perTag("camem_mapped_bytes", "Device memory that is awake"),
   hostBytes: perTag("camem_host_bytes", "Backups in page-locked host memory"),
+  pageableBytes: perTag("camem_pageable_bytes", "Backups in ordinary memory, since page-locking was refused"),
   spilledBytes: perTag("camem_spilled_bytes", "Backups in the spill folder"),
   checkpointBytes: perTag("camem_checkpoint_bytes", "Content backed by its checkpoint file"),
   discardedBytes: perTag("camem_discarded_bytes", "Address space without content"),

@@ -96,6 +96,7 @@ export const samplesOf: Readonly<Record<keyof typeof scrapedNames, Samples>> = {
   engineState: stateSet("state", states, ({ status }) => status.state),
   mappedBytes: ofTags((usage) => usage.mappedBytes),
   hostBytes: ofTags((usage) => usage.hostBytes),
+  pageableBytes: ofTags((usage) => usage.pageableBytes),
   spilledBytes: ofTags((usage) => usage.spilledBytes),
   checkpointBytes: ofTags((usage) => usage.checkpointBytes),
   discardedBytes: ofTags((usage) => usage.discardedBytes),
