@@ -145,7 +145,9 @@ fn closeSession() core.status.Error!void {
 fn noteFailure(_: core.status.Error) void {}
 
 fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
-    return gate.close(interrupt);
+    try gate.close(interrupt);
+    const started = current() orelse return;
+    if (started.registry.takeOutdated()) return error.Stale;
 }
 
 fn settleGate() void {

@@ -11,6 +11,7 @@ const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const sharing = @import("../sharing.zig");
 const start = @import("../start.zig");
+const written = @import("../written.zig");
 const Session = core.session.Session;
 const heap = core.heap.allocator;
 
@@ -148,6 +149,7 @@ const Mapping = struct {
             };
         }
         block.pinned = own.pinned;
+        written.noteNew(self.address);
         return code;
     }
 };
