@@ -13,6 +13,7 @@ const real = @import("real.zig");
 const refusal = @import("refusal.zig");
 const settings = @import("settings.zig");
 const small = @import("small.zig");
+const termination = @import("termination.zig");
 const acl = @import("acl");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
@@ -118,6 +119,7 @@ fn afterFork() callconv(.c) void {
     small.forget();
     contexts.forget();
     own_wake_ups.forget();
+    termination.forget();
     gate.forget();
 }
 
