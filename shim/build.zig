@@ -44,8 +44,15 @@ pub fn build(b: *std.Build) void {
         const emulator = addEmulator(b, target);
         const steps = [_]*std.Build.Step{
             installBelow(b, shim, platform.name),
+            installBelow(b, addPreload(b, target, optimize, "preload/preload.zig", "camem_preload"), platform.name),
             installBelow(b, emulator, b.fmt("{s}/emulator", .{platform.name})),
         };
+        if (platform.arch == b.graph.host.result.cpu.arch) {
+            const root = "preload/with_triggers.zig";
+            const triggers = addPreload(b, target, optimize, root, "camem_preload_with_triggers");
+            b.step("preload-triggers", "build the preload library with triggers for tests")
+                .dependOn(installBelow(b, triggers, "."));
+        }
         for (steps) |step| {
             release.dependOn(step);
             if (platform.arch == b.graph.host.result.cpu.arch) b.getInstallStep().dependOn(step);
@@ -78,6 +85,38 @@ fn addShim(
     });
     module.addOptions("build_options", options);
     return b.addLibrary(.{ .name = "camem", .linkage = .dynamic, .root_module = module });
+}
+
+/// The library that is loaded in front of AscendCL, which the program opens.
+fn addPreload(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+    root: []const u8,
+    name: []const u8,
+) *std.Build.Step.Compile {
+    const options = b.addOptions();
+    options.addOption(bool, "link_ascendcl", false);
+    const acl = aclModule(b);
+    const core = b.createModule(.{
+        .root_source_file = b.path("src/core.zig"),
+        .imports = &.{.{ .name = "acl", .module = acl }},
+    });
+    const build_options = options.createModule();
+    core.addImport("build_options", build_options);
+    const module = b.createModule(.{
+        .root_source_file = b.path(root),
+        .target = target,
+        .optimize = optimize,
+        .link_libc = true,
+        .strip = optimize != .Debug,
+        .imports = &.{
+            .{ .name = "acl", .module = acl },
+            .{ .name = "core", .module = core },
+            .{ .name = "build_options", .module = build_options },
+        },
+    });
+    return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }
 
 fn addEmulator(b: *std.Build, target: std.Build.ResolvedTarget) *std.Build.Step.Compile {

@@ -1,5 +1,13 @@
 import { CamemError, formatValue } from "./errors.ts";
-import { abandonAttachment, aclLibraryFor, allocateSegment, attach, localNative } from "./ffi/index.ts";
+import {
+  abandonAttachment,
+  aclLibraryFor,
+  allocateSegment,
+  attach,
+  endOwnAttachments,
+  localNative,
+} from "./ffi/index.ts";
+import { InstanceSlot } from "./instance.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -12,7 +20,7 @@ import { checkSize, type MemoryPool } from "./memory/pool.ts";
 import { MemoryPools } from "./memory/pool-by-tag.ts";
 import { Regions } from "./memory/regions.ts";
 import { SegmentTable } from "./memory/table.ts";
-import { type HostUsage, hostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
+import { type HostUsage, segmentBytesOf, type TagUsage, usageByTag } from "./memory/usage.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -40,7 +48,7 @@ import type { TransitionPlan } from "./transition/preflight.ts";
 import type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
 import { Transitions } from "./transition/transitions.ts";
 
-let instance: { allocator: CaMemAllocator; config: Config } | undefined;
+const open = new InstanceSlot<CaMemAllocator>();
 
 /**
  * The allocator of this process: device memory under tags, which can sleep and wake up at the same addresses.
@@ -69,6 +77,8 @@ export class CaMemAllocator {
     this.#config = config;
     this.#pools = new MemoryPools(this.#table, this.#owner, config.poolSegmentBytes);
     this.#transitions = new Transitions(localNative, config, this.#table, this.#policies, this.#isKnown);
+    // `bun test --isolate` leaves nothing but the attachment of the file before.
+    if (open.isFirst) endOwnAttachments();
     attach(aclLibraryFor(config.backend, config.aclLibrary));
     this.#deviceCount = localNative.runtimeInfo().deviceCount;
     try {
@@ -82,21 +92,23 @@ export class CaMemAllocator {
 
   /**
    * Returns the allocator of this process. Each Worker has its own, on a shared table of segments. The first call opens
-   * AscendCL (aclInit, aclrtGetDeviceCount).
+   * AscendCL (aclInit, aclrtGetDeviceCount). After a reload of `bun --hot`, and in another file of `bun test`, the first call
+   * closes an allocator that was left open, and returns a new one.
    *
    * @throws CamemError `INVALID_CONFIG`; `CONFIG_CONFLICT` when it exists with other options; `LIBRARY_NOT_FOUND`,
    * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` with the libraries tried; `UNKNOWN_DEVICE`; `CLOSED` while one is closing
    */
   static getInstance(options?: AllocatorOptions): CaMemAllocator {
-    if (instance === undefined) {
-      const config = resolveConfig(options);
-      instance = { allocator: new CaMemAllocator(config), config };
-    } else if (options !== undefined) {
-      const difference = differenceOf(instance.config, resolveConfig(options));
-      if (difference !== undefined)
-        throw new CamemError("CONFIG_CONFLICT", `${difference}; close() that allocator first`);
+    const existing = open.get();
+    if (existing === undefined) {
+      const created = new CaMemAllocator(resolveConfig(options));
+      open.set(created);
+      return created;
     }
-    return instance.allocator;
+    const difference = options && differenceOf(existing.#config, resolveConfig(options));
+    if (difference !== undefined)
+      throw new CamemError("CONFIG_CONFLICT", `${difference}; close() that allocator first`);
+    return existing;
   }
 
   /** The kind of device, and the path of its library. */
@@ -228,13 +240,13 @@ export class CaMemAllocator {
   }
 
   /**
-   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory.
+   * Page-locked host memory of this process's allocator: backups, prepared memory and retained memory; and the host budget.
    *
    * @throws CamemError `CLOSED`
    */
   hostUsage(): HostUsage {
     this.#lifecycle.assertOpen();
-    return hostUsage(localNative);
+    return this.#transitions.hostUsage();
   }
 
   /**
@@ -334,7 +346,12 @@ export class CaMemAllocator {
   async close(): Promise<void> {
     this.#transitions.hooks.assertOutside();
     await this.#lifecycle.close((reason) => this.#transitions.end(reason));
-    if (instance?.allocator === this) instance = undefined;
+    open.clear(this);
+  }
+
+  /** @internal Closes without waiting for transitions, which end with `CLOSED`. */
+  abandon(): void {
+    this.#lifecycle.abandon((reason) => this.#transitions.end(reason));
   }
 
   /** Closes the allocator at the end of an `await using` scope. */

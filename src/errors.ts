@@ -95,6 +95,9 @@ export class CamemError extends Error {
 export function formatValue(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
   if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  if (typeof value === "bigint") return `${value}n (a bigint)`;
+  if (typeof value === "number" && Number.isFinite(value) && Math.abs(value) > Number.MAX_SAFE_INTEGER)
+    return `${value} (too large: beyond 2^53 - 1)`;
   return typeof value === "function" ? "a function" : String(value);
 }
 

@@ -8,10 +8,13 @@
 
 export { CaMemAllocator } from "./allocator.ts";
 export type { TensorDtype } from "./checkpoint/header.ts";
-export { type LoadSafetensorsOptions, loadSafetensors, type Tensor } from "./checkpoint/safetensors.ts";
+export type { LoadSafetensorsOptions } from "./checkpoint/load-options.ts";
+export { loadSafetensors } from "./checkpoint/safetensors.ts";
+export type { Tensor } from "./checkpoint/tensor.ts";
 export { CamemError, type CamemErrorCode, type CamemErrorDetails, errorCodes } from "./errors.ts";
 export type { Backup } from "./memory/backup.ts";
 export type { BufferState, DeviceBuffer, DevicePointer } from "./memory/buffer.ts";
+export type { HostBudget } from "./memory/host-budget.ts";
 export type { MallocOptions, MemoryPoolOptions } from "./memory/options.ts";
 export type { MemoryPool } from "./memory/pool.ts";
 export type { HostUsage, TagUsage } from "./memory/usage.ts";

@@ -2,8 +2,11 @@
 
 import { OpenAiError } from "./openai.ts";
 
-/** Wildcards, and the files of the page, which no client asks for by hand. */
-const isHidden = (path: string) => /^\/camem\/.*[*.]/.test(path);
+/** Wildcards, redirects, and the files of the page, which no client asks for by hand. */
+const isHidden = (path: string) => /^\/camem\/.*[*.]|.\/$/.test(path);
+
+/** The path of a request, also where a missing or malformed Host header leaves it without a valid URL. */
+export const pathOf = ({ url }: Request): string => /^(?:https?:\/\/[^/?#]*)?([^?#]*)/.exec(url)?.[1] || "/";
 
 const lettersOf = (path: string) => path.toLowerCase().replace(/[^a-z0-9]/g, "");
 
@@ -19,7 +22,7 @@ export class Directory {
   }
 
   notFound(request: Request): Response {
-    const { pathname } = new URL(request.url);
+    const pathname = pathOf(request);
     const similar = this.#paths.find((path) => lettersOf(path) === lettersOf(pathname));
     const hint = similar === undefined ? "/ lists the routes" : `use ${similar}`;
     return new OpenAiError(404, `there is nothing at ${pathname}; ${hint}`).response;

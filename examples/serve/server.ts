@@ -3,7 +3,7 @@ import { registerMetrics } from "camem/metrics";
 import { type AdminHandler, createHandler, IdleSleep, ModelPool } from "camem/server";
 import { Registry } from "prom-client";
 import { Completions } from "./completions.ts";
-import { Directory } from "./directory.ts";
+import { Directory, pathOf } from "./directory.ts";
 import { LlamaEngine } from "./engine.ts";
 import { OpenAiError } from "./openai.ts";
 import type { ServeOptions } from "./options.ts";
@@ -176,7 +176,7 @@ class Routes {
   }
 
   answer(request: Request, server: Server, directory: Directory): Response | Promise<Response> {
-    const { pathname } = new URL(request.url);
+    const pathname = pathOf(request);
     const model = /^\/v1\/models\/(.+)$/.exec(pathname)?.[1];
     if (model !== undefined) return only("GET", request, () => this.#model(model));
     switch (pathname) {
@@ -230,6 +230,6 @@ function only(
 
 /** Answers `/` and paths that no route has. */
 function answerOther(request: Request, directory: Directory): Response | Promise<Response> {
-  if (new URL(request.url).pathname !== "/") return directory.notFound(request);
+  if (pathOf(request) !== "/") return directory.notFound(request);
   return only("GET", request, () => directory.response);
 }

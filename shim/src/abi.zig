@@ -111,6 +111,11 @@ pub export fn camem_tag_intern(name: [*]const u8, length: u64, tag: *u32) callco
     return callTo(.{tag}, Session.internTag, .{name[0..length]});
 }
 
+/// The number of a tag that was interned. `name` has `length` bytes.
+pub export fn camem_tag_find(name: [*]const u8, length: u64, tag: *u32) callconv(.c) i32 {
+    return callTo(.{tag}, Session.findTag, .{name[0..length]});
+}
+
 /// Copies a tag's name into `buffer`, which has room for `longest_tag_bytes`.
 pub export fn camem_tag_name(tag: u32, buffer: [*]u8, length: *u64) callconv(.c) i32 {
     return callTo(.{length}, Session.copyTagName, .{ tag, buffer });
@@ -119,6 +124,12 @@ pub export fn camem_tag_name(tag: u32, buffer: [*]u8, length: *u64) callconv(.c)
 /// A tag's policy, a word that the shim keeps for its callers; 0 until one is set.
 pub export fn camem_tag_policy(tag: u32, policy: *u64) callconv(.c) i32 {
     return callTo(.{policy}, Session.tagPolicy, .{tag});
+}
+
+/// Copies the policies of all tags, by number, into `buffer`, which has room for `capacity` words, and writes how many
+/// tags there are to `count`. Where that is more than `capacity`, nothing is copied.
+pub export fn camem_tag_policies(buffer: [*]u64, capacity: u64, count: *u64) callconv(.c) i32 {
+    return callTo(.{count}, Session.tagPolicies, .{buffer[0..capacity]});
 }
 
 /// Replaces a tag's policy, for every thread. Refused as stale when the policy is no longer `expected`.

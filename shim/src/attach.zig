@@ -126,9 +126,46 @@ fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
         failure.describe("", 0, 0, 0, reason);
         return err;
     };
-    try session.open(library, failure);
+    try session.open(library, null, failure);
     errdefer session.abandon();
     gate.thread = try sync.Thread.spawn(executorThread, .{});
+}
+
+/// Opens `library` for a program that it is loaded in already, beside that program. Nobody attaches to such a session:
+/// it is open until `closeBeside`.
+pub fn openBeside(library: loader.Library, beside: Session.Beside, failure: *Failure) status.Error!*Session {
+    gate.mutex.lock();
+    defer gate.mutex.unlock();
+    if (gate.state != .closed) return error.Busy;
+    joinThread();
+    try session.open(library, beside, failure);
+    errdefer session.abandon();
+    gate.thread = try sync.Thread.spawn(executorThread, .{});
+    gate.state = .open;
+    return &session;
+}
+
+/// Cancels what runs, gives everything back and returns. After a failure the session is open still.
+pub fn closeBeside(failure: *Failure) status.Error!void {
+    {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        if (gate.state != .open) return error.NotOpen;
+        gate.state = .closing;
+        gate.closing += 1;
+        session.executor.stop();
+        while (gate.state == .closing) gate.changed.wait(&gate.mutex);
+        if (gate.close_error) |err| {
+            failure.* = gate.close_failure;
+            return err;
+        }
+    }
+    joinThread();
+}
+
+/// In a child of fork(), which has none of the threads: forgets the parent's session.
+pub fn forget() void {
+    gate = .{ .closing = gate.closing };
 }
 
 /// Gives up this thread's attachment. With the last one everything is released on the executor's thread: then this
@@ -194,8 +231,9 @@ fn finishClose(state: State, err: ?status.Error, failure: *const Failure) void {
     gate.close_error = err;
     gate.close_failure = failure.*;
     gate.state = state;
+    gate.changed.broadcast();
     // There is room: its attachment was removed to get here.
-    if (state == .open) gate.attachments.add(gate.closer) catch return;
+    if (state == .open and gate.closer != 0) gate.attachments.add(gate.closer) catch return;
 }
 
 test "Attachments.add makes room when only threads that have ended are attached" {

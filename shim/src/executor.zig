@@ -19,10 +19,20 @@ const Plan = plans.Plan;
 /// Results stay readable until this many later plans were submitted.
 const history = 256;
 
+/// Keeps the program that a session is beside away from the memory of a plan.
+pub const Guard = struct {
+    /// Holds back calls that begin, and waits for those in progress. Called again for later plans, also without an
+    /// `open` between.
+    close: *const fn (interrupt: sync.Interrupt, failure: *Failure) status.Error!void,
+    /// A plan has ended.
+    open: *const fn () void,
+};
+
 const SpillFolder = [std.os.linux.PATH_MAX]u8;
 
 pub const Executor = struct {
     devices: Devices,
+    guard: ?Guard = null,
     mutex: sync.Mutex = .{},
     changed: sync.Condition = .{},
     plans: [history]Plan = @splat(.{}),
@@ -31,6 +41,8 @@ pub const Executor = struct {
     stopping: bool = false,
     /// Segments wait for their release, beside any plan.
     sweep_wanted: bool = false,
+    /// Devices to let go of once none of their segments is left.
+    close_wanted: [runtime.max_devices]bool = @splat(false),
     /// Where spill files of later plans are made; empty without a folder.
     spill_folder: SpillFolder = @splat(0),
     /// As it was when the plan that runs was submitted.
@@ -71,6 +83,37 @@ pub const Executor = struct {
     fn sweep(self: *Executor) void {
         var ignored: Failure = .{};
         self.releaseAllDoomed(.{ .cancelled = &self.interrupted }, &ignored) catch return;
+        for (0..runtime.max_devices) |device| self.closeIfUnused(@intCast(device));
+    }
+
+    fn closeIfUnused(self: *Executor, device: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (!self.close_wanted[device]) return;
+        const memory = self.devices.memory;
+        if (memory.registry.hasDevice(device)) return;
+        var ignored: Failure = .{};
+        memory.runtime.close(device, &ignored) catch return; // the next sweep tries again
+        self.close_wanted[device] = false;
+        self.changed.broadcast();
+    }
+
+    /// Lets go of a device that the program beside has let go of, on the executor's thread: cancels the plan that
+    /// runs, and releases every segment of the device. Returns when that is done, or after `timeout_ns`.
+    pub fn closeDevice(self: *Executor, device: u32, timeout_ns: u64) void {
+        self.devices.memory.registry.doomDevice(device);
+        const deadline_ns = sync.now() +| timeout_ns;
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.close_wanted[device] = true;
+        while (self.close_wanted[device] and !self.stopping and sync.now() < deadline_ns) {
+            if (self.pending) |plan| plan.cancelled.store(true, .release);
+            self.sweep_wanted = true;
+            self.changed.broadcast();
+            self.mutex.unlock();
+            sync.sleep(std.time.ns_per_ms);
+            self.mutex.lock();
+        }
     }
 
     /// Takes plans again after a `stop` whose closing failed.
@@ -212,6 +255,7 @@ pub const Executor = struct {
         plan.enter(.releasing);
         self.stopMoving(plan);
         self.finish(plan);
+        if (self.guard) |guard| guard.open();
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
@@ -226,6 +270,10 @@ pub const Executor = struct {
 
     fn run(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         if (plan.steps.len == 0) return self.prepare(plan, failure);
+        if (self.guard) |guard| {
+            plan.enter(.waiting);
+            try guard.close(plan.interrupt(), failure);
+        }
         return if (plan.isSleep()) sleep.run(&self.devices, plan, failure) else wake.run(&self.devices, plan, failure);
     }
 

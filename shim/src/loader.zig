@@ -117,21 +117,36 @@ fn tryOpen(path: [*:0]const u8, report: *Report) status.Error!Library {
         const exists = std.mem.indexOfScalar(u8, text, '/') != null and std.c.access(path, std.c.F_OK) == 0;
         return if (exists) error.LibraryInvalid else error.LibraryNotFound;
     };
+    return fromSymbols(InHandle{ .handle = handle }, text, report) catch |err| {
+        _ = std.c.dlclose(handle);
+        return err;
+    };
+}
+
+const InHandle = struct {
+    handle: *anyopaque,
+
+    pub fn find(self: InHandle, comptime name: [:0]const u8) ?*anyopaque {
+        return std.c.dlsym(self.handle, name);
+    }
+};
+
+/// The library at `path`, which `symbols.find` looks names up in.
+pub fn fromSymbols(symbols: anytype, path: []const u8, report: *Report) status.Error!Library {
     var library: Library = .{ .api = undefined };
-    status.copyText(&library.path, text);
+    status.copyText(&library.path, path);
     inline for (api_fields) |field| {
-        const symbol = std.c.dlsym(handle, field.name);
+        const symbol: ?*anyopaque = symbols.find(field.name);
         if (comptime isOptional(field)) {
             @field(library.api, field.name) = @ptrCast(@alignCast(symbol));
         } else if (symbol) |found| {
             @field(library.api, field.name) = @ptrCast(@alignCast(found));
         } else {
-            report.add(text, "is not AscendCL: it has no " ++ field.name);
-            _ = std.c.dlclose(handle);
+            report.add(path, "is not AscendCL: it has no " ++ field.name);
             return error.LibraryInvalid;
         }
     }
-    report.add(text, "opened");
+    report.add(path, "opened");
     return library;
 }
 

@@ -308,7 +308,7 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > basis.last_segment_id) continue;
         const key: Key = .of(segment);
-        if (!std.meta.eql(last, key)) found = wanted.groups.getPtr(key);
+        if (last == null or !last.?.eql(key)) found = wanted.groups.getPtr(key);
         last = key;
         const remaining = found orelse continue;
         if (remaining.segments == 0 or !remaining.action.fits(segment)) return error.Stale;
@@ -328,12 +328,14 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
 
 /// The actions for each group.
 const Wanted = struct {
-    groups: std.AutoHashMapUnmanaged(Key, Remaining) = .empty,
+    groups: std.HashMapUnmanaged(Key, Remaining, Key.HashContext, std.hash_map.default_max_load_percentage) = .empty,
     segments: u64 = 0,
 
     fn of(steps: []const PlanStep) status.Error!Wanted {
         var self: Wanted = .{};
         errdefer self.groups.deinit(heap.allocator);
+        const count = std.math.cast(u32, steps.len) orelse return error.OutOfHostMemory;
+        self.groups.ensureTotalCapacity(heap.allocator, count) catch return error.OutOfHostMemory;
         for (steps) |step| {
             const action = try actionOf(step);
             const slot = self.groups.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;

@@ -118,6 +118,15 @@ pub const Registry = struct {
         return replaced;
     }
 
+    /// Whether the content of any segment is not in device memory. What waits for its release does not count.
+    pub fn isAnyAsleep(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator: Iterator = .init(self);
+        while (iterator.next()) |segment| if (!segment.doomed and !segment.isAwake()) return true;
+        return false;
+    }
+
     /// Whether a failed sleep left a backup that its copies may still write to.
     pub fn isUnfinished(self: *Registry, segment: *const Segment) bool {
         self.mutex.lock();
@@ -344,6 +353,24 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| self.markDoomed(entry.*);
+    }
+
+    pub fn doomDevice(self: *Registry, device: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator = self.segments.valueIterator();
+        while (iterator.next()) |entry| if (entry.*.device == device) self.markDoomed(entry.*);
+    }
+
+    /// Whether any segment of a device is left, also one that waits for its release.
+    pub fn hasDevice(self: *Registry, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator: Iterator = .init(self);
+        while (iterator.next()) |segment| if (segment.device == device) return true;
+        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        while (doomed.next()) |segment| if (segment.device == device) return true;
+        return false;
     }
 
     pub fn stopMoving(self: *Registry, segment: *Segment) void {

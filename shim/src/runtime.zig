@@ -45,9 +45,25 @@ const Device = struct {
     gone: bool = false,
     /// Holds on the device that a failed opening took and could not give back.
     stray_holds: u32 = 0,
+    /// The same of a context of our own.
+    stray_context: acl.Context = null,
 };
 
 var sessions: std.atomic.Value(u64) = .init(1);
+
+/// For a session inside a program that allocates by itself and must not notice: the session has contexts of its own,
+/// holds no device and does not initialise AscendCL.
+pub const Beside = struct {
+    createContext: *const fn (*acl.Context, i32) callconv(.c) acl.Error,
+    destroyContext: *const fn (acl.Context) callconv(.c) acl.Error,
+    /// Waits for what the program has given to a device, in each of its contexts.
+    synchronize: *const fn (
+        runtime: *Runtime,
+        device: u32,
+        interrupt: ?sync.Interrupt,
+        failure: *Failure,
+    ) status.Error!void,
+};
 
 /// Who has to undo `aclInit`.
 const Initialization = enum { ours, counted, foreign };
@@ -66,18 +82,20 @@ pub const Runtime = struct {
     /// Tells the contexts of this session from those of earlier ones.
     session: u64,
     left_behind: LeftBehind,
+    beside: ?*const Beside,
     mutex: sync.Mutex = .{},
     devices: [max_devices]Device = @splat(.{}),
 
-    pub fn init(library: loader.Library, failure: *Failure) status.Error!Runtime {
+    pub fn init(library: loader.Library, beside: ?*const Beside, failure: *Failure) status.Error!Runtime {
         var self: Runtime = .{
             .library = library,
+            .beside = beside,
             .initialization = .foreign,
             .device_count = 0,
             .session = sessions.fetchAdd(1, .monotonic),
             .left_behind = try .ofProcess(),
         };
-        self.initialization = try self.initialize(failure);
+        if (beside == null) self.initialization = try self.initialize(failure);
         errdefer self.abandon();
         var count: u32 = 0;
         const code = library.api.aclrtGetDeviceCount(&count);
@@ -172,14 +190,10 @@ pub const Runtime = struct {
         defer self.mutex.unlock();
         const slot = &self.devices[device];
         if (slot.context) |context| return context;
+        const context = try self.openContext(device, failure);
+        errdefer self.abandonContext(device, context);
         const api = &self.library.api;
-        try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
-        errdefer if (api.aclrtResetDevice(@intCast(device)) != acl.code.success) {
-            slot.stray_holds +|= 1;
-        };
-        var context: acl.Context = null;
-        try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&context), 0, 0, failure);
-        var prop = physicalMemory(device);
+        var prop = physicalMemory(device, memory_attribute);
         var granularity: usize = 0;
         const call = "aclrtMemGetAllocationGranularity";
         const code = api.aclrtMemGetAllocationGranularity(&prop, acl.MemGranularity.recommended, &granularity);
@@ -191,6 +205,31 @@ pub const Runtime = struct {
         slot.context = context;
         slot.granularity = granularity;
         return context;
+    }
+
+    /// The primary context, which our hold on the device keeps open, or one of our own beside a program.
+    fn openContext(self: *Runtime, device: u32, failure: *Failure) status.Error!acl.Context {
+        const api = &self.library.api;
+        var context: acl.Context = null;
+        if (self.beside) |beside| {
+            const code = beside.createContext(&context, @intCast(device));
+            try self.check("aclrtCreateContext", code, 0, 0, failure);
+            return context;
+        }
+        try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
+        errdefer self.abandonContext(device, context);
+        try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&context), 0, 0, failure);
+        return context;
+    }
+
+    /// Undoes `openContext`. What fails is tried again by `closeDevices`.
+    fn abandonContext(self: *Runtime, device: u32, context: acl.Context) void {
+        const slot = &self.devices[device];
+        if (self.beside) |beside| {
+            if (beside.destroyContext(context) != acl.code.success) slot.stray_context = context;
+        } else if (self.library.api.aclrtResetDevice(@intCast(device)) != acl.code.success) {
+            slot.stray_holds +|= 1;
+        }
     }
 
     fn isOpen(self: *Runtime, device: u32) bool {
@@ -243,6 +282,7 @@ pub const Runtime = struct {
         interrupt: ?sync.Interrupt,
         failure: *Failure,
     ) status.Error!void {
+        if (self.beside) |beside| try beside.synchronize(self, device, interrupt, failure);
         const scope = try Scope.enter(self, device, failure);
         defer scope.abandon();
         const api = &self.library.api;
@@ -281,10 +321,18 @@ pub const Runtime = struct {
         for (self.devices[0..self.device_count], 0..) |*slot, device| {
             while (slot.stray_holds > 0) : (slot.stray_holds -= 1)
                 self.resetDevice(@intCast(device), failure) catch |err| if (!slot.gone) return err;
-            if (slot.context == null) continue;
-            self.closeDevice(@intCast(device), failure) catch |err| if (!slot.gone) return err;
-            slot.* = .{};
+            try self.close(@intCast(device), failure);
         }
+    }
+
+    /// As `closeDevices`, for one device.
+    pub fn close(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        const slot = &self.devices[device];
+        if (slot.stray_context != null) try self.destroyContext(slot.stray_context, failure);
+        slot.stray_context = null;
+        if (slot.context == null) return;
+        self.closeDevice(device, failure) catch |err| if (!slot.gone) return err;
+        slot.* = .{};
     }
 
     fn closeDevice(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
@@ -298,8 +346,17 @@ pub const Runtime = struct {
                 stream.* = null;
             }
         }
-        defer self.left_behind.markDead(self.devices[device].context);
-        return self.resetDevice(device, failure);
+        const context = self.devices[device].context;
+        defer self.left_behind.markDead(context);
+        return if (self.beside == null) self.resetDevice(device, failure) else self.destroyContext(context, failure);
+    }
+
+    fn destroyContext(self: *Runtime, context: acl.Context, failure: *Failure) status.Error!void {
+        const beside = self.beside orelse return;
+        const code = beside.destroyContext(context);
+        // Somebody has destroyed it already, as the end of AscendCL does.
+        if (code == acl.code.rt_context_null or code == acl.code.rt_context_release_error) return;
+        return self.check("aclrtDestroyContext", code, 0, 0, failure);
     }
 
     fn resetDevice(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
@@ -427,10 +484,12 @@ pub fn expectResult(
     };
 }
 
-/// The physical memory of every segment: 2 MiB pages of high-bandwidth memory.
-pub fn physicalMemory(device: u32) acl.PhysicalMemProp {
+/// Of the physical memory of segments, unless a program beside asks for another: 2 MiB pages of high-bandwidth memory.
+pub const memory_attribute = acl.MemAttr.hbm_huge;
+
+pub fn physicalMemory(device: u32, mem_attr: c_int) acl.PhysicalMemProp {
     return .{
-        .mem_attr = acl.MemAttr.hbm_huge,
+        .mem_attr = mem_attr,
         .location = .{ .id = device, .type = acl.MemLocationType.device },
     };
 }

@@ -153,6 +153,16 @@ pub const Content = union(enum) {
 /// Where a segment is, as its users see it.
 pub const State = enum(u32) { mapped = 1, offloaded = 2, discarded = 3 };
 
+/// What a segment has when its address range is another's and its memory must come back as its owner made it.
+pub const Borrowed = struct {
+    /// Of the physical memory.
+    prop: acl.PhysicalMemProp,
+    /// Mapped without access for its own device.
+    no_access: bool = false,
+    /// The access that its owner has set, in order.
+    access: std.ArrayList(acl.MemAccessDesc) = .empty,
+};
+
 pub const Segment = struct {
     /// 0 until it is reserved.
     address: u64 = 0,
@@ -164,11 +174,15 @@ pub const Segment = struct {
     id: u64 = 0,
     device: u32,
     tag: u32,
+    /// Of its physical memory.
+    mem_attr: c_int = acl.MemAttr.hbm_huge,
     content: Content = .{ .live = .{} },
     /// How often a sleep has discarded its content.
     discards: u32 = 0,
     handle: acl.DrvMemHandle = null,
     mapped: bool = false,
+    /// Set where the address range is not ours; its owner keeps the record until the segment is destroyed.
+    borrowed: ?*const Borrowed = null,
     reserved: bool = false,
     /// Owned by a plan or by a release in progress: nobody else touches it, but to make it immutable.
     moving: bool = false,

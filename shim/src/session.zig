@@ -4,7 +4,7 @@ const std = @import("std");
 const acl = @import("acl");
 const Backup = @import("backup.zig").Backup;
 const devices = @import("devices.zig");
-const Executor = @import("executor.zig").Executor;
+const executor = @import("executor.zig");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
@@ -17,7 +17,9 @@ const segments = @import("segment.zig");
 const status = @import("status.zig");
 const usage = @import("usage.zig");
 const vmm = @import("vmm.zig");
+const Executor = executor.Executor;
 const Failure = status.Failure;
+const Guard = executor.Guard;
 const Segment = segments.Segment;
 
 const Allocation = struct { address: u64, segment_id: u64 };
@@ -40,15 +42,20 @@ pub const Session = struct {
     executor: Executor,
     memory: vmm.Memory,
 
+    /// What a session inside a program that allocates by itself has besides.
+    pub const Beside = struct { runtime: *const runtime.Beside, memory: *const vmm.Beside, guard: Guard };
+
     /// Opens a session in place: its parts point to each other.
-    pub fn open(self: *Session, library: loader.Library, failure: *Failure) status.Error!void {
-        self.runtime = try runtime.Runtime.init(library, failure);
+    pub fn open(self: *Session, library: loader.Library, beside: ?Beside, failure: *Failure) status.Error!void {
+        self.runtime = try runtime.Runtime.init(library, if (beside) |given| given.runtime else null, failure);
         errdefer self.runtime.abandon();
         self.pool = .{ .runtime = &self.runtime };
         self.registry = .{};
         errdefer self.registry.deinit();
         self.memory = .{ .runtime = &self.runtime, .registry = &self.registry, .pool = &self.pool };
+        if (beside) |given| self.memory.beside = given.memory;
         self.executor = .{ .devices = .{ .memory = self.memory } };
+        if (beside) |given| self.executor.guard = given.guard;
         _ = try self.registry.tags.intern("default");
     }
 
@@ -87,6 +94,12 @@ pub const Session = struct {
         return self.registry.tags.intern(name);
     }
 
+    pub fn findTag(self: *Session, name: []const u8) status.Error!u32 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        return self.registry.tags.find(name);
+    }
+
     /// Copies a tag's name to `target`, which has room for the longest, and returns how long it is.
     pub fn copyTagName(self: *Session, tag: u32, target: [*]u8) status.Error!u64 {
         self.registry.mutex.lock();
@@ -100,6 +113,15 @@ pub const Session = struct {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
         return self.registry.tags.policy(tag);
+    }
+
+    /// Copies the policies of all tags to `target` where they fit, by number, and returns how many tags there are.
+    pub fn tagPolicies(self: *Session, target: []u64) status.Error!u64 {
+        self.registry.mutex.lock();
+        defer self.registry.mutex.unlock();
+        const policies = self.registry.tags.policies.items;
+        if (policies.len <= target.len) @memcpy(target[0..policies.len], policies);
+        return policies.len;
     }
 
     pub fn setTagPolicy(self: *Session, tag: u32, expected: u64, new: u64) status.Error!void {
@@ -135,6 +157,18 @@ pub const Session = struct {
         size_bytes: u64,
         failure: *Failure,
     ) status.Error!Allocation {
+        return self.allocateOf(runtime.memory_attribute, device, tag, size_bytes, failure);
+    }
+
+    /// As `allocate`, of physical memory with the attribute `mem_attr`.
+    pub fn allocateOf(
+        self: *Session,
+        mem_attr: c_int,
+        device: u32,
+        tag: u32,
+        size_bytes: u64,
+        failure: *Failure,
+    ) status.Error!Allocation {
         if (size_bytes == 0) return error.InvalidSize;
         // A release that failed earlier may hold the memory that is needed now.
         if (self.registry.hasDoomed()) self.executor.requestSweep();
@@ -142,6 +176,7 @@ pub const Session = struct {
         const padded_bytes = segments.paddedBytes(size_bytes, granularity) orelse return error.InvalidSize;
         const segment = try self.registry.create(device, tag, padded_bytes, size_bytes);
         errdefer self.discard(segment);
+        segment.mem_attr = mem_attr;
         try self.acquire(segment, failure);
         const address = segment.address;
         const segment_id = self.registry.insert(segment) orelse {
@@ -153,6 +188,10 @@ pub const Session = struct {
     }
 
     fn acquire(self: *Session, segment: *Segment, failure: *Failure) status.Error!void {
+        if (self.runtime.beside != null) { // none of these calls needs a context
+            try self.memory.reserve(segment, failure);
+            return self.memory.back(segment, failure);
+        }
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
         errdefer scope.abandon();
         try self.memory.reserve(segment, failure);
@@ -163,7 +202,11 @@ pub const Session = struct {
     /// Undoes a failed allocation. A record that still holds something is kept, and its release is retried.
     fn discard(self: *Session, segment: *Segment) void {
         var ignored: Failure = .{};
-        self.memory.release(segment, null, &ignored) catch return self.registry.keep(segment);
+        const released = if (self.runtime.beside != null and segment.reserved)
+            self.memory.giveBack(segment, &ignored)
+        else
+            self.memory.release(segment, null, &ignored);
+        released catch return self.registry.keep(segment);
         self.registry.destroy(segment);
     }
 

@@ -123,6 +123,15 @@ pub fn wakeAll(word: *const std.atomic.Value(u32)) void {
     _ = linux.futex_3arg(&word.raw, .{ .cmd = .WAKE, .private = true }, std.math.maxInt(i32));
 }
 
+/// Returns after about `duration_ns`, or earlier when a signal arrives.
+pub fn sleep(duration_ns: u64) void {
+    const duration: linux.timespec = .{
+        .sec = @intCast(duration_ns / std.time.ns_per_s),
+        .nsec = @intCast(duration_ns % std.time.ns_per_s),
+    };
+    _ = linux.nanosleep(&duration, null);
+}
+
 /// Nanoseconds of the monotonic clock.
 pub fn now() u64 {
     var time: std.c.timespec = undefined;

@@ -24,6 +24,8 @@ pub const Tags = struct {
     var next_token: std.atomic.Value(u64) = .init(1);
 
     names: std.ArrayList([]u8) = .empty,
+    /// By name.
+    numbers: std.StringHashMapUnmanaged(u32) = .empty,
     /// By number. Their meaning is the callers'; 0 until one is set.
     policies: std.ArrayList(u64) = .empty,
     regions: std.ArrayList(Region) = .empty,
@@ -31,20 +33,28 @@ pub const Tags = struct {
     pub fn deinit(self: *Tags) void {
         for (self.names.items) |text| heap.allocator.free(text);
         self.names.deinit(heap.allocator);
+        self.numbers.deinit(heap.allocator);
         self.policies.deinit(heap.allocator);
         self.regions.deinit(heap.allocator);
     }
 
     pub fn intern(self: *Tags, text: []const u8) status.Error!u32 {
         if (text.len == 0 or text.len > longest_tag_bytes) return error.InvalidArgument;
-        for (self.names.items, 0..) |known, index| {
-            if (std.mem.eql(u8, known, text)) return @intCast(index);
-        }
+        if (self.numbers.get(text)) |known| return known;
         self.names.ensureUnusedCapacity(heap.allocator, 1) catch return error.OutOfHostMemory;
         self.policies.ensureUnusedCapacity(heap.allocator, 1) catch return error.OutOfHostMemory;
-        self.names.appendAssumeCapacity(heap.allocator.dupe(u8, text) catch return error.OutOfHostMemory);
+        self.numbers.ensureUnusedCapacity(heap.allocator, 1) catch return error.OutOfHostMemory;
+        const own = heap.allocator.dupe(u8, text) catch return error.OutOfHostMemory;
+        const number: u32 = @intCast(self.names.items.len);
+        self.names.appendAssumeCapacity(own);
         self.policies.appendAssumeCapacity(0);
-        return @intCast(self.names.items.len - 1);
+        self.numbers.putAssumeCapacity(own, number);
+        return number;
+    }
+
+    /// The number of a tag that was interned.
+    pub fn find(self: *const Tags, text: []const u8) status.Error!u32 {
+        return self.numbers.get(text) orelse error.UnknownTag;
     }
 
     pub fn name(self: *const Tags, tag: u32) status.Error![]const u8 {
@@ -67,7 +77,7 @@ pub const Tags = struct {
         if (tag >= self.names.items.len) return error.UnknownTag;
         self.closeAbandoned();
         // A parent that has ended, or never was, is none: a region cannot be around itself.
-        const outer = if (self.find(parent) == null) 0 else parent;
+        const outer = if (self.openRegion(parent) == null) 0 else parent;
         const thread = std.os.linux.gettid();
         for (self.regions.items) |region| {
             if (region.thread != thread or region.tag == tag) continue;
@@ -86,11 +96,11 @@ pub const Tags = struct {
     /// True when `token` is the region `innermost` or one that it is inside of.
     fn isAround(self: *const Tags, token: u64, innermost: u64) bool {
         var inner = innermost;
-        while (inner != token) inner = (self.find(inner) orelse return false).parent;
+        while (inner != token) inner = (self.openRegion(inner) orelse return false).parent;
         return true;
     }
 
-    fn find(self: *const Tags, token: u64) ?Region {
+    fn openRegion(self: *const Tags, token: u64) ?Region {
         for (self.regions.items) |region| if (region.token == token) return region;
         return null;
     }
@@ -138,6 +148,20 @@ pub const Tags = struct {
         return if (differ) error.Busy else tag;
     }
 };
+
+test "Tags.find returns the number that intern gave a name" {
+    var tags: Tags = .{};
+    defer tags.deinit();
+    var name = "tag 0".*;
+    for (0..10) |index| {
+        name[name.len - 1] = '0' + @as(u8, @intCast(index));
+        try std.testing.expectError(error.UnknownTag, tags.find(&name));
+        try std.testing.expectEqual(index, try tags.intern(&name));
+        try std.testing.expectEqual(index, try tags.intern(&name));
+        try std.testing.expectEqual(index, try tags.find(&name));
+    }
+    try std.testing.expectEqualStrings("tag 3", try tags.name(3));
+}
 
 test "Tags.leave closes regions in any order" {
     var tags: Tags = .{};

@@ -1,6 +1,7 @@
 //! The table of segments, summed up by tag.
 
-const Registry = @import("registry.zig").Registry;
+const registry = @import("registry.zig");
+const Registry = registry.Registry;
 const Segment = @import("segment.zig").Segment;
 
 /// Sums over the segments of one tag, in bytes as `SegmentInfo` has them. Crosses the C ABI.
@@ -40,9 +41,9 @@ pub fn collect(table: *const Registry, target: []TagUsage) u64 {
     const count = table.tags.names.items.len;
     if (count > target.len) return count;
     for (target[0..count], 0..) |*usage, tag| usage.* = .{ .tag = tag };
-    var iterator = table.segments.valueIterator();
-    while (iterator.next()) |entry| {
-        if (!entry.*.doomed) target[entry.*.tag].add(entry.*);
+    var iterator: registry.Iterator = .init(table);
+    while (iterator.next()) |segment| {
+        if (!segment.doomed) target[segment.tag].add(segment);
     }
     return count;
 }

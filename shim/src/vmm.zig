@@ -17,10 +17,18 @@ const Segment = @import("segment.zig").Segment;
 /// JavaScript numbers are exact up to here; Ascend's addresses lie far below.
 const highest_address: u64 = 1 << 53;
 
+/// Calls that only segments with a borrowed address range need.
+pub const Beside = struct {
+    mapNoAccess: *const fn (*anyopaque, usize, usize, acl.DrvMemHandle, u64) callconv(.c) acl.Error,
+    setAccess: *const fn (*anyopaque, usize, *const acl.MemAccessDesc, usize) callconv(.c) acl.Error,
+};
+
 pub const Memory = struct {
     runtime: *runtime.Runtime,
     registry: *registry.Registry,
     pool: *host.Pool,
+    /// Set where segments can have a borrowed address range.
+    beside: ?*const Beside = null,
 
     /// Reserves an address range for `segment`.
     pub fn reserve(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
@@ -42,7 +50,7 @@ pub const Memory = struct {
     pub fn back(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const api = &self.runtime.library.api;
         if (segment.handle == null) {
-            const prop = runtime.physicalMemory(segment.device);
+            const prop = if (segment.borrowed) |owner| owner.prop else runtime.physicalMemory(segment.device, segment.mem_attr);
             var handle: acl.DrvMemHandle = null;
             const call = "aclrtMallocPhysical";
             try self.check(call, api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);
@@ -50,10 +58,31 @@ pub const Memory = struct {
             self.registry.set(segment, .handle, acquired);
         }
         if (!segment.mapped) {
+            if (segment.borrowed != null) return self.mapBorrowed(segment, failure);
             const code = api.aclrtMapMem(segment.pointer(), segment.size_bytes, 0, segment.handle, 0);
             try self.check("aclrtMapMem", code, segment, failure);
             self.registry.set(segment, .mapped, true);
         }
+    }
+
+    fn mapBorrowed(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
+        const owner = segment.borrowed orelse return;
+        const calls = self.beside orelse return error.InvalidArgument;
+        const map = if (owner.no_access) calls.mapNoAccess else self.runtime.library.api.aclrtMapMem;
+        const name = if (owner.no_access) "aclrtMemMapNoAccess" else "aclrtMapMem";
+        try self.check(name, map(segment.pointer(), segment.size_bytes, 0, segment.handle, 0), segment, failure);
+        self.registry.set(segment, .mapped, true);
+        errdefer self.unmapAgain(segment);
+        for (owner.access.items) |*access| {
+            const code = calls.setAccess(segment.pointer(), segment.size_bytes, access, 1);
+            try self.check("aclrtMemSetAccess", code, segment, failure);
+        }
+    }
+
+    /// A mapping without its access would pass for whole in the next attempt.
+    fn unmapAgain(self: Memory, segment: *Segment) void {
+        var ignored: Failure = .{};
+        self.unmap(segment, &ignored) catch return;
     }
 
     pub fn unmap(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
@@ -85,6 +114,11 @@ pub const Memory = struct {
         };
         defer scope.abandon();
         if (segment.mapped) try self.runtime.synchronizeDevice(segment.device, interrupt, failure);
+        return self.giveBack(segment, failure);
+    }
+
+    /// As `release`, for memory that nothing uses any more, on a thread with any context or none.
+    pub fn giveBack(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         try self.unmap(segment, failure);
         try self.freePhysical(segment, failure);
         self.dropBackup(segment);
@@ -93,6 +127,7 @@ pub const Memory = struct {
 
     fn releaseAddress(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const was_listed = self.registry.unlist(segment);
+        if (segment.borrowed != null) return self.registry.set(segment, .reserved, false);
         errdefer if (was_listed) self.registry.relist(segment);
         const code = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
         try self.check("aclrtReleaseMemAddress", code, segment, failure);
@@ -105,7 +140,7 @@ pub const Memory = struct {
     fn forget(self: Memory, segment: *Segment) void {
         self.dropBackup(segment);
         _ = self.registry.unlist(segment);
-        _ = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
+        if (segment.borrowed == null) _ = self.runtime.library.api.aclrtReleaseMemAddress(segment.pointer());
         self.registry.set(segment, .mapped, false);
         self.registry.set(segment, .handle, null);
         self.registry.set(segment, .reserved, false);

@@ -1,7 +1,10 @@
 import { inspect } from "node:util";
-import Type from "typebox";
+import Type, { type Static } from "typebox";
 import Value from "typebox/value";
+import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError, messageOf } from "../errors.ts";
+import { compiledCheck } from "../options/validate.ts";
+import { endOfString, JsonFieldReader } from "./json-fields.ts";
 
 /** Bits of one element, for every element type that the safetensors format knows. */
 const elementBits = {
@@ -73,18 +76,21 @@ const truncatedHint = "The file is cut short or damaged: copy or download it aga
 const rewriteHint = "Write the file again with the safetensors library.";
 
 /**
- * Parses and checks the header of a safetensors file, without touching a file or device.
+ * Parses and checks the header of a safetensors file, without touching a file or device. The event loop runs other tasks
+ * meanwhile.
  *
  * @param bytes the start of the file: at least the length field and the whole header
  * @param fileSizeBytes the size of the whole file, in bytes
  * @param path the file's name in errors
+ * @param slices divides the work
  * @throws CamemError `SAFETENSORS_INVALID` naming the file, the tensor and the offending value
  */
-export function parseSafetensorsHeader(
+export async function parseSafetensorsHeader(
   bytes: Uint8Array,
   fileSizeBytes: number,
   path: string,
-): SafetensorsHeader {
+  slices: TimeSlices,
+): Promise<SafetensorsHeader> {
   const dataOffsetBytes = lengthFieldBytes + parseHeaderLength(bytes, fileSizeBytes, path);
   if (bytes.length < dataOffsetBytes) {
     throw invalid(
@@ -93,13 +99,11 @@ export function parseSafetensorsHeader(
       truncatedHint,
     );
   }
-  const fields = parseHeaderFields(bytes.subarray(lengthFieldBytes, dataOffsetBytes), path);
-  const metadata = parseMetadata(fields, path);
-  fields.delete("__metadata__");
-  const entries = [...fields].map(([name, value]) => parseEntry(name, value, path));
+  const text = decodeHeader(bytes.subarray(lengthFieldBytes, dataOffsetBytes), path);
+  const { metadata, entries } = await parseFields(text, path, slices);
   entries.sort((left, right) => left.beginBytes - right.beginBytes || left.endBytes - right.endBytes);
   const dataSizeBytes = fileSizeBytes - dataOffsetBytes;
-  checkCoverage(entries, dataSizeBytes, path);
+  await checkCoverage(entries, dataSizeBytes, path, slices);
   return { metadata, entries, dataOffsetBytes, dataSizeBytes };
 }
 
@@ -130,26 +134,53 @@ export function parseHeaderLength(bytes: Uint8Array, fileSizeBytes: number, path
   return Number(length);
 }
 
-/** The header's fields as a map, since a tensor may be named `__proto__`. */
-function parseHeaderFields(bytes: Uint8Array, path: string): Map<string, unknown> {
+function decodeHeader(bytes: Uint8Array, path: string): string {
   // The format requires the brace as the first byte; JSON also allows white space before it.
   if (bytes[0] !== 0x7b) {
     throw invalid(path, "the header does not start with {", "This is not a safetensors file.");
   }
-  let text: string;
-  let value: unknown;
   try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    value = JSON.parse(text);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
-    const reason = bounded(messageOf(error));
-    throw invalid(path, `the header is not JSON in UTF-8 (${reason})`, rewriteHint, error);
+    throw notJson(path, error);
   }
-  const problem = findHiddenProblem(text);
-  if (problem !== undefined) throw invalid(path, problem, rewriteHint);
-  // Text that starts with a brace and is JSON is an object.
-  return new Map(Object.entries(value as object));
 }
+
+function notJson(path: string, error: unknown): CamemError {
+  return invalid(path, `the header is not JSON in UTF-8 (${bounded(messageOf(error))})`, rewriteHint, error);
+}
+
+async function parseFields(
+  text: string,
+  path: string,
+  slices: TimeSlices,
+): Promise<{ metadata: ReadonlyMap<string, string>; entries: SafetensorsEntry[] }> {
+  let metadata: ReadonlyMap<string, string> = new Map();
+  const entries: SafetensorsEntry[] = [];
+  const names = new Set<string>();
+  const reader = new JsonFieldReader(text);
+  while (true) {
+    const field = nextField(reader, path);
+    if (field === undefined) return { metadata, entries };
+    const { key, value, valueText } = field;
+    const problem = names.has(key) ? twice(key) : findHiddenProblem(key, valueText);
+    if (problem !== undefined) throw invalid(path, problem, rewriteHint);
+    names.add(key);
+    if (key === "__metadata__") metadata = parseMetadata(value, path);
+    else entries.push(parseEntry(key, value, path));
+    if (slices.isOver) await slices.next();
+  }
+}
+
+function nextField(reader: JsonFieldReader, path: string): ReturnType<JsonFieldReader["next"]> {
+  try {
+    return reader.next();
+  } catch (error) {
+    throw notJson(path, error);
+  }
+}
+
+const twice = (key: string) => `the header has the key ${formatHeaderValue(key)} twice`;
 
 /** An object or array that is open during a scan. */
 interface OpenValue {
@@ -162,10 +193,10 @@ const sizeFields = ["shape", "data_offsets"];
 const numberToken = /-?\d[\d.eE+-]*/y;
 
 /**
- * Finds what the format forbids and `JSON.parse` hides: a key that an object has twice, so that two readers could see different
- * models in one file, and sizes such as `1.0`, `1e0` and `-0`. `text` must be JSON.
+ * Finds what the format forbids and `JSON.parse` hides in the value of a field: a key that an object has twice, so that two
+ * readers could see different models in one file, and sizes such as `1.0`, `1e0` and `-0`. `text` must be JSON.
  */
-function findHiddenProblem(text: string): string | undefined {
+function findHiddenProblem(name: string, text: string): string | undefined {
   const open: OpenValue[] = [];
   let keyComesNext = false;
   for (let index = 0; index < text.length; index++) {
@@ -175,7 +206,7 @@ function findHiddenProblem(text: string): string | undefined {
       const end = endOfString(text, index);
       if (keyComesNext && inside?.keys) {
         const key: string = JSON.parse(text.slice(index, end));
-        if (inside.keys.has(key)) return `the header has the key ${formatHeaderValue(key)} twice`;
+        if (inside.keys.has(key)) return twice(key);
         inside.keys.add(key);
         inside.lastKey = key;
       }
@@ -192,25 +223,16 @@ function findHiddenProblem(text: string): string | undefined {
     } else if (character === "-" || (character >= "0" && character <= "9")) {
       numberToken.lastIndex = index;
       const token = numberToken.exec(text)?.[0] ?? character;
-      const [root, tensor] = open;
-      if (/\D/.test(token) && sizeFields.includes(tensor?.lastKey ?? ""))
-        return `tensor ${formatHeaderValue(root?.lastKey)}: ${tensor?.lastKey} has ${bounded(token)}, which is not a whole number`;
+      const field = open[0]?.lastKey ?? "";
+      if (/\D/.test(token) && sizeFields.includes(field))
+        return `tensor ${formatHeaderValue(name)}: ${field} has ${bounded(token)}, which is not a whole number`;
       index += token.length - 1;
     }
   }
   return undefined;
 }
 
-/** The index after the closing quote of the string that opens at `start`. */
-function endOfString(text: string, start: number): number {
-  let index = start + 1;
-  while (text[index] !== '"') index += text[index] === "\\" ? 2 : 1;
-  return index + 1;
-}
-
-function parseMetadata(fields: ReadonlyMap<string, unknown>, path: string): ReadonlyMap<string, string> {
-  if (!fields.has("__metadata__")) return new Map();
-  const value = fields.get("__metadata__");
+function parseMetadata(value: unknown, path: string): ReadonlyMap<string, string> {
   if (!isTextMap(value)) {
     throw invalid(
       path,
@@ -226,8 +248,10 @@ function isTextMap(value: unknown): value is Record<string, string> {
   return Object.values(value).every((each) => typeof each === "string");
 }
 
+const isEntry = (value: unknown): value is Static<typeof EntrySchema> => compiledCheck(EntrySchema)(value);
+
 function parseEntry(name: string, value: unknown, path: string): SafetensorsEntry {
-  if (!Value.Check(EntrySchema, value)) throw invalidEntry(name, value, path);
+  if (!isEntry(value)) throw invalidEntry(name, value, path);
   const [beginBytes, endBytes] = value.data_offsets;
   if (endBytes < beginBytes) {
     throw invalid(
@@ -275,26 +299,21 @@ function contentBytes(dtype: TensorDtype, shape: readonly number[]): number | un
 }
 
 /** The format forbids overlaps and holes: bytes outside every tensor hide data or mean a truncated file. */
-function checkCoverage(entries: readonly SafetensorsEntry[], dataSizeBytes: number, path: string): void {
+async function checkCoverage(
+  entries: readonly SafetensorsEntry[],
+  dataSizeBytes: number,
+  path: string,
+  slices: TimeSlices,
+): Promise<void> {
   let coveredBytes = 0;
-  let before = "the start of the data";
+  let before: SafetensorsEntry | undefined;
   for (const entry of entries) {
-    const where = `tensor ${formatHeaderValue(entry.name)}: data_offsets [${entry.beginBytes}, ${entry.endBytes}]`;
-    if (entry.endBytes > dataSizeBytes) {
-      throw invalid(path, `${where} end beyond the data of ${dataSizeBytes} bytes`, truncatedHint);
-    }
-    if (entry.beginBytes < coveredBytes) {
-      throw invalid(path, `${where} overlap ${before}, which ends at ${coveredBytes}`, rewriteHint);
-    }
-    if (entry.beginBytes > coveredBytes) {
-      throw invalid(
-        path,
-        `${where} leave a hole after ${before}, which ends at ${coveredBytes}`,
-        rewriteHint,
-      );
-    }
-    coveredBytes = entry.endBytes;
-    before = `tensor ${formatHeaderValue(entry.name)}`;
+    const { beginBytes, endBytes } = entry;
+    if (endBytes > dataSizeBytes || beginBytes !== coveredBytes)
+      throw uncovered(entry, before, dataSizeBytes, path);
+    coveredBytes = endBytes;
+    before = entry;
+    if (slices.isOver) await slices.next();
   }
   if (coveredBytes < dataSizeBytes) {
     throw invalid(
@@ -303,6 +322,22 @@ function checkCoverage(entries: readonly SafetensorsEntry[], dataSizeBytes: numb
       rewriteHint,
     );
   }
+}
+
+/** The error for a tensor that ends beyond the data, or does not begin where the one `before` it ends. */
+function uncovered(
+  { name, beginBytes, endBytes }: SafetensorsEntry,
+  before: SafetensorsEntry | undefined,
+  dataSizeBytes: number,
+  path: string,
+): CamemError {
+  const where = `tensor ${formatHeaderValue(name)}: data_offsets [${beginBytes}, ${endBytes}]`;
+  if (endBytes > dataSizeBytes)
+    return invalid(path, `${where} end beyond the data of ${dataSizeBytes} bytes`, truncatedHint);
+  const coveredBytes = before?.endBytes ?? 0;
+  const verb = beginBytes < coveredBytes ? "overlap" : "leave a hole after";
+  const neighbour = before ? `tensor ${formatHeaderValue(before.name)}` : "the start of the data";
+  return invalid(path, `${where} ${verb} ${neighbour}, which ends at ${coveredBytes}`, rewriteHint);
 }
 
 /** The error for a checkpoint that breaks the format or cannot be read: the problem and the remedy. */

@@ -11,10 +11,37 @@ export interface Command {
   /** True when a program and its arguments follow after `--`. */
   readonly takesProgram?: boolean;
   /**
+   * @param operands the arguments after the verb that are no options
    * @param program what follows after `--`
    * @returns the exit status
+   * @throws UsageError, or CommandFailure
    */
-  run(values: Readonly<Record<string, unknown>>, program: readonly string[]): Promise<number>;
+  run(
+    values: Readonly<Record<string, unknown>>,
+    operands: readonly string[],
+    program: readonly string[],
+  ): Promise<number>;
+}
+
+/** Arguments that do not make sense. The exit status is 2. */
+export class UsageError extends Error {}
+
+/** Exit statuses of verbs that fail. */
+export const exitStatus = { refused: 1, unreachable: 3 } as const;
+
+/** A verb that cannot do what it was asked to. */
+export class CommandFailure extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+/** @throws UsageError for operands, which most verbs do not have */
+export function refuseOperands(operands: readonly string[]): void {
+  if (operands.length > 0) throw new UsageError(`unexpected argument "${operands.join(" ")}"`);
 }
 
 /** `parse(text)`, or undefined without a text. */

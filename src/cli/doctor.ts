@@ -3,6 +3,8 @@
 import manifest from "../../package.json" with { type: "json" };
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
+import { describeHostBudget, hostBudget } from "../memory/host-budget.ts";
+import { HostMemory, type LockLimit } from "../memory/host-memory.ts";
 import {
   type AllocatorOptions,
   type Config,
@@ -12,7 +14,7 @@ import {
 } from "../options/allocator-options.ts";
 import { nearestName } from "../options/nearest-name.ts";
 import { formatSize } from "../options/sizes.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOperands } from "./command.ts";
 
 export const doctor: Command = {
   synopsis: "doctor [--backend ascend|emulator]",
@@ -23,7 +25,10 @@ export const doctor: Command = {
   ],
   options: { backend: { type: "string" } },
   // `resolveConfig` refuses unknown backends.
-  run: ({ backend }) => diagnose(backend === undefined ? {} : { backend: backend as "ascend" }),
+  run: ({ backend }, operands) => {
+    refuseOperands(operands);
+    return diagnose(backend === undefined ? {} : { backend: backend as "ascend" });
+  },
 };
 
 function print(label: string, text: string): void {
@@ -90,6 +95,27 @@ function cannText(backend: Config["backend"], version: string): string {
   return "version unknown: ASCEND_HOME_PATH leads to no version.info";
 }
 
+/** Free host memory, what limits it, and the budget that follows. */
+function printHostMemory(config: Config, memory = new HostMemory()): void {
+  const machine = memory.machine();
+  if (machine !== undefined)
+    print("host memory", `${formatSize(machine.freeBytes)} free of ${formatSize(machine.totalBytes)}`);
+  for (const { path, limitBytes, freeBytes } of memory.containers())
+    print("container", `${formatSize(freeBytes)} free of ${formatSize(limitBytes)} (${path})`);
+  const lock = memory.lockLimit();
+  if (lock !== undefined) print("locked memory", describeLockLimit(lock));
+  const none = { backupBytes: 0, reusableBytes: 0 };
+  print("host budget", describeHostBudget(hostBudget(config.hostBudgetBytes, memory, none)));
+}
+
+function describeLockLimit({ limitBytes, isExempt }: LockLimit): string {
+  if (limitBytes === Number.POSITIVE_INFINITY) return "no limit (ulimit -l)";
+  const limit = `${formatSize(limitBytes)} (ulimit -l)`;
+  return isExempt
+    ? `${limit}; this process is exempt (CAP_IPC_LOCK)`
+    : `${limit}; CANN's driver does not count page-locked memory against it`;
+}
+
 function printRuntime(config: Config): void {
   const info = native.localNative.runtimeInfo();
   print("library", info.libraryPath);
@@ -115,6 +141,7 @@ async function diagnose(options: AllocatorOptions): Promise<number> {
   try {
     const config = resolveConfig(options);
     print("backend", whyBackend(options, config));
+    printHostMemory(config);
     native.attach(native.aclLibraryFor(config.backend, config.aclLibrary));
     printTried();
     printRuntime(config);

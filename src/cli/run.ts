@@ -7,7 +7,7 @@ import { connectToRun } from "../run/connect.ts";
 import { EngineRun } from "../run/engine-run.ts";
 import { parseLadder } from "../run/ladder.ts";
 import type { RunOptions } from "../run/run-options.ts";
-import { accessFrom, type Command, optionalOf } from "./command.ts";
+import { accessFrom, type Command, optionalOf, refuseOperands, UsageError } from "./command.ts";
 import { passSignals } from "./signals.ts";
 
 export const run: Command = {
@@ -36,7 +36,10 @@ export const run: Command = {
     rule: { type: "string", multiple: true },
   },
   takesProgram: true,
-  run: (values, program) => start(runOptions(values as Values, program)),
+  run: (values, operands, program) => {
+    refuseOperands(operands);
+    return start(runOptions(values as Values, program));
+  },
 };
 
 interface Values {
@@ -54,7 +57,7 @@ interface Values {
 }
 
 function runOptions(values: Values, [program, ...args]: readonly string[]): RunOptions {
-  if (program === undefined) throw new TypeError('say which program, after "--"');
+  if (program === undefined) throw new UsageError('say which program, after "--"');
   const deadline = (name: keyof Values & `${string}-deadline`) =>
     optionalOf(values[name], (text) => millisecondsOf(text, `--${name}`));
   return {

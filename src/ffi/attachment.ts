@@ -89,9 +89,17 @@ export async function detach(): Promise<void> {
   while (!isDetached(closing)) await Bun.sleep(1);
 }
 
-/** Ends an attachment that nothing has used. Blocks, though hardly any release is pending. */
+/** Ends this Worker's attachment; blocks until everything is released if it is the last one. */
 export function abandonAttachment(): void {
-  const closing = beginDetach();
+  awaitDetached(beginDetach());
+}
+
+/** Ends attachments that this thread still has although no JavaScript knows them; blocks like {@link abandonAttachment}. */
+export function endOwnAttachments(): void {
+  while (exports().camem_detach(firstResult) === abi.Status.ok) awaitDetached(takeFirst());
+}
+
+function awaitDetached(closing: number): void {
   while (!isDetached(closing)) Bun.sleepSync(1);
 }
 

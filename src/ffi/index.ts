@@ -4,11 +4,13 @@ export {
   abandonAttachment,
   attach,
   detach,
+  endOwnAttachments,
   loadReport,
   symbolList,
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
-export { aclLibraryFor, emulatorLibraryPath, shimPath } from "./library.ts";
+export { aclLibraryFor } from "./library.ts";
+export { emulatorLibraryPath, shimPath } from "./library-files.ts";
 export { localNative, type Native } from "./native.ts";
 export type { PlanProgress, Refusal } from "./plans.ts";
 export {

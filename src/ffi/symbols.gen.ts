@@ -9,8 +9,10 @@ export const symbols = {
   camem_symbols: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_memory_info: { args: ["u32", "ptr", "ptr"], returns: "i32" },
   camem_tag_intern: { args: ["ptr", "u64", "ptr"], returns: "i32" },
+  camem_tag_find: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_tag_name: { args: ["u32", "ptr", "ptr"], returns: "i32" },
   camem_tag_policy: { args: ["u32", "ptr"], returns: "i32" },
+  camem_tag_policies: { args: ["ptr", "u64", "ptr"], returns: "i32" },
   camem_tag_set_policy: { args: ["u32", "u64", "u64"], returns: "i32" },
   camem_region_enter: { args: ["u32", "u64", "ptr"], returns: "i32" },
   camem_region_leave: { args: ["u64"], returns: "i32" },
@@ -227,6 +229,27 @@ export const SegmentInfo = {
   },
 } as const;
 
+/** The SegmentInfo at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readSegmentInfo = (words: Uint32Array, at: number) => ({
+  address: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
+  segmentId: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
+  sizeBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
+  committedBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
+  hostBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  hostAddress: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  spilledBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  device: (words[at + 16] as number),
+  tag: (words[at + 17] as number),
+  state: (words[at + 18] as number),
+  moving: (words[at + 19] as number),
+  doomed: (words[at + 20] as number),
+  unreleased: (words[at + 21] as number),
+  clean: (words[at + 22] as number),
+  immutable: (words[at + 23] as number),
+  discards: (words[at + 24] as number),
+});
+
 export const SegmentState = {
   mapped: 1,
   offloaded: 2,
@@ -276,5 +299,18 @@ export const TagUsage = {
     checkpointBytes: { kind: "u64", offset: 64, length: 8 },
   },
 } as const;
+
+/** The TagUsage at index `at` of `words`, fields of 64 bits being below 2^53. */
+export const readTagUsage = (words: Uint32Array, at: number) => ({
+  tag: (words[at + 0] as number) + (words[at + 1] as number) * 2 ** 32,
+  segments: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
+  awakeSegments: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
+  sizeBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
+  mappedBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  discardedBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  hostBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  spilledBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+});
 
 export const longestTagBytes = 64;

@@ -15,22 +15,33 @@ export interface PlanBasis {
   readonly version: number;
 }
 
-/** The table of segments, whole or summed. */
-export const tableCalls = (exports: () => SharedExports) => {
+/** Reads tables of the shim, which say how much room they take. */
+function tableReader() {
   /** Grows to a quarter more than the largest number of entries so far. */
-  let tableCapacity = 64;
+  let capacity = 64;
 
-  /** The entries that an export writes, whose number it puts into `firstResult`. */
-  function readTable(entryBytes: number, fill: (buffer: Uint8Array, capacity: number) => number): Uint8Array {
+  /** The entries that an export writes, each as `read` decodes it. The export puts their number into `firstResult`. */
+  return <T>(
+    entryBytes: number,
+    fill: (buffer: Uint8Array, capacity: number) => number,
+    read: (words: Uint32Array, at: number) => T,
+  ): T[] => {
     while (true) {
-      const capacity = tableCapacity;
       const bytes = new Uint8Array(capacity * entryBytes);
       check("read the table of segments", () => fill(bytes, capacity));
       const count = takeFirst();
-      if (count <= capacity) return bytes.subarray(0, count * entryBytes);
-      tableCapacity = count + Math.ceil(count / 4);
+      const entryWords = entryBytes / Uint32Array.BYTES_PER_ELEMENT;
+      const words = new Uint32Array(bytes.buffer);
+      if (count <= capacity)
+        return Array.from({ length: count }, (_, index) => read(words, index * entryWords));
+      capacity = count + Math.ceil(count / 4);
     }
-  }
+  };
+}
+
+/** The table of segments, whole or summed. */
+export const tableCalls = (exports: () => SharedExports) => {
+  const readTable = tableReader();
 
   return {
     /** The table's entry of a segment; undefined once the segment is gone. */
@@ -42,12 +53,10 @@ export const tableCalls = (exports: () => SharedExports) => {
 
     /** All segments in the order of their allocation. */
     snapshot(): SegmentSnapshot[] {
-      const size = abi.SegmentInfo.sizeBytes;
-      const bytes = readTable(size, (buffer, capacity) =>
-        exports().camem_snapshot(buffer, capacity, firstResult),
-      );
-      return Array.from({ length: bytes.length / size }, (_, index) =>
-        decode(abi.SegmentInfo, bytes, index * size),
+      return readTable(
+        abi.SegmentInfo.sizeBytes,
+        (buffer, capacity) => exports().camem_snapshot(buffer, capacity, firstResult),
+        abi.readSegmentInfo,
       );
     },
 
@@ -56,25 +65,30 @@ export const tableCalls = (exports: () => SharedExports) => {
       groups: ReturnType<typeof abi.readSegmentGroup>[];
       version: number;
     } {
-      const size = abi.SegmentGroup.sizeBytes;
-      const bytes = readTable(size, (buffer, capacity) =>
-        exports().camem_segment_groups(lastSegmentId, buffer, capacity, firstResult, secondResult),
+      const groups = readTable(
+        abi.SegmentGroup.sizeBytes,
+        (buffer, capacity) =>
+          exports().camem_segment_groups(lastSegmentId, buffer, capacity, firstResult, secondResult),
+        abi.readSegmentGroup,
       );
-      const words = new Uint32Array(bytes.buffer, 0, bytes.length / Uint32Array.BYTES_PER_ELEMENT);
-      const groups: ReturnType<typeof abi.readSegmentGroup>[] = [];
-      for (let at = 0; at < words.length; at += size / Uint32Array.BYTES_PER_ELEMENT)
-        groups.push(abi.readSegmentGroup(words, at));
       return { groups, version: takeSecond() };
     },
 
     /** Sums by tag, including tags without segments. */
     usage(): TagUsage[] {
-      const size = abi.TagUsage.sizeBytes;
-      const bytes = readTable(size, (buffer, capacity) =>
-        exports().camem_usage(buffer, capacity, firstResult),
+      return readTable(
+        abi.TagUsage.sizeBytes,
+        (buffer, capacity) => exports().camem_usage(buffer, capacity, firstResult),
+        abi.readTagUsage,
       );
-      return Array.from({ length: bytes.length / size }, (_, index) =>
-        decode(abi.TagUsage, bytes, index * size),
+    },
+
+    /** The words that the process keeps for its tags, by number; 0 where none is set. */
+    tagPolicies(): number[] {
+      return readTable(
+        8,
+        (buffer, capacity) => exports().camem_tag_policies(buffer, capacity, firstResult),
+        (words, at) => words[at] as number,
       );
     },
   };

@@ -41,6 +41,14 @@ export const tagCalls = (exports: () => SharedExports) => {
       return takeFirstU32();
     },
 
+    /** True when the process has used or defined the tag. */
+    isTag(name: string): boolean {
+      const bytes = Buffer.from(name);
+      const status = exports().camem_tag_find(bytes, bytes.length, firstResult);
+      checkStatus("look up a tag", status, [Status.unknown_tag]);
+      return status === Status.ok;
+    },
+
     tagName(tag: number): string {
       const bytes = new Uint8Array(longestTagBytes);
       check(

@@ -71,6 +71,11 @@ export class DeviceBuffer {
     return !this.#freed && this.#owner.isImmutable(this.#place.segment);
   }
 
+  /** @internal True once this buffer was freed, by which its segment need not be. */
+  get isFreed(): boolean {
+    return this.#freed;
+  }
+
   /** @internal */
   get place(): BufferPlace {
     return this.#place;

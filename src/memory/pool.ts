@@ -116,21 +116,32 @@ export class MemoryPool {
       );
     const buffers: DeviceBuffer[] = [];
     try {
-      for (const batch of batchesOf(sizesBytes)) {
-        let rest: Block<Segment> | undefined = this.#grow(batch.totalBytes);
-        for (const [index, sizeBytes] of batch.sizesBytes.entries()) {
-          if (rest === undefined)
-            throw new TypeError("a batch of buffers is larger than its segment: a bug of camem's");
-          const isLast = index === batch.sizesBytes.length - 1;
-          const block: Block<Segment> = this.#take(rest, isLast ? rest.sizeBytes : alignedSize(sizeBytes));
-          buffers.push(this.#bufferOf(block, sizeBytes));
-          rest = block.after;
-        }
-      }
+      for (const buffer of this.mallocEach(sizesBytes)) buffers.push(buffer);
       return buffers;
     } catch (error) {
       for (const buffer of buffers) buffer.free();
       throw error;
+    }
+  }
+
+  /**
+   * @internal As {@link mallocAll}, a buffer at a time: other code may run in between. After a failure the caller frees what it has.
+   */
+  *mallocEach(sizesBytes: readonly number[]): Generator<DeviceBuffer, void> {
+    for (const batch of batchesOf(sizesBytes)) {
+      let rest: Block<Segment> | undefined = this.#newSegment(batch.totalBytes);
+      try {
+        for (const [index, sizeBytes] of batch.sizesBytes.entries()) {
+          if (rest === undefined)
+            throw new TypeError("a batch of buffers is larger than its segment: a bug of camem's");
+          const block: Block<Segment> = rest;
+          const isLast = index === batch.sizesBytes.length - 1;
+          rest = isLast ? undefined : split(block, alignedSize(sizeBytes));
+          yield this.#bufferOf(block, sizeBytes);
+        }
+      } finally {
+        if (rest) this.#free.add(rest);
+      }
     }
   }
 
@@ -160,10 +171,18 @@ export class MemoryPool {
 
   /** A new segment of at least `sizeBytes`, all of it free. */
   #grow(sizeBytes: number): Block<Segment> {
+    const block = this.#newSegment(sizeBytes);
+    this.#free.add(block);
+    return block;
+  }
+
+  /** A block in use that is a new segment of at least `sizeBytes`. */
+  #newSegment(sizeBytes: number): Block<Segment> {
     const segmentBytes = roundUp(sizeBytes, this.#source.granularityBytes);
     const name = this.#source.allocate(segmentBytes);
     const segment: Segment = { name, sizeBytes: segmentBytes, release: segmentRelease(name) };
-    const block = {
+    this.#reservedBytes += segmentBytes;
+    return {
       segment,
       offsetBytes: 0,
       sizeBytes: segmentBytes,
@@ -171,27 +190,13 @@ export class MemoryPool {
       before: undefined,
       after: undefined,
     };
-    this.#free.add(block);
-    this.#reservedBytes += segmentBytes;
-    return block;
   }
 
   /** Takes the first `sizeBytes` of a free block; the rest stays free. */
   #take(block: Block<Segment>, sizeBytes: number): Block<Segment> {
     this.#free.remove(block);
-    if (block.sizeBytes === sizeBytes) return block;
-    const rest: Block<Segment> = {
-      segment: block.segment,
-      offsetBytes: block.offsetBytes + sizeBytes,
-      sizeBytes: block.sizeBytes - sizeBytes,
-      free: false,
-      before: block,
-      after: block.after,
-    };
-    if (block.after) block.after.before = rest;
-    block.after = rest;
-    block.sizeBytes = sizeBytes;
-    this.#free.add(rest);
+    const rest = split(block, sizeBytes);
+    if (rest) this.#free.add(rest);
     return block;
   }
 
@@ -211,6 +216,23 @@ export class MemoryPool {
     if (mergedBytes < segment.sizeBytes)
       this.#free.add(merge(freeBefore ?? block, freeAfter ?? block, mergedBytes));
   }
+}
+
+/** Cuts a block off after its first `sizeBytes`, and returns the rest; undefined where none is left. */
+function split(block: Block<Segment>, sizeBytes: number): Block<Segment> | undefined {
+  if (block.sizeBytes === sizeBytes) return undefined;
+  const rest: Block<Segment> = {
+    segment: block.segment,
+    offsetBytes: block.offsetBytes + sizeBytes,
+    sizeBytes: block.sizeBytes - sizeBytes,
+    free: false,
+    before: block,
+    after: block.after,
+  };
+  if (block.after) block.after.before = rest;
+  block.after = rest;
+  block.sizeBytes = sizeBytes;
+  return rest;
 }
 
 /** Merges all blocks from `first` to `last`. */

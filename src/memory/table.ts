@@ -64,7 +64,7 @@ export class SegmentTable {
   /** True when this Worker, another one or a native thread has used or defined the tag. */
   knows(tag: string): boolean {
     this.#assertOpen();
-    return this.#tagIds.has(tag) || this.#native.usage().some((usage) => this.tagName(usage.tag) === tag);
+    return this.#tagIds.has(tag) || this.#native.isTag(tag);
   }
 
   tagId(name: string): number {

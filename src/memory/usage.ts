@@ -1,5 +1,6 @@
 import type * as native from "../ffi/index.ts";
 import { recordByTag } from "../policy/tag-names.ts";
+import type { HostBudget, HostBudgets } from "./host-budget.ts";
 import type { SegmentTable } from "./table.ts";
 
 /** The memory of one tag. Sizes are bytes of whole segments. */
@@ -28,6 +29,8 @@ export interface HostUsage {
   readonly freeBytes: number;
   /** The part of `freeBytes` that `prepare` took for the next sleep; the `retain` option keeps the rest. */
   readonly preparedBytes: number;
+  /** The host budget at this moment. */
+  readonly budget: HostBudget;
 }
 
 function stateOf({ awakeSegments, segments }: native.TagUsage): TagUsage["state"] {
@@ -56,7 +59,19 @@ export function segmentBytesOf(table: SegmentTable, tag: string | undefined): nu
     .reduce((sum, usage) => sum + (tag === undefined || usage.name === tag ? usage.sizeBytes : 0), 0);
 }
 
-export function hostUsage(shim: native.Native): HostUsage {
-  const { heldBytes, freeBytes, reservedBytes } = shim.hostInfo();
-  return { pageLockedBytes: heldBytes, freeBytes, preparedBytes: Math.min(reservedBytes, freeBytes) };
+/** Bytes of page-locked memory that are kept for the next sleep. */
+export function preparedBytes(shim: native.Native): number {
+  const { freeBytes, reservedBytes } = shim.hostInfo();
+  return Math.min(reservedBytes, freeBytes);
+}
+
+export function hostUsage(shim: native.Native, budgets: HostBudgets): HostUsage {
+  const { heldBytes, freeBytes } = shim.hostInfo();
+  const backupBytes = shim.usage().reduce((sum, usage) => sum + usage.hostBytes, 0);
+  return {
+    pageLockedBytes: heldBytes,
+    freeBytes,
+    preparedBytes: preparedBytes(shim),
+    budget: budgets.now(backupBytes),
+  };
 }

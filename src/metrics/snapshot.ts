@@ -1,8 +1,8 @@
 import type { CaMemAllocator } from "../allocator.ts";
 import { CamemError, type CamemErrorCode } from "../errors.ts";
 import type { HostUsage, TagUsage } from "../memory/usage.ts";
-import type { DeviceMemory } from "../server/engine/controller.ts";
 import type { EngineStatus, RequestCounts } from "../server/engine/events.ts";
+import type { DeviceMemory } from "../server/engine/results.ts";
 import type { EngineGroup } from "../server/pool/engine-group.ts";
 import type { OperationCounts } from "./transitions.ts";
 
@@ -30,7 +30,12 @@ interface SnapshotSources {
   readonly inFlight: () => OperationCounts;
 }
 
-const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
+const noHostUsage: HostUsage = {
+  pageLockedBytes: 0,
+  freeBytes: 0,
+  preparedBytes: 0,
+  budget: { sizeBytes: null, source: "unknown", path: null },
+};
 
 function requestsOf(group: EngineGroup, { engine, requests }: EngineStatus): RequestCounts {
   const { waiting, refusedTotal } = group.queueOf(engine);

@@ -5,7 +5,7 @@ import { longestDelayMs } from "../async/clock.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { Backend, defaultBackend } from "./backend.ts";
 import { closedObject, Device, Flag, optional, Size } from "./schemas.ts";
-import { formatSize, parseSize, sizeText } from "./sizes.ts";
+import { formatSize, isTooLarge, parseSize, sizeText } from "./sizes.ts";
 import { validate } from "./validate.ts";
 
 const RetainLimits = closedObject({
@@ -21,8 +21,11 @@ const RetainLimits = closedObject({
   ),
 });
 
-const retainText = `"all", "none", a size such as "8GiB", or { maxBytes, idleMs }`;
+const retainText = `"all", "none", ${sizeText}, or { maxBytes, idleMs }`;
 const Retain = Type.Union([Size, RetainLimits], { description: retainText });
+
+const hostBudgetText = `${sizeText}, or "unlimited"`;
+const HostBudgetSize = Type.Union([Size], { description: hostBudgetText });
 
 const AllocatorOptions = closedObject({
   /** The kind of device; by default `ascend`. `CAMEM_BACKEND` */
@@ -33,8 +36,11 @@ const AllocatorOptions = closedObject({
   ),
   /** The device number of calls that name none; by default 0. `CAMEM_DEVICE` */
   device: optional(Device),
-  /** The most page-locked host memory for all backups together; by default no limit. `CAMEM_HOST_BUDGET` */
-  hostBudget: optional(Size),
+  /**
+   * The most host memory for all backups together: a size, or `"unlimited"`. By default it follows free memory and the limits of
+   * containers, read anew for each plan. `CAMEM_HOST_BUDGET`
+   */
+  hostBudget: optional(HostBudgetSize),
   /** The size of the segments of memory pools; by default `"32MiB"`. `CAMEM_POOL_SEGMENT` */
   poolSegment: optional(Size),
   /** Prepare the next sleep after each `loadSafetensors`; by default false. `CAMEM_PREPARE_ON_LOAD` */
@@ -69,8 +75,8 @@ export interface Config {
   readonly aclLibrary: string | null;
   /** The device number of calls that name none. */
   readonly device: number;
-  /** The most page-locked host memory for all backups together; infinite without a limit. */
-  readonly hostBudgetBytes: number;
+  /** The most host memory for all backups together; infinite without a limit, null to derive it from free memory. */
+  readonly hostBudgetBytes: number | null;
   /** The size of the segments of memory pools. */
   readonly poolSegmentBytes: number;
   /** True to prepare the next sleep after each `loadSafetensors`. */
@@ -104,7 +110,7 @@ const optionNames: Partial<Record<keyof Config, string>> = {
 };
 
 function describeSetting(name: keyof Config, value: unknown): string {
-  if (value === null) return "none";
+  if (value === null) return name === "hostBudgetBytes" ? "derived from free memory" : "none";
   if (value === Number.POSITIVE_INFINITY) return "unlimited";
   return typeof value === "number" && name.endsWith("Bytes") ? formatSize(value) : formatValue(value);
 }
@@ -160,13 +166,20 @@ function resolveSize(
   expected = sizeText,
 ): number {
   const bytes = typeof value === "number" ? value : parseSize(value);
-  if (bytes === undefined || !Number.isSafeInteger(bytes) || bytes < minimum)
-    throw new CamemError(
-      "INVALID_CONFIG",
-      `${option} (${environmentNames[option]}) is ${formatValue(value)}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
-      { property: option },
-    );
-  return bytes;
+  if (bytes !== undefined && Number.isSafeInteger(bytes) && bytes >= minimum) return bytes;
+  const tooLarge = typeof value === "string" && isTooLarge(value) ? " (too large: beyond 2^53 - 1)" : "";
+  throw new CamemError(
+    "INVALID_CONFIG",
+    `${option} (${environmentNames[option]}) is ${formatValue(value)}${tooLarge}; it must be ${expected}${minimum > 0 ? ", above 0" : ""}`,
+    { property: option },
+  );
+}
+
+function resolveHostBudget(budget: AllocatorOptions["hostBudget"]): number | null {
+  if (budget === undefined) return null;
+  return budget === "unlimited"
+    ? Number.POSITIVE_INFINITY
+    : resolveSize(budget, "hostBudget", 0, hostBudgetText);
 }
 
 /** How much unused host memory is kept, and for how long. */
@@ -224,10 +237,7 @@ export function resolveConfig(
     backend: given.backend ?? defaultBackend,
     aclLibrary: given.aclLibrary ?? null,
     device: given.device ?? 0,
-    hostBudgetBytes:
-      given.hostBudget === undefined
-        ? Number.POSITIVE_INFINITY
-        : resolveSize(given.hostBudget, "hostBudget", 0),
+    hostBudgetBytes: resolveHostBudget(given.hostBudget),
     poolSegmentBytes: resolveSize(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
     prepareOnLoad: given.prepareOnLoad ?? false,
     ...resolveRetention(given.retain),

@@ -3,7 +3,7 @@ import { CamemError, formatValue } from "../errors.ts";
 /** Milliseconds, or a time such as `"30s"`, `"5m"` or `"1.5h"`. */
 export type Duration = number | string;
 
-export const durationText = 'milliseconds or a time such as "30s", "5m" or "1h"';
+export const durationText = 'milliseconds, or a time in ms, s, m, min, h or d such as "5m"';
 
 const units = { ms: 1, s: 1_000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 

@@ -6,8 +6,8 @@ import { nearestName } from "./nearest-name.ts";
 
 const compiledChecks = new WeakMap<TSchema, (value: unknown) => boolean>();
 
-/** Every allocation checks its options, and a compiled check is a hundred times as fast as an interpreted one. */
-function compiledCheck(schema: TSchema): (value: unknown) => boolean {
+/** A check that is a hundred times as fast as an interpreted one, for values that are checked often. */
+export function compiledCheck(schema: TSchema): (value: unknown) => boolean {
   const existing = compiledChecks.get(schema);
   if (existing) return existing;
   const validator = Compile(schema);

@@ -9,7 +9,9 @@ export const persistentTag = "sleep_persistent";
 
 /** Values by tag, without the properties that objects inherit: a tag may be named `constructor` or `__proto__`. */
 export function recordByTag<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
-  return Object.setPrototypeOf(Object.fromEntries(entries), null);
+  const record: Record<string, T> = Object.create(null);
+  for (const [tag, value] of entries) record[tag] = value;
+  return record;
 }
 
 /** @throws CamemError `INVALID_TAG` for anything but a name of 1 to 64 bytes of UTF-8 without control characters */

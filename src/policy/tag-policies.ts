@@ -68,6 +68,9 @@ function decodePolicy(word: number): TagPolicy | undefined {
   return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0 };
 }
 
+/** Policies by tag. */
+export type PolicyLookup = Pick<ReadonlyMap<string, TagPolicy>, "get">;
+
 /** The policies of the process's tags, which all Workers share. */
 export class TagPolicies {
   readonly #native: Native;
@@ -81,6 +84,18 @@ export class TagPolicies {
 
   get(tag: string): TagPolicy | undefined {
     return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
+  }
+
+  /** All policies as they are now, read at once: faster than {@link get} for many tags. */
+  snapshot(): PolicyLookup {
+    const words = this.#native.tagPolicies();
+    return {
+      get: (tag) => {
+        const word = words[this.#tagId(tag)];
+        // A tag that is new since has its policy in the table only.
+        return word === undefined ? this.get(tag) : (decodePolicy(word) ?? presetPolicies.get(tag));
+      },
+    };
   }
 
   isImmutable(tag: string): boolean {
@@ -134,12 +149,14 @@ export interface TagTreatment {
 /** What a sleep does to the memory of each tag. It never touches `sleep_persistent`. */
 export function treatmentOf(
   { level = defaultLevel, offloadTags, tags }: SleepSelection,
-  policies: Pick<ReadonlyMap<string, TagPolicy>, "get">,
+  policies: PolicyLookup,
   unknownTags: "discard" | "offload" | "refuse" = "discard",
 ): (tag: string) => TagTreatment {
+  const selected = tags && new Set(tags);
+  const offloaded = offloadTags && new Set(offloadTags);
   const actionOf = (tag: string, policy: TagPolicy): TagAction => {
-    if (level === 0 || tag === persistentTag || (tags !== undefined && !tags.includes(tag))) return "keep";
-    if (offloadTags !== undefined) return offloadTags.includes(tag) ? "offload" : "discard";
+    if (level === 0 || tag === persistentTag || selected?.has(tag) === false) return "keep";
+    if (offloaded !== undefined) return offloaded.has(tag) ? "offload" : "discard";
     return policy[level];
   };
   const known = new Map<string, TagTreatment>();
@@ -151,7 +168,7 @@ export function treatmentOf(
     const treatment = {
       action: actionOf(tag, policy),
       immutable: policy.immutable ?? false,
-      isUnknown: own === undefined && offloadTags === undefined,
+      isUnknown: own === undefined && offloaded === undefined,
     };
     known.set(tag, treatment);
     return treatment;

@@ -1,6 +1,7 @@
 /** The memory of an engine that may not be connected yet, or no longer. */
 
 import { CamemError } from "../errors.ts";
+import type { HostBudget } from "../memory/host-budget.ts";
 import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { ControlledAllocator } from "../server/engine/engine-tags.ts";
 import type { TransitionPlan } from "../transition/preflight.ts";
@@ -12,16 +13,18 @@ export interface EngineConnection extends ControlledAllocator {
   close(): Promise<void>;
 }
 
+const noBudget: HostBudget = { sizeBytes: null, source: "unknown", path: null };
+
 const nothing: TransitionPlan = {
   tags: {},
   devices: [],
   freed: [],
-  host: { neededBytes: 0, freeBytes: null },
+  host: { neededBytes: 0, freeBytes: null, budget: noBudget },
   spill: null,
   fits: true,
 };
 
-const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 };
+const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0, budget: noBudget };
 
 /** Passes every call on to the connection. Without one the engine has no memory, and cannot sleep. */
 export class AttachableAllocator implements ControlledAllocator {

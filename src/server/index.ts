@@ -8,12 +8,7 @@
 
 export type { Clock } from "../async/clock.ts";
 export { type Duration, parseDuration } from "../options/durations.ts";
-export {
-  type DeviceMemory,
-  type EngineSleepResult,
-  type EngineWakeResult,
-  SleepController,
-} from "./engine/controller.ts";
+export { SleepController } from "./engine/controller.ts";
 export type {
   AdmitOptions,
   ControllerOptions,
@@ -23,6 +18,7 @@ export type {
   InFlightMode,
   PauseOptions,
   ReloadContext,
+  ReloadOptions,
   SleepReason,
   WhenAsleep,
 } from "./engine/controller-options.ts";
@@ -43,8 +39,14 @@ export type {
 } from "./engine/events.ts";
 export { type IdleOptions, type IdleRung, IdleSleep } from "./engine/idle-sleep.ts";
 export type { CheckpointResult, Lease } from "./engine/lease.ts";
+export type { DeviceMemory, EngineSleepResult, EngineWakeResult } from "./engine/results.ts";
 export type { AccessOptions, ServerInfo } from "./http/access.ts";
 export { type AdmitRequestOptions, admitRequest } from "./http/admit-request.ts";
+export type {
+  AbortRequestContext,
+  GenerateForHealthContext,
+  HandlerHookContext,
+} from "./http/engine-hooks.ts";
 export { type AdminHandler, createHandler, type HandlerOptions } from "./http/handler.ts";
 export { leasedStream } from "./http/leased-stream.ts";
 export type { EngineGroup, QueueCounts } from "./pool/engine-group.ts";

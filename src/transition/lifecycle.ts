@@ -5,6 +5,8 @@ const closedTexts = {
   closing: "is being closed; await its close(), then call CaMemAllocator.getInstance()",
   "half closed": "could not give everything back when it was closed; call close() again",
   closed: "is closed; call CaMemAllocator.getInstance() again",
+  replaced:
+    "was left open, and closed by a hot reload or another test file; call CaMemAllocator.getInstance() again",
 } as const;
 
 /** Whether an allocator is open, and its closing. */
@@ -28,6 +30,15 @@ export class Lifecycle {
   close(end: (reason: CamemError) => Promise<void>): Promise<void> {
     this.#closing ??= this.#closeNow(end);
     return this.#closing;
+  }
+
+  /** Calls `end` with the reason for which transitions end, and detaches. Blocks until memory is released. */
+  abandon(end: (reason: CamemError) => Promise<void>): void {
+    const isAttached = this.#state === "open" || this.#state === "half closed";
+    this.#state = "replaced";
+    this.#closing = Promise.resolve();
+    void end(closedError(this.#state));
+    if (isAttached) native.abandonAttachment();
   }
 
   async #closeNow(end: (reason: CamemError) => Promise<void>): Promise<void> {

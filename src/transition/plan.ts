@@ -49,9 +49,8 @@ export function planWake(
   tags: readonly string[] | undefined,
   isImmutable: (tag: string) => boolean,
 ): Step[] {
-  const asleep = groups.filter(
-    ({ state, tag }) => state !== "mapped" && (tags === undefined || tags.includes(tag)),
-  );
+  const selected = tags && new Set(tags);
+  const asleep = groups.filter(({ state, tag }) => state !== "mapped" && (selected?.has(tag) ?? true));
   return asleep.map((group) => ({
     group,
     action: group.state === "offloaded" ? "restore" : "remap",

@@ -1,6 +1,7 @@
 /** Compares the memory that a transition needs with the memory that is free, before anything changes. */
 
 import { CamemError } from "../errors.ts";
+import { describeHostBudget, type HostBudget } from "../memory/host-budget.ts";
 import type { SegmentGroup } from "../memory/table.ts";
 import { formatSize } from "../options/sizes.ts";
 import { recordByTag } from "../policy/tag-names.ts";
@@ -42,8 +43,10 @@ export interface TransitionPlan {
   readonly host: {
     /** Bytes that the sleep takes. */
     readonly neededBytes: number;
-    /** The rest of the host budget; null without a budget. */
+    /** The rest of the host budget; null without a limit. */
     readonly freeBytes: number | null;
+    /** The host budget at this moment. */
+    readonly budget: HostBudget;
   };
   /** Disk space that a sleep takes for backups beyond the host budget; null without a `spillDir`. */
   readonly spill: {
@@ -58,7 +61,7 @@ export interface TransitionPlan {
 
 /** The memory that a transition may take. */
 interface Resources {
-  readonly hostBudgetBytes: number;
+  readonly hostBudget: HostBudget;
   /** Free bytes on the disk of the spill folder; undefined without a spill folder. */
   freeSpillBytes(): number | undefined;
   freeDeviceBytes(device: number): number;
@@ -87,10 +90,14 @@ function tagPlans(steps: readonly Step[]): Record<string, TagPlan> {
   return recordByTag(plans);
 }
 
+/** Bytes of backups in host memory. */
+export function backupBytesHeld(groups: readonly SegmentGroup[]): number {
+  return groups.reduce((sum, group) => sum + group.hostBytes, 0);
+}
+
 /** The bytes that the host budget leaves for new backups. */
-export function hostBytesLeft(groups: readonly SegmentGroup[], hostBudgetBytes: number): number {
-  const heldBytes = groups.reduce((sum, group) => sum + group.hostBytes, 0);
-  return Math.max(0, hostBudgetBytes - heldBytes);
+export function hostBytesLeft(groups: readonly SegmentGroup[], { sizeBytes }: HostBudget): number {
+  return Math.max(0, (sizeBytes ?? Number.POSITIVE_INFINITY) - backupBytesHeld(groups));
 }
 
 /** Compares the needs of `steps`, which were planned for the table `groups`, with `resources`. */
@@ -104,11 +111,13 @@ export function assess(
     neededBytes,
     freeBytes: resources.freeDeviceBytes(device),
   }));
-  const leftBytes = hostBytesLeft(groups, resources.hostBudgetBytes);
+  const budget = resources.hostBudget;
+  const leftBytes = hostBytesLeft(groups, budget);
   const { hostBytes, spillBytes } = backupBytesNeeded(steps);
   const host = {
     neededBytes: hostBytes,
     freeBytes: Number.isFinite(leftBytes) ? leftBytes : null,
+    budget,
   };
   const freeSpillBytes = resources.freeSpillBytes();
   const spill = freeSpillBytes === undefined ? null : { neededBytes: spillBytes, freeBytes: freeSpillBytes };
@@ -125,13 +134,19 @@ export function assess(
   };
 }
 
+function budgetRemedy({ source }: HostBudget): string {
+  if (source === "option") return "raise hostBudget (CAMEM_HOST_BUDGET)";
+  const memory = source === "container" ? "raise the container's memory limit" : "free host memory";
+  return `${memory}, set hostBudget (CAMEM_HOST_BUDGET)`;
+}
+
 /** @throws CamemError `HOST_BUDGET_EXCEEDED`, `FILE_FAILED` or `OUT_OF_DEVICE_MEMORY`, naming the shortfall */
 export function assertFits({ host, spill, devices }: TransitionPlan): void {
   if (host.freeBytes !== null && host.neededBytes > host.freeBytes) {
     const shortBytes = host.neededBytes - host.freeBytes;
     throw new CamemError(
       "HOST_BUDGET_EXCEEDED",
-      `this sleep needs ${formatSize(host.neededBytes)} of host memory and the host budget leaves ${formatSize(host.freeBytes)}, ${formatSize(shortBytes)} too little; nothing has changed; raise hostBudget (CAMEM_HOST_BUDGET), set spillDir (CAMEM_SPILL_DIR) or discard more`,
+      `this sleep needs ${formatSize(host.neededBytes)} of host memory and the host budget leaves ${formatSize(host.freeBytes)}, ${formatSize(shortBytes)} too little; the budget is ${describeHostBudget(host.budget)}; nothing has changed; ${budgetRemedy(host.budget)}, set spillDir (CAMEM_SPILL_DIR) or discard more`,
       { sizeBytes: shortBytes },
     );
   }

@@ -1,12 +1,14 @@
 /** Sleeps, wake-ups and preparations: queued, planned, checked, run by the shim and reported. */
 
 import { existsSync, statfsSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
 import { CamemError, formatValue } from "../errors.ts";
 import type * as native from "../ffi/index.ts";
+import { type HostBudget, HostBudgets } from "../memory/host-budget.ts";
 import type { SegmentTable, TableSummary } from "../memory/table.ts";
-import { hostUsage } from "../memory/usage.ts";
+import { type HostUsage, hostUsage, preparedBytes } from "../memory/usage.ts";
 import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
@@ -32,7 +34,7 @@ import {
   spillBeyond,
   tagsOf,
 } from "./plan.ts";
-import { assertFits, assess, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
+import { assertFits, assess, backupBytesHeld, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
 import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
 import {
   type Executed,
@@ -61,11 +63,13 @@ const stalePlanLimit = 100;
 /** The steps of a transition, and the table that they were planned for. */
 interface Planned extends TableSummary {
   readonly steps: readonly Step[];
+  /** As it was when the steps were planned. */
+  readonly hostBudget: HostBudget;
 }
 
 /** The memory that `beforeSleep` hooks know about: segments of these tags up to this id. */
 interface HookScope {
-  readonly tags: readonly string[];
+  readonly tags: ReadonlySet<string>;
   readonly lastSegmentId: number;
 }
 
@@ -79,6 +83,24 @@ function freeDiskBytes(folder: string | null): number | undefined {
   if (!existsSync(folder)) return 0;
   const { bavail, bsize } = statfsSync(folder);
   return bavail * bsize;
+}
+
+/** The result of submitting a plan: its ticket, or why there is none. */
+type Submission = number | native.Refusal | "nothing";
+
+/** From this size on, what reads the whole table has a turn of the event loop of its own. */
+const largeTableSegments = 1000;
+
+/**
+ * Lets the event loop run other tasks where the table is large.
+ *
+ * @throws CamemError `ABORTED` where the signal aborts meanwhile
+ */
+async function restAfter({ groups }: Planned, { signal }: Signalled): Promise<void> {
+  const segments = groups.reduce((sum, group) => sum + group.segments, 0);
+  if (segments < largeTableSegments) return;
+  await setImmediate();
+  if (signal.aborted) throw aborted(signal);
 }
 
 function isComplete(error: unknown): error is CamemError {
@@ -95,6 +117,7 @@ export class Transitions {
   readonly #queue = new SerialQueue();
   readonly #retention: HostRetention;
   readonly #unknownTags: UnknownTags;
+  readonly #hostBudgets: HostBudgets;
 
   constructor(
     shim: native.Native,
@@ -102,12 +125,14 @@ export class Transitions {
     table: SegmentTable,
     policies: TagPolicies,
     isKnownTag: IsKnownTag,
+    hostBudgets = new HostBudgets(shim, config.hostBudgetBytes),
   ) {
     this.#native = shim;
     this.hooks = new Hooks(this.#queue.ending);
     this.#config = config;
     this.#table = table;
     this.#policies = policies;
+    this.#hostBudgets = hostBudgets;
     this.#isKnownTag = isKnownTag;
     this.#unknownTags = new UnknownTags(config.unknownTags);
     this.#retention = new HostRetention(shim, config, () => this.#giveBackRetained());
@@ -147,6 +172,10 @@ export class Transitions {
     );
   }
 
+  hostUsage(): HostUsage {
+    return hostUsage(this.#native, this.#hostBudgets);
+  }
+
   /** Cancels the running transition and refuses waiting ones with `reason`; resolves when the running one has ended. */
   async end(reason: CamemError): Promise<void> {
     this.#retention.stop();
@@ -168,11 +197,12 @@ export class Transitions {
   ): Promise<Executed> {
     const planned = this.#planSleep(treatment);
     if (planned.steps.length === 0) return { steps: [], durations: noDurations };
+    await restAfter(planned, options);
     assertFits(this.#assess(planned));
     const tags = tagsOf(planned.steps.map((step) => step.group));
     await this.hooks.beforeSleep(tags, options.signal);
     // Memory that a hook or a native thread has allocated since is out of scope and stays awake.
-    const scope = { tags, lastSegmentId: planned.lastSegmentId };
+    const scope = { tags: new Set(tags), lastSegmentId: planned.lastSegmentId };
     try {
       return await this.#run("sleep", () => this.#planSleep(treatment, scope), options);
     } catch (error) {
@@ -184,7 +214,7 @@ export class Transitions {
 
   async #afterFailedSleep(scope: HookScope, failure: unknown): Promise<void> {
     const { groups } = this.#table.summary(scope.lastSegmentId);
-    const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.includes(tag));
+    const awake = groups.filter(({ tag, state }) => state === "mapped" && scope.tags.has(tag));
     const tags = tagsOf(awake);
     if (tags.length > 0) await this.hooks.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure);
   }
@@ -218,7 +248,7 @@ export class Transitions {
     const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
     const submit = () => this.#native.submitPreparation(device, bytes);
     const durations = await this.#submit("preparation", submit, options);
-    return { preparedBytes: hostUsage(this.#native).preparedBytes, durations };
+    return { preparedBytes: preparedBytes(this.#native), durations };
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -230,24 +260,29 @@ export class Transitions {
   }
 
   #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
-    return treatmentOf(selection, this.#policies, this.#config.unknownTags);
+    return treatmentOf(selection, this.#policies.snapshot(), this.#config.unknownTags);
   }
 
   #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
-    const table = this.#table.summary(scope?.lastSegmentId);
+    const whole = this.#table.summary();
+    const hasNewer = scope !== undefined && whole.lastSegmentId > scope.lastSegmentId;
+    const table = hasNewer ? this.#table.summary(scope.lastSegmentId) : whole;
     const all = planSleep(table.groups, treatment);
-    const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.includes(group.tag));
+    const steps = scope === undefined ? all : all.filter(({ group }) => scope.tags.has(group.tag));
     this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
-    const groups = scope === undefined ? table.groups : this.#table.summary().groups;
-    if (this.#config.spillDir === null) return { ...table, groups, steps };
-    const leftBytes = hostBytesLeft(groups, this.#config.hostBudgetBytes);
-    return { ...table, groups, steps: spillBeyond(steps, leftBytes) };
+    const { groups } = whole;
+    const budget = this.#hostBudgets.now(backupBytesHeld(groups));
+    const spills = this.#config.spillDir !== null;
+    const placed = spills ? spillBeyond(steps, hostBytesLeft(groups, budget)) : steps;
+    return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
   #planWake(tags: readonly string[] | undefined): Planned {
     const table = this.#table.summary();
-    return { ...table, steps: planWake(table.groups, tags, (tag) => this.#policies.isImmutable(tag)) };
+    const policies = this.#policies.snapshot();
+    const steps = planWake(table.groups, tags, (tag) => policies.get(tag)?.immutable ?? false);
+    return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
   /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */
@@ -259,16 +294,18 @@ export class Transitions {
     let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
     let first = await this.#retryLeftovers(operation, plan(), control);
-    const submit = () => {
+    const submit = async () => {
       const planned = first ?? plan();
       first = undefined;
       steps = planned.steps;
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
+      await restAfter(planned, control);
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
+      await restAfter(planned, control);
       const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
       if (ticket === "stale") {
-        const refusedPlan = JSON.stringify(planned);
+        const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
         if (stale.count > stalePlanLimit)
           throw new TypeError("libcamem.so refuses a plan that fits: a bug of camem's");
@@ -303,7 +340,7 @@ export class Transitions {
   /** Submits until the shim accepts, unless there is nothing to do, and waits for the end. */
   async #submit(
     operation: Operation,
-    submit: () => number | native.Refusal | "nothing",
+    submit: () => Submission | Promise<Submission>,
     control: TransitionControl & Signalled,
     retainBytes = this.#retention.limitBytes,
   ): Promise<TransitionDurations> {
@@ -311,7 +348,7 @@ export class Transitions {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
       this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
-      const ticket = submit();
+      const ticket = await submit();
       if (ticket === "nothing") return noDurations;
       if (typeof ticket === "number")
         return follow(this.#native, operation, ticket, control).finally(() => {
@@ -321,9 +358,9 @@ export class Transitions {
     }
   }
 
-  #assess({ steps, groups }: Planned): TransitionPlan {
+  #assess({ steps, groups, hostBudget }: Planned): TransitionPlan {
     return assess(steps, groups, {
-      hostBudgetBytes: this.#config.hostBudgetBytes,
+      hostBudget,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
       freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
     });

@@ -56,10 +56,24 @@ describe("loadSafetensors", () => {
     ["no allocator", () => [path, { tag }], "it must be a CaMemAllocator"],
     [
       "a misspelt option",
-      () => [path, { allocator, tags: tag }],
-      'has no option "tags"; did you mean "tag"?',
+      () => [path, { allocator, devise: 0 }],
+      'has no option "devise"; did you mean "device"?',
     ],
     ["a misspelt backing", () => [path, { allocator, backing: "disk" }], '"host" or "file"'],
+    ["tags as an array", () => [path, { allocator, tags: ["a"] }], "an object from name patterns to tags"],
+    [
+      "tags with a number",
+      () => [path, { allocator, tags: { "*": 5 } }],
+      "an object from name patterns to tags",
+    ],
+    ["only as a text", () => [path, { allocator, only: "first" }], "only is"],
+    ["onlyTags without into", () => [path, { allocator, onlyTags: [tag] }], "give into"],
+    [
+      "a pattern of tags that matches nothing",
+      () => [path, { allocator, tags: { frist: "a" } }],
+      'the pattern "frist" of tags matches no tensor of',
+    ],
+    ["a misspelt pattern of only", () => [path, { allocator, only: ["scaler"] }], 'did you mean "scalar"?'],
     ["into as an object", () => [path, { allocator, into: {} }], "into is an object"],
     [
       "into with a value that is no tensor",

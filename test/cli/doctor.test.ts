@@ -26,6 +26,19 @@ test("camem doctor describes the emulator and finds it ready", () => {
     expect(output).toContain(part);
 });
 
+test("camem doctor shows free host memory, the limit on locked memory and the host budget", () => {
+  const line = (label: string, output: string) =>
+    output.split("\n").find((each) => each.startsWith(label)) ?? "";
+  const { output } = camem(["doctor"], { CAMEM_BACKEND: "emulator" });
+  expect(line("host memory", output)).toMatch(/ [\d.]+ [GM]iB free of [\d.]+ [GM]iB$/);
+  expect(line("locked memory", output)).toContain("(ulimit -l)");
+  expect(line("host budget", output)).toMatch(
+    / [\d.]+ [GM]iB, from the (free memory of this machine \(\/proc\/meminfo\)|memory limit of this container \(\/.+\))$/,
+  );
+  const limited = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_HOST_BUDGET: "3GiB" });
+  expect(line("host budget", limited.output)).toEndWith(" 3 GiB, from hostBudget (CAMEM_HOST_BUDGET)");
+});
+
 test("camem doctor names a library that is not AscendCL and its missing symbols", () => {
   const { exitCode, output } = camem(["doctor"], { CAMEM_ACL_LIBRARY: "libm.so.6" });
   expect(exitCode).toBe(1);

@@ -15,6 +15,8 @@ const context: Readonly<Record<string, string>> = {
   allocator: 'declare const allocator: import("camem").CaMemAllocator;',
   weights: 'declare const weights: ReadonlyMap<string, import("camem").Tensor>;',
   engine: 'declare const engine: import("camem/server").SleepController;',
+  admin: 'declare const admin: import("camem/server").AdminHandler;',
+  admitRequest: 'import { admitRequest } from "camem/server";',
 };
 
 /** The module that the reader of docs/deploy.md writes. */

@@ -172,9 +172,9 @@ export class Harness {
     this.regions = [];
     setFaults("");
     const { poolSegmentBytes, hostBudgetBytes, retain, spills, verify } = randomSetting(random);
-    const hostBudget = Number.isFinite(hostBudgetBytes) ? { hostBudget: hostBudgetBytes } : {};
+    const hostBudget = Number.isFinite(hostBudgetBytes) ? hostBudgetBytes : "unlimited";
     const spill = spills ? { spillDir: tmpdir() } : {};
-    const config = { poolSegment: poolSegmentBytes, verify, retain, ...hostBudget, ...spill };
+    const config = { poolSegment: poolSegmentBytes, verify, retain, hostBudget, ...spill };
     if (random.oneIn(2)) await this.#openWithFault(config, random, log);
     const allocator = CaMemAllocator.getInstance(config);
     const free = [0, 1].map((device) => allocator.memGetInfo(device).freeBytes);

@@ -293,7 +293,6 @@ export class Model {
 
   sleepPlan(request: SleepRequest) {
     const { moving, offloaded, discarded } = this.sleepMoves(request);
-    const left = this.hostBytesLeft();
     return {
       tags: this.#byTag(moving, (own) => ({
         offloadBytes: sum(own.filter((segment) => offloaded.includes(segment))),
@@ -306,15 +305,23 @@ export class Model {
         device,
         freedBytes: bytes,
       })),
-      host: { neededBytes: this.copiedBytes(request), freeBytes: Number.isFinite(left) ? left : null },
+      host: this.#hostPlan(this.copiedBytes(request)),
       spill: null,
       fits: this.sleepRefusal(request) === undefined,
     };
   }
 
+  #hostPlan(neededBytes: number) {
+    const finite = (bytes: number) => (Number.isFinite(bytes) ? bytes : null);
+    return {
+      neededBytes,
+      freeBytes: finite(this.hostBytesLeft()),
+      budget: { sizeBytes: finite(this.options.hostBudgetBytes), source: "option", path: null },
+    };
+  }
+
   wakePlan(request: WakeRequest) {
     const { moving, restored, remapped } = this.wakeMoves(request);
-    const left = this.hostBytesLeft();
     return {
       tags: this.#byTag(moving, (own) => ({
         offloadBytes: 0,
@@ -324,7 +331,7 @@ export class Model {
       })),
       devices: this.wakeNeeds(request),
       freed: [],
-      host: { neededBytes: 0, freeBytes: Number.isFinite(left) ? left : null },
+      host: this.#hostPlan(0),
       spill: null,
       fits: this.wakeRefusal(request) === undefined,
     };

@@ -19,7 +19,7 @@ test("option overrides its environment variable, which overrides the default", (
     backend: "ascend",
     aclLibrary: null,
     device: 0,
-    hostBudgetBytes: Number.POSITIVE_INFINITY,
+    hostBudgetBytes: null,
     poolSegmentBytes: 32 * 2 ** 20,
     prepareOnLoad: false,
     retainBytes: 0,
@@ -51,8 +51,17 @@ test.each([
   [{ aclLibrary: "" }, 'aclLibrary is ""'],
   [{ device: -1 }, "device is -1"],
   [{ device: 0.5 }, "device is 0.5"],
-  [{ hostBudget: "lots" }, 'hostBudget (CAMEM_HOST_BUDGET) is "lots"'],
+  [
+    { hostBudget: "lots" },
+    'hostBudget (CAMEM_HOST_BUDGET) is "lots"; it must be bytes, or a size in B, KiB, MiB, GiB or TiB such as "8GiB", or "unlimited"',
+  ],
   [{ hostBudget: -1 }, "hostBudget is -1"],
+  [{ hostBudget: "8GB" }, 'is "8GB"; it must be bytes, or a size in B, KiB, MiB, GiB or TiB'],
+  [{ hostBudget: 8n }, "hostBudget is 8n (a bigint)"],
+  [{ device: 0n }, "device is 0n (a bigint)"],
+  [{ hostBudget: 2 ** 60 }, "is 1152921504606847000 (too large: beyond 2^53 - 1)"],
+  [{ poolSegment: "9000TiB" }, 'is "9000TiB" (too large: beyond 2^53 - 1)'],
+  [{ retain: "9000TiB" }, 'is "9000TiB" (too large: beyond 2^53 - 1)'],
   [{ poolSegment: 0 }, "poolSegment (CAMEM_POOL_SEGMENT) is 0"],
   [{ verify: "yes" }, 'verify is "yes"'],
   [{ unknownTags: "keep" }, 'unknownTags is "keep"; it must be "discard", "offload" or "refuse"'],
@@ -62,7 +71,7 @@ test.each([
   ],
   [{ retain: { max: 1 } }, 'retain has no option "max"; its options are "maxBytes", "idleMs"'],
   [{ retain: { idleMs: 0 } }, "idleMs is 0"],
-])("getInstance() names the invalid option %j", (options, message) => {
+])("getInstance() names the invalid option %#", (options, message) => {
   const error = refusal(() => resolveConfig(options as never, {}));
   expect(error.code).toBe("INVALID_CONFIG");
   expect(error.message).toContain(message);

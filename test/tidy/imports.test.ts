@@ -19,6 +19,7 @@ const order = [
   "policy",
   "memory",
   "transition",
+  "instance.ts",
   "allocator.ts",
   "checkpoint",
   "index.ts",

@@ -92,3 +92,17 @@ export function functionLengths(source: Source): FunctionLength[] {
   }).visit(parse(source));
   return found;
 }
+
+/** Properties of schemas, `name: optional(…)` or `name: required(…)`, without a documentation comment right before them. */
+export function uncommentedOptions(source: Source): { readonly name: string; readonly start: number }[] {
+  const found: { name: string; start: number }[] = [];
+  new Visitor({
+    Property: ({ key, value, start }) => {
+      if (key.type !== "Identifier" || value.type !== "CallExpression") return;
+      if (value.callee.type !== "Identifier" || !/^(optional|required)$/.test(value.callee.name)) return;
+      if (!/\/\*\*(?:(?!\*\/)[\s\S])*\*\/\s*$/.test(source.text.slice(0, start)))
+        found.push({ name: key.name, start });
+    },
+  }).visit(parse(source));
+  return found;
+}

@@ -17,6 +17,7 @@ import {
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
 const content = pattern(3 * MiB, 3);
+const budget = { sizeBytes: 6 * MiB, source: "option", path: null } as const;
 
 beforeEach(() => {
   allocator = CaMemAllocator.getInstance({ hostBudget: 6 * MiB });
@@ -41,7 +42,7 @@ test("plan() reports bytes by tag, free memory and whether it fits, and moves no
     },
     devices: [],
     freed: [{ device: 0, freedBytes: 10 * MiB }],
-    host: { neededBytes: 4 * MiB, freeBytes: 6 * MiB },
+    host: { neededBytes: 4 * MiB, freeBytes: 6 * MiB, budget },
     spill: null,
     fits: true,
   });
@@ -54,7 +55,7 @@ test("plan() reports bytes by tag, free memory and whether it fits, and moves no
     },
     devices: [{ device: 0, neededBytes: 10 * MiB, freeBytes }],
     freed: [],
-    host: { neededBytes: 0, freeBytes: 2 * MiB },
+    host: { neededBytes: 0, freeBytes: 2 * MiB, budget },
     spill: null,
     fits: true,
   });

@@ -110,11 +110,17 @@ export class Admission {
     }
   }
 
-  /** Refuses the requests that wait and aborts the admitted ones, parked ones too. */
+  /** Refuses the requests that wait and aborts the admitted ones, parked ones too. Returns how many there were. */
+  abort(reason: CamemError): number {
+    const waiting = this.#waiting.size;
+    this.#refuseWaiting(reason);
+    return waiting + this.#abortAll(reason);
+  }
+
+  /** As {@link abort}, and admits nothing any more. */
   close(reason: CamemError): void {
     this.#isClosed = true;
-    this.#refuseWaiting(reason);
-    this.#abortAll(reason);
+    this.abort(reason);
   }
 
   /** For {@link AdmittedLease}: parks it while a sleep or pause in mode `keep` is wanted. */
@@ -191,12 +197,13 @@ export class Admission {
     for (const wait of this.#waiting) wait.reject(error);
   }
 
-  #abortAll(reason: CamemError): void {
-    for (const lease of this.#leases) {
-      if (lease.signal.aborted) continue;
+  #abortAll(reason: CamemError): number {
+    const leases = [...this.#leases].filter(({ signal }) => !signal.aborted);
+    for (const lease of leases) {
       this.#totals.abortedTotal++;
       lease.abort(reason);
     }
+    return leases.length;
   }
 
   #wakeOnDemand(): void {

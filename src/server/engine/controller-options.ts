@@ -20,10 +20,15 @@ import { checkTag } from "../../policy/tag-names.ts";
 
 /** Context of a `reload` call. */
 export interface ReloadContext {
-  /** The weights whose content is lost, by the engine's own names. Their memory is awake. */
+  /** The weights to load, by the engine's own names. Their memory is awake. */
   readonly tags: readonly string[];
-  /** Aborted when the wake-up is aborted, or when the controller closes. */
+  /** Aborted when the call is aborted, or when the controller closes. */
   readonly signal: AbortSignal;
+  /**
+   * The checkpoint that a client named, as in `POST /update_weights_from_disk`; undefined for the engine's own. A `reload` that
+   * loads a fixed checkpoint must throw for another one.
+   */
+  readonly modelPath: string | undefined;
 }
 
 const WhenAsleepSchema = Type.Union([Type.Literal("refuse"), Type.Literal("hold"), Type.Literal("wake")], {
@@ -147,12 +152,30 @@ const PauseOptions = closedObject(pauseProperties);
 /** Options of {@link SleepController.pause}. */
 export interface PauseOptions extends Static<typeof PauseOptions> {}
 
-const EngineSleepOptions = closedObject({
+const ReloadOptions = closedObject({
   ...pauseProperties,
+  /** What happens to requests in flight; by default `wait`. */
+  mode: optional(Mode),
+  /** The checkpoint to load, passed on to `reload`; by default the engine's own. */
+  modelPath: optional(Type.String({ minLength: 1, description: "the path or name of a checkpoint" })),
+});
+
+/** Options of {@link SleepController.reloadWeights}. */
+export interface ReloadOptions extends Static<typeof ReloadOptions> {}
+
+/** Shared by a sleep and its plan. */
+const selectionProperties = {
   /** By default 1. */
   level: optional(Level),
+  /** Offload these tags and discard the rest, instead of a level; by the engine's own names. */
+  offloadTags: optional(Tags),
   /** Only these tags, by the engine's own names; by default all of the engine's. */
   tags: optional(Tags),
+};
+
+const EngineSleepOptions = closedObject({
+  ...pauseProperties,
+  ...selectionProperties,
   /** Who asks; by default `operator`. */
   reason: optional(Reason),
   /** Asked when the turn of this call has come, after all earlier calls. False: it rejects with `STATE_CONFLICT`. */
@@ -176,12 +199,7 @@ const EngineWakeOptions = closedObject({
 /** Options of {@link SleepController.wakeUp}. */
 export interface EngineWakeOptions extends Static<typeof EngineWakeOptions> {}
 
-const EnginePlanOptions = closedObject({
-  /** The level of a sleep; by default 1. */
-  level: optional(Level),
-  /** Only these tags, by the engine's own names; by default all of the engine's. */
-  tags: optional(Tags),
-});
+const EnginePlanOptions = closedObject(selectionProperties);
 
 /** Options of {@link SleepController.plan}. */
 export interface EnginePlanOptions extends Static<typeof EnginePlanOptions> {}
@@ -196,6 +214,7 @@ export interface AdmitOptions extends Static<typeof AdmitOptions> {}
 
 const schemas = {
   pause: PauseOptions,
+  reloadWeights: ReloadOptions,
   sleep: EngineSleepOptions,
   wakeUp: EngineWakeOptions,
   plan: EnginePlanOptions,
@@ -205,7 +224,7 @@ const schemas = {
 /** @throws CamemError `INVALID_ARGUMENT`, `UNKNOWN_LEVEL` or `INVALID_TAG` */
 export function checkCall(verb: keyof typeof schemas, options: unknown, signal?: unknown): void {
   validate(schemas[verb], options, verb, "INVALID_ARGUMENT", {
-    codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG" },
+    codes: { level: "UNKNOWN_LEVEL", tags: "INVALID_TAG", offloadTags: "INVALID_TAG" },
   });
   if (signal !== undefined && !(signal instanceof AbortSignal))
     throw new CamemError("INVALID_ARGUMENT", mismatchText("signal", signal, Signal), { property: "signal" });

@@ -1,9 +1,10 @@
 import { CamemError, formatValue } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
-import { defaultLevel, type SleepLevel } from "../../policy/tag-policies.ts";
+import { defaultLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
 import { Admission } from "./admission.ts";
+import { AnnouncedState } from "./announced-state.ts";
 import {
   type AdmitOptions,
   type ControllerConfig,
@@ -13,46 +14,18 @@ import {
   type EngineSleepOptions,
   type EngineWakeOptions,
   type PauseOptions,
+  type ReloadOptions,
   resolveController,
   type WhenAsleep,
 } from "./controller-options.ts";
-import { EngineMemory, isComplete } from "./engine-memory.ts";
+import { EngineMemory, isComplete, type SleepDepth } from "./engine-memory.ts";
 import { type ControlledAllocator, EngineTags } from "./engine-tags.ts";
-import type { EngineListener, EngineState, EngineStatus, TransitionIdentity } from "./events.ts";
+import type { EngineListener, EngineStatus, TransitionIdentity } from "./events.ts";
 import type { Lease } from "./lease.ts";
+import type { DeviceMemory, EngineSleepResult, EngineWakeResult } from "./results.ts";
 import { EngineStateTracker } from "./state.ts";
 import { takeTags } from "./tag-owners.ts";
 import { TransitionRunner } from "./transition-runner.ts";
-
-/** The result of {@link SleepController.sleep}. */
-export interface EngineSleepResult {
-  /** The level that the engine sleeps at now. */
-  readonly level: SleepLevel;
-  /** True when there was nothing to do. */
-  readonly alreadySleeping: boolean;
-  /** What the allocator did; null when it was not called. */
-  readonly report: SleepReport | null;
-}
-
-/** The result of {@link SleepController.wakeUp}. */
-export interface EngineWakeResult {
-  /** The requested tags, or null for all. */
-  readonly tags: readonly string[] | null;
-  /** True when there was nothing to do. */
-  readonly alreadyAwake: boolean;
-  /** What the allocator did; null when it was not called. */
-  readonly report: WakeReport | null;
-}
-
-/** Free and total bytes of one device, for all processes together. */
-export interface DeviceMemory {
-  /** The device number. */
-  readonly device: number;
-  /** Free bytes. */
-  readonly freeBytes: number;
-  /** Bytes in all. */
-  readonly totalBytes: number;
-}
 
 /**
  * Ties the allocator to one engine. Requests are admitted only while the engine is awake, and its memory moves only while no
@@ -70,8 +43,7 @@ export class SleepController {
   readonly #transitions: TransitionRunner;
   readonly #releaseTags: () => void;
   #closing: Promise<void> | undefined;
-  /** The status in the latest `state` event, and when its state began. */
-  #announced: { readonly key: string; readonly state: EngineState; readonly sinceMs: number };
+  readonly #announced: AnnouncedState;
 
   /**
    * Takes the engine's tags until {@link close}.
@@ -105,7 +77,7 @@ export class SleepController {
       wakeUp: () => this.#wakeUp({}, "request"),
       onChange: () => this.#transitions.emit({ type: "requests", requests: this.#admission.counts }),
     });
-    this.#announced = { key: this.#statusKey(), state: "awake", sinceMs: Date.now() };
+    this.#announced = new AnnouncedState(this.#memory, this.#state);
   }
 
   /** The engine's name in events, metrics and pools. */
@@ -131,6 +103,11 @@ export class SleepController {
   /** True when `reload` is set: requests are served again after a sleep at level 2. */
   get canReload(): boolean {
     return this.#config.reload !== undefined;
+  }
+
+  /** The numbers of the engine's devices. */
+  get devices(): readonly number[] {
+    return this.#config.devices ?? [this.#allocator.device];
   }
 
   /** The engine's status now. Cheap to read. */
@@ -165,8 +142,7 @@ export class SleepController {
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
   deviceMemory(): DeviceMemory[] {
-    const devices = this.#config.devices ?? [this.#allocator.device];
-    return devices.map((device) => ({ device, ...this.#allocator.memGetInfo(device) }));
+    return this.devices.map((device) => ({ device, ...this.#allocator.memGetInfo(device) }));
   }
 
   /**
@@ -174,15 +150,17 @@ export class SleepController {
    *
    * @throws CamemError as the allocator's `plan`
    */
-  plan(operation: "sleep" | "wake", { level, tags }: EnginePlanOptions = {}): TransitionPlan {
-    checkCall("plan", { level, tags });
-    const names = this.#tags.withMemory(tags);
-    this.#tags.assertKnown(names ?? []);
-    const own = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
+  plan(operation: "sleep" | "wake", options: EnginePlanOptions = {}): TransitionPlan {
+    checkCall("plan", options);
+    const names = this.#tags.withMemory(options.tags);
+    const offloadNames = this.#tags.withMemory(options.offloadTags);
+    this.#tags.assertKnown([...(names ?? []), ...(offloadNames ?? [])]);
+    const tags = this.#tags.tagsOf(operation === "wake" ? this.#memory.wakeScope(names) : names);
+    const offloadTags = offloadNames && this.#tags.tagsOf(offloadNames);
     return this.#tags.named(
       operation === "sleep"
-        ? this.#allocator.plan("sleep", { level, tags: own })
-        : this.#allocator.plan(operation, { tags: own }),
+        ? this.#allocator.plan("sleep", { level: options.level, offloadTags, tags })
+        : this.#allocator.plan(operation, { tags }),
     );
   }
 
@@ -203,7 +181,8 @@ export class SleepController {
   /**
    * Puts the engine to sleep: admits no further request, ends those in flight as `mode` says, then moves memory. Level 1 while
    * asleep at level 1 has nothing to do. Level 2 while asleep at level 1 drops the backups. Level 0 moves nothing. The options,
-   * and the room for the backups, are checked before any request is disturbed. After a rejection the engine is as it was, except
+   * and the room for the backups, are checked before any request is disturbed. With `offloadTags` the engine sleeps at level 1
+   * if its weights are among them, otherwise at level 2. After a rejection the engine is as it was, except
    * for requests that mode `abort` has ended. If the error's `transitionComplete` is true, the engine sleeps nevertheless.
    *
    * @throws CamemError `STATE_CONFLICT` for level 1 while weights sleep at level 2 and when `onlyIf` returns false, `TIMED_OUT`,
@@ -212,14 +191,16 @@ export class SleepController {
   async sleep(options: EngineSleepOptions = {}): Promise<EngineSleepResult> {
     checkCall("sleep", options);
     this.#assertCanMove();
-    this.#assertKnown(options.tags);
-    const { level = defaultLevel, tags, reason = "operator" } = options;
+    this.#assertKnown(options);
+    const { tags, reason = "operator" } = options;
+    const depth = this.#depthOf(options);
+    const { level } = depth;
     return this.#transitions.enqueue(options.signal, async (signal) => {
       this.#assertWanted(options);
       return this.#runTransition(
         { operation: "sleep", level, tags: tags ?? null, reason },
         async (identity) => {
-          const result = await this.#sleepNow(identity, options, signal);
+          const result = await this.#sleepNow(identity, depth, options, signal);
           return { result, noOp: result.alreadySleeping };
         },
       );
@@ -239,7 +220,7 @@ export class SleepController {
   async wakeUp(options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     checkCall("wakeUp", options);
     this.#assertCanMove();
-    this.#assertKnown(options.tags);
+    this.#assertKnown({ tags: options.tags });
     return this.#wakeUp(options, options.reason ?? "operator");
   }
 
@@ -295,6 +276,51 @@ export class SleepController {
     });
   }
 
+  /**
+   * Loads the weights anew, in place, by `reload`: awaits the requests in flight, or ends them as `mode` says, and admits others
+   * afterwards. Works on weights that are awake, lost or not. If `reload` throws, they count as lost.
+   *
+   * @throws CamemError `INVALID_CONFIG` without `reload`, `STATE_CONFLICT` while weights are asleep, `HOOK_FAILED`, `TIMED_OUT`,
+   * `ABORTED`, `INVALID_ARGUMENT`, `CALLED_FROM_HOOK` or `CLOSED`
+   */
+  async reloadWeights(options: ReloadOptions = {}): Promise<void> {
+    checkCall("reloadWeights", options);
+    this.#assertCanMove();
+    const { reload } = this.#config;
+    if (reload === undefined)
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `the engine ${this.name} cannot load its weights: set the option reload of its SleepController`,
+      );
+    const { mode = "wait", modelPath } = options;
+    await this.#transitions.enqueueGuarded(options.signal, async (signal) => {
+      this.#memory.assertWeightsAwake();
+      this.#state.beginReload();
+      this.#announce();
+      try {
+        await this.#quiesce({ ...options, mode }, signal);
+        await this.#memory.loadAnew(reload, modelPath, signal);
+        this.#state.clearFailure();
+      } catch (error) {
+        this.#noteFailure(error);
+        throw error;
+      } finally {
+        this.#state.endTransition();
+        this.#applyState();
+      }
+    });
+  }
+
+  /**
+   * Aborts the requests in flight, and refuses those that are held. The engine stays as it is. Returns how many there were.
+   *
+   * @throws CamemError `CLOSED`
+   */
+  abortRequests(): number {
+    this.#assertOpen();
+    return this.#admission.abort(new CamemError("ABORTED", "the request was aborted by an operator"));
+  }
+
   /** Calls `listener` for every event from now on. Returns a function that unsubscribes it. */
   subscribe(listener: EngineListener): () => void {
     return this.#transitions.listeners.subscribe(listener);
@@ -336,9 +362,9 @@ export class SleepController {
   }
 
   /** Refuses unknown tags at once and without events. */
-  #assertKnown(tags: readonly string[] | undefined): void {
+  #assertKnown({ tags, level, offloadTags }: EnginePlanOptions): void {
     try {
-      this.plan("sleep", { tags });
+      this.plan("sleep", { tags, level, offloadTags });
     } catch (error) {
       this.#noteFailure(error);
       this.#applyState();
@@ -354,21 +380,28 @@ export class SleepController {
       );
   }
 
+  #depthOf({ level = defaultLevel, offloadTags, tags }: EngineSleepOptions): SleepDepth {
+    const offloadNames = this.#tags.withMemory(offloadTags);
+    return offloadNames === undefined ? { level } : this.#memory.depthOf(offloadNames, tags);
+  }
+
   async #sleepNow(
     identity: TransitionIdentity,
+    depth: SleepDepth,
     options: EngineSleepOptions,
     signal: AbortSignal,
   ): Promise<EngineSleepResult> {
-    const { level = defaultLevel, reason = "operator" } = options;
+    const { level } = depth;
+    const { reason = "operator" } = options;
     if (level > 0) this.#tags.warnIfEmpty(this.name);
     const names = this.#tags.withMemory(options.tags);
-    if (this.#memory.prepareSleep(level, names, reason))
+    if (this.#memory.prepareSleep(depth, names, reason))
       return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: true, report: null };
     this.#state.beginSleep(reason);
     this.#announce();
     await this.#quiesce(options, signal);
     const control = this.#transitions.controlOf(identity, signal);
-    const report = await this.#memory.sleep(level, names, reason, control);
+    const report = await this.#memory.sleep(depth, names, reason, control);
     return { level: this.#memory.sleeping?.level ?? level, alreadySleeping: false, report };
   }
 
@@ -455,20 +488,10 @@ export class SleepController {
     this.#admission.update();
   }
 
-  #statusKey(): string {
-    const { sleeping, sleepingTags, awaitingTags } = this.#memory;
-    const { current, paused, failure } = this.#state;
-    return JSON.stringify([current, sleeping, sleepingTags, awaitingTags, paused, failure?.message]);
-  }
-
   /** Emits a `state` event if anything has changed since the latest. */
   #announce(): void {
-    const key = this.#statusKey();
-    if (key === this.#announced.key) return;
-    const { state: previous, sinceMs } = this.#announced;
-    const state = this.#state.current;
-    this.#announced = { key, state, sinceMs: state === previous ? sinceMs : Date.now() };
-    this.#transitions.emit({ type: "state", previous, status: this.status });
+    const previous = this.#announced.state;
+    if (this.#announced.update()) this.#transitions.emit({ type: "state", previous, status: this.status });
   }
 }
 

@@ -2,7 +2,7 @@ import { abortable, aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
 import { defaultTag } from "../../policy/tag-names.ts";
-import type { SleepLevel } from "../../policy/tag-policies.ts";
+import type { SleepLevel, SleepSelection } from "../../policy/tag-policies.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
@@ -33,6 +33,13 @@ function deeperOf(one: 1 | 2, other: 1 | 2): 1 | 2 {
 }
 
 type Names = readonly string[] | undefined;
+
+/** How deep a sleep is. */
+export interface SleepDepth {
+  readonly level: SleepLevel;
+  /** The tags to offload, instead of those that the level says. */
+  readonly offloadNames?: readonly string[];
+}
 
 /**
  * The memory of one engine: which of its tags sleep at which level, and which have lost content that must be restored. After
@@ -124,15 +131,36 @@ export class EngineMemory {
     return lost;
   }
 
+  /** A sleep that offloads `offloadNames` and discards the rest of `names`: level 2 where it discards weights. */
+  depthOf(offloadNames: readonly string[], names: Names): SleepDepth {
+    const usage = this.#tags.usage();
+    const weights = this.#weightTags.filter((name) => Object.hasOwn(usage, name));
+    const discards = weights.some(
+      (name) => (names === undefined || names.includes(name)) && !offloadNames.includes(name),
+    );
+    return { level: discards ? 2 : 1, offloadNames };
+  }
+
+  /** The arguments of the allocator for a sleep. */
+  #selection({ level, offloadNames }: SleepDepth, names: Names): SleepSelection {
+    const tags = this.#tags.tagsOf(names);
+    return offloadNames === undefined
+      ? { level, tags }
+      : { offloadTags: this.#tags.tagsOf(offloadNames), tags };
+  }
+
   /**
    * Checks a sleep before any request is disturbed. Returns true when there is nothing to do.
    *
    * @throws CamemError `STATE_CONFLICT`, `HOST_BUDGET_EXCEEDED`, and as the allocator's `plan`
    */
-  prepareSleep(level: SleepLevel, names: Names, reason: SleepReason): boolean {
-    if (level === 1) this.#assertNotDeeper(names);
+  prepareSleep(depth: SleepDepth, names: Names, reason: SleepReason): boolean {
+    const { level, offloadNames } = depth;
+    if (offloadNames !== undefined)
+      this.#assertNotDeeper(offloadNames.filter((name) => names === undefined || names.includes(name)));
+    else if (level === 1) this.#assertNotDeeper(names);
     if (level > 0) {
-      const plan = this.#allocator.plan("sleep", { level, tags: this.#tags.tagsOf(names) });
+      const plan = this.#allocator.plan("sleep", this.#selection(depth, names));
       assertFits(plan);
       if (Object.keys(plan.tags).length > 0) return false;
     }
@@ -143,14 +171,15 @@ export class EngineMemory {
 
   /** @throws CamemError as the allocator's `sleep` */
   async sleep(
-    level: SleepLevel,
+    depth: SleepDepth,
     names: Names,
     reason: SleepReason,
     control: TransitionControl,
   ): Promise<SleepReport | null> {
+    const { level } = depth;
     try {
-      const tags = this.#tags.tagsOf(names);
-      const report = level === 0 ? null : await this.#allocator.sleep({ level, tags, ...control });
+      const selection = this.#selection(depth, names);
+      const report = level === 0 ? null : await this.#allocator.sleep({ ...selection, ...control });
       this.#record(level, names, reason);
       return report;
     } catch (error) {
@@ -196,9 +225,10 @@ export class EngineMemory {
     reload: (context: ReloadContext) => unknown,
     before: EngineMemorySnapshot,
     signal: AbortSignal,
+    modelPath?: string,
   ): Promise<void> {
     try {
-      const run = async () => reload({ tags: this.awaitingTags, signal });
+      const run = async () => reload({ tags: this.awaitingTags, signal, modelPath });
       await abortable(run(), signal);
     } catch (cause) {
       const failures = await this.#sleepAgain(before);
@@ -210,6 +240,31 @@ export class EngineMemory {
       );
     }
     this.#markLoaded();
+  }
+
+  /** @throws CamemError `STATE_CONFLICT` */
+  assertWeightsAwake(): void {
+    const asleep = this.#weightTags.filter((name) => this.#levels.has(name));
+    if (asleep.length === 0) return;
+    throw new CamemError(
+      "STATE_CONFLICT",
+      `${asleep.join(", ")}: asleep, so nothing can be loaded into it; wake it first`,
+    );
+  }
+
+  /**
+   * Loads all weights, which are awake. From its begin to its success they count as lost.
+   *
+   * @throws CamemError `HOOK_FAILED`, or the reason of `signal`
+   */
+  async loadAnew(
+    reload: (context: ReloadContext) => unknown,
+    modelPath: string | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const usage = this.#tags.usage();
+    for (const name of this.#weightTags) if (Object.hasOwn(usage, name)) this.#awaiting.add(name);
+    await this.load(reload, this.snapshot(), signal, modelPath);
   }
 
   /**
@@ -231,7 +286,7 @@ export class EngineMemory {
 
   /** The state that a failed {@link load} restores. */
   snapshot(): EngineMemorySnapshot {
-    return { levels: this.#levels, sleep: this.#sleep };
+    return { levels: this.#levels, discarded: this.#discarded, sleep: this.#sleep };
   }
 
   #markLoaded(): void {
@@ -301,14 +356,15 @@ export class EngineMemory {
   }
 
   /** Returns the failures; memory concerned by one stays awake without its content. */
-  async #sleepAgain({ levels, sleep }: EngineMemorySnapshot): Promise<unknown[]> {
+  async #sleepAgain({ levels, discarded, sleep }: EngineMemorySnapshot): Promise<unknown[]> {
     const failures: unknown[] = [];
     for (const level of [1, 2] as const) {
       const names = [...levels.keys()].filter(
         (name) => levels.get(name) === level && !this.#levels.has(name),
       );
       if (names.length === 0) continue;
-      await this.sleep(level, names, sleep?.reason ?? "operator", {}).catch((error) => {
+      const offloadNames = names.filter((name) => !discarded.has(name));
+      await this.sleep({ level, offloadNames }, names, sleep?.reason ?? "operator", {}).catch((error) => {
         if (!isComplete(error)) failures.push(error);
       });
     }
@@ -316,8 +372,9 @@ export class EngineMemory {
   }
 }
 
-/** Which tags slept at which level, and who asked for the sleep. */
+/** Which tags slept at which level, which of them without content, and who asked for the sleep. */
 interface EngineMemorySnapshot {
   readonly levels: ReadonlyMap<string, 1 | 2>;
+  readonly discarded: ReadonlySet<string>;
   readonly sleep: Sleep | undefined;
 }

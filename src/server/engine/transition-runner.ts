@@ -50,6 +50,18 @@ export class TransitionRunner {
     return this.#queue.run(signal, run);
   }
 
+  /** As {@link enqueue}, for work that no code within it may wait for. */
+  enqueueGuarded<T>(signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.enqueue(signal, async (own) => {
+      const caller = { running: true };
+      try {
+        return await this.#caller.run(caller, () => run(own));
+      } finally {
+        caller.running = false;
+      }
+    });
+  }
+
   /** Cancels everything in the queue, and waits for the transition in progress. */
   end(reason: CamemError): Promise<void> {
     return this.#queue.end(reason);

@@ -4,6 +4,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import type { Static, TObject } from "typebox";
 import { CamemError, formatValue } from "../../errors.ts";
 import { Flag, optional, unchecked } from "../../options/schemas.ts";
+import { CrossOrigin, crossOriginProperties } from "./cross-origin.ts";
 import { RequestError } from "./replies.ts";
 
 /** The part of a `Bun.serve` server that the handler uses. */
@@ -13,6 +14,8 @@ export interface ServerInfo {
     /** An IPv4 or IPv6 address. */
     readonly address: string;
   } | null;
+  /** The address of the server; its protocol is `unix:` for a Unix socket. */
+  readonly url?: URL;
   /** Sets the idle timeout of a request; 0 for none. */
   timeout?(request: Request, seconds: number): void;
 }
@@ -22,13 +25,19 @@ export const accessProperties = {
   token: optional(unchecked<string>()),
   /**
    * True: accept requests from this machine only, and neither from a page of another origin nor through a proxy that adds
-   * forwarding headers. A proxy on this machine without such headers, as nginx by default, looks like a local client: behind a
-   * proxy use `token`.
+   * forwarding headers. A proxy on this machine without such headers, as nginx by default, looks like a local client, so it lets
+   * everybody in: behind a proxy use `token`, or serve the routes on a Unix socket with `unixSocketOnly`.
    */
   loopbackOnly: optional(Flag),
+  /**
+   * True: accept requests only where the server listens on a Unix socket (`Bun.serve({ unix })`). The permissions of the socket's
+   * file decide who may connect; by default its owner only. No web page and no proxy of a TCP port reaches it.
+   */
+  unixSocketOnly: optional(Flag),
+  ...crossOriginProperties,
 };
 
-/** Who may use the routes. Give `token`, `loopbackOnly: true`, or both. */
+/** Who may use the routes. Give `token`, `loopbackOnly: true` or `unixSocketOnly: true`; a token may be given beside the others. */
 export interface AccessOptions extends Static<TObject<typeof accessProperties>> {}
 
 /** Throws unless the request may use the route. */
@@ -66,24 +75,46 @@ const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\]
 /** Headers in which proxies name their client. */
 const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name);
 
-const checkLoopback: AccessCheck = (request, server) => {
-  const { headers } = request;
-  const forbidden = (why: string) =>
-    new RequestError(403, "FORBIDDEN", `only this machine may use this route, but ${why}`);
-  const address = server?.requestIP(request)?.address;
-  if (address === undefined) throw forbidden("the address of the client is unknown");
-  if (!isLoopbackAddress(address)) throw forbidden("the request comes from another machine");
-  if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");
-  // A page of another origin may resolve its name to this machine, or post from a browser on this machine.
-  const host = headers.get("host") ?? "";
-  if (!isLoopbackHost(host)) throw forbidden("its Host header names another host");
-  const origin = headers.get("origin");
-  if (origin !== null && !["http://", "https://"].some((scheme) => origin === `${scheme}${host}`))
-    throw forbidden("a page of another origin sent it");
-  // Browsers send no Origin header for embedded content: an <img> must not put an engine to sleep by GET.
-  if (!["same-origin", "none"].includes(headers.get("sec-fetch-site") ?? "none"))
-    throw forbidden("a page of another origin caused it");
+const noServer =
+  "the handler was not given the server: call it as handler(request, server) with the server of Bun.serve";
+
+const checkUnixSocket: AccessCheck = (_request, server) => {
+  if (server?.url?.protocol === "unix:") return;
+  const why = server?.url === undefined ? `, and ${noServer}` : "";
+  throw new RequestError(403, "FORBIDDEN", `this route is served on a Unix socket only${why}`);
 };
+
+/** The client's address, or why it is unknown. A framework may pass on a copy of a request, or something else as the server. */
+function addressOf(request: Request, server: ServerInfo | undefined): { address: string } | { why: string } {
+  if (typeof server?.requestIP !== "function") return { why: noServer };
+  return (
+    server.requestIP(request) ?? {
+      why: "the server does not know this request: pass the request itself, not a copy, while its client is connected",
+    }
+  );
+}
+
+const checkLoopback =
+  (origins: CrossOrigin): AccessCheck =>
+  (request, server) => {
+    const { headers } = request;
+    const forbidden = (why: string) =>
+      new RequestError(403, "FORBIDDEN", `only this machine may use this route, but ${why}`);
+    const client = addressOf(request, server);
+    if ("why" in client) throw forbidden(client.why);
+    if (!isLoopbackAddress(client.address)) throw forbidden("the request comes from another machine");
+    if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");
+    // A page of another origin may resolve its name to this machine, or post from a browser on this machine.
+    const host = headers.get("host") ?? "";
+    if (!isLoopbackHost(host)) throw forbidden("its Host header names another host");
+    if (origins.isListed(request)) return;
+    const origin = headers.get("origin");
+    if (origin !== null && !["http://", "https://"].some((scheme) => origin === `${scheme}${host}`))
+      throw forbidden("a page of another origin sent it");
+    // Browsers send no Origin header for embedded content: an <img> must not put an engine to sleep by GET.
+    if (!["same-origin", "none"].includes(headers.get("sec-fetch-site") ?? "none"))
+      throw forbidden("a page of another origin caused it");
+  };
 
 /** Browsers send these headers, and no page can remove them. */
 const isBrowserHeader = (name: string) => /^(sec-fetch-.+|(sec-)?purpose)$/.test(name);
@@ -109,21 +140,37 @@ export function assertMayChangeState({ method, headers }: Request): void {
 }
 
 /**
- * With both options, a request must pass both checks.
+ * A request must pass the check of every option that is given.
  *
- * @throws CamemError `INVALID_CONFIG` with neither: no route is open by default
+ * @throws CamemError `INVALID_CONFIG` without any: no route is open by default
  */
-export function createAccess({ token, loopbackOnly }: AccessOptions): AccessCheck {
-  const checks = [
-    ...(loopbackOnly ? [checkLoopback] : []),
-    ...(token === undefined ? [] : [tokenCheck(token)]),
-  ];
-  if (checks.length === 0)
+export function createAccess(options: AccessOptions): AccessCheck {
+  const { token, loopbackOnly, unixSocketOnly } = options;
+  if (token === undefined && !loopbackOnly && !unixSocketOnly)
     throw new CamemError(
       "INVALID_CONFIG",
-      "the routes need access control: give token (a secret), loopbackOnly: true, or both",
+      "the routes need access control: give token (a secret), loopbackOnly: true, or unixSocketOnly: true",
     );
+  const checkPlace = createPlaceCheck(options);
+  if (token === undefined) return checkPlace;
+  const checkToken = tokenCheck(token);
   return (request, server) => {
-    for (const check of checks) check(request, server);
+    checkPlace(request, server);
+    checkToken(request, server);
   };
+}
+
+/**
+ * Checks where a request comes from, and no token.
+ *
+ * @throws CamemError `INVALID_CONFIG`
+ */
+export function createPlaceCheck({ loopbackOnly, unixSocketOnly, corsOrigins }: AccessOptions): AccessCheck {
+  if (loopbackOnly && unixSocketOnly)
+    throw new CamemError(
+      "INVALID_CONFIG",
+      "loopbackOnly and unixSocketOnly exclude each other: a Unix socket has no address",
+    );
+  if (unixSocketOnly) return checkUnixSocket;
+  return loopbackOnly ? checkLoopback(new CrossOrigin(corsOrigins)) : () => undefined;
 }

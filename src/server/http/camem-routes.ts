@@ -3,11 +3,11 @@
 import Type from "typebox";
 import { CamemError } from "../../errors.ts";
 import { Level, Tags } from "../../options/schemas.ts";
-import type { DeviceMemory } from "../engine/controller.ts";
+import type { DeviceMemory } from "../engine/results.ts";
 import { type EngineGroup, engineOf } from "../pool/engine-group.ts";
+import { depthOf } from "./engine-calls.ts";
 import { type EventStreams, eventStreamHeaders } from "./event-stream.ts";
-import { RequestError } from "./replies.ts";
-import { readInput } from "./request-input.ts";
+import { invalid, readInput } from "./request-input.ts";
 import { Model, type RouteContext, type Routes } from "./route.ts";
 import type { TransitionHistory } from "./transition-history.ts";
 
@@ -18,6 +18,7 @@ const PlanInput = Type.Object({
   op: Type.Union([Type.Literal("sleep"), Type.Literal("wake")], { description: '"sleep" or "wake"' }),
   level: Level,
   tags: Tags,
+  offload_tags: Tags,
 });
 
 interface CamemRouteContext extends RouteContext {
@@ -35,12 +36,10 @@ export function camemRoutes({ group, limits, history, streams }: CamemRouteConte
     },
     "/camem/plan": {
       GET: async (request) => {
-        const { model, op, ...options } = await readInput(PlanInput, request, limits);
-        if (op === undefined)
-          throw new RequestError(400, "INVALID_ARGUMENT", 'op is missing; it must be "sleep" or "wake"', {
-            param: "op",
-          });
-        return Response.json(engineOf(group, model).plan(op, options));
+        const input = await readInput(PlanInput, request, limits);
+        const { model, op, tags } = input;
+        if (op === undefined) throw invalid('op is missing; it must be "sleep" or "wake"', "query.op");
+        return Response.json(engineOf(group, model).plan(op, { ...depthOf(input), tags }));
       },
     },
     "/camem/confirm_weights": {

@@ -34,11 +34,12 @@ const statuses: Partial<Record<CamemErrorCode, number>> = {
   LIBRARY_NOT_FOUND: 501,
 };
 
-const params: Partial<Record<CamemErrorCode, string>> = {
-  INVALID_TAG: "tags",
-  UNKNOWN_TAG: "tags",
-  UNKNOWN_LEVEL: "level",
-  UNKNOWN_MODEL: "model",
+/** The parameters that an error without a property may be about; the first that the request has. */
+const params: Partial<Record<CamemErrorCode, readonly string[]>> = {
+  INVALID_TAG: ["tags", "offload_tags"],
+  UNKNOWN_TAG: ["tags", "offload_tags"],
+  UNKNOWN_LEVEL: ["level"],
+  UNKNOWN_MODEL: ["model"],
 };
 
 /** Reasons of refusals that no `CamemError` has. */
@@ -47,8 +48,10 @@ type RequestReason =
   | "FORBIDDEN"
   | "UNKNOWN_ROUTE"
   | "METHOD_NOT_ALLOWED"
+  | "BODY_ALREADY_READ"
   | "BODY_TOO_LARGE"
   | "TOO_MANY_STREAMS"
+  | "NOT_SUPPORTED"
   | "UPGRADE_REFUSED"
   | "UPSTREAM_FAILED"
   | "INTERNAL_ERROR";
@@ -92,17 +95,31 @@ function reply(
   return Response.json({ error: body }, { status, headers });
 }
 
-/** The answer for a failure: `{"error":{"message","type","param","code","reason"}}`, with `Retry-After` when it is known. */
-export function errorResponse(error: unknown): Response {
+/** Finds a parameter in a request: `query.level` or `body.level`, as vLLM names them; undefined when the request lacks it. */
+type Locate = (name: string) => string | undefined;
+
+const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+function paramOf({ code, property }: CamemError, locate: Locate | undefined): string | null {
+  const names = property === undefined ? (params[code] ?? []) : [snakeCase(property)];
+  const [located] = names.flatMap((name) => locate?.(name) ?? []);
+  return located ?? names[0] ?? null;
+}
+
+/**
+ * The answer for a failure: `{"error":{"message","type","param","code","reason"}}`, with `Retry-After` when it is known.
+ *
+ * @param locate without it, `param` is the bare name
+ */
+export function errorResponse(error: unknown, locate?: Locate): Response {
   if (error instanceof RequestError) {
     const { status, reason, message, details } = error;
     return reply(status, { message, param: details.param ?? null, reason }, details.headers);
   }
   if (error instanceof CamemError) {
-    const { code: reason, message, property, retryAfterSeconds } = error;
+    const { code: reason, message, retryAfterSeconds } = error;
     const headers = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
-    const param = property ?? params[reason] ?? null;
-    return reply(statuses[reason] ?? 500, { message, param, reason }, headers);
+    return reply(statuses[reason] ?? 500, { message, param: paramOf(error, locate), reason }, headers);
   }
   process.emitWarning(error instanceof Error ? error : messageOf(error));
   const message = "an internal error; see the server's warnings";

@@ -52,14 +52,32 @@ async function readBody(
 const tooLarge = (sizeBytes: number) =>
   new RequestError(413, "BODY_TOO_LARGE", `the body is larger than ${sizeBytes} bytes`, closing);
 
-const invalid = (message: string, param?: string) =>
+/** A 400 that names a parameter by its place, as vLLM does. */
+export const invalid = (message: string, param?: `${Place}.${string}`) =>
   new RequestError(400, "INVALID_ARGUMENT", message, { param });
+
+/** Where a parameter was. */
+type Place = "query" | "body";
+
+const places = new WeakMap<Request, ReadonlyMap<string, Place>>();
+
+/** The parameter's name with its place, such as `query.level`; undefined when {@link readInput} did not find it. */
+export function locate(request: Request, name: string): string | undefined {
+  const place = places.get(request)?.get(name);
+  return place && `${place}.${name}`;
+}
 
 /** The reason for a value that the schema of its parameter refuses, as for a call in the process. */
 function reasonOf(param: string): "UNKNOWN_LEVEL" | "INVALID_TAG" | "INVALID_ARGUMENT" {
   if (param === "level") return "UNKNOWN_LEVEL";
-  return param === "tags" ? "INVALID_TAG" : "INVALID_ARGUMENT";
+  return isTags(param) ? "INVALID_TAG" : "INVALID_ARGUMENT";
 }
+
+const isTags = (name: string) => name === "tags" || name === "offload_tags";
+
+/** vLLM reads no body of these types, and neither do forms of web pages change an engine. */
+const isForm = ({ headers }: Request) =>
+  /^(application\/x-www-form-urlencoded|multipart\/form-data)\b/i.test(headers.get("content-type") ?? "");
 
 async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
   const declaredBytes = Number(request.headers.get("content-length") ?? 0);
@@ -67,8 +85,15 @@ async function readJson(request: Request, limits: BodyLimits): Promise<Record<st
   // Bun drops the body of a GET. An ignored body must not count as an empty one.
   if (request.body === null && (declaredBytes > 0 || request.headers.has("transfer-encoding")))
     throw invalid(`a ${request.method} request has no body here; use POST, or the query`);
+  if (request.bodyUsed || request.body?.locked)
+    throw new RequestError(
+      500,
+      "BODY_ALREADY_READ",
+      "the body of this request was read before the handler received it; call the handler ahead of whatever reads bodies",
+    );
   const text = request.body === null ? "" : (await readBody(request.body, limits)).trim();
-  if (text === "") return {};
+  // curl -d sends JSON under the type of forms.
+  if (text === "" || (isForm(request) && !text.startsWith("{"))) return {};
   const value = parseJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value))
     return value as Record<string, unknown>;
@@ -95,8 +120,9 @@ function fromText(text: string, property: TSchema): unknown {
 
 function fromQuery(query: URLSearchParams, name: string, property: TSchema): unknown {
   const values = query.getAll(name);
-  if (name === "tags") return values.length > 0 ? values : undefined;
-  if (values.length > 1) throw invalid(`${name} occurs ${values.length} times; it must occur once`, name);
+  if (isTags(name)) return values.length > 0 ? values : undefined;
+  if (values.length > 1)
+    throw invalid(`${name} occurs ${values.length} times; it must occur once`, `query.${name}`);
   const [value] = values;
   return value === undefined ? undefined : fromText(value, property);
 }
@@ -108,12 +134,12 @@ function fromBody(body: Readonly<Record<string, unknown>>, name: string, propert
 }
 
 /** A misspelt parameter must not put an engine to sleep at another level, nor wake more than was meant. */
-function assertKnown(given: Iterable<string>, known: readonly string[]): void {
+function assertKnown(place: Place, given: Iterable<string>, known: readonly string[]): void {
   for (const name of given)
     if (!known.includes(name))
       throw invalid(
         `there is no parameter ${formatValue(name)}; this route has ${known.join(", ") || "none"}`,
-        name,
+        `${place}.${name}`,
       );
 }
 
@@ -130,16 +156,20 @@ export async function readInput<T extends TObject>(
   const body = await readJson(request, limits);
   const query = urlOf(request).searchParams;
   const known = Object.keys(schema.properties);
-  assertKnown(query.keys(), known);
-  assertKnown(Object.keys(body), known);
+  assertKnown("query", query.keys(), known);
+  assertKnown("body", Object.keys(body), known);
   const input: Record<string, unknown> = {};
+  const placeOf = (name: string): Place => (query.has(name) ? "query" : "body");
   for (const [name, property] of Object.entries(schema.properties)) {
     const value = fromQuery(query, name, property) ?? fromBody(body, name, property);
-    // In vLLM and SGLang an empty list means all tags.
-    if (value === undefined || (name === "tags" && Array.isArray(value) && value.length === 0)) continue;
-    if (!Value.Check(property, value))
-      throw new RequestError(400, reasonOf(name), mismatchText(name, value, property), { param: name });
+    // In vLLM and SGLang an empty list is the same as none.
+    if (value === undefined || (isTags(name) && Array.isArray(value) && value.length === 0)) continue;
+    if (!Value.Check(property, value)) {
+      const param = `${placeOf(name)}.${name}`;
+      throw new RequestError(400, reasonOf(name), mismatchText(name, value, property), { param });
+    }
     input[name] = value;
   }
+  places.set(request, new Map(Object.keys(input).map((name) => [name, placeOf(name)])));
   return input as Partial<Type.Static<T>>;
 }

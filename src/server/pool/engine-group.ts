@@ -1,10 +1,11 @@
 import { CamemError, formatValue } from "../../errors.ts";
 import { custom } from "../../options/schemas.ts";
 import { mismatchText } from "../../options/validate.ts";
-import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
+import { SleepController } from "../engine/controller.ts";
 import type { AdmitOptions, EngineWakeOptions } from "../engine/controller-options.ts";
 import type { EngineListener } from "../engine/events.ts";
 import type { Lease } from "../engine/lease.ts";
+import type { EngineWakeResult } from "../engine/results.ts";
 
 /** Requests that have not reached their engine. */
 export interface QueueCounts {

@@ -16,7 +16,7 @@ import {
   WholeSeconds,
 } from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
-import { type EngineWakeResult, SleepController } from "../engine/controller.ts";
+import { SleepController } from "../engine/controller.ts";
 import {
   type AdmitOptions,
   checkCall,
@@ -25,6 +25,7 @@ import {
 } from "../engine/controller-options.ts";
 import type { EngineEvent, EngineListener } from "../engine/events.ts";
 import type { Lease } from "../engine/lease.ts";
+import type { EngineWakeResult } from "../engine/results.ts";
 import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
 import { PoolMember } from "./pool-member.ts";
 import { mayWakeForRequest, type RequestRule, requestRule } from "./rules.ts";

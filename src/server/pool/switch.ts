@@ -2,10 +2,10 @@
 
 import { aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
-import type { EngineWakeResult } from "../engine/controller.ts";
 import type { EngineSleepOptions, EngineWakeOptions, InFlightMode } from "../engine/controller-options.ts";
 import { isComplete } from "../engine/engine-memory.ts";
 import type { EngineStatus } from "../engine/events.ts";
+import type { EngineWakeResult } from "../engine/results.ts";
 import type { Leftovers, PlannedSleep, PoolMember } from "./pool-member.ts";
 import { mayGiveBack, mayMakeRoom, mayRestore } from "./rules.ts";
 import {

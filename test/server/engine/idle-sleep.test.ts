@@ -233,6 +233,11 @@ test("IdleSleep names invalid options", async () => {
     [{}, "ladder is missing in the options of IdleSleep; it must be rungs"],
     [{ ladder: [] }, "one or more"],
     [{ ladder: [{ after: "5 parsecs", level: 1 }] }, 'ladder[0].after is "5 parsecs"'],
+    [
+      { ladder: [{ after: "5 hours", level: 1 }] },
+      "it must be milliseconds, or a time in ms, s, m, min, h or d",
+    ],
+    [{ ladder: [{ after: 5n, level: 1 }] }, "ladder[0].after is 5n (a bigint)"],
     [{ ladder: [{ after: -1, level: 1 }] }, "ladder[0].after is -1"],
     [{ ladder: [{ after: 5, level: 0 }] }, "ladder[0].level is 0"],
     [

@@ -20,6 +20,15 @@ const changes = [
   ["POST", "/pause"],
   ["POST", "/resume"],
   ["POST", "/camem/confirm_weights"],
+  ["POST", "/collective_rpc"],
+  ["POST", "/reset_prefix_cache"],
+  ["POST", "/release_kv_cache_memory"],
+  ["GET", "/flush_cache"],
+  ["POST", "/flush_cache"],
+  ["POST", "/pause_generation"],
+  ["POST", "/continue_generation"],
+  ["POST", "/update_weights_from_disk"],
+  ["POST", "/abort_request"],
 ] as const;
 
 const navigation = { "sec-fetch-site": "none", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document" };

@@ -65,8 +65,8 @@ describe("routes below /camem", () => {
       200,
       { fits: true, devices: [{ device: 0, neededBytes: 6 * MiB }] },
     ]);
-    expect(await errorOf(fixture.server.json("/camem/plan"))).toEqual([400, "op"]);
-    expect(await errorOf(fixture.server.json("/camem/plan?op=nap"))).toEqual([400, "op"]);
+    expect(await errorOf(fixture.server.json("/camem/plan"))).toEqual([400, "query.op"]);
+    expect(await errorOf(fixture.server.json("/camem/plan?op=nap"))).toEqual([400, "query.op"]);
   });
 
   test("/camem/events sends a snapshot, then transitions with their progress", async () => {

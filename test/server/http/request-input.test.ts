@@ -21,52 +21,101 @@ describe("invalid requests", () => {
     const post = (path: string, body?: unknown, headers: Record<string, string> = authorized) =>
       fixture.server.post(path, body, headers);
     const cases: [Promise<Response>, number, string, string | null][] = [
-      [post("/sleep?level=3"), 400, "UNKNOWN_LEVEL", "level"],
-      [post("/sleep?level=1&level=2"), 400, "INVALID_ARGUMENT", "level"],
-      [post("/wake_up?level=1"), 400, "INVALID_ARGUMENT", "level"],
-      [post("/sleep?tags="), 400, "INVALID_TAG", "tags"],
-      [post("/sleep?tags=weigths"), 400, "UNKNOWN_TAG", "tags"],
-      [post("/sleep?mode=wat"), 400, "INVALID_ARGUMENT", "mode"],
-      [post("/sleep?deadline_ms=5s"), 400, "INVALID_ARGUMENT", "deadline_ms"],
-      [post("/sleep?levl=1"), 400, "INVALID_ARGUMENT", "levl"],
+      [post("/sleep?level=3"), 400, "UNKNOWN_LEVEL", "query.level"],
+      [post("/sleep?level=1&level=2"), 400, "INVALID_ARGUMENT", "query.level"],
+      [post("/wake_up?level=1"), 400, "INVALID_ARGUMENT", "query.level"],
+      [post("/sleep?tags="), 400, "INVALID_TAG", "query.tags"],
+      [post("/sleep?tags=weigths"), 400, "UNKNOWN_TAG", "query.tags"],
+      [post("/sleep?mode=wat"), 400, "INVALID_ARGUMENT", "query.mode"],
+      [post("/sleep?deadline_ms=5s"), 400, "INVALID_ARGUMENT", "query.deadline_ms"],
+      [post("/sleep?levl=1"), 400, "INVALID_ARGUMENT", "query.levl"],
       [post("/sleep", "{"), 400, "INVALID_ARGUMENT", null],
-      [post("/sleep?model=qwen"), 404, "UNKNOWN_MODEL", "model"],
+      [post("/sleep?model=qwen"), 404, "UNKNOWN_MODEL", "query.model"],
       [post("/sleep", { mode: "x".repeat(32) }), 413, "BODY_TOO_LARGE", null],
       [post("/sleep", undefined, {}), 401, "UNAUTHORIZED", null],
       [post("/sleep", undefined, { ...authorized, via: "proxy" }), 403, "FORBIDDEN", null],
       [post("/is_sleeping"), 405, "METHOD_NOT_ALLOWED", null],
       [post("/camem/plans"), 404, "UNKNOWN_ROUTE", null],
-      [fixture.server.fetch("/camem/plan", { headers: authorized }), 400, "INVALID_ARGUMENT", "op"],
-      [fixture.server.fetch("/camem/plan?op=slep", { headers: authorized }), 400, "INVALID_ARGUMENT", "op"],
+      [fixture.server.fetch("/camem/plan", { headers: authorized }), 400, "INVALID_ARGUMENT", "query.op"],
+      [
+        fixture.server.fetch("/camem/plan?op=slep", { headers: authorized }),
+        400,
+        "INVALID_ARGUMENT",
+        "query.op",
+      ],
     ];
     for (const [response, status, reason, param] of cases)
       expect(await (await response).json()).toMatchObject({ error: { code: status, reason, param } });
   });
 
   const cases: [string, () => Promise<[number, unknown]>, [number, string | null]][] = [
-    ["an unknown level", () => fixture.server.postJson("/sleep?level=3"), [400, "level"]],
-    ["a level that is not a number", () => fixture.server.postJson("/sleep?level=deep"), [400, "level"]],
-    ["an empty level", () => fixture.server.postJson("/sleep?level="), [400, "level"]],
-    ["a negative level", () => fixture.server.postJson("/sleep?level=-1"), [400, "level"]],
-    ["two levels", () => fixture.server.postJson("/sleep?level=1&level=2"), [400, "level"]],
-    ["a level as text in JSON", () => fixture.server.postJson("/sleep", { level: "one" }), [400, "level"]],
-    ["an unknown mode", () => fixture.server.postJson("/sleep?mode=kill"), [400, "mode"]],
-    ["an unknown tag", () => fixture.server.postJson("/wake_up?tags=kv_cash"), [400, "tags"]],
-    ["an empty tag", () => fixture.server.postJson("/sleep?tags="), [400, "tags"]],
+    ["an unknown level", () => fixture.server.postJson("/sleep?level=3"), [400, "query.level"]],
+    [
+      "a level that is not a number",
+      () => fixture.server.postJson("/sleep?level=deep"),
+      [400, "query.level"],
+    ],
+    ["an empty level", () => fixture.server.postJson("/sleep?level="), [400, "query.level"]],
+    ["a negative level", () => fixture.server.postJson("/sleep?level=-1"), [400, "query.level"]],
+    ["two levels", () => fixture.server.postJson("/sleep?level=1&level=2"), [400, "query.level"]],
+    [
+      "a level as text in JSON",
+      () => fixture.server.postJson("/sleep", { level: "one" }),
+      [400, "body.level"],
+    ],
+    ["an unknown mode", () => fixture.server.postJson("/sleep?mode=kill"), [400, "query.mode"]],
+    ["an unknown tag", () => fixture.server.postJson("/wake_up?tags=kv_cash"), [400, "query.tags"]],
+    ["an empty tag", () => fixture.server.postJson("/sleep?tags="), [400, "query.tags"]],
     [
       "tags that are not an array",
       () => fixture.server.postJson("/wake_up", { tags: "weights" }),
-      [400, "tags"],
+      [400, "body.tags"],
     ],
-    ["an unknown mode of pause", () => fixture.server.postJson("/pause?mode=later"), [400, "mode"]],
-    ["an invalid flag", () => fixture.server.postJson("/pause?clear_cache=perhaps"), [400, "clear_cache"]],
-    ["a fractional deadline", () => fixture.server.postJson("/sleep?deadline_ms=1.5"), [400, "deadline_ms"]],
+    ["an unknown mode of pause", () => fixture.server.postJson("/pause?mode=later"), [400, "query.mode"]],
+    [
+      "an invalid flag",
+      () => fixture.server.postJson("/pause?clear_cache=perhaps"),
+      [400, "query.clear_cache"],
+    ],
+    [
+      "a fractional deadline",
+      () => fixture.server.postJson("/sleep?deadline_ms=1.5"),
+      [400, "query.deadline_ms"],
+    ],
     ["a body that is not JSON", () => fixture.server.postJson("/sleep", "level=1"), [400, null]],
     ["a body that is not an object", () => fixture.server.postJson("/sleep", "[1]"), [400, null]],
-    ["another model", () => fixture.server.postJson("/sleep?model=qwen"), [404, "model"]],
+    ["another model", () => fixture.server.postJson("/sleep?model=qwen"), [404, "query.model"]],
   ];
   test.each(cases)("handler refuses %s and changes nothing", async (_name, call, expected) => {
     expect(await errorOf(call())).toEqual(expected);
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test.each(["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])(
+    "/sleep ignores a body of type %s, as vLLM does, and reads the query",
+    async (type) => {
+      const headers = { "content-type": type };
+      const form = type.startsWith("multipart") ? "--x\r\n\r\n2\r\n--x--" : "level=2&levl=1";
+      const response = await fixture.server.post("/sleep?mode=wait", form, headers);
+      expect(await response.json()).toEqual({ status: "sleeping", level: 1 });
+    },
+  );
+
+  test("/sleep reads JSON under the type that curl sends", async () => {
+    const headers = { "content-type": "application/x-www-form-urlencoded" };
+    const response = await fixture.server.post("/sleep", '{"level": 2}', headers);
+    expect(await response.json()).toEqual({ status: "sleeping", level: 2 });
+    expect((await fixture.server.post("/wake_up", '{"tag": "weights"}', headers)).status).toBe(400);
+  });
+
+  test("handler names the place of a tag that the engine does not have", async () => {
+    for (const [path, body, param] of [
+      ["/sleep?offload_tags=weigths", undefined, "query.offload_tags"],
+      ["/sleep", { offload_tags: ["weigths"] }, "body.offload_tags"],
+      ["/wake_up", { tags: ["weigths"] }, "body.tags"],
+      ["/sleep?level=0&offload_tags=weights", undefined, "query.level"],
+    ] as const)
+      expect(await errorOf(fixture.server.postJson(path, body))).toEqual([400, param]);
     expect(fixture.controller.status.state).toBe("awake");
   });
 
@@ -98,12 +147,28 @@ describe("invalid requests", () => {
       ["GET", "/camem/transitions"],
       ["GET", "/camem/events"],
       ["POST", "/camem/confirm_weights"],
+      ["POST", "/collective_rpc"],
+      ["POST", "/reset_prefix_cache"],
+      ["POST", "/release_kv_cache_memory"],
+      ["GET", "/flush_cache"],
+      ["POST", "/pause_generation"],
+      ["POST", "/continue_generation"],
+      ["POST", "/update_weights_from_disk"],
+      ["POST", "/abort_request"],
+      ["GET", "/health_generate"],
+      ["GET", "/load"],
+      ["GET", "/version"],
+      ["GET", "/server_info"],
+      ["GET", "/get_world_size"],
     ] as const) {
       for (const name of ["levl", "tag", "__proto__", "constructor"]) {
         const call = () => fixture.server.json(`${path}?${name}=2`, { method });
-        expect([path, await errorOf(call())]).toEqual([path, [400, name]]);
+        expect([path, await errorOf(call())]).toEqual([path, [400, `query.${name}`]]);
         if (method === "POST")
-          expect(await errorOf(fixture.server.postJson(path, `{"${name}":2}`))).toEqual([400, name]);
+          expect(await errorOf(fixture.server.postJson(path, `{"${name}":2}`))).toEqual([
+            400,
+            `body.${name}`,
+          ]);
       }
     }
     expect(fixture.controller.status).toMatchObject({ state: "awake", paused: false });
@@ -236,7 +301,6 @@ describe("invalid requests", () => {
     const handler = createHandler({ engine: fixture.controller, loopbackOnly: true });
     expect(handler(new Request("http://localhost/v1/models"))).toBeUndefined();
     expect(handler(new Request("http://localhost/health"))).toBeUndefined();
-    expect(handler(new Request("http://localhost/sleep/"))).toBeUndefined();
     expect(handler(new Request("http://localhost/camembert"))).toBeUndefined();
   });
 
@@ -257,6 +321,10 @@ describe("invalid requests", () => {
       { engine: {}, loopbackOnly: true },
       { engine: fixture.controller, loopbackOnly: true, bodyLimitBytes: 0 },
       { engine: fixture.controller, loopbackOnly: true, open: true },
+      { engine: fixture.controller, loopbackOnly: true, unixSocketOnly: true },
+      { engine: fixture.controller, loopbackOnly: true, corsOrigins: ["*"] },
+      { engine: fixture.controller, loopbackOnly: true, corsOrigins: ["https://dash.example/"] },
+      { engine: fixture.controller, loopbackOnly: true, resetPrefixCache: "yes" },
     ];
     for (const options of bad)
       expect(await codeOf(() => createHandler(options as HandlerOptions))).toBe("INVALID_CONFIG");

@@ -119,7 +119,7 @@ export class FakeMemory implements ControlledAllocator {
       tags: Object.fromEntries(tags),
       devices,
       freed: [],
-      host: { neededBytes: 0, freeBytes: this.#hostLeft() },
+      host: this.#host(0),
       spill: null,
       fits: devices.every(({ neededBytes, freeBytes }) => neededBytes <= freeBytes),
     };
@@ -144,10 +144,15 @@ export class FakeMemory implements ControlledAllocator {
       tags: Object.fromEntries(tags),
       devices: [],
       freed: freed.filter(({ freedBytes }) => freedBytes > 0),
-      host: { neededBytes, freeBytes: this.#hostLeft() },
+      host: this.#host(neededBytes),
       spill: null,
       fits: neededBytes <= this.#hostLeft(),
     };
+  }
+
+  #host(neededBytes: number): TransitionPlan["host"] {
+    const budget = { sizeBytes: this.#hostUnits, source: "option", path: null } as const;
+    return { neededBytes, freeBytes: this.#hostLeft(), budget };
   }
 
   #hostLeft(): number {

@@ -2,7 +2,7 @@
  * The memory of devices and tags.
  *
  * @import { TagUsage } from "../../../memory/usage.ts"
- * @import { DeviceMemory } from "../../engine/controller.ts"
+ * @import { DeviceMemory } from "../../engine/results.ts"
  */
 
 import { element, newId } from "./dom.js";

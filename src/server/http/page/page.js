@@ -2,7 +2,7 @@
  * The script of the page: shows what the server reports, and follows its events.
  *
  * @import { TagUsage } from "../../../memory/usage.ts"
- * @import { DeviceMemory } from "../../engine/controller.ts"
+ * @import { DeviceMemory } from "../../engine/results.ts"
  * @import { EngineEvent, EngineStatus, TransitionEndedEvent, TransitionStartedEvent } from "../../engine/events.ts"
  * @import { ModelActions } from "./model-view.js"
  */

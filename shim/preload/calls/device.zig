@@ -1,0 +1,97 @@
+//! The program's initialisation, devices and contexts. All of these calls do what they do without the library, with
+//! the same results; the library looks on, and lets go of a device when the program does.
+
+const acl = @import("acl");
+const core = @import("core");
+const contexts = @import("../contexts.zig");
+const real = @import("../real.zig");
+const refusal = @import("../refusal.zig");
+const reset = @import("../reset.zig");
+
+pub fn aclrtSetDevice(device: i32) callconv(.c) acl.Error {
+    const call = real.function("aclrtSetDevice", fn (i32) callconv(.c) acl.Error) orelse return refusal.missing;
+    const code = call(device);
+    if (code != acl.code.success or device < 0) return code;
+    contexts.noteCurrent(@intCast(device), true);
+    contexts.lock();
+    defer contexts.unlock();
+    contexts.hold(@intCast(device));
+    return code;
+}
+
+pub fn aclrtResetDevice(device: i32) callconv(.c) acl.Error {
+    return letGo("aclrtResetDevice", device, false);
+}
+
+pub fn aclrtResetDeviceForce(device: i32) callconv(.c) acl.Error {
+    return letGo("aclrtResetDeviceForce", device, true);
+}
+
+fn letGo(comptime name: [:0]const u8, device: i32, all: bool) acl.Error {
+    const call = real.function(name, fn (i32) callconv(.c) acl.Error) orelse return refusal.missing;
+    const is_last = blk: {
+        contexts.lock(); // no plan uses a context that ends
+        defer contexts.unlock();
+        const code = call(device);
+        if (code != acl.code.success or device < 0) return code;
+        break :blk contexts.letGo(@intCast(device), all);
+    };
+    if (is_last) reset.letGoOf(@intCast(device));
+    return acl.code.success;
+}
+
+pub fn aclrtCreateContext(context: ?*acl.Context, device: i32) callconv(.c) acl.Error {
+    const Call = fn (?*acl.Context, i32) callconv(.c) acl.Error;
+    const call = real.function("aclrtCreateContext", Call) orelse return refusal.missing;
+    const code = call(context, device);
+    if (code != acl.code.success or device < 0) return code;
+    const created = (context orelse return code).* orelse return code;
+    contexts.note(created, @intCast(device), false);
+    return code;
+}
+
+pub fn aclrtDestroyContext(context: acl.Context) callconv(.c) acl.Error {
+    const call = real.function("aclrtDestroyContext", fn (acl.Context) callconv(.c) acl.Error) orelse return refusal.missing;
+    const left = blk: {
+        contexts.lock();
+        defer contexts.unlock();
+        const code = call(context);
+        if (code != acl.code.success) return code;
+        const destroyed = context orelse return code;
+        const device = contexts.deviceOf(destroyed) orelse return code;
+        contexts.remove(destroyed);
+        break :blk if (contexts.isUnused(device)) device else null;
+    };
+    if (left) |device| reset.letGoOf(device);
+    return acl.code.success;
+}
+
+pub fn aclInit(path: ?[*:0]const u8) callconv(.c) acl.Error {
+    const call = real.function("aclInit", fn (?[*:0]const u8) callconv(.c) acl.Error) orelse return refusal.missing;
+    const code = call(path);
+    if (code == acl.code.success) reset.is_finalized.store(false, .release);
+    return code;
+}
+
+/// Ends AscendCL however often it was initialised. What the library holds goes back before: afterwards no call works.
+pub fn aclFinalize() callconv(.c) acl.Error {
+    const call = real.function("aclFinalize", fn () callconv(.c) acl.Error) orelse return refusal.missing;
+    if (!reset.is_finalized.load(.acquire)) reset.closeAll();
+    const code = call();
+    if (code == acl.code.success) reset.is_finalized.store(true, .release);
+    return code;
+}
+
+/// Ends AscendCL with the last reference, which only AscendCL knows.
+pub fn aclFinalizeReference(reference_count: ?*u64) callconv(.c) acl.Error {
+    const Call = fn (?*u64) callconv(.c) acl.Error;
+    const call = real.function("aclFinalizeReference", Call) orelse return refusal.missing;
+    var left: u64 = 1;
+    const code = call(&left);
+    if (reference_count) |out| out.* = left;
+    if (code == acl.code.success and left == 0) {
+        reset.is_finalized.store(true, .release);
+        reset.closeAll();
+    }
+    return code;
+}

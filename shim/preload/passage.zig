@@ -1,0 +1,39 @@
+//! The way of a call through the gate: what happens when it cannot pass at once.
+
+const gate = @import("gate.zig");
+const start = @import("start.zig");
+const touch = @import("touch.zig");
+
+/// True when a call may go on until `leave`; false when it must fail.
+pub inline fn enter() bool {
+    return gate.tryEnter() or enterSlowly();
+}
+
+pub inline fn leave() void {
+    gate.leave();
+}
+
+fn enterSlowly() bool {
+    while (!gate.tryEnter()) {
+        if (gate.stateOf(gate.word()) == .unstarted) {
+            _ = start.session();
+        } else if (!waitUntilOpen()) return false;
+    }
+    return true;
+}
+
+/// Waits while memory moves or is asleep. False when the caller must fail instead.
+pub fn waitUntilOpen() bool {
+    gate.beginWait();
+    defer gate.endWait();
+    while (true) {
+        const seen = gate.word();
+        switch (gate.stateOf(seen)) {
+            .unstarted, .open => return true,
+            .moving => {},
+            .asleep => if (!touch.touched()) return false,
+        }
+        if (gate.isEnding()) return false;
+        gate.waitForChange(seen);
+    }
+}

@@ -1,0 +1,9 @@
+//! The codes of AscendCL that the library returns by itself.
+
+const acl = @import("acl");
+
+/// The library below has no such function.
+pub const missing: acl.Error = acl.code.rt_feature_not_supported;
+
+/// The memory is asleep and is not woken for this call.
+pub const asleep: acl.Error = acl.code.rt_device_mem_error;

@@ -1,0 +1,189 @@
+//! Starts the library at the first call that matters, and ends it with AscendCL. Before that it has no thread, opens
+//! no file and changes nothing in the process.
+
+const std = @import("std");
+const core = @import("core");
+const contexts = @import("contexts.zig");
+const gate = @import("gate.zig");
+const memory = @import("memory.zig");
+const real = @import("real.zig");
+const refusal = @import("refusal.zig");
+const settings = @import("settings.zig");
+const small = @import("small.zig");
+const acl = @import("acl");
+const Failure = core.status.Failure;
+const Session = core.session.Session;
+
+var mutex: core.sync.Mutex = .{};
+var opened: std.atomic.Value(?*Session) = .init(null);
+var registered = false;
+/// Why the last start failed.
+var failure: Failure = .{};
+/// Of the process: grows in each child of fork().
+pub var generation: u32 = 0;
+
+const beside_runtime: core.runtime.Beside = .{
+    .createContext = &createContext,
+    .destroyContext = &destroyContext,
+    .synchronize = &contexts.synchronize,
+};
+
+const beside_memory: core.vmm.Beside = .{ .mapNoAccess = &mapNoAccess, .setAccess = &setAccess };
+
+/// The session, or null where the library has not started.
+pub fn current() ?*Session {
+    return opened.load(.acquire);
+}
+
+/// The session, opened if need be. Null where AscendCL is not loaded or cannot do what the library needs: then the
+/// program uses AscendCL as if the library were not there.
+pub fn session() ?*Session {
+    return current() orelse open();
+}
+
+fn open() ?*Session {
+    mutex.lock();
+    defer mutex.unlock();
+    if (current()) |started| return started;
+    register();
+    const masked = SignalMask.block();
+    defer masked.restore();
+    const started = openSession() catch {
+        gate.start();
+        return null;
+    };
+    opened.store(started, .release);
+    gate.start();
+    return started;
+}
+
+fn openSession() core.status.Error!*Session {
+    var report: core.loader.Report = .{};
+    const library = try core.loader.fromSymbols(Symbols{}, "the library that the program has loaded", &report);
+    const beside: Session.Beside = .{
+        .runtime = &beside_runtime,
+        .memory = &beside_memory,
+        .guard = .{ .close = &closeGate, .open = &settleGate },
+    };
+    const started = core.attach.openBeside(library, beside, &failure) catch |err| switch (err) {
+        error.Busy => blk: { // an earlier one could not be closed
+            try closeSession();
+            break :blk try core.attach.openBeside(library, beside, &failure);
+        },
+        else => return err,
+    };
+    settings.load();
+    settings.apply(started);
+    return started;
+}
+
+const Symbols = struct {
+    pub fn find(_: Symbols, comptime name: [:0]const u8) ?*anyopaque {
+        return @ptrCast(@constCast(real.function(name, anyopaque)));
+    }
+};
+
+fn register() void {
+    if (registered) return;
+    registered = true;
+    _ = pthread_atfork(null, null, &afterFork);
+    _ = atexit(&atExit);
+}
+
+extern "c" fn pthread_atfork(
+    prepare: ?*const fn () callconv(.c) void,
+    parent: ?*const fn () callconv(.c) void,
+    child: ?*const fn () callconv(.c) void,
+) c_int;
+extern "c" fn atexit(function: *const fn () callconv(.c) void) c_int;
+
+/// A child has the parent's records, but none of its threads and none of its device memory.
+fn afterFork() callconv(.c) void {
+    mutex = .{};
+    opened.store(null, .release);
+    core.attach.forget();
+    memory.forget();
+    small.forget();
+    contexts.forget();
+    generation +%= 1;
+    gate.forget();
+}
+
+fn atExit() callconv(.c) void {
+    gate.end();
+}
+
+/// Before AscendCL ends: cancels what runs and gives everything back.
+pub fn close() void {
+    mutex.lock();
+    defer mutex.unlock();
+    if (current() == null) return;
+    opened.store(null, .release);
+    closeSession() catch |err| noteFailure(err);
+    gate.stop();
+}
+
+/// A second attempt gives back what a call refused once.
+fn closeSession() core.status.Error!void {
+    core.attach.closeBeside(&failure) catch return core.attach.closeBeside(&failure);
+}
+
+/// The next start tries again.
+fn noteFailure(_: core.status.Error) void {}
+
+fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
+    return gate.close(interrupt);
+}
+
+fn settleGate() void {
+    const started = current() orelse return gate.start();
+    gate.settle(started.registry.isAnyAsleep());
+}
+
+fn createContext(context: *acl.Context, device: i32) callconv(.c) acl.Error {
+    const Call = fn (*acl.Context, i32) callconv(.c) acl.Error;
+    const call = real.function("aclrtCreateContext", Call) orelse return refusal.missing;
+    return call(context, device);
+}
+
+fn destroyContext(context: acl.Context) callconv(.c) acl.Error {
+    const call = real.function("aclrtDestroyContext", fn (acl.Context) callconv(.c) acl.Error) orelse
+        return refusal.missing;
+    return call(context);
+}
+
+fn mapNoAccess(
+    address: *anyopaque,
+    size: usize,
+    offset: usize,
+    handle: acl.DrvMemHandle,
+    flags: u64,
+) callconv(.c) acl.Error {
+    const Call = fn (*anyopaque, usize, usize, acl.DrvMemHandle, u64) callconv(.c) acl.Error;
+    const call = real.function("aclrtMemMapNoAccess", Call) orelse return refusal.missing;
+    return call(address, size, offset, handle, flags);
+}
+
+fn setAccess(address: *anyopaque, size: usize, access: *const acl.MemAccessDesc, count: usize) callconv(.c) acl.Error {
+    const Call = fn (*anyopaque, usize, *const acl.MemAccessDesc, usize) callconv(.c) acl.Error;
+    const call = real.function("aclrtMemSetAccess", Call) orelse return refusal.missing;
+    return call(address, size, access, count);
+}
+
+/// Signals are the program's: no thread of the library takes any. New threads inherit the mask of their creator.
+const SignalMask = struct {
+    before: std.c.sigset_t,
+
+    fn block() SignalMask {
+        var all: std.c.sigset_t = undefined;
+        _ = std.c.sigfillset(&all);
+        var self: SignalMask = .{ .before = undefined };
+        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &all, &self.before);
+        return self;
+    }
+
+    fn restore(self: SignalMask) void {
+        var replaced: std.c.sigset_t = undefined;
+        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &self.before, &replaced);
+    }
+};

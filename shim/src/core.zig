@@ -1,0 +1,14 @@
+//! The parts of the shim that the preload library is built from.
+
+pub const attach = @import("attach.zig");
+pub const heap = @import("heap.zig");
+pub const loader = @import("loader.zig");
+pub const plans = @import("plans.zig");
+pub const registry = @import("registry.zig");
+pub const runtime = @import("runtime.zig");
+pub const segment_groups = @import("segment_groups.zig");
+pub const segments = @import("segment.zig");
+pub const session = @import("session.zig");
+pub const status = @import("status.zig");
+pub const sync = @import("sync.zig");
+pub const vmm = @import("vmm.zig");

@@ -1,0 +1,107 @@
+/**
+ * The files of the native libraries: in a checkout or an installed package, beside a bundle of `bun build`, or inside a program of
+ * `bun build --compile`.
+ */
+
+import { createHash, randomUUID } from "node:crypto";
+import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join, resolve } from "node:path";
+import { CamemError, messageOf } from "../errors.ts";
+
+/** In a bundle this module has the name of the bundle. */
+const isUnbundled = import.meta.file === "library-files.ts";
+
+const platform = `${process.platform}-${process.arch}`;
+
+/** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
+const nativeFolder = join(import.meta.dir, "../../native", platform);
+export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
+export const shimPath = join(nativeFolder, "libcamem.so");
+
+/** The name of each library in the package. */
+const packagedPaths = { shim: shimPath, emulator: emulatorLibraryPath } as const;
+export type LibraryName = keyof typeof packagedPaths;
+
+/**
+ * The path that `bun build` gave a library that it copied; undefined outside a bundle, where `require` refuses the file. The
+ * bundler copies what a literal `require` names, and ignores a missing file only inside `try`: a checkout has one platform.
+ */
+function bundledPath(name: LibraryName): string | undefined {
+  const isShim = name === "shim";
+  try {
+    if (platform === "linux-x64")
+      return isShim
+        ? require("../../native/linux-x64/libcamem.so")
+        : require("../../native/linux-x64/emulator/libascendcl.so");
+    if (platform === "linux-arm64")
+      return isShim
+        ? require("../../native/linux-arm64/libcamem.so")
+        : require("../../native/linux-arm64/emulator/libascendcl.so");
+    return undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A folder that nobody else can write to: another user must not replace a library. */
+function privateFolder(): string {
+  const folder = join(tmpdir(), `camem-${process.getuid?.()}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const stat = lstatSync(folder);
+  if (stat.isDirectory() && stat.uid === process.getuid?.() && (stat.mode & 0o022) === 0) return folder;
+  throw new TypeError(`${folder} is not a folder that only this user can write to`);
+}
+
+/**
+ * Copies a library out of a compiled program, because the dynamic linker cannot open it there. The path depends on the content
+ * alone, so that all Workers share one shim.
+ *
+ * @throws CamemError `LIBRARY_NOT_FOUND` when the folder for temporary files cannot be used
+ */
+function extract(embedded: string, fileName: string): string {
+  try {
+    const content = readFileSync(embedded);
+    const folder = join(privateFolder(), createHash("sha256").update(content).digest("hex").slice(0, 16));
+    const path = join(folder, fileName);
+    if (existsSync(path)) return path;
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const draft = `${path}.${randomUUID()}`;
+    writeFileSync(draft, content, { mode: 0o500 });
+    renameSync(draft, path);
+    return path;
+  } catch (cause) {
+    throw new CamemError(
+      "LIBRARY_NOT_FOUND",
+      `${fileName} cannot be copied out of this program to ${tmpdir()}: ${messageOf(cause)}; set TMPDIR to a writable folder`,
+      { cause },
+    );
+  }
+}
+
+/** Where the bundler left a library. A bundle with bytecode does not know its own folder. */
+function besideBundle(path: string): string[] {
+  return [import.meta.dir, dirname(Bun.main)].map((folder) => resolve(folder, path));
+}
+
+/**
+ * The path of a library that the dynamic linker can open.
+ *
+ * @throws CamemError `LIBRARY_NOT_FOUND` naming every path tried
+ */
+export function libraryPath(name: LibraryName): string {
+  const packaged = packagedPaths[name];
+  const isCompiled = Bun.embeddedFiles.length > 0;
+  if (!isCompiled && isUnbundled && existsSync(packaged)) return packaged;
+  const bundled = bundledPath(name);
+  const fileName = basename(packaged);
+  if (isCompiled && bundled !== undefined) return extract(bundled, fileName);
+  const tried = [...(bundled === undefined ? [] : besideBundle(bundled)), packaged];
+  const found = tried.find((path) => existsSync(path));
+  if (found !== undefined) return found;
+  throw new CamemError(
+    "LIBRARY_NOT_FOUND",
+    `there is no ${fileName} at ${[...new Set(tried)].join(" or ")}: camem has libraries for linux-x64 and linux-arm64 with glibc; ` +
+      `in a checkout, run "bun run build"; deploy a bundle with the files beside it, or build it with --external camem`,
+  );
+}
