@@ -125,7 +125,7 @@ test("EngineRun refuses options that do not fit each other", async () => {
 test("EngineRun gives the program the library and the engine's settings", async () => {
   const folder = mkdtempSync(join(tmpdir(), "camem-run-"));
   const output = join(folder, "environment");
-  await using fixture = new RunFixture([], {
+  await using _fixture = new RunFixture([], {
     command: ["sh", "-c", `env > ${output}; sleep 60`],
     name: "an-engine",
     onTouch: "hold",
