@@ -58,9 +58,12 @@ export interface GatewayConfig {
   readonly bodyLimitBytes: number;
 }
 
+/** Stands for the port that the gateway chooses for an engine. */
+export const portMark = "$" + "{PORT}";
+
 const defaults = {
   listen: "127.0.0.1:8000",
-  upstream: "http://127.0.0.1:${PORT}",
+  upstream: `http://127.0.0.1:${portMark}`,
   readyDeadlineMs: 600_000,
   holdDeadlineMs: 300_000,
   drainDeadlineMs: 30_000,
@@ -184,7 +187,7 @@ function resolveOrigin(entry: EngineEntry, environment: Environment): EngineOrig
   const [program, ...args] = parts.map((part) => substitute(part, environment));
   if (program === undefined) throw fault("command is empty");
   const upstream = substitute(entry.upstream ?? defaults.upstream, environment);
-  parseUpstream(upstream.replaceAll("${PORT}", "1"), "upstream");
+  parseUpstream(upstream.replaceAll(portMark, "1"), "upstream");
   return { kind: "command", command: [program, ...args], upstream };
 }
 

@@ -139,7 +139,11 @@ export class EngineRun {
     const proxy = new ReverseProxy({
       ...access,
       group: this.controller,
-      route: async () => ({ name: this.name, upstream, ready: (signal) => this.#awaitReady(signal) }),
+      route: async () => ({
+        name: this.name,
+        upstream: () => upstream,
+        ready: (signal) => this.#awaitReady(signal),
+      }),
       isHealthy: () => this.#isReady && this.controller.status.state !== "failed",
       metrics: async () => (await metrics).answer(),
     });
