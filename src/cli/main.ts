@@ -6,6 +6,7 @@ import manifest from "../../package.json" with { type: "json" };
 import { CamemError } from "../errors.ts";
 import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
+import { gateway } from "./gateway.ts";
 import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
 import { status } from "./status.ts";
@@ -14,6 +15,7 @@ import { wake } from "./wake.ts";
 const commands: ReadonlyMap<string, Command> = new Map([
   ["doctor", doctor],
   ["run", runProgram],
+  ["gateway", gateway],
   ["sleep", sleep],
   ["wake", wake],
   ["status", status],

@@ -23,6 +23,8 @@ interface CommandEngineOptions extends RunSurroundings {
   readonly config: EngineConfig;
   readonly origin: Extract<EngineOrigin, { kind: "command" }>;
   readonly stopDeadlineMs: number;
+  /** Variables of every engine of the gateway. */
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 /** Starts its program with the library preloaded, and again when it has ended. */
@@ -83,6 +85,11 @@ export class CommandEngine implements EngineSource {
     await process.stop(this.#options.stopDeadlineMs);
   }
 
+  kill(): void {
+    this.#isStopping = true;
+    this.#process?.killAll();
+  }
+
   #spawn(port: string): EngineProcess {
     const { config, origin, library } = this.#options;
     const [program, ...args] = origin.command.map((part) => withPort(part, port));
@@ -101,7 +108,7 @@ export class CommandEngine implements EngineSource {
     this.#process = new EngineProcess({
       program: path,
       args,
-      environment: { ...environment, ...preload, PORT: port },
+      environment: { ...environment, ...preload, ...this.#options.environment, PORT: port },
       cwd,
       output: "stderr",
     });

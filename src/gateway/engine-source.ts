@@ -15,8 +15,10 @@ export interface EngineSource {
    * @throws CamemError `TIMED_OUT`, `ENGINE_UNAVAILABLE` when it ended, or the reason of `signal`; nothing runs then
    */
   start(signal: AbortSignal): Promise<EngineConnection | undefined>;
-  /** Ends the engine. */
+  /** Ends the engine, where {@link canStop}. */
   stop(): Promise<void>;
+  /** Ends it at once. */
+  kill(): void;
   /** Called when the engine has ended by itself. */
   onEnd: ((reason: string) => void) | undefined;
 }

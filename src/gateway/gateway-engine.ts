@@ -81,15 +81,24 @@ export class GatewayEngine implements AsyncDisposable {
   }
 }
 
+/** The variable by which a gateway recognises the engines of one that was killed: no two gateways have one address. */
+export const gatewayVariable = "CAMEM_GATEWAY";
+
+export function markOf({ hostname, port }: GatewayConfig["listen"]): string {
+  return `${hostname}:${port}`;
+}
+
 function sourceOf(
   config: EngineConfig,
-  { stopDeadlineMs }: GatewayConfig,
+  { stopDeadlineMs, listen }: GatewayConfig,
   surroundings: GatewaySurroundings,
   deviceMemory: DeviceMemory,
 ): EngineSource {
   const { origin } = config;
-  if (origin.kind === "command")
-    return new CommandEngine({ ...surroundings, config, origin, stopDeadlineMs });
+  if (origin.kind === "command") {
+    const environment = { [gatewayVariable]: markOf(listen) };
+    return new CommandEngine({ ...surroundings, config, origin, stopDeadlineMs, environment });
+  }
   if (origin.kind === "socket") return new SocketEngine(config, origin, surroundings.connectSocket);
   const freeBytes = (device: number) => deviceMemory(device)?.freeBytes ?? Number.MAX_SAFE_INTEGER;
   return new HttpEngine(config, origin, freeBytes);

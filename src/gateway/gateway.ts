@@ -3,6 +3,7 @@
 import { messageOf } from "../errors.ts";
 import type { HostUsage } from "../memory/usage.ts";
 import { exposeMetrics } from "../metrics/exposition.ts";
+import { endAll, processesWith } from "../process/family.ts";
 import { type Backend, listen, ReverseProxy } from "../proxy/reverse-proxy.ts";
 import { noHostUsage } from "../run/no-memory.ts";
 import { IdleSleep } from "../server/engine/idle-sleep.ts";
@@ -11,13 +12,15 @@ import { RequestError } from "../server/http/replies.ts";
 import { urlOf } from "../server/http/request-input.ts";
 import { ModelPool } from "../server/pool/model-pool.ts";
 import type { GatewayConfig } from "./gateway-config.ts";
-import { GatewayEngine, type GatewaySurroundings } from "./gateway-engine.ts";
+import { GatewayEngine, type GatewaySurroundings, gatewayVariable, markOf } from "./gateway-engine.ts";
 import { Groups } from "./groups.ts";
 import { Models } from "./models.ts";
 import { readContent } from "./request-model.ts";
 
 /** The time for the last answers to be sent. */
 const answerGraceMs = 500;
+/** The time for the engines of a killed gateway to end by SIGTERM. */
+const leftBehindGraceMs = 5_000;
 
 /** The engines of a file, their pool, and the proxy in front of them. */
 export class Gateway implements AsyncDisposable {
@@ -42,8 +45,11 @@ export class Gateway implements AsyncDisposable {
     await using owned = new AsyncDisposableStack();
     const engines = new Map<string, GatewayEngine>();
     const deviceMemory = (device: number) => memoryOf(engines.values(), device);
+    owned.defer(async () => {
+      await Promise.all([...engines.values()].map((engine) => engine[Symbol.asyncDispose]()));
+    });
     for (const each of config.engines) {
-      const engine = owned.use(new GatewayEngine(each, config, surroundings, deviceMemory));
+      const engine = new GatewayEngine(each, config, surroundings, deviceMemory);
       engines.set(each.name, engine);
       await engine.begin();
     }
@@ -72,12 +78,17 @@ export class Gateway implements AsyncDisposable {
     for (const { controller, config: each } of engines.values())
       if (each.ladder.length > 0) owned.use(new IdleSleep(controller, { ladder: each.ladder }));
     this.url = this.#listen(access);
-    void this.#preload();
+    void this.#begin(leftBehind(config));
   }
 
   /** Refuses requests and ends the engines that the gateway has started. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#owned.disposeAsync();
+  }
+
+  /** Ends the engines that the gateway has started at once. */
+  kill(): void {
+    for (const { source } of this.#engines.values()) source.kill();
   }
 
   #newPool(): ModelPool {
@@ -121,8 +132,12 @@ export class Gateway implements AsyncDisposable {
     return server.url;
   }
 
-  /** One after the other, in the order of the file. */
-  async #preload(): Promise<void> {
+  /** Ends what a killed gateway has left behind, and preloads engines one after the other, in the order of the file. */
+  async #begin(left: readonly number[]): Promise<void> {
+    if (left.length > 0) {
+      this.#surroundings.report(`ending ${left.length} processes of an earlier gateway at this address`);
+      await endAll(() => leftBehind(this.#config).filter((pid) => left.includes(pid)), leftBehindGraceMs);
+    }
     for (const { name, preload } of this.#config.engines) {
       if (!preload) continue;
       await this.pool.wakeUp(name, { reason: "pool" }).catch((error) => {
@@ -184,6 +199,11 @@ export class Gateway implements AsyncDisposable {
     const engine = this.#engines.get(name);
     return { name, upstream: () => engine && upstreamOf(engine), ...rest };
   }
+}
+
+/** The processes of a gateway with the same address that did not end them. */
+function leftBehind({ listen: address }: GatewayConfig): number[] {
+  return address.port === 0 ? [] : processesWith(gatewayVariable, markOf(address));
 }
 
 /** Undefined while the engine does not run. */

@@ -59,6 +59,10 @@ export class HttpEngine implements EngineSource {
     // It belongs to somebody else.
   }
 
+  kill(): void {
+    // It belongs to somebody else.
+  }
+
   /** SGLang does not tell: waking an engine that is awake does nothing. */
   async #isSleeping(signal: AbortSignal): Promise<boolean> {
     if (this.#api === "sglang") return true;

@@ -45,4 +45,8 @@ export class SocketEngine implements EngineSource {
   async stop(): Promise<void> {
     // It belongs to somebody else.
   }
+
+  kill(): void {
+    // It belongs to somebody else.
+  }
 }

@@ -112,8 +112,8 @@ export class ReverseProxy {
   #checkPath(path: string, request: Request, server: Server): void {
     const pathname = path.replace(/\?.*$/s, "");
     if (pathname === "/health") return;
-    if (pathname === "/metrics") return this.#checkAccess(request, server);
-    if (this.#ownPaths.has(pathname) || isDisguised(pathname, this.#ownPaths))
+    if (pathname === "/metrics") this.#checkAccess(request, server);
+    else if (this.#ownPaths.has(pathname) || isDisguised(pathname, this.#ownPaths))
       throw new RequestError(
         404,
         "UNKNOWN_ROUTE",
