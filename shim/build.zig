@@ -62,11 +62,18 @@ pub fn build(b: *std.Build) void {
     const host = b.resolveTargetQuery(.{ .cpu_model = .baseline, .abi = .gnu, .glibc_version = glibc_floor });
     addTests(b, host, shim_options);
     addBindings(b, host, shim_options);
-    addStress(b, host);
+    const sanitize_help = "build test programs with the thread sanitizer";
+    const sanitize_thread = b.option(bool, "sanitize-thread", sanitize_help) orelse false;
+    addStress(b, host, sanitize_thread);
+    const program = addEmulatedProgram(b, "control-program", "src/control_program.zig", host, sanitize_thread);
+    const install = b.addInstallArtifact(program, .{ .dest_dir = .{ .override = .{ .custom = "test" } } });
+    b.step("control-program", "build an engine for tests of the control socket").dependOn(&install.step);
 }
 
-fn aclModule(b: *std.Build) *std.Build.Module {
-    return b.createModule(.{ .root_source_file = b.path("src/acl.zig") });
+/// What the shim and the emulator share.
+fn addShared(b: *std.Build, module: *std.Build.Module) void {
+    module.addImport("acl", b.createModule(.{ .root_source_file = b.path("src/acl.zig") }));
+    module.addImport("c_function", b.createModule(.{ .root_source_file = b.path("src/c_function.zig") }));
 }
 
 fn addShim(
@@ -76,13 +83,13 @@ fn addShim(
     options: *std.Build.Step.Options,
 ) *std.Build.Step.Compile {
     const module = b.createModule(.{
-        .root_source_file = b.path("src/abi.zig"),
+        .root_source_file = b.path("src/libcamem.zig"),
         .target = target,
         .optimize = optimize,
         .link_libc = true,
         .strip = optimize != .Debug,
-        .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
     });
+    addShared(b, module);
     module.addOptions("build_options", options);
     return b.addLibrary(.{ .name = "camem", .linkage = .dynamic, .root_module = module });
 }
@@ -97,41 +104,33 @@ fn addPreload(
 ) *std.Build.Step.Compile {
     const options = b.addOptions();
     options.addOption(bool, "link_ascendcl", false);
-    const acl = aclModule(b);
-    const core = b.createModule(.{
-        .root_source_file = b.path("src/core.zig"),
-        .imports = &.{.{ .name = "acl", .module = acl }},
-    });
     const build_options = options.createModule();
-    core.addImport("build_options", build_options);
+    const core = b.createModule(.{ .root_source_file = b.path("src/core.zig") });
     const module = b.createModule(.{
         .root_source_file = b.path(root),
         .target = target,
         .optimize = optimize,
         .link_libc = true,
         .strip = optimize != .Debug,
-        .imports = &.{
-            .{ .name = "acl", .module = acl },
-            .{ .name = "core", .module = core },
-            .{ .name = "build_options", .module = build_options },
-        },
     });
+    addShared(b, core);
+    core.addImport("build_options", build_options);
+    module.addImport("core", core);
+    module.addImport("acl", core.import_table.get("acl").?);
+    module.addImport("build_options", build_options);
     return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }
 
 fn addEmulator(b: *std.Build, target: std.Build.ResolvedTarget) *std.Build.Step.Compile {
-    return b.addLibrary(.{
-        .name = "ascendcl",
-        .linkage = .dynamic,
-        .root_module = b.createModule(.{
-            .root_source_file = b.path("emulator/emulator.zig"),
-            .target = target,
-            .optimize = .ReleaseSafe,
-            .link_libc = true,
-            .strip = true,
-            .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
-        }),
+    const module = b.createModule(.{
+        .root_source_file = b.path("emulator/emulator.zig"),
+        .target = target,
+        .optimize = .ReleaseSafe,
+        .link_libc = true,
+        .strip = true,
     });
+    addShared(b, module);
+    return b.addLibrary(.{ .name = "ascendcl", .linkage = .dynamic, .root_module = module });
 }
 
 fn installBelow(b: *std.Build, artifact: *std.Build.Step.Compile, folder: []const u8) *std.Build.Step {
@@ -166,31 +165,39 @@ fn addBindings(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Bu
 
 /// `zig build stress -- <cycles>`: the shim and the emulator in one program, for safety checks and the thread
 /// sanitizer.
-fn addStress(b: *std.Build, target: std.Build.ResolvedTarget) void {
-    const sanitize_help = "run the stress program under the thread sanitizer";
-    const sanitize_thread = b.option(bool, "sanitize-thread", sanitize_help) orelse false;
-    const module = addEmulatedModule(b, "src/stress.zig", target);
-    module.sanitize_thread = sanitize_thread;
-    const run = b.addRunArtifact(b.addExecutable(.{
-        .name = "stress",
-        .root_module = module,
-        // Zig's own code generator ignores the sanitizer without a word.
-        .use_llvm = if (sanitize_thread) true else null,
-    }));
+fn addStress(b: *std.Build, target: std.Build.ResolvedTarget, sanitize_thread: bool) void {
+    const run = b.addRunArtifact(addEmulatedProgram(b, "stress", "src/stress.zig", target, sanitize_thread));
     run.has_side_effects = true; // no two runs are alike
     if (b.args) |arguments| run.addArgs(arguments);
     b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
 }
 
 /// The shim and the emulator in one program.
+fn addEmulatedProgram(
+    b: *std.Build,
+    name: []const u8,
+    root: []const u8,
+    target: std.Build.ResolvedTarget,
+    sanitize_thread: bool,
+) *std.Build.Step.Compile {
+    const module = addEmulatedModule(b, root, target);
+    module.sanitize_thread = sanitize_thread;
+    return b.addExecutable(.{
+        .name = name,
+        .root_module = module,
+        // Zig's own code generator ignores the sanitizer without a word.
+        .use_llvm = if (sanitize_thread) true else null,
+    });
+}
+
 fn addEmulatedModule(b: *std.Build, root: []const u8, target: std.Build.ResolvedTarget) *std.Build.Module {
     const options = b.addOptions();
     options.addOption(bool, "link_ascendcl", true);
     const module = addModule(b, root, target, options);
-    module.addImport("emulator", b.createModule(.{
-        .root_source_file = b.path("emulator/emulator.zig"),
-        .imports = &.{.{ .name = "acl", .module = module.import_table.get("acl").? }},
-    }));
+    const emulator = b.createModule(.{ .root_source_file = b.path("emulator/emulator.zig") });
+    for ([_][]const u8{ "acl", "c_function" }) |name|
+        emulator.addImport(name, module.import_table.get(name).?);
+    module.addImport("emulator", emulator);
     return module;
 }
 
@@ -205,8 +212,8 @@ fn addModule(
         .target = target,
         .optimize = .Debug,
         .link_libc = true,
-        .imports = &.{.{ .name = "acl", .module = aclModule(b) }},
     });
+    addShared(b, module);
     module.addOptions("build_options", options);
     return module;
 }

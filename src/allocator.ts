@@ -4,6 +4,7 @@ import {
   aclLibraryFor,
   allocateSegment,
   attach,
+  detach,
   endOwnAttachments,
   localNative,
 } from "./ffi/index.ts";
@@ -59,7 +60,7 @@ const open = new InstanceSlot<CaMemAllocator>();
 export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
-  readonly #lifecycle = new Lifecycle();
+  readonly #lifecycle = new Lifecycle(detach, "CaMemAllocator.getInstance()");
   readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
@@ -196,7 +197,8 @@ export class CaMemAllocator {
 
   /**
    * Wakes memory at its old addresses (aclrtMallocPhysical, aclrtMapMem, aclrtMemcpyAsync, aclrtFreeHost). Offloaded content
-   * is back byte for byte; discarded memory has undefined content. All or nothing, like {@link sleep}.
+   * is back byte for byte; discarded memory has undefined content, or is zeroed where `zero` or its tag's policy says so
+   * (aclrtMemsetAsync). All or nothing, like {@link sleep}.
    *
    * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `OUT_OF_HOST_MEMORY`,
    * `BACKUP_CORRUPT`, `FILE_FAILED`, `FILE_CHANGED`, `ABORTED`, `HOOK_FAILED`, `CALLED_FROM_HOOK`, `ACL_CALL_FAILED`,
@@ -314,7 +316,8 @@ export class CaMemAllocator {
   }
 
   /**
-   * Sets what each sleep level does to a tag, and whether its content is immutable once loaded. It counts for every Worker of
+   * Sets what each sleep level does to a tag, whether its content is immutable once loaded, and whether a wake-up zeroes what was
+   * lost. It counts for every Worker of
    * the process. Properties that are left out keep their value; a new tag is discarded and not immutable.
    *
    * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`;
@@ -351,7 +354,7 @@ export class CaMemAllocator {
 
   /** @internal Closes without waiting for transitions, which end with `CLOSED`. */
   abandon(): void {
-    this.#lifecycle.abandon((reason) => this.#transitions.end(reason));
+    this.#lifecycle.abandon((reason) => this.#transitions.end(reason), abandonAttachment);
   }
 
   /** Closes the allocator at the end of an `await using` scope. */

@@ -27,7 +27,18 @@ export type {
   TagPolicy,
   TagPolicyChanges,
 } from "./policy/tag-policies.ts";
-export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
+export {
+  type EngineSegmentStatus,
+  type EngineStatus,
+  type OnTouch,
+  type PinReason,
+  RemoteAllocator,
+  type RemoteEvent,
+  type RemoteOptions,
+  type RemoteTarget,
+  type WrittenBy,
+} from "./remote/index.ts";
+export type { PendingWake, SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
 export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/options.ts";
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";

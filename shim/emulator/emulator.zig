@@ -34,13 +34,12 @@
 const std = @import("std");
 const acl = @import("acl");
 const held_counts = @import("held_counts.zig");
-const c_function = @import("c_function.zig");
+const c_function = @import("c_function");
 const call_names_module = @import("call_names.zig");
 const config = @import("config.zig");
 const errors = @import("errors.zig");
 const faults = @import("faults.zig");
 const timing = @import("timing.zig");
-const Result = c_function.Result;
 
 const call_files = .{
     @import("calls/access.zig"),
@@ -96,12 +95,16 @@ const call_names: call_names_module.Names = blk: {
     break :blk names;
 };
 
+fn Result(comptime function: anytype) type {
+    return c_function.Result(@TypeOf(function));
+}
+
 fn canFail(comptime T: type) bool {
     return T == acl.Error or T == errors.LastError;
 }
 
-fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(function) {
-    return c_function.from(function, struct {
+fn exported(comptime name: []const u8, comptime function: anytype) *const c_function.Of(@TypeOf(function)) {
+    return c_function.from(@TypeOf(function), struct {
         inline fn call(arguments: anytype) Result(function) {
             return dispatch(name, function, arguments);
         }

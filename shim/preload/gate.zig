@@ -5,6 +5,7 @@
 //! are part of holds the gate open already.
 
 const std = @import("std");
+const control_server = @import("core").control_server;
 const sync = @import("core").sync;
 const status = @import("core").status;
 const Session = @import("core").session.Session;
@@ -74,10 +75,12 @@ inline fn callsOf(own: *Thread) *std.atomic.Value(u64) {
 pub fn beginWait() void {
     _ = waiting.fetchAdd(1, .acq_rel);
     _ = touches.fetchAdd(1, .monotonic);
+    control_server.announceChange();
 }
 
 pub fn endWait() void {
     _ = waiting.fetchSub(1, .acq_rel);
+    control_server.announceChange();
 }
 
 /// Returns when the state is no longer that of `word`, and after a moment in any case.
@@ -108,6 +111,7 @@ fn set(new: State) void {
     var seen = state.load(.seq_cst);
     while (state.cmpxchgWeak(seen, next(seen, new), .seq_cst, .seq_cst)) |changed| seen = changed;
     sync.wakeAll(&state);
+    control_server.announceChange();
 }
 
 /// The library has started, or cannot: calls pass.
@@ -142,7 +146,9 @@ pub fn settle(any_asleep: bool) void {
 pub fn settleAfterFree(session: *Session) void {
     const seen = state.load(.seq_cst);
     if (stateOf(seen) != .asleep or session.registry.isAnyAsleep()) return;
-    if (state.cmpxchgStrong(seen, next(seen, .open), .seq_cst, .seq_cst) == null) sync.wakeAll(&state);
+    if (state.cmpxchgStrong(seen, next(seen, .open), .seq_cst, .seq_cst) != null) return;
+    sync.wakeAll(&state);
+    control_server.announceChange();
 }
 
 pub fn isAsleep() bool {
@@ -157,6 +163,11 @@ pub fn stateNow() State {
 pub fn end() void {
     ending.store(true, .release);
     sync.wakeAll(&state);
+}
+
+/// Grows with each change of the state.
+pub fn changes() u32 {
+    return state.load(.seq_cst) >> 2;
 }
 
 pub const Counts = struct { waiting: u32, touches: u64 };

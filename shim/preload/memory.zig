@@ -4,22 +4,7 @@ const std = @import("std");
 const core = @import("core");
 const heap = core.heap.allocator;
 
-/// Why memory stays on the device.
-pub const Pinned = enum(u32) {
-    none,
-    /// Other processes may use it (aclrtMemExportToShareableHandle).
-    exported,
-    /// Other processes may use it (aclrtIpcMemGetExportKey).
-    ipc_key,
-    /// Its physical memory is mapped more than once, or in part.
-    mapped_in_part,
-    /// Asked for with a policy or configuration that segments cannot have.
-    special,
-    /// A rule says so.
-    rule,
-    /// AscendCL refused what the library needs.
-    refused,
-};
+pub const Pinned = core.engine.Pin;
 
 /// How the program has written to memory, as far as calls show: what a kernel writes is not seen.
 pub const Written = packed struct(u32) {

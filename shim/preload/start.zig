@@ -4,8 +4,10 @@
 const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
+const control = @import("control.zig");
 const gate = @import("gate.zig");
 const memory = @import("memory.zig");
+const own_wake_ups = @import("own_wake_ups.zig");
 const real = @import("real.zig");
 const refusal = @import("refusal.zig");
 const settings = @import("settings.zig");
@@ -74,6 +76,7 @@ fn openSession() core.status.Error!*Session {
     };
     settings.load();
     settings.apply(started);
+    control.start();
     return started;
 }
 
@@ -86,7 +89,7 @@ const Symbols = struct {
 fn register() void {
     if (registered) return;
     registered = true;
-    _ = pthread_atfork(null, null, &afterFork);
+    _ = pthread_atfork(&beforeFork, &afterForkInParent, &afterFork);
     _ = atexit(&atExit);
 }
 
@@ -97,20 +100,31 @@ extern "c" fn pthread_atfork(
 ) c_int;
 extern "c" fn atexit(function: *const fn () callconv(.c) void) c_int;
 
+fn beforeFork() callconv(.c) void {
+    core.control_server.beforeFork();
+}
+
+fn afterForkInParent() callconv(.c) void {
+    core.control_server.afterFork(false);
+}
+
 /// A child has the parent's records, but none of its threads and none of its device memory.
 fn afterFork() callconv(.c) void {
+    core.control_server.afterFork(true);
     mutex = .{};
     opened.store(null, .release);
     core.attach.forget();
     memory.forget();
     small.forget();
     contexts.forget();
+    own_wake_ups.forget();
     generation +%= 1;
     gate.forget();
 }
 
 fn atExit() callconv(.c) void {
     gate.end();
+    core.control_server.stop();
 }
 
 /// Before AscendCL ends: cancels what runs and gives everything back.

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const core = @import("core");
+const own_wake_ups = @import("own_wake_ups.zig");
 const settings = @import("settings.zig");
 const start = @import("start.zig");
 const Failure = core.status.Failure;
@@ -20,23 +21,6 @@ var mutex: core.sync.Mutex = .{};
 var waking = false;
 var pause_ns: u64 = first_pause_ns;
 var next_attempt_ns: u64 = 0;
-
-/// How the wake-ups of the library itself went. With `mutex` held.
-pub const Outcome = struct {
-    wakes: u64 = 0,
-    failed: u64 = 0,
-    /// Of the last one.
-    status: core.status.Status = .ok,
-    failure: Failure = .{},
-};
-
-var outcome: Outcome = .{};
-
-pub fn lastOutcome() Outcome {
-    mutex.lock();
-    defer mutex.unlock();
-    return outcome;
-}
 
 /// A caller waits for memory that is asleep. False when its call is to fail.
 pub fn touched() bool {
@@ -66,15 +50,12 @@ fn end(attempt: Attempt) void {
     defer mutex.unlock();
     waking = false;
     if (attempt.other) return; // another plan ran meanwhile
-    outcome.wakes += 1;
-    outcome.status = attempt.err orelse .ok;
-    outcome.failure = attempt.failure;
+    own_wake_ups.note(attempt.err orelse .ok, &attempt.failure);
     if (attempt.err == null) {
         pause_ns = first_pause_ns;
         next_attempt_ns = 0;
         return;
     }
-    outcome.failed += 1;
     next_attempt_ns = core.sync.now() + pause_ns;
     pause_ns = @min(2 * pause_ns, longest_pause_ns);
 }

@@ -246,6 +246,7 @@ pub const Api = struct {
     aclrtMallocHost: *const fn (*?*anyopaque, usize) callconv(.c) Error,
     aclrtFreeHost: *const fn (*anyopaque) callconv(.c) Error,
     aclrtMemset: *const fn (*anyopaque, usize, i32, usize) callconv(.c) Error,
+    aclrtMemsetAsync: *const fn (*anyopaque, usize, i32, usize, Stream) callconv(.c) Error,
     aclrtMemcpy: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int) callconv(.c) Error,
     aclrtMemcpyAsync: *const fn (*anyopaque, usize, *const anyopaque, usize, c_int, Stream) callconv(.c) Error,
     aclrtMemGetAllocationGranularity: *const fn (*PhysicalMemProp, c_int, *usize) callconv(.c) Error,

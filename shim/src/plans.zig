@@ -80,6 +80,9 @@ pub const PlanStep = extern struct {
     action: u32,
     /// 1 where the content is immutable from here on: a wake-up keeps its backup for the next sleep.
     immutable: u32 = 0,
+    /// 1 where memory that is mapped without its content is zeroed.
+    zero: u32 = 0,
+    reserved: u32 = 0,
 
     fn key(self: PlanStep) status.Error!Key {
         return .{
@@ -119,6 +122,8 @@ pub const Step = struct {
     action: Action,
     immutable: bool,
     spill: bool,
+    /// Of a `remap`.
+    zero: bool,
 
     pub fn copies(self: Step) bool {
         return switch (self.action) {
@@ -340,10 +345,12 @@ const Wanted = struct {
             const action = try actionOf(step);
             const slot = self.groups.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;
             if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
+            if (step.zero == 1 and action != .remap) return error.InvalidArgument;
             if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
             slot.value_ptr.* = .{
                 .action = action,
                 .immutable = step.immutable == 1,
+                .zero = step.zero == 1,
                 .segments = step.segments,
                 .spilled = step.spilled_segments,
             };
@@ -361,6 +368,7 @@ fn actionOf(step: PlanStep) status.Error!Action {
 const Remaining = struct {
     action: Action,
     immutable: bool,
+    zero: bool,
     segments: u64,
     spilled: u64,
 
@@ -370,6 +378,7 @@ const Remaining = struct {
             .segment = segment,
             .action = self.action,
             .immutable = self.immutable,
+            .zero = self.zero,
             .spill = self.segments <= self.spilled,
         };
     }

@@ -39,6 +39,12 @@ pub const Status = enum(i32) {
     file_failed,
     /// A checkpoint is not what was loaded.
     file_changed,
+    /// There is no engine behind a socket.
+    engine_not_found,
+    /// A socket is not an engine's of this user and this version, or the engine takes no more clients.
+    engine_refused,
+    /// The engine in another process has ended, or does not answer.
+    engine_gone,
 };
 
 pub const Error = error{
@@ -67,6 +73,9 @@ pub const Error = error{
     Immutable,
     FileFailed,
     FileChanged,
+    EngineNotFound,
+    EngineRefused,
+    EngineGone,
 };
 
 pub fn fromError(err: Error) Status {
@@ -96,6 +105,9 @@ pub fn fromError(err: Error) Status {
         error.Immutable => .immutable,
         error.FileFailed => .file_failed,
         error.FileChanged => .file_changed,
+        error.EngineNotFound => .engine_not_found,
+        error.EngineRefused => .engine_refused,
+        error.EngineGone => .engine_gone,
     };
 }
 

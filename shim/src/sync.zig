@@ -56,9 +56,22 @@ pub const Thread = struct {
         if (std.c.pthread_attr_init(&attributes) != .SUCCESS) return error.OutOfHostMemory;
         defer _ = std.c.pthread_attr_destroy(&attributes);
         if (std.c.pthread_attr_setstacksize(&attributes, stack_bytes) != .SUCCESS) return error.OutOfHostMemory;
+        const signals = blockSignals();
+        defer _ = linux.sigprocmask(linux.SIG.SETMASK, &signals, null);
         var handle: std.c.pthread_t = undefined;
         if (std.c.pthread_create(&handle, &attributes, entry.run, given) != .SUCCESS) return error.OutOfHostMemory;
         return .{ .handle = handle };
+    }
+
+    /// A thread of the library never runs a handler of the program's: it inherits this mask. Returns the old mask.
+    fn blockSignals() linux.sigset_t {
+        var blocked = linux.sigfillset();
+        // Faults of its own, and what glibc needs for setuid() and for ending a thread.
+        for ([_]linux.SIG{ .SEGV, .BUS, .FPE, .ILL, .TRAP }) |signal| linux.sigdelset(&blocked, signal);
+        for ([_]u32{ 32, 33 }) |signal| linux.sigdelset(&blocked, @enumFromInt(signal));
+        var old = linux.sigemptyset();
+        _ = linux.sigprocmask(linux.SIG.SETMASK, &blocked, &old);
+        return old;
     }
 
     pub fn join(self: Thread) void {

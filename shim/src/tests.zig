@@ -7,6 +7,7 @@ test {
     _ = @import("segment.zig");
     _ = @import("segment_groups.zig");
     _ = @import("status.zig");
+    _ = @import("sockets.zig");
     _ = @import("sync.zig");
     _ = @import("tags.zig");
 }

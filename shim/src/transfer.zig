@@ -157,7 +157,7 @@ pub const Copier = struct {
         lane.run() catch |err| {
             outcome.err = err;
             self.end(.failed);
-            lane.settle();
+            settle(self.runtime, lane.stream, self.observer);
         };
     }
 
@@ -314,15 +314,15 @@ const Lane = struct {
         self.extent = 0;
         self.extent_offset = 0;
     }
-
-    /// After a failure: waits for queued copies, whose outcome no longer matters.
-    fn settle(self: *Lane) void {
-        const api = &self.copier.runtime.library.api;
-        if (hasEnded(api.aclrtSynchronizeStream(self.stream))) return;
-        if (!hasEnded(api.aclrtSynchronizeDevice())) self.copier.observer.unsettled.store(true, .release);
-    }
-
-    fn hasEnded(code: acl.Error) bool {
-        return code == acl.code.success or status.isSynchronizeNotice(code);
-    }
 };
+
+/// After a failure: waits for the work of a stream, whose outcome no longer matters. Inside a `Scope` of the device.
+pub fn settle(rt: *runtime.Runtime, stream: acl.Stream, observer: Observer) void {
+    const api = &rt.library.api;
+    if (hasEnded(api.aclrtSynchronizeStream(stream))) return;
+    if (!hasEnded(api.aclrtSynchronizeDevice())) observer.unsettled.store(true, .release);
+}
+
+fn hasEnded(code: acl.Error) bool {
+    return code == acl.code.success or status.isSynchronizeNotice(code);
+}

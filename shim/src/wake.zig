@@ -11,6 +11,7 @@ const transfer = @import("transfer.zig");
 const DeviceSteps = plans.DeviceSteps;
 const Failure = status.Failure;
 const Plan = plans.Plan;
+const Zeroing = @import("zeroing.zig").Zeroing;
 
 pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void {
     plan.enter(.verifying);
@@ -34,8 +35,15 @@ fn mapAndCopy(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fai
     if (devices.unsettled[steps.device] or holdsMappings(steps)) try devices.wait(plan, steps, failure);
     var copier = devices.copier(plan, steps, .to_device);
     try copier.start(steps.steps.len, steps.bytesToCopy(), failure);
-    const mapping_ns = mapAll(devices, plan, steps, &copier, failure) catch |err| {
+    // Its stream is the one that the copier uses on this thread, once it finishes.
+    var zeroing: Zeroing = .{
+        .runtime = devices.memory.runtime,
+        .stream = copier.streams[0],
+        .observer = plan.observer(),
+    };
+    const mapping_ns = mapAll(devices, plan, steps, &copier, &zeroing, failure) catch |err| {
         copier.abandon();
+        zeroing.abandon();
         return err;
     };
     try copier.finish(failure);
@@ -45,12 +53,13 @@ fn mapAndCopy(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fai
     plan.mapping_ns = @max(plan.mapping_ns, mapping_ns);
 }
 
-/// Returns how long it took.
+/// Maps everything, and zeroes what is to be zeroed. Returns how long it took.
 fn mapAll(
     devices: *Devices,
     plan: *Plan,
     steps: *DeviceSteps,
     copier: *transfer.Copier,
+    zeroing: *Zeroing,
     failure: *Failure,
 ) status.Error!u64 {
     const interrupt = plan.interrupt();
@@ -58,8 +67,10 @@ fn mapAll(
     for (steps.steps) |step| {
         try interrupt.check();
         try devices.memory.back(step.segment, failure);
+        if (step.zero) try zeroing.add(step.segment, failure);
         if (step.copies()) copier.add(step.segment);
     }
+    try zeroing.finish(failure);
     return sync.now() -| started_ns;
 }
 

@@ -52,11 +52,18 @@ const emulatorNames = ["DEVICES", "HBM", "POOL", "RUNTIME", "SHARED", "FAULTS", 
   (name) => `CAMEM_EMULATOR_${name}`,
 );
 /** The variables of examples/serve. */
-const exampleNames = ["CAMEM_TOKEN", "CAMEM_IDLE"];
+const exampleNames = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE"];
+/** The variables of engines in other processes. */
+const engineNames = ["CAMEM_SOCKET_DIR"];
 
 /** Names unknown variables, which have no effect elsewhere, without their values, which may be secrets. */
 function printOtherVariables(): void {
-  const known = [...Object.values<string>(environmentNames), ...exampleNames, ...emulatorNames];
+  const known = [
+    ...Object.values<string>(environmentNames),
+    ...exampleNames,
+    ...engineNames,
+    ...emulatorNames,
+  ];
   for (const [name, value] of Object.entries(process.env)) {
     if (emulatorNames.includes(name)) print("environment", `${name}=${value}`);
     else if (name.startsWith("CAMEM_") && !known.includes(name)) {

@@ -1,6 +1,6 @@
 /** The exports of the shim as functions, whichever JavaScript runtime calls them. */
 
-import type { symbols } from "./symbols.gen.ts";
+import type { servedCalls, symbols } from "./symbols.gen.ts";
 
 /** A pointer is passed as the array that it points to. */
 interface Arguments {
@@ -19,27 +19,21 @@ export type Exports = {
   readonly [Name in keyof typeof symbols]: (...values: ArgumentsOf<(typeof symbols)[Name]["args"]>) => number;
 };
 
+type ServedName = (typeof servedCalls)[number];
+
+/** The export of the shim that makes a call in another process. */
+export type RemoteName<Name extends ServedName> = Name extends `camem_${infer Rest}`
+  ? `camem_remote_${Rest}`
+  : never;
+
+type WithoutConnection<Function> = Function extends (connection: number, ...values: infer Values) => number
+  ? (...values: Values) => number
+  : never;
+
+/** The exports that an engine in another process serves. */
+export type ServedExports = {
+  readonly [Name in ServedName]: WithoutConnection<Exports[RemoteName<Name>]>;
+};
+
 /** The exports that work on the shim of this process and on that of an engine in another process. */
-export type SharedExports = Pick<
-  Exports,
-  | "camem_runtime_info"
-  | "camem_memory_info"
-  | "camem_tag_intern"
-  | "camem_tag_find"
-  | "camem_tag_name"
-  | "camem_tag_policy"
-  | "camem_tag_policies"
-  | "camem_tag_set_policy"
-  | "camem_tag_set_immutable"
-  | "camem_segment_info"
-  | "camem_snapshot"
-  | "camem_segment_groups"
-  | "camem_usage"
-  | "camem_host_info"
-  | "camem_host_retain"
-  | "camem_spill_folder"
-  | "camem_host_prepare"
-  | "camem_plan_submit"
-  | "camem_plan_poll"
-  | "camem_plan_cancel"
->;
+export type SharedExports = Pick<ServedExports, ServedName & keyof Exports>;

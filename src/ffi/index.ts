@@ -9,10 +9,12 @@ export {
   symbolList,
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
+export type { EngineInfo, EngineSegment } from "./engine.ts";
 export { aclLibraryFor } from "./library.ts";
 export { emulatorLibraryPath, shimPath } from "./library-files.ts";
 export { localNative, type Native } from "./native.ts";
 export type { PlanProgress, Refusal } from "./plans.ts";
+export { connectEngine, type EngineConnection } from "./remote.ts";
 export {
   allocateSegment,
   fillSegment,
@@ -24,6 +26,16 @@ export {
   writeSegment,
 } from "./segments.ts";
 export { type Failure, statusError } from "./status.ts";
-export { longestTagBytes, Phase, SegmentState, Status } from "./symbols.gen.ts";
+export {
+  GateState,
+  longestTagBytes,
+  OnTouch,
+  Phase,
+  Pin,
+  SegmentState,
+  Status,
+  Written,
+} from "./symbols.gen.ts";
 export type { PlanBasis, TagUsage } from "./table.ts";
 export { enterRegion, leaveRegion } from "./tags.ts";
+export { greetingBytes, readWatchReply, watchReplyBytes, watchRequest } from "./watch.ts";

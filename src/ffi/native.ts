@@ -9,7 +9,7 @@ import { tableCalls } from "./table.ts";
 import { tagCalls } from "./tags.ts";
 
 /** The calls of one shim, by the exports that reach it. */
-const callsOf = (exports: () => SharedExports) => ({
+export const callsOf = (exports: () => SharedExports) => ({
   ...runtimeCalls(exports),
   ...tagCalls(exports),
   ...tableCalls(exports),

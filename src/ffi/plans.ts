@@ -31,6 +31,7 @@ export interface PlanStep {
   };
   readonly action: keyof typeof abi.Action;
   readonly immutable: boolean;
+  readonly zero: boolean;
   readonly spilledSegments: number;
 }
 
@@ -62,7 +63,7 @@ export const planCalls = (exports: () => SharedExports) => {
       const { sizeBytes, fields } = abi.PlanStep;
       const bytes = new Uint8Array(steps.length * sizeBytes);
       const view = new DataView(bytes.buffer);
-      for (const [index, { group, action, immutable, spilledSegments }] of steps.entries()) {
+      for (const [index, { group, action, immutable, zero, spilledSegments }] of steps.entries()) {
         const start = index * sizeBytes;
         const set = (field: keyof typeof fields, value: number) =>
           view.setUint32(start + fields[field].offset, value, true);
@@ -77,6 +78,7 @@ export const planCalls = (exports: () => SharedExports) => {
         set("backedUp", Number(group.backedUp));
         set("action", abi.Action[action]);
         set("immutable", Number(immutable));
+        set("zero", Number(zero));
       }
       return ticketOf(
         exports().camem_plan_submit(

@@ -69,6 +69,9 @@ const codes: Record<Exclude<StatusName, "ok" | "busy" | "stale">, CamemErrorCode
   immutable: "BUFFER_IMMUTABLE",
   file_failed: "FILE_FAILED",
   file_changed: "FILE_CHANGED",
+  engine_not_found: "ENGINE_NOT_FOUND",
+  engine_refused: "ENGINE_REFUSED",
+  engine_gone: "ENGINE_GONE",
 };
 
 const hints: Partial<Record<CamemErrorCode, string>> = {
@@ -82,6 +85,9 @@ const hints: Partial<Record<CamemErrorCode, string>> = {
   NO_BACKUP: "only offloaded memory has a backup",
   BUFFER_IMMUTABLE: "its tag is immutable; call markDirty(tag) before writing to it",
   FILE_CHANGED: "the checkpoint must stay as it was loaded",
+  ENGINE_NOT_FOUND: "`camem status` lists the engines on this machine",
+  ENGINE_REFUSED: "an engine serves its own user and root, and the version of camem that it was started with",
+  ENGINE_GONE: "the engine has ended, or is stopped and does not answer; `camem status` lists those that run",
   DEVICE_LOST: "the device, its link or its memory has failed; see `npu-smi info` and restart the process",
 };
 

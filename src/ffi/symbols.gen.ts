@@ -38,6 +38,71 @@ export const symbols = {
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_wait: { args: ["u64", "u64"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
+  camem_remote_connect: { args: ["ptr", "u64", "u64", "ptr", "ptr", "ptr", "ptr"], returns: "i32" },
+  camem_remote_close: { args: ["u64"], returns: "i32" },
+  camem_remote_runtime_info: { args: ["u64", "ptr"], returns: "i32" },
+  camem_remote_memory_info: { args: ["u64", "u32", "ptr", "ptr"], returns: "i32" },
+  camem_remote_tag_intern: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_tag_find: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_tag_name: { args: ["u64", "u32", "ptr", "ptr"], returns: "i32" },
+  camem_remote_tag_policy: { args: ["u64", "u32", "ptr"], returns: "i32" },
+  camem_remote_tag_policies: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_tag_set_policy: { args: ["u64", "u32", "u64", "u64"], returns: "i32" },
+  camem_remote_tag_set_immutable: { args: ["u64", "u32", "u32"], returns: "i32" },
+  camem_remote_segment_info: { args: ["u64", "u64", "u64", "ptr"], returns: "i32" },
+  camem_remote_snapshot: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_segment_groups: { args: ["u64", "u64", "ptr", "u64", "ptr", "ptr"], returns: "i32" },
+  camem_remote_usage: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_host_info: { args: ["u64", "ptr"], returns: "i32" },
+  camem_remote_host_retain: { args: ["u64", "u64"], returns: "i32" },
+  camem_remote_spill_folder: { args: ["u64", "ptr", "u64"], returns: "i32" },
+  camem_remote_host_prepare: { args: ["u64", "u32", "u64", "ptr"], returns: "i32" },
+  camem_remote_plan_submit: { args: ["u64", "ptr", "u64", "u64", "u64", "u32", "ptr"], returns: "i32" },
+  camem_remote_plan_poll: { args: ["u64", "u64", "ptr", "ptr"], returns: "i32" },
+  camem_remote_plan_cancel: { args: ["u64", "u64"], returns: "i32" },
+  camem_remote_engine_info: { args: ["u64", "ptr"], returns: "i32" },
+  camem_remote_engine_watch: { args: ["u64", "u64", "ptr"], returns: "i32" },
+  camem_remote_engine_segments: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_remote_engine_rules: { args: ["u64", "ptr", "u64", "ptr"], returns: "i32" },
+} as const;
+
+export const servedCalls = [
+  "camem_runtime_info",
+  "camem_memory_info",
+  "camem_tag_intern",
+  "camem_tag_find",
+  "camem_tag_name",
+  "camem_tag_policy",
+  "camem_tag_policies",
+  "camem_tag_set_policy",
+  "camem_tag_set_immutable",
+  "camem_segment_info",
+  "camem_snapshot",
+  "camem_segment_groups",
+  "camem_usage",
+  "camem_host_info",
+  "camem_host_retain",
+  "camem_spill_folder",
+  "camem_host_prepare",
+  "camem_plan_submit",
+  "camem_plan_poll",
+  "camem_plan_cancel",
+  "camem_engine_info",
+  "camem_engine_watch",
+  "camem_engine_segments",
+  "camem_engine_rules",
+] as const;
+
+export const Greeting = {
+  sizeBytes: 40,
+  fields: {
+    magic: { kind: "text", offset: 0, length: 8 },
+    protocol: { kind: "u32", offset: 8, length: 4 },
+    status: { kind: "i32", offset: 12, length: 4 },
+    fingerprint: { kind: "u64", offset: 16, length: 8 },
+    startTime: { kind: "u64", offset: 24, length: 8 },
+    pid: { kind: "u32", offset: 32, length: 4 },
+  },
 } as const;
 
 export const Action = {
@@ -46,6 +111,42 @@ export const Action = {
   restore: 3,
   remap: 4,
   release: 5,
+} as const;
+
+export const EngineInfo = {
+  sizeBytes: 920,
+  fields: {
+    changes: { kind: "u64", offset: 0, length: 8 },
+    startTime: { kind: "u64", offset: 8, length: 8 },
+    pid: { kind: "u32", offset: 16, length: 4 },
+    onTouch: { kind: "u32", offset: 20, length: 4 },
+    gate: { kind: "u32", offset: 24, length: 4 },
+    waitingCalls: { kind: "u32", offset: 28, length: 4 },
+    touches: { kind: "u64", offset: 32, length: 8 },
+    ownWakeUps: { kind: "u64", offset: 40, length: 8 },
+    ownWakeUpStatus: { kind: "i32", offset: 48, length: 4 },
+    allocations: { kind: "u64", offset: 56, length: 8 },
+    allocatedBytes: { kind: "u64", offset: 64, length: 8 },
+    pinnedSegments: { kind: "u64", offset: 72, length: 8 },
+    pinnedBytes: { kind: "u64", offset: 80, length: 8 },
+    name: { kind: "text", offset: 88, length: 64 },
+    ownWakeUpMessage: { kind: "text", offset: 152, length: 256 },
+    bypasses: { kind: "text", offset: 408, length: 512 },
+  },
+} as const;
+
+export const EngineSegment = {
+  sizeBytes: 48,
+  fields: {
+    address: { kind: "u64", offset: 0, length: 8 },
+    segmentId: { kind: "u64", offset: 8, length: 8 },
+    sizeBytes: { kind: "u64", offset: 16, length: 8 },
+    device: { kind: "u32", offset: 24, length: 4 },
+    written: { kind: "u32", offset: 28, length: 4 },
+    rule: { kind: "u32", offset: 32, length: 4 },
+    pin: { kind: "u32", offset: 36, length: 4 },
+    allocations: { kind: "u64", offset: 40, length: 8 },
+  },
 } as const;
 
 export const Failure = {
@@ -68,6 +169,13 @@ export const FileExtent = {
   },
 } as const;
 
+export const GateState = {
+  unstarted: 0,
+  open: 1,
+  moving: 2,
+  asleep: 3,
+} as const;
+
 export const HostInfo = {
   sizeBytes: 32,
   fields: {
@@ -87,6 +195,12 @@ export const MemoryInfo = {
   },
 } as const;
 
+export const OnTouch = {
+  wake: 0,
+  hold: 1,
+  fail: 2,
+} as const;
+
 export const Phase = {
   queued: 0,
   waiting: 1,
@@ -97,6 +211,16 @@ export const Phase = {
   releasing: 6,
   undoing: 7,
   done: 8,
+} as const;
+
+export const Pin = {
+  none: 0,
+  exported: 1,
+  ipc_key: 2,
+  mapped_in_part: 3,
+  special: 4,
+  rule: 5,
+  refused: 6,
 } as const;
 
 export const PlanProgress = {
@@ -136,7 +260,7 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
 });
 
 export const PlanStep = {
-  sizeBytes: 56,
+  sizeBytes: 64,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
     spilledSegments: { kind: "u64", offset: 8, length: 8 },
@@ -149,6 +273,7 @@ export const PlanStep = {
     backedUp: { kind: "u32", offset: 44, length: 4 },
     action: { kind: "u32", offset: 48, length: 4 },
     immutable: { kind: "u32", offset: 52, length: 4 },
+    zero: { kind: "u32", offset: 56, length: 4 },
   },
 } as const;
 
@@ -283,6 +408,9 @@ export const Status = {
   immutable: 23,
   file_failed: 24,
   file_changed: 25,
+  engine_not_found: 26,
+  engine_refused: 27,
+  engine_gone: 28,
 } as const;
 
 export const TagUsage = {
@@ -312,5 +440,11 @@ export const readTagUsage = (words: Uint32Array, at: number) => ({
   spilledBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
   checkpointBytes: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
 });
+
+export const Written = {
+  host_copy: 1,
+  device_copy: 2,
+  memset: 4,
+} as const;
 
 export const longestTagBytes = 64;

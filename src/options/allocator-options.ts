@@ -27,7 +27,7 @@ const Retain = Type.Union([Size, RetainLimits], { description: retainText });
 const hostBudgetText = `${sizeText}, or "unlimited"`;
 const HostBudgetSize = Type.Union([Size], { description: hostBudgetText });
 
-const AllocatorOptions = closedObject({
+export const AllocatorOptions = closedObject({
   /** The kind of device; by default `ascend`. `CAMEM_BACKEND` */
   backend: optional(Backend),
   /** The path of AscendCL's library; by default CANN's, or the shipped emulator. `CAMEM_ACL_LIBRARY` */

@@ -31,6 +31,8 @@ const TagPolicy = closedObject({
    * by then, else with the first sleep or checkpoint load. Final content refuses writes until `markDirty`.
    */
   immutable: optional(Flag),
+  /** True when a wake-up zeroes memory of the tag whose content was lost; by default it is undefined. */
+  zero: optional(Flag),
 });
 
 /** What each sleep level does to a tag. */
@@ -43,6 +45,7 @@ export type TagPolicyChanges = { readonly [Property in keyof TagPolicy]?: TagPol
 
 const discardPolicy: TagPolicy = { 1: "discard", 2: "discard" };
 const offloadPolicy: TagPolicy = { 1: "offload", 2: "offload" };
+const keepPolicy: TagPolicy = { 1: "keep", 2: "keep" };
 
 /** The policies that every process begins with. */
 export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
@@ -50,22 +53,34 @@ export const presetPolicies: ReadonlyMap<string, TagPolicy> = new Map([
   ["weights", { 1: "offload", 2: "discard" }],
   ["buffers", offloadPolicy],
   ["kv_cache", discardPolicy],
-  [persistentTag, { 1: "keep", 2: "keep" }],
+  [persistentTag, keepPolicy],
+]);
+
+/** The policies that an engine under the preload library begins with. Its rules name the tags after what happens to them. */
+export const enginePolicies: ReadonlyMap<string, TagPolicy> = new Map([
+  [defaultTag, offloadPolicy],
+  ["immutable", { ...offloadPolicy, immutable: true }],
+  ["discard", discardPolicy],
+  [persistentTag, keepPolicy],
 ]);
 
 const actions: readonly TagAction[] = ["keep", "offload", "discard"];
 
-/** A policy as the word that the shim keeps for a tag: bits 0 and 1 for level 1, 2 and 3 for level 2, 4 for `immutable`. */
+/**
+ * A policy as the word that the shim keeps for a tag: bits 0 and 1 for level 1, 2 and 3 for level 2, 4 for `immutable`, 5 where
+ * one is set, 6 for `zero`.
+ */
 function encodePolicy(policy: TagPolicy): number {
   const isDefined = 1 << 5;
   const immutable = policy.immutable ? 1 << 4 : 0;
-  return isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
+  const zero = policy.zero ? 1 << 6 : 0;
+  return zero | isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
 }
 
 function decodePolicy(word: number): TagPolicy | undefined {
   const [first, second] = [actions[word & 3], actions[(word >> 2) & 3]];
   if (word === 0 || first === undefined || second === undefined) return undefined;
-  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0 };
+  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0, zero: (word & (1 << 6)) !== 0 };
 }
 
 /** Policies by tag. */
@@ -75,15 +90,17 @@ export type PolicyLookup = Pick<ReadonlyMap<string, TagPolicy>, "get">;
 export class TagPolicies {
   readonly #native: Native;
   readonly #tagId: (tag: string) => number;
+  readonly #presets: ReadonlyMap<string, TagPolicy>;
 
   /** @param tagId the shim's number of a tag */
-  constructor(native: Native, tagId: (tag: string) => number) {
+  constructor(native: Native, tagId: (tag: string) => number, presets = presetPolicies) {
     this.#native = native;
+    this.#presets = presets;
     this.#tagId = tagId;
   }
 
   get(tag: string): TagPolicy | undefined {
-    return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? presetPolicies.get(tag);
+    return decodePolicy(this.#native.tagPolicy(this.#tagId(tag))) ?? this.#presets.get(tag);
   }
 
   /** All policies as they are now, read at once: faster than {@link get} for many tags. */
@@ -93,7 +110,7 @@ export class TagPolicies {
       get: (tag) => {
         const word = words[this.#tagId(tag)];
         // A tag that is new since has its policy in the table only.
-        return word === undefined ? this.get(tag) : (decodePolicy(word) ?? presetPolicies.get(tag));
+        return word === undefined ? this.get(tag) : (decodePolicy(word) ?? this.#presets.get(tag));
       },
     };
   }
@@ -117,11 +134,12 @@ export class TagPolicies {
 
   #tryDefine(tag: string, id: number, changes: TagPolicyChanges): boolean {
     const word = this.#native.tagPolicy(id);
-    const existing = decodePolicy(word) ?? presetPolicies.get(tag) ?? discardPolicy;
+    const existing = decodePolicy(word) ?? this.#presets.get(tag) ?? discardPolicy;
     const wasImmutable = existing.immutable ?? false;
     const immutable = changes.immutable ?? wasImmutable;
     if (immutable !== wasImmutable) this.#native.setTagImmutable(id, tag, immutable);
-    const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable };
+    const zero = changes.zero ?? existing.zero;
+    const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable, zero };
     return this.#native.setTagPolicy(id, word, encodePolicy(policy));
   }
 }

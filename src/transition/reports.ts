@@ -32,8 +32,10 @@ export interface SleepReport {
 export interface WakeReport {
   /** Bytes that have their content back. */
   readonly restoredBytes: number;
-  /** Bytes mapped again with undefined content. */
+  /** Bytes mapped again without their content. */
   readonly remappedBytes: number;
+  /** The part of `remappedBytes` that is zeroed; the rest has undefined content. */
+  readonly zeroedBytes: number;
   /** The tags of remapped memory, whose content was lost: load it again before using it. */
   readonly lostTags: readonly string[];
   /** The tags that still have memory asleep. */
@@ -83,6 +85,10 @@ export function wakeReport({ steps, durations }: Executed, table: SegmentTable):
   return {
     restoredBytes: sizeBytesOf(steps, "restore"),
     remappedBytes: sizeBytesOf(steps, "remap"),
+    zeroedBytes: sizeBytesOf(
+      steps.filter(({ zero }) => zero),
+      "remap",
+    ),
     lostTags: lostTagsOf(steps),
     stillAsleep: asleep.map((tag) => tag.name),
     alreadyAwake: steps.length === 0,

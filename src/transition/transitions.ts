@@ -23,6 +23,7 @@ import {
   type IsKnownTag,
   type SleepOptions,
   type WakeOptions,
+  type WakeSelection,
 } from "./options.ts";
 import {
   backupBytesNeeded,
@@ -164,7 +165,7 @@ export class Transitions {
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planWake(options.tags));
+      return this.#assess(this.#planWake(options));
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
@@ -220,10 +221,11 @@ export class Transitions {
   }
 
   async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
+    const selection = this.hooks.hasBeforeWake ? await this.#beforeWake(options) : options;
     // The last plan is the one that ran.
     let steps: readonly Step[] = [];
     const plan = () => {
-      const planned = this.#planWake(options.tags);
+      const planned = this.#planWake(selection);
       steps = planned.steps;
       return planned;
     };
@@ -233,6 +235,17 @@ export class Transitions {
     });
     await this.#afterWake(steps);
     return wakeReport(executed, this.#table);
+  }
+
+  /** Runs `beforeWake` hooks where there is memory to wake. Returns what to wake: the tags that the hooks know about. */
+  async #beforeWake({ zero, ...options }: WakeOptions & Signalled): Promise<WakeSelection> {
+    const planned = this.#planWake(options);
+    const tags = tagsOf(planned.steps.map((step) => step.group));
+    if (tags.length === 0) return { ...options, zero };
+    await restAfter(planned, options);
+    const { devices } = this.#assess(planned);
+    await this.hooks.beforeWake({ tags, devices }, options.signal);
+    return { tags, zero };
   }
 
   async #afterWake(steps: readonly Step[], failure?: unknown): Promise<void> {
@@ -278,10 +291,10 @@ export class Transitions {
     return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
-  #planWake(tags: readonly string[] | undefined): Planned {
+  #planWake({ tags, zero }: WakeSelection): Planned {
     const table = this.#table.summary();
     const policies = this.#policies.snapshot();
-    const steps = planWake(table.groups, tags, (tag) => policies.get(tag)?.immutable ?? false);
+    const steps = planWake(table.groups, tags, (tag) => policies.get(tag), zero);
     return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 

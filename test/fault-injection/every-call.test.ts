@@ -105,6 +105,10 @@ const verbs: Record<string, Verb> = {
     run: () => model.allocator.wakeUp({ tags: ["weights"] }),
   },
   "wake of everything": { prepare: () => loaded(true), run: () => model.allocator.wakeUp() },
+  "wake that zeroes lost memory": {
+    prepare: () => loaded(true),
+    run: () => model.allocator.wakeUp({ zero: true }),
+  },
   prepare: {
     prepare: async () => {
       await loaded(false);

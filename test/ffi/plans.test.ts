@@ -34,6 +34,7 @@ function planDiscard() {
     },
     action: "discard",
     immutable: false,
+    zero: false,
     spilledSegments: 0,
   } as const;
   return { step, basis: { lastSegmentId: group.lastSegmentId, version } };
@@ -110,5 +111,6 @@ test("submitPlan() refuses an inconsistent plan", async () => {
   expect(await refusalOf(step, step)).toBe("INVALID_ARGUMENT");
   expect(await refusalOf({ ...step, spilledSegments: 51 })).toBe("INVALID_ARGUMENT");
   expect(await refusalOf(step, { ...other, action: "remap" })).toBe("INVALID_ARGUMENT");
+  expect(await refusalOf({ ...step, zero: true })).toBe("INVALID_ARGUMENT");
   expect(states()).toEqual(new Set(["mapped"]));
 });

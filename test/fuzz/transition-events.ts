@@ -169,7 +169,7 @@ export const abortedMidway: Event = async (harness, random, log) => {
 /** A hook or `onProgress` throws. */
 export const callbackThrows: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
-  const which = random.pick(["onProgress", "beforeSleep", "afterWake"] as const);
+  const which = random.pick(["onProgress", "beforeSleep", "beforeWake", "afterWake"] as const);
   log(`${text(transition)}, ${which} throws`);
   const cause = new RangeError(which);
   const callback = () => {
@@ -183,8 +183,8 @@ export const callbackThrows: Event = async (harness, random, log) => {
   if (outcome.error && outcome.error.code !== refusalOf(harness, transition)) {
     expectSame(`code when ${which} throws`, outcome.error.code, "HOOK_FAILED");
     expectSame(`cause when ${which} throws`, outcome.error.cause, cause);
-    if (which === "beforeSleep")
-      expectSame("completeness when beforeSleep throws", outcome.error.transitionComplete, false);
+    if (which === "beforeSleep" || which === "beforeWake")
+      expectSame(`completeness when ${which} throws`, outcome.error.transitionComplete, false);
     if (which === "afterWake")
       expectSame("completeness when afterWake throws", outcome.error.transitionComplete, true);
   }

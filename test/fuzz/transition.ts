@@ -15,7 +15,8 @@ export function randomTransition(harness: Harness, random: Random): Transition {
   const only = random.oneIn(3) ? { tags: random.some(known) } : {};
   const asleep = harness.model.isSleeping();
   if (random.oneIn(10) ? !asleep : asleep) {
-    if (random.below(3) > 0) return { kind: "wake", request: only };
+    const zero = random.oneIn(4) ? { zero: random.oneIn(2) } : {};
+    if (random.below(3) > 0) return { kind: "wake", request: { ...only, ...zero } };
   }
   if (random.oneIn(3))
     return { kind: "sleep", request: { ...only, offloadTags: random.some(known).slice(0, 3) } };

@@ -1,7 +1,7 @@
 /** Calls that the sources never make. */
 
 import { expect, test } from "bun:test";
-import { lineAt, type Source, sources } from "./sources.ts";
+import { lineAt, programs, type Source, sources } from "./sources.ts";
 
 /** A message for each match, with its line and what to do instead. */
 function matches(files: readonly Source[], pattern: RegExp, remedy: string): string[] {
@@ -28,9 +28,6 @@ test("no error is caught and dropped in Zig", () => {
   const files = sources("shim/{src,emulator}/**/*.zig");
   expect(matches(files, /catch \{\s*\}|catch unreachable/g, "return the error, or handle it")).toEqual([]);
 });
-
-/** Programs of their own, not in the library. */
-const programs = ["shim/src/bindings.zig", "shim/src/stress.zig"];
 
 test("the shim prints nothing and never ends the process", () => {
   const isLibrary = ({ path }: Source) => !path.endsWith("_test.zig") && !programs.includes(path);

@@ -21,6 +21,9 @@ export function sources(...patterns: readonly string[]): Source[] {
 export const typeScript = ["{src,test,bench,examples,scripts}/**/*.ts", "src/**/*.js"] as const;
 export const zig = ["shim/**/*.zig"] as const;
 
+/** Zig programs of their own, which are in no library. */
+export const programs = ["bindings", "control_program", "stress"].map((name) => `shim/src/${name}.zig`);
+
 /** The number of the line that holds the character at `offset`. */
 export function lineAt(text: string, offset: number): number {
   return text.slice(0, offset).split("\n").length;

@@ -344,7 +344,7 @@ async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
     tagId: group.tag,
   } as const;
   const ticket = localNative.submitPlan(
-    [{ group: { ...group, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
+    [{ group: { ...group, ...found }, action: "offload", immutable: false, zero: false, spilledSegments: 0 }],
     { lastSegmentId: group.lastSegmentId, version },
     false,
   );

@@ -1,4 +1,5 @@
-import { CamemError, type CamemErrorCode, formatValue, messageOf } from "../../errors.ts";
+import { Listeners } from "../../async/listeners.ts";
+import { CamemError, type CamemErrorCode, messageOf } from "../../errors.ts";
 import type { SleepLevel } from "../../policy/tag-policies.ts";
 import type { TransitionProgress } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
@@ -152,37 +153,10 @@ export type EngineEvent =
  */
 export type EngineListener = (event: EngineEvent) => unknown;
 
-/** A listener that fails must not fail a sleep. */
-function warn(error: unknown): void {
-  process.emitWarning(`a listener of camem/server threw: ${messageOf(error)}`);
-}
-
 /** The listeners of one engine's events. */
-export class EngineListeners {
-  readonly #listeners = new Set<{ readonly listener: EngineListener }>();
-
-  /**
-   * Returns a function that unsubscribes the listener; calling it twice does nothing.
-   *
-   * @throws CamemError `INVALID_ARGUMENT`
-   */
-  subscribe(listener: EngineListener): () => void {
-    if (typeof listener !== "function")
-      throw new CamemError("INVALID_ARGUMENT", `listener is ${formatValue(listener)}; it must be a function`);
-    const entry = { listener };
-    this.#listeners.add(entry);
-    return () => void this.#listeners.delete(entry);
-  }
-
-  emit(event: EngineEvent): void {
-    for (const { listener } of [...this.#listeners]) {
-      try {
-        const result = listener(event);
-        if (result instanceof Promise) result.catch(warn);
-      } catch (error) {
-        warn(error);
-      }
-    }
+export class EngineListeners extends Listeners<EngineEvent> {
+  constructor() {
+    super("camem/server");
   }
 }
 

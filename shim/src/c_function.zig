@@ -1,36 +1,36 @@
-//! Gives a Zig function C's calling convention. Zig cannot generate a parameter list, so each number of parameters has
-//! its own form here.
+//! C functions with the parameters of a type. Zig cannot generate a parameter list: here each number of parameters has
+//! its own form.
 
-pub fn Result(comptime function: anytype) type {
-    return @typeInfo(@TypeOf(function)).@"fn".return_type.?;
+pub fn Result(comptime Function: type) type {
+    return @typeInfo(Function).@"fn".return_type.?;
 }
 
-fn Parameter(comptime function: anytype, comptime index: usize) type {
-    return @typeInfo(@TypeOf(function)).@"fn".params[index].type.?;
+fn Parameter(comptime Function: type, comptime index: usize) type {
+    return @typeInfo(Function).@"fn".params[index].type.?;
 }
 
-fn parameterCount(comptime function: anytype) usize {
-    return @typeInfo(@TypeOf(function)).@"fn".params.len;
+fn parameterCount(comptime Function: type) usize {
+    return @typeInfo(Function).@"fn".params.len;
 }
 
-/// The type of `function` with C's calling convention.
-pub fn Of(comptime function: anytype) type {
-    const count = parameterCount(function);
+/// `Function` with C's calling convention.
+pub fn Of(comptime Function: type) type {
+    const count = parameterCount(Function);
     var types: [count]type = undefined;
-    for (&types, 0..) |*parameter, index| parameter.* = Parameter(function, index);
-    return @Fn(&types, &@splat(.{}), Result(function), .{ .@"callconv" = .c });
+    for (&types, 0..) |*parameter, index| parameter.* = Parameter(Function, index);
+    return @Fn(&types, &@splat(.{}), Result(Function), .{ .@"callconv" = .c });
 }
 
-/// A C function with the parameters of `function`, which passes them to `call` as a tuple.
-pub fn from(comptime function: anytype, comptime call: anytype) *const Of(function) {
-    if (comptime parameterCount(function) > 5) return fromMany(function, call);
-    const R = Result(function);
+/// A C function with the parameters of `Function`, which passes them to `call` as a tuple.
+pub fn from(comptime Function: type, comptime call: anytype) *const Of(Function) {
+    if (comptime parameterCount(Function) > 5) return fromMany(Function, call);
+    const R = Result(Function);
     const P = struct {
         fn at(comptime index: usize) type {
-            return Parameter(function, index);
+            return Parameter(Function, index);
         }
     }.at;
-    const Form = switch (comptime parameterCount(function)) {
+    const Form = switch (comptime parameterCount(Function)) {
         0 => struct {
             fn entry() callconv(.c) R {
                 return call(.{});
@@ -66,14 +66,14 @@ pub fn from(comptime function: anytype, comptime call: anytype) *const Of(functi
     return &Form.entry;
 }
 
-fn fromMany(comptime function: anytype, comptime call: anytype) *const Of(function) {
-    const R = Result(function);
+fn fromMany(comptime Function: type, comptime call: anytype) *const Of(Function) {
+    const R = Result(Function);
     const P = struct {
         fn at(comptime index: usize) type {
-            return Parameter(function, index);
+            return Parameter(Function, index);
         }
     }.at;
-    const Form = switch (comptime parameterCount(function)) {
+    const Form = switch (comptime parameterCount(Function)) {
         6 => struct {
             fn entry(a: P(0), b: P(1), c: P(2), d: P(3), e: P(4), f: P(5)) callconv(.c) R {
                 return call(.{ a, b, c, d, e, f });

@@ -1,0 +1,183 @@
+//! Serves this process's session to controllers on a Unix socket, on one thread that never waits for a device.
+//! Whatever a client sends is answered, or its connection is closed.
+
+const std = @import("std");
+const Connection = @import("control_connection.zig").Connection;
+const engines = @import("engine.zig");
+const linux = std.os.linux;
+const Socket = @import("socket_folder.zig").Socket;
+const sockets = @import("sockets.zig");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const wire = @import("wire.zig");
+const Engine = engines.Engine;
+const Failure = status.Failure;
+
+const most_connections = 32;
+
+const State = struct {
+    engine: *const Engine,
+    socket: Socket,
+    start_time: u64,
+    thread: sync.Thread = undefined,
+    stopping: std.atomic.Value(bool) = .init(false),
+    /// Held while a slot changes, so that a child of fork() finds each whole.
+    slots: sync.Mutex = .{},
+    connections: [most_connections]?Connection = @splat(null),
+};
+
+/// Guards the beginning and the end of `state`. Its content is the thread's.
+var mutex: sync.Mutex = .{};
+var state: ?State = null;
+
+const no_descriptor = -1;
+/// Wakes the thread. It outlives `state`, since any thread may use it at any time.
+var wakeup: std.atomic.Value(i32) = .init(no_descriptor);
+
+/// Makes the socket and serves `engine` on it, until `stop`.
+pub fn start(engine: *const Engine, failure: *Failure) status.Error!void {
+    mutex.lock();
+    defer mutex.unlock();
+    if (state != null) return error.Busy;
+    if (wakeup.load(.acquire) == no_descriptor) {
+        const created = linux.eventfd(0, linux.EFD.CLOEXEC | linux.EFD.NONBLOCK);
+        if (linux.errno(created) != .SUCCESS) return error.OutOfHostMemory;
+        wakeup.store(@intCast(created), .release);
+    }
+    const socket: Socket = try .open(failure);
+    errdefer {
+        socket.unlink();
+        socket.close();
+    }
+    state = .{ .engine = engine, .socket = socket, .start_time = sockets.startTime(linux.getpid()) orelse 0 };
+    errdefer state = null;
+    engines.serve(engine);
+    state.?.thread = try .spawn(run, .{&state.?});
+}
+
+/// Ends the thread and every connection, and removes the socket. Plans go on.
+pub fn stop() void {
+    mutex.lock();
+    defer mutex.unlock();
+    const open = if (state) |*open| open else return;
+    open.stopping.store(true, .release);
+    announceChange();
+    open.thread.join();
+    open.socket.unlink();
+    open.socket.close();
+    for (&open.connections) |*slot| if (slot.*) |*connection| connection.deinit();
+    engines.serve(null);
+    state = null;
+}
+
+/// Before fork(): pair it with `afterFork`, in the parent and in the child.
+pub fn beforeFork() void {
+    mutex.lock();
+    if (state) |*open| open.slots.lock();
+}
+
+/// The child has no control thread: it closes what it has inherited, so that clients see the parent's end.
+pub fn afterFork(is_child: bool) void {
+    if (state) |*open| {
+        open.slots.unlock();
+        if (is_child) forget(open);
+    }
+    mutex.unlock();
+}
+
+fn forget(open: *const State) void {
+    for (&open.connections) |*slot| if (slot.*) |*connection| connection.abandon();
+    open.socket.close();
+    _ = linux.close(wakeup.swap(no_descriptor, .acq_rel)); // the parent's as well
+    engines.serve(null);
+    state = null;
+}
+
+/// Tells the server that `EngineInfo.changes` has changed. Any thread may call it; it neither waits nor fails.
+pub fn announceChange() void {
+    const one: u64 = 1;
+    // A full counter wakes the thread as well.
+    _ = linux.write(wakeup.load(.acquire), std.mem.asBytes(&one), @sizeOf(u64));
+}
+
+fn run(open: *State) void {
+    const name: [*:0]const u8 = "camem-control";
+    _ = linux.prctl(@intFromEnum(linux.PR.SET_NAME), @intFromPtr(name), 0, 0, 0);
+    while (!open.stopping.load(.acquire)) {
+        if (!waitForEvents(open)) return;
+        const changes = open.engine.changes();
+        for (&open.connections) |*slot| {
+            const connection = if (slot.*) |*connection| connection else continue;
+            connection.advance(changes) catch {
+                fill(open, slot, null);
+                continue;
+            };
+        }
+    }
+}
+
+/// Replaces what is in a slot.
+fn fill(open: *State, slot: *?Connection, connection: ?Connection) void {
+    open.slots.lock();
+    defer open.slots.unlock();
+    if (slot.*) |*old| old.deinit();
+    slot.* = connection;
+}
+
+/// False where the program has closed what it does not own.
+fn waitForEvents(open: *State) bool {
+    var polled: [most_connections + 2]linux.pollfd = undefined;
+    const wakeup_descriptor = wakeup.load(.acquire);
+    polled[0] = .{ .fd = wakeup_descriptor, .events = linux.POLL.IN, .revents = 0 };
+    polled[1] = .{ .fd = open.socket.listener, .events = linux.POLL.IN, .revents = 0 };
+    var count: usize = 2;
+    var deadline: u64 = std.math.maxInt(u64);
+    for (&open.connections) |*slot| {
+        const connection = if (slot.*) |*connection| connection else continue;
+        if (connection.watch_until) |until| deadline = @min(deadline, until);
+        polled[count] = .{ .fd = connection.descriptor, .events = connection.events(), .revents = 0 };
+        count += 1;
+    }
+    const polled_result = linux.poll(&polled, count, timeoutMs(deadline));
+    const code = linux.errno(polled_result);
+    if (code == .INTR or code == .NOMEM) return true;
+    const is_lost = (polled[0].revents | polled[1].revents) & (linux.POLL.NVAL | linux.POLL.ERR) != 0;
+    if (code != .SUCCESS or is_lost) return false;
+    var drained: u64 = 0;
+    if (polled[0].revents != 0) _ = linux.read(wakeup_descriptor, std.mem.asBytes(&drained), @sizeOf(u64));
+    if (polled[1].revents != 0) accept(open);
+    return true;
+}
+
+fn timeoutMs(deadline: u64) i32 {
+    const forever = -1;
+    if (deadline == std.math.maxInt(u64)) return forever;
+    return @intCast((deadline -| sync.now()) / std.time.ns_per_ms + 1); // a second at most
+}
+
+fn accept(open: *State) void {
+    while (true) {
+        const accepted = linux.accept4(open.socket.listener, null, null, linux.SOCK.CLOEXEC | linux.SOCK.NONBLOCK);
+        if (linux.errno(accepted) != .SUCCESS) return;
+        admit(open, @intCast(accepted));
+    }
+}
+
+fn admit(open: *State, descriptor: i32) void {
+    var connection: Connection = .{ .descriptor = descriptor };
+    var failure: Failure = .{};
+    const peer = sockets.peerOf(descriptor, &failure) catch return connection.deinit();
+    if (!peer.isTrusted()) return connection.deinit();
+    const slot = for (&open.connections) |*slot| {
+        if (slot.* == null) break slot;
+    } else null;
+    const greeting: wire.Greeting = .{
+        .status = @intFromEnum(if (slot == null) status.Status.busy else status.Status.ok),
+        .start_time = open.start_time,
+        .pid = @intCast(linux.getpid()),
+    };
+    connection.greet(&greeting) catch return connection.deinit();
+    if (slot) |free| return fill(open, free, connection);
+    connection.advance(0) catch return connection.deinit();
+    connection.deinit();
+}
