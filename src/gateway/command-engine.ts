@@ -16,13 +16,14 @@ const longestBackoffMs = 60_000;
 /** An engine that has run for this long has not failed to start. */
 const steadyMs = 60_000;
 /** How long after the engine answers its memory may still be unknown. */
-const connectGraceMs = 500;
+const defaultConnectGraceMs = 500;
 const intervalMs = 50;
 
 interface CommandEngineOptions extends RunSurroundings {
   readonly config: EngineConfig;
   readonly origin: Extract<EngineOrigin, { kind: "command" }>;
   readonly stopDeadlineMs: number;
+  readonly connectGraceMs?: number;
   /** Variables of every engine of the gateway. */
   readonly environment: Readonly<Record<string, string>>;
 }
@@ -52,7 +53,7 @@ export class CommandEngine implements EngineSource {
   }
 
   async start(signal: AbortSignal): Promise<EngineConnection | undefined> {
-    const { config, origin, report, connect } = this.#options;
+    const { config, origin, report, connect, connectGraceMs = defaultConnectGraceMs } = this.#options;
     const port = String(freePort());
     const upstream = new URL(withPort(origin.upstream, port));
     const process = this.#spawn(port);
@@ -62,7 +63,7 @@ export class CommandEngine implements EngineSource {
     report(`${name}: started (pid ${process.pid}, ${upstream.origin})`);
     try {
       await untilReady({ upstream, path, deadlineMs, signal: AbortSignal.any([signal, ending.signal]) });
-      const connection = await firstConnection(() => connect(process.runId), ending.signal);
+      const connection = await firstConnection(() => connect(process.runId), connectGraceMs, ending.signal);
       this.#upstream = upstream;
       if (connection === undefined)
         report(`${name}: has used no device memory; to free it, camem ends the program`);
@@ -155,13 +156,14 @@ function withPort(text: string, port: string): string {
 /** An engine that answers may open its device only a moment later. */
 async function firstConnection(
   connect: () => Promise<EngineConnection | undefined>,
+  graceMs: number,
   signal: AbortSignal,
 ): Promise<EngineConnection | undefined> {
-  const untilMs = performance.now() + connectGraceMs;
+  const untilMs = performance.now() + graceMs;
   while (true) {
     signal.throwIfAborted();
     const connection = await connect();
-    if (connection !== undefined || performance.now() > untilMs) return connection;
+    if (connection !== undefined || performance.now() >= untilMs) return connection;
     await Bun.sleep(intervalMs);
   }
 }

@@ -55,7 +55,10 @@ const EngineEntry = Type.Object(
     models: Type.Optional(Type.Array(Name, { description: "a list of names" })),
     /** The devices that the engine uses; by default the first. */
     devices: Type.Optional(
-      Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, description: "a list of device numbers" }),
+      Type.Array(Type.Integer({ minimum: 0, description: "a device number, 0 or above" }), {
+        minItems: 1,
+        description: "a list of device numbers",
+      }),
     ),
     /** Device memory that the engine takes on each of its devices, before it has been measured. */
     memory: Type.Optional(Size),
@@ -76,7 +79,7 @@ const EngineEntry = Type.Object(
   },
   {
     ...closed,
-    description: "an engine with command, url or socket",
+    description: "an engine with exactly one of command, url and socket",
     oneOf: ["command", "url", "socket"].map((name) => ({ required: [name] })),
   },
 );

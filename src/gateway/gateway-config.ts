@@ -160,8 +160,6 @@ function resolveEngine(
 }
 
 function resolveOrigin(entry: EngineEntry, environment: Environment): EngineOrigin {
-  const kinds = (["command", "url", "socket"] as const).filter((kind) => entry[kind] !== undefined);
-  if (kinds.length !== 1) throw fault("an engine has exactly one of command, url and socket");
   const refuse = (names: readonly (keyof EngineEntry)[], kind: string) => {
     const given = names.find((each) => entry[each] !== undefined);
     if (given !== undefined) throw fault(`an engine with ${kind} has no ${given}: camem does not start it`);

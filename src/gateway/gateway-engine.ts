@@ -15,6 +15,8 @@ import { SocketEngine } from "./socket-engine.ts";
 export interface GatewaySurroundings extends RunSurroundings {
   /** Connects to the control socket at a path. */
   readonly connectSocket: (path: string) => Promise<EngineConnection>;
+  /** How long after an engine answers its memory may still be unknown, in milliseconds; by default 500. */
+  readonly connectGraceMs?: number;
 }
 
 type DeviceMemory = (

@@ -45,7 +45,9 @@ export class PositionedYaml {
   /** @throws CamemError `INVALID_CONFIG` with the place of each fault, if there is one */
   refuse(faults: readonly Fault[]): void {
     if (faults.length === 0) return;
-    throw invalid(faults.map(({ path, message }) => `${this.#at(this.#offsetOf(path))}: ${message}`));
+    const placed = faults.map(({ path, message }) => ({ offset: this.#offsetOf(path), message }));
+    placed.sort((one, other) => one.offset - other.offset);
+    throw invalid(placed.map(({ offset, message }) => `${this.#at(offset)}: ${message}`));
   }
 
   #at(offset: number): string {

@@ -18,5 +18,13 @@ export function sleepReport(level: 0 | 1 | 2, freedBytes: number, alreadySleepin
 }
 
 export function wakeReport(restoredBytes: number, alreadyAwake: boolean): WakeReport {
-  return { restoredBytes, remappedBytes: 0, zeroedBytes: 0, lostTags: [], stillAsleep: [], alreadyAwake, durations };
+  return {
+    restoredBytes,
+    remappedBytes: 0,
+    zeroedBytes: 0,
+    lostTags: [],
+    stillAsleep: [],
+    alreadyAwake,
+    durations,
+  };
 }

@@ -50,7 +50,9 @@ test("admit() refuses when an engine that conflicts is paused", async () => {
   await fixture.engine("a2").pause();
   const failure = await failureOf(() => fixture.pool.admit("a1"));
   expect(failure.code).toBe("ENGINE_UNAVAILABLE");
-  expect(String((failure.cause as Error).message)).toContain("a2 must sleep before a1 wakes, but it is paused");
+  expect(String((failure.cause as Error).message)).toContain(
+    "a2 must sleep before a1 wakes, but it is paused",
+  );
   expect(fixture.engine("a1").status.state).toBe("asleep");
 });
 
