@@ -128,7 +128,8 @@ fn leaveChild() void {
 }
 
 fn obey(line: []const u8, out: *std.Io.Writer) !void {
-    const command = std.meta.stringToEnum(enum { verify, touch, fork, renew, stop }, line) orelse return error.UnknownCommand;
+    const Command = enum { verify, touch, fork, renew, stop };
+    const command = std.meta.stringToEnum(Command, line) orelse return error.UnknownCommand;
     switch (command) {
         .verify => try verify(out),
         .touch => {

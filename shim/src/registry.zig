@@ -23,6 +23,7 @@ pub const Registry = struct {
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
     /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
+    is_plan_outdated: bool = false,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -82,6 +83,37 @@ pub const Registry = struct {
         if (how == .discard) segment.discards +%= 1;
         if (taken != null and !segment.doomed) self.version += 1;
         return taken;
+    }
+
+    /// Takes the backup of content that is awake; null where it has none.
+    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return null;
+        if (!segment.isClean()) return null;
+        self.version += 1;
+        const taken = segment.content.takeBackup();
+        segment.content.setImmutable(false);
+        return taken;
+    }
+
+    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
+    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return;
+        if (segment.tag == tag) return;
+        segment.tag = tag;
+        self.version += 1;
+        if (segment.moving) self.is_plan_outdated = true;
+    }
+
+    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
+    pub fn takeOutdated(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        defer self.is_plan_outdated = false;
+        return self.is_plan_outdated;
     }
 
     /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
@@ -323,23 +355,27 @@ pub const Registry = struct {
         return offset_bytes <= end_bytes and size_bytes <= end_bytes - offset_bytes;
     }
 
-    pub fn unpin(self: *Registry, segment: *Segment) void {
+    /// True when the segment was freed meanwhile, so that a sweep must release it.
+    pub fn unpin(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.pins -= 1;
-        if (segment.pins == 0) self.changed.broadcast();
+        if (segment.pins > 0) return false;
+        self.changed.broadcast();
+        return segment.doomed and !segment.moving;
     }
 
     /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever
     /// moves it releases it afterwards. A segment whose release failed earlier is handed out again. Without an id,
-    /// whichever segment is at the address, as a native thread names it.
-    pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
+    /// whichever segment is at the address, as a native thread names it. One that a copy runs on is waited for, or is
+    /// left to whoever unpins it.
+    pub fn doom(self: *Registry, address: u64, id: ?u64, pinned: enum { waits, leaves }) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
-        if (segment.moving) return null;
+        if (segment.moving or (segment.pins > 0 and pinned == .leaves)) return null;
         self.startMoving(segment);
         return segment;
     }
@@ -383,6 +419,36 @@ pub const Registry = struct {
     fn markDoomed(self: *Registry, segment: *Segment) void {
         if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
+    }
+
+    /// Ends a release that did not succeed, which a sweep repeats. `awaits_device` where the device was busy.
+    pub fn postpone(self: *Registry, segment: *Segment, awaits_device: bool) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.awaits_device = awaits_device;
+        segment.moving = false;
+        self.changed.broadcast();
+    }
+
+    /// Whether the release of any segment waits for a device.
+    pub fn awaitsDevice(self: *Registry, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
+        return false;
+    }
+
+    /// Bytes whose release waits for a device.
+    pub fn awaitedBytes(self: *Registry, device: u32) u64 {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var sum: u64 = 0;
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| {
+            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
+        }
+        return sum;
     }
 
     /// True while the release of a segment is still to come, or under way.

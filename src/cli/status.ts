@@ -37,7 +37,7 @@ export const status: Command = {
     json: { type: "boolean", description: "prints JSON; for a server the answer of GET /camem/usage" },
     segments: {
       type: "boolean",
-      description: "shows each piece of an engine's memory, how it was written, and the rule that applies",
+      description: "shows each piece of memory, how it was written, and its rule",
     },
     ...engineOptions,
   },

@@ -28,7 +28,7 @@ export const requests: Readonly<Record<Call, readonly Part[]>> = {
   camem_host_info: [],
   camem_host_retain: ["number"],
   camem_spill_folder: [text],
-  camem_host_prepare: ["number", "number"],
+  camem_host_prepare: ["number", "number", "number"],
   camem_plan_submit: [{ entryBytes: PlanStep.sizeBytes }, "number", "number", "number"],
   camem_plan_poll: ["number"],
   camem_plan_cancel: ["number"],
@@ -79,7 +79,7 @@ function someSize(random: Random): bigint {
   return random.pick(sizes);
 }
 
-/** Steps of which none discards content: nothing must be lost. */
+/** Steps that do not discard content: nothing must be lost. */
 function someSteps(random: Random, count: number): Uint8Array {
   const bytes = random.bytes(count * PlanStep.sizeBytes);
   const view = new DataView(bytes.buffer);
