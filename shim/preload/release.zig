@@ -4,13 +4,26 @@ const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
 const gate = @import("gate.zig");
+const memory = @import("memory.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
+
+/// Releases the memory of a record that was taken out of the table, and the record.
+pub fn releaseBlock(session: *Session, block: *memory.Block) void {
+    defer memory.destroy(block);
+    const segment = block.detached orelse return release(session, block.start, block.segment_id);
+    var failure: Failure = .{};
+    if (contexts.isIdle(&session.runtime, segment.device)) {
+        if (session.memory.giveBack(segment, &failure)) return session.registry.destroy(segment) else |err| ignore(err);
+    }
+    session.registry.keep(segment);
+    session.executor.requestSweep();
+}
 
 /// Releases a segment that the program has let go of. What a plan moves, what the device may still use, and what
 /// AscendCL refuses is released later, by the library's thread.
 pub fn release(session: *Session, address: u64, segment_id: u64) void {
-    const segment = (session.registry.doom(address, segment_id) catch return) orelse return;
+    const segment = (session.registry.doom(address, segment_id, .waits) catch return) orelse return;
     const had_backup = segment.content.backup() != null;
     if (!segment.mapped or contexts.isIdle(&session.runtime, segment.device)) {
         var failure: Failure = .{};
@@ -20,7 +33,7 @@ pub fn release(session: *Session, address: u64, segment_id: u64) void {
             return gate.settleAfterFree(session);
         } else |err| ignore(err);
     }
-    session.registry.stopMoving(segment);
+    session.registry.postpone(segment, false);
     session.executor.requestSweep();
     gate.settleAfterFree(session);
 }

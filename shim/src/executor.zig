@@ -16,6 +16,9 @@ const wake = @import("wake.zig");
 const Failure = status.Failure;
 const Plan = plans.Plan;
 
+/// How long a release waits for a busy device before it is left to a sweep: short enough for an event loop.
+pub const release_patience_ns = 5 * std.time.ns_per_ms;
+
 /// Results stay readable until this many later plans were submitted.
 const history = 256;
 
@@ -38,6 +41,8 @@ pub const Executor = struct {
     plans: [history]Plan = @splat(.{}),
     next_ticket: u64 = 1,
     pending: ?*Plan = null,
+    /// How many plans have ended, for those that wait.
+    ended: std.atomic.Value(u32) = .init(0),
     stopping: bool = false,
     /// Segments wait for their release, beside any plan.
     sweep_wanted: bool = false,
@@ -64,8 +69,7 @@ pub const Executor = struct {
                 heap.allocator.free(plan.steps);
                 plan.steps = &.{};
                 plan.devices = &.{};
-                plan.enter(.done);
-                self.pending = null;
+                self.end(plan);
             } else if (self.stopping) {
                 return;
             } else if (self.sweep_wanted) {
@@ -207,6 +211,14 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
+    /// With the mutex held.
+    fn end(self: *Executor, plan: *Plan) void {
+        plan.enter(.done);
+        self.pending = null;
+        _ = self.ended.fetchAdd(1, .release);
+        sync.wakeAll(&self.ended);
+    }
+
     pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -229,18 +241,24 @@ pub const Executor = struct {
 
     /// Waits until a plan is done, for at most `timeout_ns`.
     pub fn wait(self: *Executor, ticket: u64, timeout_ns: u64) status.Error!void {
-        const plan = blk: {
-            self.mutex.lock();
-            defer self.mutex.unlock();
-            break :blk try self.find(ticket);
-        };
         const deadline_ns = sync.now() +| timeout_ns;
+        var ended = self.ended.load(.acquire);
+        if (!try self.isPending(ticket)) return;
         while (true) {
-            const phase = plan.phase.load(.acquire);
             const now_ns = sync.now();
-            if (phase == @intFromEnum(plans.Phase.done) or now_ns >= deadline_ns) return;
-            sync.waitWhile(&plan.phase, phase, deadline_ns - now_ns);
+            if (now_ns >= deadline_ns) return;
+            sync.waitWhile(&self.ended, ended, deadline_ns - now_ns);
+            ended = self.ended.load(.acquire);
+            // Its result may have given way to that of a later plan.
+            if (!(self.isPending(ticket) catch return)) return;
         }
+    }
+
+    fn isPending(self: *Executor, ticket: u64) status.Error!bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const plan = try self.find(ticket);
+        return !plan.isDone();
     }
 
     /// How far a plan is; `failure` is written once it is done and failed.
@@ -270,11 +288,16 @@ pub const Executor = struct {
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
-    /// Releases segments that were freed while they moved, and host memory that nothing keeps. A failure to release a
+    /// Releases segments that were freed while they moved, unless their device is busy, and host memory that nothing
+    /// keeps. A failure to release a
     /// segment is not the plan's.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
-        const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
+        const interrupt: sync.Interrupt = .{
+            .cancelled = &plan.cancelled,
+            .deadline_ns = sync.now() +| release_patience_ns,
+        };
+        const unreleased = self.releaseSegments(interrupt, &failure);
         self.devices.letGoOfKept();
         self.devices.memory.stores.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
@@ -359,9 +382,46 @@ pub const Executor = struct {
                 table.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
-                table.stopMoving(segment);
+                table.postpone(segment, err == error.Aborted);
+                if (err != error.Aborted) continue;
+                // The others would wait as long.
+                self.requestSweep();
+                break;
             }
         }
         if (first) |err| return err;
     }
 };
+
+const Waiter = struct {
+    executor: *Executor,
+    ticket: u64,
+    has_begun: std.atomic.Value(bool) = .init(false),
+    waited_ns: u64 = 0,
+
+    const timeout_ns = 4 * std.time.ns_per_s;
+
+    fn run(self: *Waiter) void {
+        const started_ns = sync.now();
+        self.has_begun.store(true, .release);
+        self.executor.wait(self.ticket, timeout_ns) catch return;
+        self.waited_ns = sync.now() - started_ns;
+    }
+};
+
+test "Executor.wait returns when later plans have taken the place of the result" {
+    var executor: Executor = .{ .devices = .{ .memory = undefined } };
+    const plan = executor.start();
+    var waiter: Waiter = .{ .executor = &executor, .ticket = plan.ticket };
+    const thread: sync.Thread = try .spawn(Waiter.run, .{&waiter});
+    while (!waiter.has_begun.load(.acquire)) try std.Thread.yield();
+    sync.waitWhile(&executor.ended, 0, 20 * std.time.ns_per_ms); // until it most likely waits
+    executor.mutex.lock();
+    executor.end(plan);
+    for (0..history) |_| _ = executor.start();
+    executor.mutex.unlock();
+    thread.join();
+    try std.testing.expect(waiter.waited_ns > 0);
+    try std.testing.expect(waiter.waited_ns < Waiter.timeout_ns);
+    try std.testing.expectError(error.Stale, executor.wait(1, 0));
+}

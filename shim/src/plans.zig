@@ -248,7 +248,6 @@ pub const Plan = struct {
         self.spent_ns[self.phase.load(.monotonic)] +|= now -| self.phase_started_ns;
         self.phase_started_ns = now;
         self.phase.store(@intFromEnum(phase), .release);
-        if (phase == .done) sync.wakeAll(&self.phase);
     }
 
     pub fn isDone(self: *const Plan) bool {

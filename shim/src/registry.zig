@@ -23,6 +23,7 @@ pub const Registry = struct {
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
     /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
+    is_plan_outdated: bool = false,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -84,22 +85,95 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    /// Takes the backup of content that is awake; null where it has none.
+    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return null;
+        if (!segment.isClean()) return null;
+        self.version += 1;
+        const taken = segment.content.takeBackup();
+        segment.content.setImmutable(false);
+        return taken;
+    }
+
+    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
+    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return;
+        if (segment.tag == tag) return;
+        segment.tag = tag;
+        self.version += 1;
+        if (segment.moving) self.is_plan_outdated = true;
+    }
+
+    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
+    pub fn takeOutdated(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        defer self.is_plan_outdated = false;
+        return self.is_plan_outdated;
+    }
+
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
-        segment.moving = true;
         self.version += 1; // a plan made before would leave it out
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
-    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
-    pub fn letGo(self: *Registry, segment: *Segment) bool {
+    /// As `claim`, whether the segment is awake or asleep.
+    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = try self.findAtRest(address, id);
+        self.version += 1;
+        self.startMoving(segment);
+        return segment;
+    }
+
+    /// Returns once nothing moves a segment, or there is none.
+    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (true) {
+            const segment = self.find(address, id) catch return;
+            if (!segment.moving) return;
+            self.changed.wait(&self.mutex);
+        }
+    }
+
+    /// Gives a claimed segment that is not mapped another address range, one of ours.
+    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        _ = self.segments.remove(segment.address);
+        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
+        segment.borrowed = null;
+        segment.address = address;
+        self.segments.putAssumeCapacity(address, segment);
+    }
+
+    /// Marks a claimed segment for release by the caller.
+    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.markDoomed(segment);
+    }
+
+    /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
+    fn startMoving(self: *Registry, segment: *Segment) void {
+        segment.moving = true;
+        self.waitForPins(segment);
+    }
+
+    /// Ends what `claim`, `doom` and `takeDoomed` began. True when the segment is doomed: a sweep must release it.
+    pub fn stopMoving(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.moving = false;
@@ -201,6 +275,13 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// As `find`, of a segment that nobody moves or releases. With the mutex held.
+    fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        return if (segment.moving) error.Moving else segment;
+    }
+
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
@@ -239,9 +320,7 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
@@ -262,9 +341,7 @@ pub const Registry = struct {
     ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         const backup = switch (segment.content) {
             .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
@@ -278,25 +355,28 @@ pub const Registry = struct {
         return offset_bytes <= end_bytes and size_bytes <= end_bytes - offset_bytes;
     }
 
-    pub fn unpin(self: *Registry, segment: *Segment) void {
+    /// True when the segment was freed meanwhile, so that a sweep must release it.
+    pub fn unpin(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.pins -= 1;
-        if (segment.pins == 0) self.changed.broadcast();
+        if (segment.pins > 0) return false;
+        self.changed.broadcast();
+        return segment.doomed and !segment.moving;
     }
 
     /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever
     /// moves it releases it afterwards. A segment whose release failed earlier is handed out again. Without an id,
-    /// whichever segment is at the address, as a native thread names it.
-    pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
+    /// whichever segment is at the address, as a native thread names it. One that a copy runs on is waited for, or is
+    /// left to whoever unpins it.
+    pub fn doom(self: *Registry, address: u64, id: ?u64, pinned: enum { waits, leaves }) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
-        if (segment.moving) return null;
-        segment.moving = true;
-        self.waitForPins(segment);
+        if (segment.moving or (segment.pins > 0 and pinned == .leaves)) return null;
+        self.startMoving(segment);
         return segment;
     }
 
@@ -341,6 +421,36 @@ pub const Registry = struct {
         segment.doomed = true;
     }
 
+    /// Ends a release that did not succeed, which a sweep repeats. `awaits_device` where the device was busy.
+    pub fn postpone(self: *Registry, segment: *Segment, awaits_device: bool) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.awaits_device = awaits_device;
+        segment.moving = false;
+        self.changed.broadcast();
+    }
+
+    /// Whether the release of any segment waits for a device.
+    pub fn awaitsDevice(self: *Registry, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
+        return false;
+    }
+
+    /// Bytes whose release waits for a device.
+    pub fn awaitedBytes(self: *Registry, device: u32) u64 {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var sum: u64 = 0;
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| {
+            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
+        }
+        return sum;
+    }
+
     /// True while the release of a segment is still to come, or under way.
     pub fn hasDoomed(self: *Registry) bool {
         self.mutex.lock();
@@ -371,13 +481,6 @@ pub const Registry = struct {
         var doomed: DoomedIterator = .{ .node = self.doomed.first };
         while (doomed.next()) |segment| if (segment.device == device) return true;
         return false;
-    }
-
-    pub fn stopMoving(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        segment.moving = false;
-        self.changed.broadcast();
     }
 
     /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which

@@ -169,7 +169,7 @@ fn follow(ticket: u64) !void {
     while (true) {
         try expect("camem_plan_poll", abi.camem_plan_poll(ticket, &progress, &failure));
         if (progress.phase == @intFromEnum(abi.Phase.done)) return expect("the plan", progress.status);
-        std.Thread.yield() catch |err| return err;
+        try expect("camem_plan_wait", abi.camem_plan_wait(ticket, std.time.ns_per_ms));
     }
 }
 

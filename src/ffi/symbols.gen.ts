@@ -189,11 +189,12 @@ export const HostInfo = {
 } as const;
 
 export const MemoryInfo = {
-  sizeBytes: 24,
+  sizeBytes: 32,
   fields: {
     freeBytes: { kind: "u64", offset: 0, length: 8 },
     totalBytes: { kind: "u64", offset: 8, length: 8 },
     granularityBytes: { kind: "u64", offset: 16, length: 8 },
+    awaitedBytes: { kind: "u64", offset: 24, length: 8 },
   },
 } as const;
 
@@ -219,10 +220,11 @@ export const Pin = {
   none: 0,
   exported: 1,
   ipc_key: 2,
-  mapped_in_part: 3,
-  special: 4,
-  rule: 5,
-  refused: 6,
+  registered: 3,
+  mapped_in_part: 4,
+  special: 5,
+  rule: 6,
+  refused: 7,
 } as const;
 
 export const PlanProgress = {
