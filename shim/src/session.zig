@@ -276,7 +276,7 @@ pub const Session = struct {
 
     /// After the release of a segment: gives back host memory that nothing keeps.
     pub fn trimHost(self: *Session) void {
-        if (self.executor.devices.keeps_staging.load(.acquire)) self.executor.requestSweep();
+        if (self.executor.devices.hasNeedlessStaging()) self.executor.requestSweep();
         var ignored: Failure = .{};
         self.stores.trim(&ignored) catch return; // what stays serves the next sleep
     }
@@ -428,7 +428,7 @@ pub const Session = struct {
             .reserved_bytes = counts.reserved_bytes,
             .staging_bytes = devices.staging_bytes,
             .kept_staging_bytes = self.executor.devices.kept_bytes.load(.monotonic),
-            .pageable_bytes = self.stores.pageable.counts().usedBytes(),
+            .pageable_bytes = self.stores.pageable.counts().used_bytes,
         };
     }
 
