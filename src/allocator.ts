@@ -30,6 +30,7 @@ import {
   environmentNames,
   resolveConfig,
 } from "./options/allocator-options.ts";
+import { warnOfMisspeltVariables } from "./options/variables.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import {
   presetPolicies,
@@ -103,6 +104,7 @@ export class CaMemAllocator {
     const existing = open.get();
     if (existing === undefined) {
       const created = new CaMemAllocator(resolveConfig(options));
+      warnOfMisspeltVariables(process.env);
       open.set(created);
       return created;
     }

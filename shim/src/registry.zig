@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const doomed_segments = @import("doomed.zig");
 const heap = @import("heap.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -84,22 +85,64 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
-        segment.moving = true;
         self.version += 1; // a plan made before would leave it out
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
-    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
-    pub fn letGo(self: *Registry, segment: *Segment) bool {
+    /// As `claim`, whether the segment is awake or asleep.
+    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = try self.findAtRest(address, id);
+        self.version += 1;
+        self.startMoving(segment);
+        return segment;
+    }
+
+    /// Returns once nothing moves a segment, or there is none.
+    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (true) {
+            const segment = self.find(address, id) catch return;
+            if (!segment.moving) return;
+            self.changed.wait(&self.mutex);
+        }
+    }
+
+    /// Gives a claimed segment that is not mapped another address range, one of ours.
+    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        _ = self.segments.remove(segment.address);
+        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
+        segment.borrowed = null;
+        segment.address = address;
+        self.segments.putAssumeCapacity(address, segment);
+    }
+
+    /// Marks a claimed segment for release by the caller.
+    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.markDoomed(segment);
+    }
+
+    /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
+    fn startMoving(self: *Registry, segment: *Segment) void {
+        segment.moving = true;
+        self.waitForPins(segment);
+    }
+
+    /// Ends what `claim`, `doom` and `takeDoomed` began. True when the segment is doomed: a sweep must release it.
+    pub fn stopMoving(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.moving = false;
@@ -201,10 +244,17 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// As `find`, of a segment that nobody moves or releases. With the mutex held.
+    fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        return if (segment.moving) error.Moving else segment;
+    }
+
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        var iterator: doomed_segments.Iterator = .init(&self.doomed);
         while (iterator.next()) |segment| unlisted += @intFromBool(!segment.listed);
         return self.segments.count() + unlisted;
     }
@@ -215,7 +265,7 @@ pub const Registry = struct {
         list.ensureTotalCapacityPrecise(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
         var listed = self.segments.valueIterator();
         while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (!segment.listed) list.appendAssumeCapacity(segment);
         std.mem.sortUnstable(*const Segment, list.items, {}, isOlder);
         return list.items;
@@ -239,9 +289,7 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
@@ -262,9 +310,7 @@ pub const Registry = struct {
     ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         const backup = switch (segment.content) {
             .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
@@ -299,8 +345,7 @@ pub const Registry = struct {
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
         if (segment.moving or (segment.pins > 0 and pinned == .leaves)) return null;
-        segment.moving = true;
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -358,21 +403,14 @@ pub const Registry = struct {
     pub fn awaitsDevice(self: *Registry, device: u32) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
-        return false;
+        return doomed_segments.awaitsDevice(&self.doomed, device);
     }
 
     /// Bytes whose release waits for a device.
     pub fn awaitedBytes(self: *Registry, device: u32) u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var sum: u64 = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| {
-            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
-        }
-        return sum;
+        return doomed_segments.awaitedBytes(&self.doomed, device);
     }
 
     /// True while the release of a segment is still to come, or under way.
@@ -402,7 +440,7 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         var iterator: Iterator = .init(self);
         while (iterator.next()) |segment| if (segment.device == device) return true;
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (segment.device == device) return true;
         return false;
     }
@@ -459,16 +497,6 @@ pub const Registry = struct {
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
-    }
-};
-
-const DoomedIterator = struct {
-    node: ?*std.DoublyLinkedList.Node,
-
-    fn next(self: *DoomedIterator) ?*const Segment {
-        const node = self.node orelse return null;
-        self.node = node.next;
-        return @fieldParentPtr("doomed_node", node);
     }
 };
 

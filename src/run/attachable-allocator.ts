@@ -24,7 +24,14 @@ const nothing: TransitionPlan = {
   fits: true,
 };
 
-const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0, budget: noBudget };
+const noHostUsage: HostUsage = {
+  pageLockedBytes: 0,
+  freeBytes: 0,
+  preparedBytes: 0,
+  stagingBytes: 0,
+  pageableBytes: 0,
+  budget: noBudget,
+};
 
 /** Passes every call on to the connection. Without one the engine has no memory, and cannot sleep. */
 export class AttachableAllocator implements ControlledAllocator {

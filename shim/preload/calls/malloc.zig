@@ -181,8 +181,7 @@ pub fn aclrtFree(pointer: ?*anyopaque) callconv(.c) acl.Error {
 }
 
 pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
-    const address = @intFromPtr(pointer);
-    if (isManaged(address)) {
+    if (memory.isAllocation(pointer)) {
         const synchronize = real.function("aclrtSynchronizeDevice", fn () callconv(.c) acl.Error) orelse return refusal.missing;
         const code = synchronize();
         if (code != acl.code.success and !core.status.isSynchronizeNotice(code)) return code;
@@ -190,26 +189,18 @@ pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
     return freeWith("aclrtFreeWithDevSync", pointer);
 }
 
-fn isManaged(address: u64) bool {
-    memory.mutex.lock();
-    defer memory.mutex.unlock();
-    const block = memory.containing(address) orelse return false;
-    return block.kind == .segment or block.kind == .chunk;
-}
-
 fn freeWith(comptime name: [:0]const u8, pointer: ?*anyopaque) acl.Error {
     const address = @intFromPtr(pointer);
     if (start.current()) |session| {
         if (memory.take(address, &.{.segment})) |block| {
-            release.release(session, block.start, block.segment_id);
-            memory.destroy(block);
+            release.releaseBlock(session, block);
             return acl.code.success;
         }
         switch (small.free(address)) {
             .unknown => {},
             .done => return acl.code.success,
             .empty => |chunk| {
-                release.release(session, chunk.address, chunk.segment_id);
+                release.releaseBlock(session, chunk);
                 return acl.code.success;
             },
         }
