@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const doomed_segments = @import("doomed.zig");
 const heap = @import("heap.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -285,7 +286,7 @@ pub const Registry = struct {
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        var iterator: doomed_segments.Iterator = .init(&self.doomed);
         while (iterator.next()) |segment| unlisted += @intFromBool(!segment.listed);
         return self.segments.count() + unlisted;
     }
@@ -296,7 +297,7 @@ pub const Registry = struct {
         list.ensureTotalCapacityPrecise(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
         var listed = self.segments.valueIterator();
         while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (!segment.listed) list.appendAssumeCapacity(segment);
         std.mem.sortUnstable(*const Segment, list.items, {}, isOlder);
         return list.items;
@@ -434,21 +435,14 @@ pub const Registry = struct {
     pub fn awaitsDevice(self: *Registry, device: u32) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
-        return false;
+        return doomed_segments.awaitsDevice(&self.doomed, device);
     }
 
     /// Bytes whose release waits for a device.
     pub fn awaitedBytes(self: *Registry, device: u32) u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var sum: u64 = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| {
-            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
-        }
-        return sum;
+        return doomed_segments.awaitedBytes(&self.doomed, device);
     }
 
     /// True while the release of a segment is still to come, or under way.
@@ -478,7 +472,7 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         var iterator: Iterator = .init(self);
         while (iterator.next()) |segment| if (segment.device == device) return true;
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (segment.device == device) return true;
         return false;
     }
@@ -535,16 +529,6 @@ pub const Registry = struct {
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
-    }
-};
-
-const DoomedIterator = struct {
-    node: ?*std.DoublyLinkedList.Node,
-
-    fn next(self: *DoomedIterator) ?*const Segment {
-        const node = self.node orelse return null;
-        self.node = node.next;
-        return @fieldParentPtr("doomed_node", node);
     }
 };
 
