@@ -10,6 +10,7 @@ interface LockedPackage {
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly optionalDependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
 }
 
 const lockfile: { readonly packages: Readonly<Record<string, LockedPackage>> } = JSON.parse(
@@ -31,6 +32,17 @@ test("package-lock.json lists every dependency, also optional ones for other pla
       .map((name) => `${path || "the project"} needs ${name}`),
   );
   expect(missing).toEqual([]);
+});
+
+test("package-lock.json has no version that a package refuses as its peer, not even an optional one", () => {
+  const refused = [...packages].flatMap(([path, { peerDependencies = {} }]) =>
+    Object.entries(peerDependencies).flatMap(([name, range]) => {
+      const version = locked(path, name)?.version;
+      const fits = version === undefined || Bun.semver.satisfies(version, range);
+      return fits ? [] : [`${path} needs ${name} ${range}, not ${version}: npm 10 would add it`];
+    }),
+  );
+  expect(refused).toEqual([]);
 });
 
 test("package-lock.json has the dependencies of package.json", () => {
