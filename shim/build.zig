@@ -110,7 +110,8 @@ fn addPreload(
     addShared(b, core);
     core.addImport("build_options", build_options);
     module.addImport("core", core);
-    module.addImport("acl", core.import_table.get("acl").?);
+    for ([_][]const u8{ "acl", "c_function" }) |shared|
+        module.addImport(shared, core.import_table.get(shared).?);
     module.addImport("build_options", build_options);
     return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }

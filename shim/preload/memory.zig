@@ -34,6 +34,10 @@ pub const Block = struct {
     segment_id: u64 = 0,
     pinned: Pinned = .none,
     written: Written = .{},
+    /// The number of the rule that it matches, from 1; 0 without one.
+    rule: u32 = 0,
+    /// Its backup may stay while it is awake, until the program writes to it.
+    keeps_backup: bool = false,
     /// Of a chunk.
     chunk: ?*anyopaque = null,
     /// Of a mapping.

@@ -13,6 +13,7 @@ const real = @import("real.zig");
 const refusal = @import("refusal.zig");
 const settings = @import("settings.zig");
 const small = @import("small.zig");
+const termination = @import("termination.zig");
 const acl = @import("acl");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
@@ -118,6 +119,7 @@ fn afterFork() callconv(.c) void {
     small.forget();
     contexts.forget();
     own_wake_ups.forget();
+    termination.forget();
     gate.forget();
 }
 
@@ -145,7 +147,9 @@ fn closeSession() core.status.Error!void {
 fn noteFailure(_: core.status.Error) void {}
 
 fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
-    return gate.close(interrupt);
+    try gate.close(interrupt);
+    const started = current() orelse return;
+    if (started.registry.takeOutdated()) return error.Stale;
 }
 
 fn settleGate() void {

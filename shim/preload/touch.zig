@@ -12,12 +12,13 @@ const heap = core.heap.allocator;
 const plans = core.plans;
 const SegmentGroup = core.segment_groups.SegmentGroup;
 
-/// A caller waits for memory that is asleep. False when its call is to fail.
-pub fn touched() bool {
+/// A caller waits for memory that is asleep. False when its call is to fail: a process that was asked to end waits for
+/// nobody, and tries once to wake by itself.
+pub fn touched(is_terminating: bool) bool {
     switch (settings.on_touch) {
         .fail => return false,
-        .hold => return true,
-        .wake => {},
+        .hold => return !is_terminating,
+        .wake => if (is_terminating and own_wake_ups.last().status != .ok) return false,
     }
     const session = start.current() orelse return true;
     if (!own_wake_ups.begin()) return true;

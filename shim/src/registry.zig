@@ -23,6 +23,7 @@ pub const Registry = struct {
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
     /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
+    is_plan_outdated: bool = false,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -82,6 +83,37 @@ pub const Registry = struct {
         if (how == .discard) segment.discards +%= 1;
         if (taken != null and !segment.doomed) self.version += 1;
         return taken;
+    }
+
+    /// Takes the backup of content that is awake; null where it has none.
+    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return null;
+        if (!segment.isClean()) return null;
+        self.version += 1;
+        const taken = segment.content.takeBackup();
+        segment.content.setImmutable(false);
+        return taken;
+    }
+
+    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
+    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return;
+        if (segment.tag == tag) return;
+        segment.tag = tag;
+        self.version += 1;
+        if (segment.moving) self.is_plan_outdated = true;
+    }
+
+    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
+    pub fn takeOutdated(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        defer self.is_plan_outdated = false;
+        return self.is_plan_outdated;
     }
 
     /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.

@@ -418,7 +418,8 @@ pub const Runtime = struct {
     fn noteDead(self: *Runtime, device: u32) void {
         var left: acl.Context = null;
         if (self.library.api.aclrtGetCurrentContext(&left) != acl.code.success) return;
-        self.left_behind.note(left, device, LeftBehind.no_session) catch return; // then AscendCL refuses it when it is put back
+        // Otherwise AscendCL refuses the context when it is put back.
+        self.left_behind.note(left, device, LeftBehind.no_session) catch return;
     }
 
     /// Whether `context` is what this session holds as the primary context of `device`.

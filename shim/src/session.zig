@@ -231,6 +231,13 @@ pub const Session = struct {
         self.stores.trim(&ignored) catch return; // what stays serves the next sleep
     }
 
+    /// Drops the backup that immutable content has kept: the program beside is about to write to it.
+    pub fn dropKeptBackup(self: *Session, address: u64, id: u64) void {
+        const backup = self.registry.takeClean(address, id) orelse return;
+        backup.drop(&self.pool);
+        self.executor.requestSweep(); // gives back what nothing retains
+    }
+
     pub fn segmentInfo(self: *Session, address: u64, id: u64) status.Error!segments.Info {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();

@@ -7,6 +7,7 @@ import { CamemError } from "../errors.ts";
 import { nearestName } from "../options/nearest-name.ts";
 import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
+import { gateway } from "./gateway.ts";
 import { commandHelp, generalHelp } from "./help.ts";
 import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
@@ -16,6 +17,7 @@ import { wake } from "./wake.ts";
 const commands: ReadonlyMap<string, Command> = new Map([
   ["doctor", doctor],
   ["run", runProgram],
+  ["gateway", gateway],
   ["sleep", sleep],
   ["wake", wake],
   ["status", status],

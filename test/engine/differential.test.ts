@@ -284,7 +284,10 @@ describe.each(Object.entries(scripts))("%s", (_, calls) => {
   );
 });
 
-test.each([1, 2, 3, 4])(
+/** `CAMEM_TEST_SEEDS=100` runs that many. */
+const seeds = Array.from({ length: Number(process.env["CAMEM_TEST_SEEDS"] ?? 4) }, (_, index) => index + 1);
+
+test.each(seeds)(
   "random calls have AscendCL's codes and answers, with seed %d",
   async (seed) => {
     await expectSameAnswers(randomCalls(seed, 120));

@@ -132,7 +132,10 @@ const scenarios: readonly Scenario[] = [
   { title: "close() succeeds after a host engine reset the device", name: "hostEngineResetsDevice" },
   { title: "read() reports a failed query of the current context", name: "contextQueryFails" },
   { title: "camem works on threads with a destroyed context over several sessions", name: "staleContexts" },
-  { title: "camem works on threads with a destroyed context after close() failed", name: "closeFailsHalfway" },
+  {
+    title: "camem works on threads with a destroyed context after close() failed",
+    name: "closeFailsHalfway",
+  },
   { title: "read() succeeds when AscendCL refuses a living context once", name: "contextRefusedOnce" },
   {
     title: "malloc() restores a primary context that an earlier session left and a host engine holds",

@@ -13,6 +13,7 @@ const refusal = @import("../refusal.zig");
 const release = @import("../release.zig");
 const small = @import("../small.zig");
 const start = @import("../start.zig");
+const written = @import("../written.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
 
@@ -101,6 +102,7 @@ fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.
     if (size == 0 or size > largest) return call.real_(pointer, size, policy);
     if (!call.isPlain() or attributeOf(policy) == null) return allocateUnmanaged(call, out, size, policy, device, .special);
     const session = start.session() orelse return allocateUnmanaged(call, out, size, policy, device, .refused);
+    if (written.isKept(size, device)) return allocateUnmanaged(call, out, size, policy, device, .rule);
     contexts.noteCurrent(device, false);
     const size_bytes = std.mem.alignForward(u64, size, rounding_bytes) + call.padding();
     var failure: Failure = .{};
@@ -145,6 +147,7 @@ fn place(session: *Session, device: u32, size_bytes: u64, attribute: c_int, fail
         release.release(session, made.address, made.segment_id);
         return err;
     };
+    written.noteNew(made.address);
     return made.address;
 }
 

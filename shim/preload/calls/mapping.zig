@@ -11,6 +11,7 @@ const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const sharing = @import("../sharing.zig");
 const start = @import("../start.zig");
+const written = @import("../written.zig");
 const Session = core.session.Session;
 const heap = core.heap.allocator;
 
@@ -76,7 +77,13 @@ fn map(
 ) acl.Error {
     const call = real.function(name, Map) orelse return refusal.missing;
     const is_free = !memory.isUsed(@intFromPtr(pointer), size);
-    if (!handles.isVirtual(handle)) return if (is_free) call(pointer, size, offset, handle, flags) else refusal.bad_range;
+    if (!handles.isVirtual(handle)) {
+        const code = call(pointer, size, offset, handle, flags);
+        if (code != acl.code.success or is_free) return code;
+        // What the program maps there already is asleep, which AscendCL cannot know.
+        const unmap = real.function("aclrtUnmapMem", OfPointer) orelse return code;
+        return if (unmap(pointer) == acl.code.success) refusal.bad_range else code;
+    }
     const session = start.current() orelse return refusal.stale_handle;
     if (pointer == null or size == 0 or flags != 0) return acl.code.invalid_param;
     if (offset != 0) return acl.code.rt_param_invalid;
@@ -148,6 +155,7 @@ const Mapping = struct {
             };
         }
         block.pinned = own.pinned;
+        written.noteNew(self.address);
         return code;
     }
 };
