@@ -49,3 +49,14 @@ test("package-lock.json has the dependencies of package.json", () => {
   const { dependencies, devDependencies, peerDependencies } = manifest;
   expect(lockfile.packages[""]).toMatchObject({ dependencies, devDependencies, peerDependencies });
 });
+
+test("package-lock.json has a version that fits for every peer that it lists, as npm 10 demands", () => {
+  const unfit = [...packages].flatMap(([path, { peerDependencies = {} }]) =>
+    Object.entries(peerDependencies).flatMap(([name, range]) => {
+      const version = path === "" ? undefined : locked(path, name)?.version;
+      if (version === undefined || Bun.semver.satisfies(version, range)) return [];
+      return [`${path} needs ${name} ${range}, not ${version}`];
+    }),
+  );
+  expect(unfit).toEqual([]);
+});
