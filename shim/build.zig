@@ -47,12 +47,6 @@ pub fn build(b: *std.Build) void {
             installBelow(b, addPreload(b, target, optimize, "preload/preload.zig", "camem_preload"), platform.name),
             installBelow(b, emulator, b.fmt("{s}/emulator", .{platform.name})),
         };
-        if (platform.arch == b.graph.host.result.cpu.arch) {
-            const root = "preload/with_triggers.zig";
-            const triggers = addPreload(b, target, optimize, root, "camem_preload_with_triggers");
-            b.step("preload-triggers", "build the preload library with triggers for tests")
-                .dependOn(installBelow(b, triggers, "."));
-        }
         for (steps) |step| {
             release.dependOn(step);
             if (platform.arch == b.graph.host.result.cpu.arch) b.getInstallStep().dependOn(step);
@@ -116,7 +110,8 @@ fn addPreload(
     addShared(b, core);
     core.addImport("build_options", build_options);
     module.addImport("core", core);
-    module.addImport("acl", core.import_table.get("acl").?);
+    for ([_][]const u8{ "acl", "c_function" }) |shared|
+        module.addImport(shared, core.import_table.get(shared).?);
     module.addImport("build_options", build_options);
     return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }

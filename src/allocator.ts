@@ -2,13 +2,13 @@ import { CamemError, formatValue } from "./errors.ts";
 import {
   abandonAttachment,
   aclLibraryFor,
-  allocateSegment,
   attach,
   detach,
   endOwnAttachments,
   localNative,
 } from "./ffi/index.ts";
 import { InstanceSlot } from "./instance.ts";
+import { allocateOnDevice } from "./memory/allocate.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -30,6 +30,7 @@ import {
   environmentNames,
   resolveConfig,
 } from "./options/allocator-options.ts";
+import { warnOfMisspeltVariables } from "./options/variables.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import {
   presetPolicies,
@@ -103,6 +104,7 @@ export class CaMemAllocator {
     const existing = open.get();
     if (existing === undefined) {
       const created = new CaMemAllocator(resolveConfig(options));
+      warnOfMisspeltVariables(process.env);
       open.set(created);
       return created;
     }
@@ -175,7 +177,7 @@ export class CaMemAllocator {
     const tag = options.tag ?? this.#regions.tag ?? defaultTag;
     checkTag(tag);
     const device = this.#device(options.device);
-    const segment = allocateSegment(device, this.#table.tagId(tag), sizeBytes);
+    const segment = allocateOnDevice(device, this.#table.tagId(tag), sizeBytes);
     const release = segmentRelease(segment);
     return new DeviceBuffer(this.#owner, { segment, offsetBytes: 0, sizeBytes, tag, device, release });
   }

@@ -142,6 +142,7 @@ function errorOf(error: unknown): OpenAiError {
   const { name, code } = (error ?? {}) as { readonly name?: unknown; readonly code?: unknown };
   if (name === "AbortError" || code === "ABORTED" || code === "CLOSED")
     return new OpenAiError(503, message, null, "aborted", { "retry-after": "1" });
-  process.emitWarning(error instanceof Error ? error : message);
+  // emitWarning takes no DOMException, although it is an Error.
+  process.emitWarning(error instanceof Error && !(error instanceof DOMException) ? error : message);
   return new OpenAiError(500, "an internal error; see the server's warnings");
 }

@@ -88,7 +88,7 @@ fn segments(target: []engines.EngineSegment) core.status.Error!u64 {
         .size_bytes = block.size_bytes,
         .device = block.device,
         .written = @bitCast(block.written),
-        .rule = 0,
+        .rule = block.rule,
         .pin = @intFromEnum(block.pinned),
         .allocations = allocationsIn(block),
     };

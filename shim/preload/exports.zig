@@ -7,15 +7,23 @@ const files = .{
     @import("calls/copy.zig"),
     @import("calls/device.zig"),
     @import("calls/malloc.zig"),
+    @import("calls/mapping.zig"),
+    @import("calls/physical.zig"),
+    @import("calls/query.zig"),
+    @import("calls/sharing.zig"),
 };
 
 comptime {
     @setEvalBranchQuota(1_000_000);
     for (files) |file| {
         for (@typeInfo(file).@"struct".decls) |declaration| {
-            if (std.mem.startsWith(u8, declaration.name, "acl"))
+            if (isCall(declaration.name))
                 @export(&@field(file, declaration.name), .{ .name = declaration.name });
         }
     }
     for (launch.calls) |call| @export(launch.gated(call), .{ .name = call.name });
+}
+
+fn isCall(name: []const u8) bool {
+    return std.mem.startsWith(u8, name, "acl") or std.mem.startsWith(u8, name, "Hccl");
 }

@@ -42,6 +42,8 @@ var waiting: std.atomic.Value(u32) = .init(0);
 var touches: std.atomic.Value(u64) = .init(0);
 /// The process ends: nobody waits any more.
 var ending: std.atomic.Value(bool) = .init(false);
+/// The process was asked to end while callers waited.
+var terminating: std.atomic.Value(bool) = .init(false);
 
 /// Lets a call begin, until `leave`. False where it must wait first.
 pub inline fn tryEnter() bool {
@@ -86,6 +88,16 @@ pub fn endWait() void {
 /// Returns when the state is no longer that of `word`, and after a moment in any case.
 pub fn waitForChange(seen: u32) void {
     sync.waitWhile(&state, seen, longest_wait_ns);
+}
+
+/// The process is asked to end. A signal handler may call this.
+pub fn terminate() void {
+    terminating.store(true, .release);
+    sync.wakeAll(&state);
+}
+
+pub fn isTerminating() bool {
+    return terminating.load(.acquire);
 }
 
 pub fn isEnding() bool {
@@ -139,6 +151,7 @@ const poll_ns = 100 * std.time.ns_per_us;
 
 /// A plan has ended.
 pub fn settle(any_asleep: bool) void {
+    if (!any_asleep) terminating.store(false, .release);
     set(if (any_asleep) .asleep else .open);
 }
 
@@ -183,5 +196,6 @@ pub fn forget() void {
     if (own.depth > 0) callsOf(own).store(1, .monotonic);
     waiting.store(0, .monotonic);
     touches.store(0, .monotonic);
+    terminating.store(false, .monotonic);
     state.store(@intFromEnum(State.unstarted), .seq_cst);
 }

@@ -34,10 +34,16 @@ pub const Block = struct {
     segment_id: u64 = 0,
     pinned: Pinned = .none,
     written: Written = .{},
+    /// The number of the rule that it matches, from 1; 0 without one.
+    rule: u32 = 0,
+    /// Its backup may stay while it is awake, until the program writes to it.
+    keeps_backup: bool = false,
     /// Of a chunk.
     chunk: ?*anyopaque = null,
     /// Of a mapping.
     handle: u64 = 0,
+    /// The record of a segment that was pinned: it is in no table.
+    detached: ?*core.segments.Segment = null,
     borrowed: core.segments.Borrowed = undefined,
 
     pub fn end(self: *const Block) u64 {
@@ -99,11 +105,64 @@ pub fn at(address: u64) ?*Block {
     return if (block.start == address) block else null;
 }
 
+/// What is known of the memory that an address is in.
+pub const Found = struct { start: u64, size_bytes: u64, device: u32, kind: Kind, segment_id: u64 };
+
+pub fn find(address: u64) ?Found {
+    mutex.lock();
+    defer mutex.unlock();
+    const block = containing(address) orelse return null;
+    return .{
+        .start = block.start,
+        .size_bytes = block.size_bytes,
+        .device = block.device,
+        .kind = block.kind,
+        .segment_id = block.segment_id,
+    };
+}
+
 /// Whether an address is in memory that the program holds.
 pub fn isKnown(pointer: ?*const anyopaque) bool {
     mutex.lock();
     defer mutex.unlock();
     return containing(@intFromPtr(pointer)) != null;
+}
+
+/// Whether any memory that the library keeps is in a range, awake or asleep.
+pub fn isUsed(address: u64, size_bytes: u64) bool {
+    mutex.lock();
+    defer mutex.unlock();
+    const end = address +| size_bytes;
+    if (containing(address)) |block| if (block.kind != .unmanaged) return true;
+    for (blocks.items[indexAfter(address)..]) |block| {
+        if (block.start >= end) return false;
+        if (block.kind != .unmanaged) return true;
+    }
+    return false;
+}
+
+/// Whether an address is in memory that the program allocated, and that is a mapping only to the library.
+pub fn isAllocation(pointer: ?*const anyopaque) bool {
+    mutex.lock();
+    defer mutex.unlock();
+    const block = containing(@intFromPtr(pointer)) orelse return false;
+    return block.kind == .segment or block.kind == .chunk;
+}
+
+/// The virtual handle of the mapping that begins at an address.
+pub fn handleOf(address: u64) ?u64 {
+    mutex.lock();
+    defer mutex.unlock();
+    const block = at(address) orelse return null;
+    return if (block.kind == .mapping) block.handle else null;
+}
+
+/// What a mapping that is a segment must be restored with.
+pub fn borrowedOf(address: u64) ?*core.segments.Borrowed {
+    mutex.lock();
+    defer mutex.unlock();
+    const block = at(address) orelse return null;
+    return if (block.kind == .mapping and block.segment_id != 0) &block.borrowed else null;
 }
 
 /// Takes the record that begins at an address out of the table. The caller gives it back by `restore` or `destroy`.
@@ -132,6 +191,17 @@ pub fn destroy(block: *Block) void {
 /// Records in the order of their addresses. With the mutex held.
 pub fn all() []const *Block {
     return blocks.items;
+}
+
+/// Gives the segments of pinned memory on one device, or on all, to the library's thread, which releases them.
+pub fn giveDetached(registry: *core.registry.Registry, device: ?u32) void {
+    mutex.lock();
+    defer mutex.unlock();
+    for (blocks.items) |block| {
+        if (device != null and block.device != device.?) continue;
+        registry.keep(block.detached orelse continue);
+        block.detached = null;
+    }
 }
 
 /// Drops the records of one device, or of all, whose memory is gone.

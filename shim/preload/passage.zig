@@ -2,6 +2,7 @@
 
 const gate = @import("gate.zig");
 const start = @import("start.zig");
+const termination = @import("termination.zig");
 const touch = @import("touch.zig");
 
 /// True when a call may go on until `leave`; false when it must fail.
@@ -26,12 +27,14 @@ fn enterSlowly() bool {
 pub fn waitUntilOpen() bool {
     gate.beginWait();
     defer gate.endWait();
+    termination.beginWait();
+    defer termination.endWait();
     while (true) {
         const seen = gate.word();
         switch (gate.stateOf(seen)) {
             .unstarted, .open => return true,
             .moving => {},
-            .asleep => if (!touch.touched()) return false,
+            .asleep => if (!touch.touched(gate.isTerminating())) return false,
         }
         if (gate.isEnding()) return false;
         gate.waitForChange(seen);

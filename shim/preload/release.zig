@@ -4,8 +4,21 @@ const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
 const gate = @import("gate.zig");
+const memory = @import("memory.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
+
+/// Releases the memory of a record that was taken out of the table, and the record.
+pub fn releaseBlock(session: *Session, block: *memory.Block) void {
+    defer memory.destroy(block);
+    const segment = block.detached orelse return release(session, block.start, block.segment_id);
+    var failure: Failure = .{};
+    if (contexts.isIdle(&session.runtime, segment.device)) {
+        if (session.memory.giveBack(segment, &failure)) return session.registry.destroy(segment) else |err| ignore(err);
+    }
+    session.registry.keep(segment);
+    session.executor.requestSweep();
+}
 
 /// Releases a segment that the program has let go of. What a plan moves, what the device may still use, and what
 /// AscendCL refuses is released later, by the library's thread.
@@ -16,11 +29,11 @@ pub fn release(session: *Session, address: u64, segment_id: u64) void {
         var failure: Failure = .{};
         if (session.memory.giveBack(segment, &failure)) {
             session.registry.destroy(segment);
-            if (had_backup) session.pool.trim(&failure) catch |err| ignore(err);
+            if (had_backup) session.trimHost();
             return gate.settleAfterFree(session);
         } else |err| ignore(err);
     }
-    session.registry.stopMoving(segment);
+    _ = session.registry.stopMoving(segment);
     session.executor.requestSweep();
     gate.settleAfterFree(session);
 }

@@ -4,6 +4,7 @@ const std = @import("std");
 const core = @import("core");
 const contexts = @import("contexts.zig");
 const gate = @import("gate.zig");
+const handles = @import("handles.zig");
 const memory = @import("memory.zig");
 const small = @import("small.zig");
 const start = @import("start.zig");
@@ -17,6 +18,8 @@ const longest_wait_ns = 5 * std.time.ns_per_s;
 /// go of it as well.
 pub fn letGoOf(device: u32) void {
     const session = start.current() orelse return;
+    memory.giveDetached(&session.registry, device);
+    handles.drop(device);
     small.drop(device);
     memory.drop(device);
     session.executor.closeDevice(device, longest_wait_ns);
@@ -24,6 +27,8 @@ pub fn letGoOf(device: u32) void {
 }
 
 pub fn closeAll() void {
+    if (start.current()) |session| memory.giveDetached(&session.registry, null);
+    handles.drop(null);
     small.drop(null);
     memory.drop(null);
     start.close();

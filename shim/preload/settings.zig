@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const core = @import("core");
+const rules_module = @import("rules.zig");
 const Session = core.session.Session;
 
 pub const OnTouch = core.engine.OnTouch;
@@ -9,8 +10,29 @@ pub const OnTouch = core.engine.OnTouch;
 /// `CAMEM_ON_TOUCH`: what happens to a call that touches memory which is asleep.
 pub var on_touch: OnTouch = .wake;
 
+const most_rules = 64;
+var parsed: [most_rules]rules_module.Rule = undefined;
+var parsed_count: usize = 0;
+
+pub fn allRules() []const rules_module.Rule {
+    return parsed[0..parsed_count];
+}
+
+pub fn hasRules() bool {
+    return parsed_count > 0;
+}
+
 /// Reads the variables. One that does not parse is as if it were absent: the program must run.
 pub fn load() void {
+    parsed_count = 0;
+    var lines = std.mem.splitScalar(u8, rules(), '\n');
+    while (lines.next()) |line| {
+        if (parsed_count == parsed.len) break;
+        // A line that is no rule matches nothing, and the others keep their numbers.
+        parsed[parsed_count] = rules_module.parse(line) orelse rules_module.nothing;
+        parsed_count += 1;
+    }
+    if (rules().len == 0) parsed_count = 0;
     const text = get("CAMEM_ON_TOUCH") orelse return;
     on_touch = std.meta.stringToEnum(OnTouch, text) orelse return;
 }

@@ -20,14 +20,13 @@ pub const Chunk = struct {
     address: u64,
     size_bytes: u64,
     device: u32,
-    segment_id: u64,
     /// By address, never adjacent. There is always room for the runs that freeing everything could make.
     free: std.ArrayList(Run) = .empty,
     /// The units of the allocation that begins at each unit, or 0.
     lengths: []u32,
     allocations: u32 = 0,
 
-    fn create(device: u32, address: u64, size_bytes: u64, segment_id: u64) error{OutOfHostMemory}!*Chunk {
+    fn create(device: u32, address: u64, size_bytes: u64) error{OutOfHostMemory}!*Chunk {
         const chunk = heap.create(Chunk) catch return error.OutOfHostMemory;
         errdefer heap.destroy(chunk);
         const units: u32 = @intCast(size_bytes / unit_bytes);
@@ -38,7 +37,6 @@ pub const Chunk = struct {
             .address = address,
             .size_bytes = size_bytes,
             .device = device,
-            .segment_id = segment_id,
             .lengths = lengths,
         };
         chunk.free.append(heap, .{ .first = 0, .count = units }) catch return error.OutOfHostMemory;
@@ -92,7 +90,7 @@ pub const Chunk = struct {
     }
 
     /// The allocation that an address is in.
-    pub fn allocationAt(self: *const Chunk, address: u64) ?Allocation {
+    fn allocationAt(self: *const Chunk, address: u64) ?Allocation {
         const unit: u32 = @intCast((address - self.address) / unit_bytes);
         var first = unit;
         while (self.lengths[first] == 0) {
@@ -134,7 +132,7 @@ fn grow(session: *Session, device: u32, held_bytes: u64, failure: *Failure) core
     chunks.ensureUnusedCapacity(heap, 1) catch return error.OutOfHostMemory;
     const made = try session.allocate(device, 0, size_bytes, failure);
     errdefer session.free(made.address, made.segment_id, failure) catch {};
-    const chunk: *Chunk = try .create(device, made.address, size_bytes, made.segment_id);
+    const chunk: *Chunk = try .create(device, made.address, size_bytes);
     errdefer chunk.destroy();
     _ = try memory.add(.{
         .start = made.address,
@@ -148,15 +146,13 @@ fn grow(session: *Session, device: u32, held_bytes: u64, failure: *Failure) core
     return chunk;
 }
 
-pub const Released = struct { address: u64, segment_id: u64 };
-
 /// What `free` found at an address.
 pub const Freed = union(enum) {
     /// No small allocation begins there.
     unknown,
     done,
-    /// The last allocation of a chunk: the caller releases its segment.
-    empty: Released,
+    /// The last allocation of a chunk: the caller releases this record and its segment.
+    empty: *memory.Block,
 };
 
 pub fn free(address: u64) Freed {
@@ -167,11 +163,18 @@ pub fn free(address: u64) Freed {
     if (found.start != address) return .unknown;
     chunk.give(@intCast((address - chunk.address) / unit_bytes));
     if (chunk.allocations > 0 or isLast(chunk)) return .done;
-    const released: Released = .{ .address = chunk.address, .segment_id = chunk.segment_id };
-    if (memory.take(chunk.address, &.{.chunk})) |block| memory.destroy(block);
+    const block = memory.take(chunk.address, &.{.chunk});
     _ = chunks.swapRemove(std.mem.indexOfScalar(*Chunk, chunks.items, chunk).?);
     chunk.destroy();
-    return .{ .empty = released };
+    return if (block) |taken| .{ .empty = taken } else .done;
+}
+
+/// The small allocation that an address is in.
+pub fn allocationAt(address: u64) ?Allocation {
+    mutex.lock();
+    defer mutex.unlock();
+    const chunk = chunkAt(address) orelse return null;
+    return chunk.allocationAt(address);
 }
 
 fn chunkAt(address: u64) ?*Chunk {

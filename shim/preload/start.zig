@@ -6,12 +6,14 @@ const core = @import("core");
 const contexts = @import("contexts.zig");
 const control = @import("control.zig");
 const gate = @import("gate.zig");
+const handles = @import("handles.zig");
 const memory = @import("memory.zig");
 const own_wake_ups = @import("own_wake_ups.zig");
 const real = @import("real.zig");
 const refusal = @import("refusal.zig");
 const settings = @import("settings.zig");
 const small = @import("small.zig");
+const termination = @import("termination.zig");
 const acl = @import("acl");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
@@ -21,8 +23,6 @@ var opened: std.atomic.Value(?*Session) = .init(null);
 var registered = false;
 /// Why the last start failed.
 var failure: Failure = .{};
-/// Of the process: grows in each child of fork().
-pub var generation: u32 = 0;
 
 const beside_runtime: core.runtime.Beside = .{
     .createContext = &createContext,
@@ -48,8 +48,6 @@ fn open() ?*Session {
     defer mutex.unlock();
     if (current()) |started| return started;
     register();
-    const masked = SignalMask.block();
-    defer masked.restore();
     const started = openSession() catch {
         gate.start();
         return null;
@@ -89,14 +87,16 @@ const Symbols = struct {
 fn register() void {
     if (registered) return;
     registered = true;
-    _ = pthread_atfork(&beforeFork, &afterForkInParent, &afterFork);
+    _ = __register_atfork(&beforeFork, &afterForkInParent, &afterFork, null);
     _ = atexit(&atExit);
 }
 
-extern "c" fn pthread_atfork(
+/// What pthread_atfork is made of: that name is no symbol of every glibc.
+extern "c" fn __register_atfork(
     prepare: ?*const fn () callconv(.c) void,
     parent: ?*const fn () callconv(.c) void,
     child: ?*const fn () callconv(.c) void,
+    object: ?*anyopaque,
 ) c_int;
 extern "c" fn atexit(function: *const fn () callconv(.c) void) c_int;
 
@@ -115,10 +115,11 @@ fn afterFork() callconv(.c) void {
     opened.store(null, .release);
     core.attach.forget();
     memory.forget();
+    handles.forget();
     small.forget();
     contexts.forget();
     own_wake_ups.forget();
-    generation +%= 1;
+    termination.forget();
     gate.forget();
 }
 
@@ -146,7 +147,9 @@ fn closeSession() core.status.Error!void {
 fn noteFailure(_: core.status.Error) void {}
 
 fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
-    return gate.close(interrupt);
+    try gate.close(interrupt);
+    const started = current() orelse return;
+    if (started.registry.takeOutdated()) return error.Stale;
 }
 
 fn settleGate() void {
@@ -183,21 +186,3 @@ fn setAccess(address: *anyopaque, size: usize, access: *const acl.MemAccessDesc,
     const call = real.function("aclrtMemSetAccess", Call) orelse return refusal.missing;
     return call(address, size, access, count);
 }
-
-/// Signals are the program's: no thread of the library takes any. New threads inherit the mask of their creator.
-const SignalMask = struct {
-    before: std.c.sigset_t,
-
-    fn block() SignalMask {
-        var all: std.c.sigset_t = undefined;
-        _ = std.c.sigfillset(&all);
-        var self: SignalMask = .{ .before = undefined };
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &all, &self.before);
-        return self;
-    }
-
-    fn restore(self: SignalMask) void {
-        var replaced: std.c.sigset_t = undefined;
-        _ = std.c.pthread_sigmask(std.posix.SIG.SETMASK, &self.before, &replaced);
-    }
-};

@@ -12,96 +12,54 @@ const heap = core.heap.allocator;
 const plans = core.plans;
 const SegmentGroup = core.segment_groups.SegmentGroup;
 
-/// After a wake-up that failed, how long until the next attempt: doubled each time up to the longest.
-const first_pause_ns = 500 * std.time.ns_per_ms;
-const longest_pause_ns = 30 * std.time.ns_per_s;
-
-/// One caller at a time wakes everything.
-var mutex: core.sync.Mutex = .{};
-var waking = false;
-var pause_ns: u64 = first_pause_ns;
-var next_attempt_ns: u64 = 0;
-
-/// A caller waits for memory that is asleep. False when its call is to fail.
-pub fn touched() bool {
+/// A caller waits for memory that is asleep. False when its call is to fail: a process that was asked to end waits for
+/// nobody, and tries once to wake by itself.
+pub fn touched(is_terminating: bool) bool {
     switch (settings.on_touch) {
         .fail => return false,
-        .hold => return true,
-        .wake => {},
+        .hold => return !is_terminating,
+        .wake => if (is_terminating and own_wake_ups.last().status != .ok) return false,
     }
     const session = start.current() orelse return true;
-    if (!begin()) return true;
-    end(wakeEverything(session));
+    if (!own_wake_ups.begin()) return true;
+    var failure: Failure = .{};
+    own_wake_ups.end(wakeEverything(session, &failure), &failure);
     return true;
 }
 
-fn begin() bool {
-    mutex.lock();
-    defer mutex.unlock();
-    if (waking or core.sync.now() < next_attempt_ns) return false;
-    waking = true;
-    return true;
-}
-
-pub const Attempt = struct { err: ?core.status.Status = null, failure: Failure = .{}, other: bool = false };
-
-fn end(attempt: Attempt) void {
-    mutex.lock();
-    defer mutex.unlock();
-    waking = false;
-    if (attempt.other) return; // another plan ran meanwhile
-    own_wake_ups.note(attempt.err orelse .ok, &attempt.failure);
-    if (attempt.err == null) {
-        pause_ns = first_pause_ns;
-        next_attempt_ns = 0;
-        return;
-    }
-    next_attempt_ns = core.sync.now() + pause_ns;
-    pause_ns = @min(2 * pause_ns, longest_pause_ns);
-}
-
-fn wakeEverything(session: *Session) Attempt {
-    return runOnAll(session, .restore);
-}
-
-/// Offloads all that is awake, or wakes all that is asleep, on the library's thread, and waits for it.
-pub fn runOnAll(session: *Session, direction: plans.Action) Attempt {
-    const ticket = submit(session, direction) catch |err| return switch (err) {
-        error.Busy, error.Stale => .{ .other = true },
-        else => .{ .err = core.status.fromError(err) },
+/// Wakes all that is asleep, on the library's thread, and waits for it. Null where another plan runs.
+fn wakeEverything(session: *Session, failure: *Failure) ?core.status.Status {
+    const ticket = submit(session) catch |err| return switch (err) {
+        error.Busy, error.Stale => null,
+        else => core.status.fromError(err),
     };
-    var attempt: Attempt = .{};
     while (true) {
-        session.waitForPlan(ticket, std.time.ns_per_s) catch return .{ .other = true };
-        const progress = session.pollPlan(ticket, &attempt.failure) catch return .{ .other = true };
+        session.waitForPlan(ticket, std.time.ns_per_s) catch return null;
+        const progress = session.pollPlan(ticket, failure) catch return null;
         if (progress.phase != @intFromEnum(plans.Phase.done)) continue;
-        if (progress.complete == 0) attempt.err = @enumFromInt(progress.status);
-        return attempt;
+        return if (progress.complete == 1) .ok else @enumFromInt(progress.status);
     }
 }
 
-/// The action for segments in a state: what has its content somewhere is restored, and the rest is mapped.
-fn actionFor(state: core.segments.State, direction: plans.Action) ?plans.Action {
-    return switch (state) {
-        .mapped => if (direction == .offload) .offload else null,
-        .offloaded => if (direction == .offload) null else .restore,
-        .discarded => if (direction == .offload) null else .remap,
-    };
-}
-
-fn submit(session: *Session, direction: plans.Action) core.status.Error!u64 {
+/// What has its content somewhere is restored, and the rest is mapped.
+fn submit(session: *Session) core.status.Error!u64 {
     const everything = std.math.maxInt(u64);
     const groups, const version = try groupsOf(session, everything);
     defer heap.free(groups);
     var steps: std.ArrayList(plans.PlanStep) = .empty;
     defer steps.deinit(heap);
     for (groups) |group| {
-        const action = actionFor(@enumFromInt(group.state), direction) orelse continue;
+        const state: core.segments.State = @enumFromInt(group.state);
+        const action: plans.Action = switch (state) {
+            .mapped => continue,
+            .offloaded => .restore,
+            .discarded => .remap,
+        };
         if (group.moving == 1) return error.Busy;
         steps.append(heap, stepOf(group, action)) catch return error.OutOfHostMemory;
     }
     if (steps.items.len == 0) return error.Stale;
-    return session.submitPlan(steps.items, .{ .last_segment_id = everything, .version = version }, false);
+    return session.submitPlan(steps.items, .{ .last_segment_id = everything, .version = version }, .{});
 }
 
 fn groupsOf(session: *Session, last_segment_id: u64) core.status.Error!struct { []SegmentGroup, u64 } {

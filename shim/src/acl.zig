@@ -237,6 +237,7 @@ pub const Api = struct {
     aclrtResetDevice: *const fn (i32) callconv(.c) Error,
     aclrtGetCurrentContext: *const fn (*Context) callconv(.c) Error,
     aclrtSetCurrentContext: *const fn (Context) callconv(.c) Error,
+    aclrtGetPrimaryCtxState: ?*const fn (i32, ?*u32, *i32) callconv(.c) Error,
     aclrtSynchronizeDevice: *const fn () callconv(.c) Error,
     aclrtSynchronizeDeviceWithTimeout: ?*const fn (i32) callconv(.c) Error,
     aclrtCreateStream: *const fn (*Stream) callconv(.c) Error,

@@ -70,6 +70,8 @@ pub const Pin = enum(u32) {
     exported,
     /// Other processes may use it (aclrtIpcMemGetExportKey).
     ipc_key,
+    /// A communicator knows it (HcclCommRegister).
+    registered,
     /// Its physical memory is mapped more than once, or in part.
     mapped_in_part,
     /// Asked for with a policy or configuration that segments cannot have.

@@ -23,6 +23,7 @@ pub const Registry = struct {
     /// Grows with each change that makes a plan for the table as it was before wrong. New segments and those that are
     /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
+    is_plan_outdated: bool = false,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -84,22 +85,95 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    /// Takes the backup of content that is awake; null where it has none.
+    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return null;
+        if (!segment.isClean()) return null;
+        self.version += 1;
+        const taken = segment.content.takeBackup();
+        segment.content.setImmutable(false);
+        return taken;
+    }
+
+    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
+    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = self.find(address, id) catch return;
+        if (segment.tag == tag) return;
+        segment.tag = tag;
+        self.version += 1;
+        if (segment.moving) self.is_plan_outdated = true;
+    }
+
+    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
+    pub fn takeOutdated(self: *Registry) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        defer self.is_plan_outdated = false;
+        return self.is_plan_outdated;
+    }
+
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
-        segment.moving = true;
         self.version += 1; // a plan made before would leave it out
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
-    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
-    pub fn letGo(self: *Registry, segment: *Segment) bool {
+    /// As `claim`, whether the segment is awake or asleep.
+    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const segment = try self.findAtRest(address, id);
+        self.version += 1;
+        self.startMoving(segment);
+        return segment;
+    }
+
+    /// Returns once nothing moves a segment, or there is none.
+    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        while (true) {
+            const segment = self.find(address, id) catch return;
+            if (!segment.moving) return;
+            self.changed.wait(&self.mutex);
+        }
+    }
+
+    /// Gives a claimed segment that is not mapped another address range, one of ours.
+    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        _ = self.segments.remove(segment.address);
+        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
+        segment.borrowed = null;
+        segment.address = address;
+        self.segments.putAssumeCapacity(address, segment);
+    }
+
+    /// Marks a claimed segment for release by the caller.
+    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.markDoomed(segment);
+    }
+
+    /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
+    fn startMoving(self: *Registry, segment: *Segment) void {
+        segment.moving = true;
+        self.waitForPins(segment);
+    }
+
+    /// Ends what `claim`, `doom` and `takeDoomed` began. True when the segment is doomed: a sweep must release it.
+    pub fn stopMoving(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.moving = false;
@@ -201,6 +275,13 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// As `find`, of a segment that nobody moves or releases. With the mutex held.
+    fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        return if (segment.moving) error.Moving else segment;
+    }
+
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
@@ -239,9 +320,7 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
@@ -262,9 +341,7 @@ pub const Registry = struct {
     ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         const backup = switch (segment.content) {
             .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
@@ -295,8 +372,7 @@ pub const Registry = struct {
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
         if (segment.moving) return null;
-        segment.moving = true;
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -371,13 +447,6 @@ pub const Registry = struct {
         var doomed: DoomedIterator = .{ .node = self.doomed.first };
         while (doomed.next()) |segment| if (segment.device == device) return true;
         return false;
-    }
-
-    pub fn stopMoving(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        segment.moving = false;
-        self.changed.broadcast();
     }
 
     /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const LeftBehind = @import("left_behind.zig").LeftBehind;
 const loader = @import("loader.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
@@ -65,6 +66,10 @@ pub const Beside = struct {
     ) status.Error!void,
 };
 
+fn nextSession() u64 {
+    return sessions.fetchAdd(1, .monotonic);
+}
+
 /// Who has to undo `aclInit`.
 const Initialization = enum { ours, counted, foreign };
 
@@ -79,7 +84,7 @@ pub const Runtime = struct {
     library: loader.Library,
     initialization: Initialization,
     device_count: u32,
-    /// Tells the contexts of this session from those of earlier ones.
+    /// Tells the contexts that are alive from those of earlier sessions; another number once a device was reset.
     session: u64,
     left_behind: LeftBehind,
     beside: ?*const Beside,
@@ -92,7 +97,7 @@ pub const Runtime = struct {
             .beside = beside,
             .initialization = .foreign,
             .device_count = 0,
-            .session = sessions.fetchAdd(1, .monotonic),
+            .session = nextSession(),
             .left_behind = try .ofProcess(),
         };
         if (beside == null) self.initialization = try self.initialize(failure);
@@ -347,7 +352,7 @@ pub const Runtime = struct {
             }
         }
         const context = self.devices[device].context;
-        defer self.left_behind.markDead(context);
+        self.session = nextSession(); // the context dies, whatever the call returns
         return if (self.beside == null) self.resetDevice(device, failure) else self.destroyContext(context, failure);
     }
 
@@ -374,64 +379,77 @@ pub const Runtime = struct {
 
     fn makeCurrent(self: *Runtime, context: acl.Context, device: u32, failure: *Failure) status.Error!void {
         const code = self.library.api.aclrtSetCurrentContext(context);
-        self.check("aclrtSetCurrentContext", code, 0, 0, failure) catch |err| {
-            if (code != acl.code.rt_param_invalid) return err;
+        if (code == acl.code.rt_param_invalid) {
+            if (try self.becomesCurrent(context, device, failure)) return;
+            self.describe("aclrtSetCurrentContext", code, 0, 0, failure);
             self.mutex.lock();
             defer self.mutex.unlock();
             self.devices[device].gone = true;
             return error.DeviceLost;
-        };
-    }
-};
-
-/// The context that a scope left current on this thread because it had found none, and the session that it is of. It
-/// may die with a reset of its device, and what AscendCL then says is current is not documented, so it is never put
-/// back after that.
-const LeftBehind = struct {
-    context: sync.PerThread,
-    session: sync.PerThread,
-
-    var process: ?LeftBehind = null;
-
-    /// Called while attaching, which one thread does at a time.
-    fn ofProcess() status.Error!LeftBehind {
-        if (process) |known| return known;
-        const context: sync.PerThread = try .create();
-        errdefer context.delete();
-        const created: LeftBehind = .{ .context = context, .session = try .create() };
-        process = created;
-        return created;
+        }
+        return self.check("aclrtSetCurrentContext", code, 0, 0, failure);
     }
 
-    fn note(self: LeftBehind, context: acl.Context, session: u64) status.Error!void {
-        try self.context.set(0); // no earlier context passes as this session's
-        try self.session.set(session);
-        try self.context.set(@intFromPtr(context));
+    /// Whether `context` still is the primary context of `device`; then it is current on this thread afterwards. False
+    /// as well where AscendCL cannot tell. Never passes a context on that may be dead, which is undefined.
+    fn becomesCurrent(self: *Runtime, context: acl.Context, device: u32, failure: *Failure) status.Error!bool {
+        const api = &self.library.api;
+        if (self.beside != null) return false; // contexts of its own are no primary ones
+        const stateOf = api.aclrtGetPrimaryCtxState orelse return false;
+        var active: i32 = 0;
+        try self.check("aclrtGetPrimaryCtxState", stateOf(@intCast(device), null, &active), 0, 0, failure);
+        if (active == 0) return false;
+        // Others hold the device, so this hold neither opens nor closes it.
+        try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
+        defer self.giveHoldBack(device);
+        var primary: acl.Context = null;
+        try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&primary), 0, 0, failure);
+        return primary == context;
     }
 
-    /// The context may have died just now: it is of no session any more.
-    fn markDead(self: LeftBehind, context: acl.Context) void {
-        if (self.context.get() == @intFromPtr(context)) self.session.set(0) catch return; // which needs no memory
+    fn giveHoldBack(self: *Runtime, device: u32) void {
+        if (self.library.api.aclrtResetDevice(@intCast(device)) == acl.code.success) return;
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.devices[device].stray_holds +|= 1;
     }
 
-    /// Whether `context` is what an earlier session left on this thread.
-    fn isDead(self: LeftBehind, context: acl.Context, session: u64) bool {
-        return self.context.get() == @intFromPtr(context) and self.session.get() != session;
+    /// Records that the context that a failed opening left current on this thread has died.
+    fn noteDead(self: *Runtime, device: u32) void {
+        var left: acl.Context = null;
+        if (self.library.api.aclrtGetCurrentContext(&left) != acl.code.success) return;
+        // Otherwise AscendCL refuses the context when it is put back.
+        self.left_behind.note(left, device, LeftBehind.no_session) catch return;
+    }
+
+    /// Whether `context` is what this session holds as the primary context of `device`.
+    fn holds(self: *Runtime, context: acl.Context, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const slot = &self.devices[device];
+        return slot.context == context and !slot.gone;
     }
 };
 
 /// Makes the primary context of a device current on this thread for as long as it lasts.
 pub const Scope = struct {
     runtime: *Runtime,
+    device: u32,
+    /// Ours; null until it is opened.
+    entered: acl.Context = null,
     /// The context that was current before; null when there was none, or the same one.
     previous: acl.Context,
 
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
         const found = try currentContext(runtime, failure);
-        var scope: Scope = .{ .runtime = runtime, .previous = found };
+        var scope: Scope = .{ .runtime = runtime, .device = device, .previous = found };
         errdefer scope.abandon();
-        const context = try runtime.contextOf(device, failure);
-        if (found == null) try runtime.left_behind.note(context, runtime.session);
+        const context = runtime.contextOf(device, failure) catch |err| {
+            if (found == null) runtime.noteDead(device);
+            return err;
+        };
+        scope.entered = context;
+        if (found == null) try runtime.left_behind.note(context, device, runtime.session);
         if (context == found) {
             scope.previous = null;
         } else {
@@ -450,7 +468,10 @@ pub const Scope = struct {
             acl.code.rt_context_null, acl.code.rt_param_invalid => return null,
             else => try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure),
         }
-        return if (runtime.left_behind.isDead(found, runtime.session)) null else found;
+        const device = runtime.left_behind.staleDevice(found, runtime.session) orelse return found;
+        if (device >= runtime.device_count) return null; // another library's
+        const is_alive = runtime.holds(found, device) or try runtime.becomesCurrent(found, device, failure);
+        return if (is_alive) found else null;
     }
 
     /// Restores the context that was current before. A failure is reported: the caller's own work would go on in a
@@ -458,9 +479,17 @@ pub const Scope = struct {
     pub fn leave(self: Scope, failure: *Failure) status.Error!void {
         const context = self.previous orelse return;
         const code = self.runtime.library.api.aclrtSetCurrentContext(context);
+        if (code != acl.code.success) self.noteLeft();
         // Its owner may have destroyed the context in the meantime: not a failure of ours.
         if (code == acl.code.rt_param_invalid) return;
         return self.runtime.check("aclrtSetCurrentContext", code, 0, 0, failure);
+    }
+
+    /// The context of the scope stays current on this thread.
+    fn noteLeft(self: Scope) void {
+        const context = self.entered orelse return self.runtime.noteDead(self.device);
+        const session = self.runtime.session;
+        self.runtime.left_behind.note(context, self.device, session) catch return; // as after a failed opening
     }
 
     /// As `leave`, for use after a failure, or on a thread of the shim.

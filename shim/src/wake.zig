@@ -17,9 +17,11 @@ pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void 
     plan.enter(.verifying);
     try plan.checkFiles(failure);
     // Staging is given back as it was found: what is prepared is for a sleep.
-    const reserved_before = devices.memory.pool.counts().reserved_bytes;
-    defer devices.memory.pool.expect(reserved_before);
-    for (plan.devices) |*steps| try devices.on(plan, steps, Devices.takeStaging, failure);
+    const reserved_before = devices.memory.stores.page_locked.counts().reserved_bytes;
+    defer devices.memory.stores.page_locked.expect(reserved_before);
+    for (plan.devices) |*steps| {
+        if (steps.needsStaging(plan.options.verify)) try devices.on(plan, steps, Devices.takeStaging, failure);
+    }
     try devices.onEach(plan, checksum.verifyAsleep, failure);
     plan.enter(if (plan.bytes_total > 0) .copying else .mapping);
     try devices.onEach(plan, mapAndCopy, failure);
@@ -83,7 +85,7 @@ fn markAwake(devices: *Devices, plan: *Plan) void {
     const memory = devices.memory;
     for (plan.steps) |step| {
         const how: @TypeOf(memory.registry.*).Taking = if (step.immutable) .restore_immutable else .restore;
-        if (memory.registry.takeBackup(step.segment, how)) |backup| backup.drop(memory.pool);
+        if (memory.registry.takeBackup(step.segment, how)) |backup| backup.drop(memory.stores);
     }
 }
 

@@ -8,13 +8,17 @@ import { accessFrom, type Command, UsageError } from "./command.ts";
 import { passSignals } from "./signals.ts";
 
 export const gateway: Command = {
-  synopsis: "gateway <file> | gateway --schema | gateway <file> --check",
-  description: [
-    "serves the engines of a YAML file, such as camem.yaml, at one address: they start when they are needed,",
-    "sleep to make room for each other, and start again when they have died;",
-    "--check says whether the file is valid; --schema prints its JSON Schema for editors",
+  synopsis: "gateway <file> [options]",
+  purpose: "serves the engines of a YAML file at one address",
+  details: [
+    "Engines start when they are needed, sleep to make room for each other, and start again when they",
+    "have died. CAMEM_TOKEN protects the administrative routes; without it only this machine may use them.",
   ],
-  options: { schema: { type: "boolean" }, check: { type: "boolean" } },
+  options: {
+    check: { type: "boolean", description: "says whether the file is valid, and serves nothing" },
+    schema: { type: "boolean", description: "prints the JSON Schema of the file, for editors" },
+  },
+  examples: ["gateway camem.yaml", "gateway camem.yaml --check", "gateway --schema"],
   run: ({ schema, check }, operands) => {
     if (schema === true) return printSchema(operands);
     const [file, ...others] = operands;

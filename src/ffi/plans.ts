@@ -35,6 +35,20 @@ export interface PlanStep {
   readonly spilledSegments: number;
 }
 
+/** What a plan may do. */
+export interface PlanOptions {
+  /** Take a checksum of each new backup. */
+  readonly verify: boolean;
+  /** Where AscendCL refuses to page-lock: keep backups in ordinary memory. */
+  readonly pageable: boolean;
+  /** Likewise, in the spill folder; with both, what ordinary memory does not take. */
+  readonly spill: boolean;
+}
+
+function optionBits({ verify, pageable, spill }: PlanOptions): number {
+  return (verify ? abi.planVerify : 0) | (pageable ? abi.planPageable : 0) | (spill ? abi.planSpill : 0);
+}
+
 /** Why the shim refuses a plan: another one runs, or the table has changed since it was made. */
 export type Refusal = "busy" | "stale";
 
@@ -59,7 +73,7 @@ export const planCalls = (exports: () => SharedExports) => {
      * Starts a plan on the shim's thread and returns its ticket. The plan leaves out segments that were allocated or freed since
      * it was made. The shim refuses it, with nothing changed, after any other change of the table or while another plan runs.
      */
-    submitPlan(steps: readonly PlanStep[], basis: PlanBasis, verify: boolean): number | Refusal {
+    submitPlan(steps: readonly PlanStep[], basis: PlanBasis, options: PlanOptions): number | Refusal {
       const { sizeBytes, fields } = abi.PlanStep;
       const bytes = new Uint8Array(steps.length * sizeBytes);
       const view = new DataView(bytes.buffer);
@@ -86,15 +100,15 @@ export const planCalls = (exports: () => SharedExports) => {
           steps.length,
           basis.lastSegmentId,
           basis.version,
-          Number(verify),
+          optionBits(options),
           firstResult,
         ),
       );
     },
 
-    /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
-    submitPreparation(device: number, freeBytes: number): number | Refusal {
-      return ticketOf(exports().camem_host_prepare(device, freeBytes, firstResult));
+    /** Starts page-locking host memory until `freeBytes` are free for the next sleep, or as many as `options` are content with. */
+    submitPreparation(device: number, freeBytes: number, options: PlanOptions): number | Refusal {
+      return ticketOf(exports().camem_host_prepare(device, freeBytes, optionBits(options), firstResult));
     },
 
     /** The progress of a plan; undefined when it ended so long ago that the shim has forgotten it. */

@@ -191,7 +191,14 @@ function pickTags({ tags }: SleepSelection): { readonly tags?: readonly string[]
 }
 
 function usageOf(state: TagUsage["state"], discardedBytes: number): TagUsage {
-  const bytes = { mappedBytes: 0, hostBytes: 0, spilledBytes: 0, checkpointBytes: 0, discardedBytes };
+  const bytes = {
+    mappedBytes: 0,
+    hostBytes: 0,
+    pageableBytes: 0,
+    spilledBytes: 0,
+    checkpointBytes: 0,
+    discardedBytes,
+  };
   return { ...bytes, segments: 0, state };
 }
 

@@ -105,7 +105,7 @@ class HttpConnection implements EngineConnection {
 
   usage(): Record<string, TagUsage> {
     const bytes = this.#bytes * this.#config.devices.length;
-    const none = { hostBytes: 0, spilledBytes: 0, checkpointBytes: 0 };
+    const none = { hostBytes: 0, pageableBytes: 0, spilledBytes: 0, checkpointBytes: 0 };
     const [mappedBytes, discardedBytes] = this.#isAsleep ? [0, bytes] : [bytes, 0];
     const state = this.#isAsleep ? "asleep" : "awake";
     return { [defaultTag]: { ...none, mappedBytes, discardedBytes, segments: 1, state } };

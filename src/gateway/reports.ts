@@ -13,7 +13,7 @@ const durations = {
 };
 
 export function sleepReport(level: 0 | 1 | 2, freedBytes: number, alreadySleeping: boolean): SleepReport {
-  const none = { offloadedBytes: 0, copiedBytes: 0, keptBytes: 0 };
+  const none = { offloadedBytes: 0, copiedBytes: 0, keptBytes: 0, spilledBytes: 0, pageableBytes: 0 };
   return { level, ...none, discardedBytes: freedBytes, freedBytes, alreadySleeping, durations };
 }
 

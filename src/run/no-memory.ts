@@ -20,5 +20,7 @@ export const noHostUsage: HostUsage = {
   pageLockedBytes: 0,
   freeBytes: 0,
   preparedBytes: 0,
+  stagingBytes: 0,
+  pageableBytes: 0,
   budget: noBudget,
 };

@@ -3,9 +3,10 @@
  * runs on the emulator, also where there is an NPU, because its kernels are host functions.
  */
 
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { RemoteAllocator, type RemoteOptions } from "camem";
 import { zigPath } from "../../scripts/native.ts";
 
 const root = resolve(import.meta.dir, "../..");
@@ -19,13 +20,18 @@ export const preloadLibrary = join(native, "libcamem_preload.so");
 /** How the engine has AscendCL: linked, or inside a plug-in that is loaded with RTLD_LOCAL. */
 export type Linkage = "linked" | "plug-in";
 
+/** The engine, or the program that makes one call of AscendCL's for each command. */
+export type Program = Linkage | "probe";
+
 export interface BuiltEngine {
   readonly folder: string;
-  /** The command that starts the engine, without options. */
-  command(linkage: Linkage): string[];
-  /** The preload library with symbols that let tests sleep and wake without a controller. */
-  readonly triggerLibrary: string;
+  /** The command that starts a program, without options. */
+  command(program: Program): string[];
 }
+
+/** Where the engines of this process make their control sockets. */
+const socketFolder = mkdtempSync(join(tmpdir(), "camem-sockets-"));
+process.on("exit", () => rmSync(socketFolder, { recursive: true, force: true }));
 
 const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
 const compilerFlags = ["-target", target, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"];
@@ -51,17 +57,20 @@ export function buildEngine(): BuiltEngine {
   compile(plugIn, backend, ["-shared", "-fPIC", ...ascendcl]);
   compile(join(folder, "engine"), ["main.c", "http.c"]);
   compile(join(folder, "engine-linked"), ["main.c", "http.c", ...backend], ["-DENGINE_LINKED", ...ascendcl]);
-  run([zigPath(), "build", "preload-triggers", "--prefix", folder], join(root, "shim"));
+  compile(join(folder, "probe"), ["probe.c"], ascendcl);
   return {
     folder,
-    command: (linkage) =>
-      linkage === "linked" ? [join(folder, "engine-linked")] : [join(folder, "engine"), "--backend", plugIn],
-    triggerLibrary: join(folder, "libcamem_preload_with_triggers.so"),
+    command: (program) =>
+      ({
+        linked: [join(folder, "engine-linked")],
+        "plug-in": [join(folder, "engine"), "--backend", plugIn],
+        probe: [join(folder, "probe")],
+      })[program],
   };
 }
 
 export interface EngineOptions {
-  readonly linkage?: Linkage;
+  readonly program?: Program;
   /** The library to load in front of AscendCL; none by default. */
   readonly preload?: string;
   readonly arguments?: readonly string[];
@@ -78,6 +87,7 @@ export class EngineProcess implements AsyncDisposable {
       env: {
         LD_LIBRARY_PATH: emulatorFolder,
         CAMEM_EMULATOR_DEVICES: "2",
+        CAMEM_SOCKET_DIR: socketFolder,
         ...(preload === undefined ? {} : { LD_PRELOAD: preload }),
         ...environment,
       },
@@ -90,7 +100,7 @@ export class EngineProcess implements AsyncDisposable {
 
   /** Starts the engine and waits until it is ready. */
   static async start(engine: BuiltEngine, options: EngineOptions = {}): Promise<EngineProcess> {
-    const started = new EngineProcess(engine.command(options.linkage ?? "linked"), options);
+    const started = new EngineProcess(engine.command(options.program ?? "linked"), options);
     await started.answer();
     return started;
   }
@@ -109,6 +119,11 @@ export class EngineProcess implements AsyncDisposable {
     this.process.stdin.write(`${line}\n`);
     this.process.stdin.flush();
     return this.answer();
+  }
+
+  /** Connects to the preload library in the engine, which serves from the first allocation on. */
+  connect(options: RemoteOptions = {}): Promise<RemoteAllocator> {
+    return RemoteAllocator.connect({ path: join(socketFolder, `${this.process.pid}.sock`) }, options);
   }
 
   /** Text of `tokens` characters on one slot. */

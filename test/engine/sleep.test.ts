@@ -8,46 +8,60 @@ let engine: BuiltEngine;
 
 beforeAll(() => {
   engine = buildEngine();
-}, 120_000);
+}, 300_000);
 afterAll(() => rm(engine.folder, { recursive: true, force: true }));
 
 const linkages: readonly Linkage[] = ["linked", "plug-in"];
 
-/** Texts of an engine, with something done between them. */
+type Options = Parameters<typeof EngineProcess.start>[1];
+
+/** The texts of one conversation, with something done before each part. */
 async function texts(
-  options: Parameters<typeof EngineProcess.start>[1],
-  between: string[],
+  options: Options,
+  between: (running: EngineProcess) => Promise<unknown> = async () => undefined,
 ): Promise<string[]> {
   await using running = await EngineProcess.start(engine, options);
-  const found = [await running.generate()];
-  for (const command of between) {
-    await running.ask(command);
-    found.push(await running.generate());
+  const found: string[] = [];
+  for (const command of ["generate 0 8 first", "all 3 second", "generate 1 8 third"]) {
+    await between(running);
+    found.push(await running.ask(command));
   }
-  found.push(await running.ask("all 3 prompt"));
+  await between(running);
   await running.ask("close");
   expect(await running.quit()).toBe(0);
   return found;
 }
 
-describe.each(linkages)("an engine with AscendCL %s", (linkage) => {
+/** Everything sleeps, and frees the device memory that the library holds. */
+async function sleep(running: EngineProcess): Promise<void> {
+  await using allocator = await running.connect();
+  const before = allocator.memGetInfo().freeBytes;
+  const { freedBytes } = await allocator.sleep();
+  expect(allocator.status().gate).toBe("asleep");
+  expect(allocator.memGetInfo().freeBytes).toBeGreaterThan(before + freedBytes / 4);
+}
+
+describe.each(linkages)("an engine with AscendCL %s", (program) => {
   test("the preload library changes nothing in an engine that never sleeps", async () => {
-    const commands = ["generate 1 1 x", "generate 1 1 x"];
-    const bare = await texts({ linkage }, commands);
-    expect(await texts({ linkage, preload: preloadLibrary }, commands)).toEqual(bare);
+    expect(await texts({ program, preload: preloadLibrary })).toEqual(await texts({ program }));
   });
 
-  test("an engine writes the same text when it sleeps between requests", async () => {
-    const preload = engine.triggerLibrary;
-    const asleep = await texts({ linkage, preload }, [
-      "call camem_trigger_sleep",
-      "call camem_trigger_sleep",
-    ]);
-    expect(asleep).toEqual(await texts({ linkage }, ["generate 7 0 x", "generate 7 0 x"]));
+  test("an engine that sleeps before each request wakes by itself and writes the same text", async () => {
+    const asleep = await texts({ program, preload: preloadLibrary }, sleep);
+    expect(asleep).toEqual(await texts({ program }));
+  });
+
+  test("an engine that a controller wakes writes the same text", async () => {
+    const woken = await texts({ program, preload: preloadLibrary }, async (running) => {
+      await using allocator = await running.connect();
+      await allocator.sleep();
+      await allocator.wakeUp();
+      expect(allocator.status()).toMatchObject({ gate: "open", touches: 0 });
+    });
+    expect(woken).toEqual(await texts({ program }));
   });
 });
 
 test.each(["weights", "cache", "constants"])("one changed byte of the %s changes the text", async (what) => {
-  const same = await texts({}, ["generate 7 0 x"]);
-  expect(await texts({}, [`poke ${what} 40`])).not.toEqual(same);
+  expect(await texts({}, (running) => running.ask(`poke ${what} 40`))).not.toEqual(await texts({}));
 });

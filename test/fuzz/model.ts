@@ -58,6 +58,8 @@ export interface ModelOptions {
   readonly poolSegmentBytes: number;
   /** Whether backups beyond the host budget spill to disk; the model counts them as on the host. */
   readonly spills: boolean;
+  /** Whether backups that AscendCL refuses to page-lock stay in ordinary memory; the model counts them as on the host. */
+  readonly pageable: boolean;
   readonly mistake: Mistake | undefined;
 }
 
@@ -403,6 +405,7 @@ export class Model {
       return {
         mappedBytes: at("device"),
         hostBytes: sum(own.filter((segment) => segment.backedUp)),
+        pageableBytes: 0,
         spilledBytes: 0,
         checkpointBytes: 0,
         discardedBytes: at("nowhere"),

@@ -1,7 +1,7 @@
 /** Sleeps and wake-ups: undisturbed, with faults, aborted, with hooks that throw, and several at once. */
 
 import { setFaults } from "../support/device.ts";
-import { attempt, expectSame, type Harness } from "./harness.ts";
+import { attempt, expectSame, expectThat, type Harness } from "./harness.ts";
 import { type Event, expectFaultExplains, expectOutcome, faultCodes, randomFault } from "./memory-events.ts";
 import type { Random } from "./random.ts";
 import {
@@ -67,6 +67,11 @@ export const prepare: Event = async (harness, random, log) => {
   const { preparedBytes } = allocator.hostUsage();
   if (outcome.error && !outcome.error.transitionComplete)
     expectSame("what is prepared after a failure", preparedBytes, before);
+  else if (model.options.pageable && fault !== "")
+    expectThat(
+      model.options.spills || preparedBytes <= model.copiedBytes(request),
+      "more is prepared than needed",
+    );
   else if (!model.options.spills) expectSame("what is prepared", preparedBytes, model.copiedBytes(request));
 };
 

@@ -1,31 +1,39 @@
 //! Calls that only pass the gate: launches, graphs, models, operators and the less usual copies. Their parameters are
 //! words, which are passed on as they are.
 
+const c_function = @import("c_function");
+const memory = @import("../memory.zig");
 const passage = @import("../passage.zig");
 const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
+const written = @import("../written.zig");
 
-const Call = struct { name: [:0]const u8, parameters: usize };
+const Call = struct {
+    name: [:0]const u8,
+    parameters: usize,
+    /// What of its parameters names memory that it writes.
+    target: enum { unknown, first, list } = .unknown,
+};
 
 /// AscendCL's functions that give work on device memory to a device, by the number of their parameters. Parameters that
 /// are floating-point numbers would need a form of their own; none has one.
 pub const calls = [_]Call{
-    .{ .name = "aclrtMemcpyAsyncWithCondition", .parameters = 6 },
+    .{ .name = "aclrtMemcpyAsyncWithCondition", .parameters = 6, .target = .first },
     .{ .name = "aclrtMemcpyAsyncWithDesc", .parameters = 4 },
     .{ .name = "aclrtMemcpyAsyncWithOffset", .parameters = 8 },
-    .{ .name = "aclrtMemcpy2d", .parameters = 7 },
-    .{ .name = "aclrtMemcpy2dAsync", .parameters = 8 },
-    .{ .name = "aclrtMemcpyBatch", .parameters = 9 },
-    .{ .name = "aclrtMemcpyBatchV2", .parameters = 8 },
-    .{ .name = "aclrtMemcpyBatchAsync", .parameters = 10 },
-    .{ .name = "aclrtMemcpyBatchAsyncV2", .parameters = 9 },
+    .{ .name = "aclrtMemcpy2d", .parameters = 7, .target = .first },
+    .{ .name = "aclrtMemcpy2dAsync", .parameters = 8, .target = .first },
+    .{ .name = "aclrtMemcpyBatch", .parameters = 9, .target = .list },
+    .{ .name = "aclrtMemcpyBatchV2", .parameters = 8, .target = .list },
+    .{ .name = "aclrtMemcpyBatchAsync", .parameters = 10, .target = .list },
+    .{ .name = "aclrtMemcpyBatchAsyncV2", .parameters = 9, .target = .list },
     .{ .name = "aclrtMemcpyToSymbol", .parameters = 5 },
     .{ .name = "aclrtMemcpyToSymbolAsync", .parameters = 6 },
     .{ .name = "aclrtMemcpyFromSymbol", .parameters = 5 },
     .{ .name = "aclrtMemcpyFromSymbolAsync", .parameters = 6 },
-    .{ .name = "aclrtReduceAsync", .parameters = 7 },
+    .{ .name = "aclrtReduceAsync", .parameters = 7, .target = .first },
     .{ .name = "aclrtValueWait", .parameters = 4 },
-    .{ .name = "aclrtValueWrite", .parameters = 4 },
+    .{ .name = "aclrtValueWrite", .parameters = 4, .target = .first },
     .{ .name = "aclrtRandomNumAsync", .parameters = 2 },
     .{ .name = "aclrtLaunchHostFunc", .parameters = 3 },
     .{ .name = "aclrtLaunchCallback", .parameters = 4 },
@@ -49,64 +57,32 @@ fn Function(comptime count: usize) type {
     return @Fn(&@as([count]type, @splat(usize)), &@splat(.{}), c_int, .{ .@"callconv" = .c });
 }
 
-inline fn pass(comptime name: [:0]const u8, arguments: anytype) c_int {
-    const call = real.function(name, Function(arguments.len)) orelse return refusal.missing;
+inline fn pass(comptime call: Call, arguments: anytype) c_int {
+    const function = real.function(call.name, Function(call.parameters)) orelse return refusal.missing;
     if (!passage.enter()) return refusal.asleep;
     defer passage.leave();
-    return @call(.auto, call, arguments);
+    switch (call.target) {
+        .unknown => {},
+        .first => written.note(@ptrFromInt(arguments[0]), unknown_source),
+        .list => noteList(arguments[0], arguments[4]),
+    }
+    return @call(.auto, function, arguments);
+}
+
+const unknown_source: memory.Written = .{ .host = true, .device = true };
+
+/// Targets of a batch: an array of so many pointers, which may be null where the call is wrong.
+fn noteList(first: usize, count: usize) void {
+    const most = 4096; // AscendCL refuses more
+    const targets: [*]const ?*anyopaque = @ptrFromInt(if (first == 0) return else first);
+    for (targets[0..@min(count, most)]) |target| written.note(target, unknown_source);
 }
 
 /// The function that stands in front of a call.
 pub fn gated(comptime call: Call) *const Function(call.parameters) {
-    const n = call.name;
-    const U = usize;
-    const Form = switch (call.parameters) {
-        2 => struct {
-            fn entry(a: U, b: U) callconv(.c) c_int {
-                return pass(n, .{ a, b });
-            }
-        },
-        3 => struct {
-            fn entry(a: U, b: U, c: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c });
-            }
-        },
-        4 => struct {
-            fn entry(a: U, b: U, c: U, d: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d });
-            }
-        },
-        5 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e });
-            }
-        },
-        6 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U, f: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e, f });
-            }
-        },
-        7 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U, f: U, g: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e, f, g });
-            }
-        },
-        8 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U, f: U, g: U, h: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e, f, g, h });
-            }
-        },
-        9 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U, f: U, g: U, h: U, i: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e, f, g, h, i });
-            }
-        },
-        10 => struct {
-            fn entry(a: U, b: U, c: U, d: U, e: U, f: U, g: U, h: U, i: U, j: U) callconv(.c) c_int {
-                return pass(n, .{ a, b, c, d, e, f, g, h, i, j });
-            }
-        },
-        else => @compileError("add a form for more parameters"),
-    };
-    return &Form.entry;
+    return c_function.from(Function(call.parameters), struct {
+        inline fn run(arguments: anytype) c_int {
+            return pass(call, arguments);
+        }
+    }.run);
 }

@@ -13,6 +13,7 @@ const refusal = @import("../refusal.zig");
 const release = @import("../release.zig");
 const small = @import("../small.zig");
 const start = @import("../start.zig");
+const written = @import("../written.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
 
@@ -101,6 +102,7 @@ fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.
     if (size == 0 or size > largest) return call.real_(pointer, size, policy);
     if (!call.isPlain() or attributeOf(policy) == null) return allocateUnmanaged(call, out, size, policy, device, .special);
     const session = start.session() orelse return allocateUnmanaged(call, out, size, policy, device, .refused);
+    if (written.isKept(size, device)) return allocateUnmanaged(call, out, size, policy, device, .rule);
     contexts.noteCurrent(device, false);
     const size_bytes = std.mem.alignForward(u64, size, rounding_bytes) + call.padding();
     var failure: Failure = .{};
@@ -145,6 +147,7 @@ fn place(session: *Session, device: u32, size_bytes: u64, attribute: c_int, fail
         release.release(session, made.address, made.segment_id);
         return err;
     };
+    written.noteNew(made.address);
     return made.address;
 }
 
@@ -181,8 +184,7 @@ pub fn aclrtFree(pointer: ?*anyopaque) callconv(.c) acl.Error {
 }
 
 pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
-    const address = @intFromPtr(pointer);
-    if (isManaged(address)) {
+    if (memory.isAllocation(pointer)) {
         const synchronize = real.function("aclrtSynchronizeDevice", fn () callconv(.c) acl.Error) orelse return refusal.missing;
         const code = synchronize();
         if (code != acl.code.success and !core.status.isSynchronizeNotice(code)) return code;
@@ -190,26 +192,18 @@ pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
     return freeWith("aclrtFreeWithDevSync", pointer);
 }
 
-fn isManaged(address: u64) bool {
-    memory.mutex.lock();
-    defer memory.mutex.unlock();
-    const block = memory.containing(address) orelse return false;
-    return block.kind == .segment or block.kind == .chunk;
-}
-
 fn freeWith(comptime name: [:0]const u8, pointer: ?*anyopaque) acl.Error {
     const address = @intFromPtr(pointer);
     if (start.current()) |session| {
         if (memory.take(address, &.{.segment})) |block| {
-            release.release(session, block.start, block.segment_id);
-            memory.destroy(block);
+            release.releaseBlock(session, block);
             return acl.code.success;
         }
         switch (small.free(address)) {
             .unknown => {},
             .done => return acl.code.success,
             .empty => |chunk| {
-                release.release(session, chunk.address, chunk.segment_id);
+                release.releaseBlock(session, chunk);
                 return acl.code.success;
             },
         }
