@@ -16,6 +16,9 @@ const wake = @import("wake.zig");
 const Failure = status.Failure;
 const Plan = plans.Plan;
 
+/// How long a release waits for a busy device before it is left to a sweep: short enough for an event loop.
+pub const release_patience_ns = 5 * std.time.ns_per_ms;
+
 /// Results stay readable until this many later plans were submitted.
 const history = 256;
 
@@ -285,11 +288,16 @@ pub const Executor = struct {
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
-    /// Releases segments that were freed while they moved, and host memory that nothing keeps. A failure to release a
+    /// Releases segments that were freed while they moved, unless their device is busy, and host memory that nothing
+    /// keeps. A failure to release a
     /// segment is not the plan's.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
-        const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
+        const interrupt: sync.Interrupt = .{
+            .cancelled = &plan.cancelled,
+            .deadline_ns = sync.now() +| release_patience_ns,
+        };
+        const unreleased = self.releaseSegments(interrupt, &failure);
         self.devices.letGoOfKept();
         self.devices.memory.stores.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
@@ -374,7 +382,11 @@ pub const Executor = struct {
                 table.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
-                _ = table.stopMoving(segment); // the next sweep tries again
+                table.postpone(segment, err == error.Aborted);
+                if (err != error.Aborted) continue;
+                // The others would wait as long.
+                self.requestSweep();
+                break;
             }
         }
         if (first) |err| return err;

@@ -355,23 +355,27 @@ pub const Registry = struct {
         return offset_bytes <= end_bytes and size_bytes <= end_bytes - offset_bytes;
     }
 
-    pub fn unpin(self: *Registry, segment: *Segment) void {
+    /// True when the segment was freed meanwhile, so that a sweep must release it.
+    pub fn unpin(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.pins -= 1;
-        if (segment.pins == 0) self.changed.broadcast();
+        if (segment.pins > 0) return false;
+        self.changed.broadcast();
+        return segment.doomed and !segment.moving;
     }
 
     /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever
     /// moves it releases it afterwards. A segment whose release failed earlier is handed out again. Without an id,
-    /// whichever segment is at the address, as a native thread names it.
-    pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
+    /// whichever segment is at the address, as a native thread names it. One that a copy runs on is waited for, or is
+    /// left to whoever unpins it.
+    pub fn doom(self: *Registry, address: u64, id: ?u64, pinned: enum { waits, leaves }) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
-        if (segment.moving) return null;
+        if (segment.moving or (segment.pins > 0 and pinned == .leaves)) return null;
         self.startMoving(segment);
         return segment;
     }
@@ -415,6 +419,36 @@ pub const Registry = struct {
     fn markDoomed(self: *Registry, segment: *Segment) void {
         if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
+    }
+
+    /// Ends a release that did not succeed, which a sweep repeats. `awaits_device` where the device was busy.
+    pub fn postpone(self: *Registry, segment: *Segment, awaits_device: bool) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.awaits_device = awaits_device;
+        segment.moving = false;
+        self.changed.broadcast();
+    }
+
+    /// Whether the release of any segment waits for a device.
+    pub fn awaitsDevice(self: *Registry, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
+        return false;
+    }
+
+    /// Bytes whose release waits for a device.
+    pub fn awaitedBytes(self: *Registry, device: u32) u64 {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        var sum: u64 = 0;
+        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        while (iterator.next()) |segment| {
+            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
+        }
+        return sum;
     }
 
     /// True while the release of a segment is still to come, or under way.

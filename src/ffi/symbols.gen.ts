@@ -189,11 +189,12 @@ export const HostInfo = {
 } as const;
 
 export const MemoryInfo = {
-  sizeBytes: 24,
+  sizeBytes: 32,
   fields: {
     freeBytes: { kind: "u64", offset: 0, length: 8 },
     totalBytes: { kind: "u64", offset: 8, length: 8 },
     granularityBytes: { kind: "u64", offset: 16, length: 8 },
+    awaitedBytes: { kind: "u64", offset: 24, length: 8 },
   },
 } as const;
 
