@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const LeftBehind = @import("left_behind.zig").LeftBehind;
 const loader = @import("loader.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
@@ -241,8 +242,27 @@ pub const Runtime = struct {
 
     /// Bytes that every mapping on `device` is a multiple of.
     pub fn granularityOf(self: *Runtime, device: u32, failure: *Failure) status.Error!usize {
-        if (!self.isOpen(device)) try (try Scope.enter(self, device, failure)).leave(failure);
+        if (!self.isOpen(device)) try if (self.beside == null) self.open(device, failure) else self.openAside(device, failure);
         return self.devices[device].granularity;
+    }
+
+    fn open(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        return (try Scope.enter(self, device, failure)).leave(failure);
+    }
+
+    /// As `open`, on another thread: the program's own keeps its context even where a call fails.
+    fn openAside(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        var outcome: status.Outcome = .{};
+        const opening: sync.Thread = try .spawn(openOn, .{ self, device, &outcome });
+        opening.join();
+        failure.* = outcome.failure;
+        return outcome.err orelse {};
+    }
+
+    fn openOn(self: *Runtime, device: u32, outcome: *status.Outcome) void {
+        self.open(device, &outcome.failure) catch |err| {
+            outcome.err = err;
+        };
     }
 
     pub fn memoryInfo(self: *Runtime, device: u32, failure: *Failure) status.Error!MemoryInfo {
@@ -381,42 +401,6 @@ pub const Runtime = struct {
             self.devices[device].gone = true;
             return error.DeviceLost;
         };
-    }
-};
-
-/// The context that a scope left current on this thread because it had found none, and the session that it is of. It
-/// may die with a reset of its device, and what AscendCL then says is current is not documented, so it is never put
-/// back after that.
-const LeftBehind = struct {
-    context: sync.PerThread,
-    session: sync.PerThread,
-
-    var process: ?LeftBehind = null;
-
-    /// Called while attaching, which one thread does at a time.
-    fn ofProcess() status.Error!LeftBehind {
-        if (process) |known| return known;
-        const context: sync.PerThread = try .create();
-        errdefer context.delete();
-        const created: LeftBehind = .{ .context = context, .session = try .create() };
-        process = created;
-        return created;
-    }
-
-    fn note(self: LeftBehind, context: acl.Context, session: u64) status.Error!void {
-        try self.context.set(0); // no earlier context passes as this session's
-        try self.session.set(session);
-        try self.context.set(@intFromPtr(context));
-    }
-
-    /// The context may have died just now: it is of no session any more.
-    fn markDead(self: LeftBehind, context: acl.Context) void {
-        if (self.context.get() == @intFromPtr(context)) self.session.set(0) catch return; // which needs no memory
-    }
-
-    /// Whether `context` is what an earlier session left on this thread.
-    fn isDead(self: LeftBehind, context: acl.Context, session: u64) bool {
-        return self.context.get() == @intFromPtr(context) and self.session.get() != session;
     }
 };
 
