@@ -10,6 +10,9 @@ export const smallSegmentBytes = 2 * MiB;
 /** The segment size of a `MemoryPool` by default. */
 const pooledSegmentBytes = 32 * MiB;
 
+/** The largest size of a quick run. */
+export const quickBytes = 64 * MiB;
+
 export interface Layout {
   readonly sizeBytes: number;
   readonly segmentBytes: number;
@@ -31,6 +34,6 @@ export function describeLayout(layout: Layout): string {
 /** The sizes at which sleeps and wake-ups are measured. */
 export function transitionSizes(quick: boolean): number[] {
   return quick
-    ? [2 * MiB, 32 * MiB, 256 * MiB]
+    ? [2 * MiB, 16 * MiB, quickBytes]
     : [2 * MiB, 16 * MiB, 128 * MiB, 512 * MiB, GiB, 2 * GiB, 4 * GiB];
 }

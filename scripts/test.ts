@@ -3,6 +3,7 @@
  * fails.
  */
 
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { toolCommand, zigPath } from "./native.ts";
 
@@ -10,6 +11,18 @@ const root = join(import.meta.dir, "..");
 
 /** Ends a test that hangs. Generous, because the first touch of memory can take seconds on a busy machine. */
 const timeoutMs = 60_000;
+
+/** Test files that run side by side, each in a process of its own with an emulated device of its own. */
+const workers = Math.min(availableParallelism(), 4);
+
+/** How long each test file took when `npm test -- --update-timings` last ran: the slowest start first. */
+const timings = "test/timings.json";
+
+const bunTest = [
+  ...[process.execPath, "test", "--timeout", `${timeoutMs}`],
+  // A worker keeps its native libraries and its preload from file to file.
+  ...[`--parallel=${workers}`, "--no-isolate", `--timings=${timings}`],
+];
 
 const steps: readonly { name: string; command: readonly string[]; folder?: string }[] = [
   { name: "format and lint", command: [...toolCommand("biome"), "check", "--error-on-warnings", "."] },
@@ -23,7 +36,7 @@ const steps: readonly { name: string; command: readonly string[]; folder?: strin
   { name: "zig build test", command: [zigPath(), "build", "test", "--summary", "all"], folder: "shim" },
   {
     name: "bun test",
-    command: [process.execPath, "test", "--timeout", `${timeoutMs}`, ...process.argv.slice(2)],
+    command: [...bunTest, ...process.argv.slice(2)],
   },
 ];
 

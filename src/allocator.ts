@@ -2,13 +2,13 @@ import { CamemError, formatValue } from "./errors.ts";
 import {
   abandonAttachment,
   aclLibraryFor,
-  allocateSegment,
   attach,
   detach,
   endOwnAttachments,
   localNative,
 } from "./ffi/index.ts";
 import { InstanceSlot } from "./instance.ts";
+import { allocateOnDevice } from "./memory/allocate.ts";
 import { type Backup, backupsOf } from "./memory/backup.ts";
 import { type BufferOwner, DeviceBuffer, segmentRelease } from "./memory/buffer.ts";
 import {
@@ -30,6 +30,7 @@ import {
   environmentNames,
   resolveConfig,
 } from "./options/allocator-options.ts";
+import { warnOfMisspeltVariables } from "./options/variables.ts";
 import { checkTag, defaultTag } from "./policy/tag-names.ts";
 import {
   presetPolicies,
@@ -103,6 +104,7 @@ export class CaMemAllocator {
     const existing = open.get();
     if (existing === undefined) {
       const created = new CaMemAllocator(resolveConfig(options));
+      warnOfMisspeltVariables(process.env);
       open.set(created);
       return created;
     }
@@ -175,7 +177,7 @@ export class CaMemAllocator {
     const tag = options.tag ?? this.#regions.tag ?? defaultTag;
     checkTag(tag);
     const device = this.#device(options.device);
-    const segment = allocateSegment(device, this.#table.tagId(tag), sizeBytes);
+    const segment = allocateOnDevice(device, this.#table.tagId(tag), sizeBytes);
     const release = segmentRelease(segment);
     return new DeviceBuffer(this.#owner, { segment, offsetBytes: 0, sizeBytes, tag, device, release });
   }
@@ -197,7 +199,8 @@ export class CaMemAllocator {
 
   /**
    * Wakes memory at its old addresses (aclrtMallocPhysical, aclrtMapMem, aclrtMemcpyAsync, aclrtFreeHost). Offloaded content
-   * is back byte for byte; discarded memory has undefined content. All or nothing, like {@link sleep}.
+   * is back byte for byte; discarded memory has undefined content, or is zeroed where `zero` or its tag's policy says so
+   * (aclrtMemsetAsync). All or nothing, like {@link sleep}.
    *
    * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `OUT_OF_HOST_MEMORY`,
    * `BACKUP_CORRUPT`, `FILE_FAILED`, `FILE_CHANGED`, `ABORTED`, `HOOK_FAILED`, `CALLED_FROM_HOOK`, `ACL_CALL_FAILED`,
@@ -315,7 +318,8 @@ export class CaMemAllocator {
   }
 
   /**
-   * Sets what each sleep level does to a tag, and whether its content is immutable once loaded. It counts for every Worker of
+   * Sets what each sleep level does to a tag, whether its content is immutable once loaded, and whether a wake-up zeroes what was
+   * lost. It counts for every Worker of
    * the process. Properties that are left out keep their value; a new tag is discarded and not immutable.
    *
    * @throws CamemError `INVALID_TAG`, also for `sleep_persistent`, which is always kept; `INVALID_ARGUMENT` or `CLOSED`;

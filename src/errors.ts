@@ -45,9 +45,9 @@ export type CamemErrorCode = (typeof errorCodes)[number];
 
 /** Facts of a failure besides its message. */
 export interface CamemErrorDetails {
-  /** The AscendCL call that failed, such as `aclrtMallocPhysical`. */
+  /** The AscendCL call that failed, such as `aclrtMallocPhysical`; by default that of `cause`. */
   readonly call?: string;
-  /** The code that the call returned, such as 207001. */
+  /** The code that the call returned, such as 207001; by default that of `cause`. */
   readonly aclCode?: number;
   /** The device address concerned. */
   readonly address?: number;
@@ -87,11 +87,23 @@ export class CamemError extends Error {
   constructor(code: CamemErrorCode, message: string, details: CamemErrorDetails = {}) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
     this.code = code;
-    const { cause: _, transitionComplete = false, ...facts } = details;
+    const { cause, transitionComplete = false, ...own } = details;
     this.transitionComplete = transitionComplete;
+    const facts: CamemErrorDetails = own.call === undefined ? { ...own, ...failedCall(cause) } : own;
     // An uncaught error is printed with all its properties: absent facts must not be among them.
     Object.assign(this, Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact !== undefined)));
   }
+}
+
+/** The AscendCL call behind a failure, and its code: of `cause` or the first of its errors that has one. */
+function failedCall(cause: unknown): Pick<CamemErrorDetails, "call" | "aclCode"> | undefined {
+  const causes: readonly unknown[] = cause instanceof AggregateError ? cause.errors : [cause];
+  for (const each of causes) {
+    if (!(each instanceof CamemError) || each.call === undefined) continue;
+    const { call, aclCode } = each;
+    return aclCode === undefined ? { call } : { call, aclCode };
+  }
+  return undefined;
 }
 
 /** A value as an error message names it: short, and never the content of a buffer. */

@@ -38,7 +38,7 @@ export {
   type RemoteTarget,
   type WrittenBy,
 } from "./remote/index.ts";
-export type { SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
+export type { PendingWake, SleepTransition, TransitionHooks, WakeTransition } from "./transition/hooks.ts";
 export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/options.ts";
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";

@@ -1,4 +1,4 @@
-/** The packed tarball installs in an empty folder without a compiler or an install script, and sleeps on the emulator. */
+/** The packed tarball installs in an empty folder without a compiler or an install script, and works there. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
@@ -54,7 +54,7 @@ test("package contains the shim and the emulator for each platform, built for gl
   }
 });
 
-test("package contains only what users need and depends only on typebox", () => {
+test("package contains only what users need and depends only on typebox and yaml", () => {
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
   expect(entries.toSorted()).toEqual([
     ...["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"],
@@ -62,7 +62,7 @@ test("package contains only what users need and depends only on typebox", () => 
   ]);
   expect(readdirSync(join(installed, "bench"))).toEqual(["results"]);
   const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
-  expect(packages.toSorted()).toEqual(["camem", "typebox"]);
+  expect(packages.toSorted()).toEqual(["camem", "typebox", "yaml"]);
 });
 
 test("package contains every file that its documents link to", () => {
@@ -212,3 +212,65 @@ test("camem command runs from the package", () => {
   );
   expect(output).toContain("ready");
 });
+
+/** A newcomer's server: hono and elysia on a port each, one engine behind both. */
+const newcomer = `
+import { CaMemAllocator } from "camem";
+import { admitRequest, createHandler, SleepController } from "camem/server";
+import { Elysia } from "elysia";
+import { Hono } from "hono";
+
+const allocator = CaMemAllocator.getInstance();
+const weights = allocator.malloc(3_000_000, { tag: "weights" });
+weights.fill(7);
+const engine = new SleepController(allocator, { whenAsleep: "wake", whenOperatorAsleep: "wake" });
+const admin = createHandler({ engine, loopbackOnly: true, health: true });
+
+const hono = new Hono();
+hono.use(async (c, next) => (await admin(c.req.raw, c.env)) ?? next());
+hono.get("/byte", async (c) => {
+  const lease = await admitRequest(engine, c.req.raw, { server: c.env });
+  if (lease instanceof Response) return lease;
+  using _running = lease;
+  return c.text(String(weights.read(0, 1)[0]));
+});
+const first = Bun.serve({ port: 0, fetch: hono.fetch });
+const second = new Elysia()
+  .onRequest(({ request, server }) => admin(request, server ?? undefined))
+  .get("/", () => "elysia")
+  .listen(0);
+console.log(JSON.stringify([first.port, second.server.port]));`;
+
+test("newcomer packs, adds, compiles, mounts in hono and elysia, asks the doctor, and sends requests", async () => {
+  // What `bun add hono elysia` would install.
+  const modules = join(root, "node_modules");
+  for (const name of readdirSync(modules))
+    if (!existsSync(join(project, "node_modules", name)))
+      symlinkSync(join(modules, name), join(project, "node_modules", name));
+  await Bun.write(join(project, "newcomer.ts"), newcomer);
+  const program = join(folder, "newcomer");
+  run(project, process.execPath, "build", "--compile", "--minify", "--outfile", program, "newcomer.ts");
+  const camem = (...args: string[]) => run(project, process.execPath, "x", "--no-install", "camem", ...args);
+  expect(JSON.parse(camem("doctor", "--backend", "emulator", "--json"))).toMatchObject({ ready: true });
+
+  const env = { PATH: bin, CAMEM_BACKEND: "emulator", TMPDIR: folder };
+  const child = Bun.spawn([program], { cwd: "/", env, stdout: "pipe" });
+  try {
+    const { value = "" } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
+    const [hono, elysia] = JSON.parse(value).map((port: number) => `http://127.0.0.1:${port}`);
+    const curl = (...args: string[]) => run("/", Bun.which("curl") ?? "curl", "-sS", ...args);
+    expect(curl("-X", "POST", `${hono}/sleep?level=1`)).toBe('{"status":"sleeping","level":1}');
+    expect(curl(`${elysia}/is_sleeping`)).toBe('{"is_sleeping":true}');
+    expect(curl(`${hono}/byte`)).toBe("7");
+    expect(curl(`${elysia}/is_sleeping`)).toBe('{"is_sleeping":false}');
+    expect(curl("-d", '{"level": 1}', `${elysia}/sleep`)).toContain("sleeping");
+    expect(curl(`${elysia}/`)).toBe("elysia");
+    expect(curl(`${hono}/camem`)).toContain("<!doctype html>");
+    expect(camem("status", hono)).toContain("default: asleep at level 1, by operator");
+    // The progress follows, on the standard error.
+    expect(camem("wake", elysia)).toStartWith("awake\n");
+  } finally {
+    child.kill();
+    await child.exited;
+  }
+}, 60_000);

@@ -1,7 +1,7 @@
 /** The longest delay of the event loop while memory sleeps and wakes. */
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { describeLayout, GiB, MiB, segmentsOf, smallSegmentBytes } from "../layout.ts";
+import { describeLayout, GiB, quickBytes, segmentsOf, smallSegmentBytes } from "../layout.ts";
 import { CopyBy, rangesOf } from "../loops.ts";
 import { alternate, type Part } from "../rounds.ts";
 import type { Findings } from "../schema.ts";
@@ -36,7 +36,7 @@ async function assertSeesBlock(histogram: Histogram): Promise<void> {
 export async function eventLoop(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "all" });
   const { allocator, loops } = session;
-  const sizeBytes = context.quick ? 256 * MiB : 2 * GiB;
+  const sizeBytes = context.quick ? quickBytes : 2 * GiB;
   const layout = { sizeBytes, segmentBytes: smallSegmentBytes };
   using memory = new Memory(allocator, "weights", layout);
   using host = loops.host(Math.min(limitHostBytes, sizeBytes));

@@ -1,6 +1,6 @@
 /** The first sleep after `prepare` against later sleeps, with a new allocator for each repetition. */
 
-import { describeLayout, GiB, type Layout, MiB, pooled, segmentsOf } from "../layout.ts";
+import { describeLayout, GiB, type Layout, pooled, quickBytes, segmentsOf } from "../layout.ts";
 import { alternate, type Durations } from "../rounds.ts";
 import type { Findings } from "../schema.ts";
 import { type Context, Memory, Session } from "../session.ts";
@@ -24,7 +24,7 @@ async function prepareAndSleep(context: Context, layout: Layout): Promise<Durati
 }
 
 export async function firstSleep(context: Context): Promise<Findings> {
-  const layout = pooled(context.quick ? 256 * MiB : GiB);
+  const layout = pooled(context.quick ? quickBytes : GiB);
   const parts = { camem: () => prepareAndSleep(context, layout) };
   const measured = await alternate(parts, { rounds: context.quick ? 5 : 9 });
   const [firstMs, laterMs] = [measured.get("camem", "first"), measured.get("camem", "later")];

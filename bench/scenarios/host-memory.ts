@@ -2,7 +2,7 @@
 
 import { writeFileSync } from "node:fs";
 import type { CaMemAllocator } from "camem";
-import { describeLayout, GiB, MiB, pooled, segmentsOf } from "../layout.ts";
+import { describeLayout, GiB, MiB, pooled, quickBytes, segmentsOf } from "../layout.ts";
 import { alternate } from "../rounds.ts";
 import type { Figure, Findings } from "../schema.ts";
 import { type Context, kernelBytes, Memory, Session } from "../session.ts";
@@ -41,7 +41,7 @@ async function peakOfSleep(allocator: CaMemAllocator) {
 export async function hostMemory(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "none" });
   const { allocator } = session;
-  const layout = pooled(context.quick ? 256 * MiB : GiB);
+  const layout = pooled(context.quick ? quickBytes : GiB);
   using _memory = new Memory(allocator, "weights", layout);
   const parts = { camem: () => peakOfSleep(allocator) };
   const measured = await alternate(parts, { rounds: context.quick ? 3 : 5 });

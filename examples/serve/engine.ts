@@ -31,7 +31,11 @@ export class LlamaEngine implements AsyncDisposable {
     const controller = new SleepController(allocator, {
       name,
       tags: { ...tags },
-      reload: () => model.reloadWeights(),
+      reload: ({ modelPath }) => {
+        if (modelPath !== undefined && ![name, modelDirectory].includes(modelPath))
+          throw new Error(`this example loads ${modelDirectory} only, not ${modelPath}`);
+        return model.reloadWeights();
+      },
       // The pool wakes the engine. Until an operator wakes it, requests are held.
       whenAsleep: "hold",
       whenPaused,

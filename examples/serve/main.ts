@@ -46,20 +46,24 @@ async function stop(server: ExampleServer): Promise<void> {
 
 function greeting(
   { url, adminUrl }: ExampleServer,
-  { models, token, wakeOperatorSleep }: ServeOptions,
+  { models, token, apiKey, wakeOperatorSleep }: ServeOptions,
 ): string {
   const [model = ""] = models;
   const authorization = token === undefined ? "" : '-H "Authorization: Bearer $CAMEM_TOKEN" ';
+  const key = apiKey === undefined ? "" : '-H "Authorization: Bearer $CAMEM_API_KEY" ';
+  const isSocket = adminUrl.protocol === "unix:";
+  const admin = isSocket ? "http://engine/" : adminUrl.href;
+  const options = `${isSocket ? `--unix-socket ${adminUrl.pathname} ` : ""}${authorization}`;
   const completion = JSON.stringify({ model, prompt: "Call me Ishmael.", max_tokens: 60 });
   return `Serving ${models.join(" and ")} at ${url}
 
-  curl ${url}v1/completions -d '${completion}'
+  curl ${key}${url}v1/completions -d '${completion}'
   curl ${url}metrics | grep device_free
-  curl ${authorization}-X POST '${adminUrl}sleep?level=1&model=${model}'
-  curl ${authorization}${adminUrl}camem/usage
-  curl ${authorization}-X POST '${adminUrl}wake_up?model=${model}'
+  curl ${options}-X POST '${admin}sleep?level=1&model=${model}'
+  curl ${options}${admin}camem/usage
+  curl ${options}-X POST '${admin}wake_up?model=${model}'
 
-${adminUrl}camem shows memory and transitions. ${wakeOperatorSleep ? "A request wakes" : "POST /wake_up wakes"} a sleeping model. Ctrl-C stops the server.`;
+${isSocket ? "" : `${admin}camem shows memory and transitions. `}${wakeOperatorSleep ? "A request wakes" : "POST /wake_up wakes"} a sleeping model. Ctrl-C stops the server.`;
 }
 
 try {

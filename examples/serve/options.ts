@@ -10,28 +10,33 @@ Serves a small language model with sleep mode: OpenAI's completions and vLLM's s
   --port <number>        0 takes a free one                                      (default: 8000)
   --host <address>       where to listen                                         (default: 127.0.0.1)
   --admin-port <number>  the sleep endpoints on a listener of their own          (default: the same listener)
+  --admin-socket <path>  the sleep endpoints on a Unix socket, for servers behind a proxy
   --idle <ladder>        sleep when idle, such as 5m:1,1h:2   ($CAMEM_IDLE)      (default: never)
   --residency <time>     how long a model that woke serves before it makes room for others  (default: 1s)
   --wake-operator-sleep  a request also ends a sleep by POST /sleep              (default: it waits for POST /wake_up)
   --when-paused <what>   hold or refuse requests to a paused model               (default: hold)
   --kv-cache <size>      size of each model's key-value cache                    (default: 64MiB)
+  --log                  print a line for each request
   --backend <name>       ascend or emulator              (default: the NPU if there is one, otherwise the emulator)
   --help                 print this text
 
 The sleep endpoints accept requests from this machine only. If CAMEM_TOKEN is set in the environment, they accept every request
-that sends this secret: Authorization: Bearer <secret>.`;
+that sends this secret: Authorization: Bearer <secret>. With CAMEM_API_KEY, OpenAI's routes require that key in the same way.`;
 
 export interface ServeOptions {
   readonly models: readonly string[];
   readonly hostname: string;
   readonly port: number;
   readonly adminPort: number | undefined;
+  readonly adminSocket: string | undefined;
   readonly token: string | undefined;
+  readonly apiKey: string | undefined;
   readonly idle: readonly IdleRung[];
   readonly residency: string;
   readonly wakeOperatorSleep: boolean;
   readonly whenPaused: "hold" | "refuse";
   readonly kvCacheBytes: number;
+  readonly log: boolean;
 }
 
 interface CommandLine {
@@ -44,6 +49,8 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 export function parseCommandLine(args: readonly string[], environment: Environment): CommandLine {
   const values = parseValues(args);
+  if (values["admin-port"] !== undefined && values["admin-socket"] !== undefined)
+    throw new UsageError("give --admin-port or --admin-socket, not both.");
   return {
     options: {
       models: parseModels(values.models),
@@ -51,7 +58,9 @@ export function parseCommandLine(args: readonly string[], environment: Environme
       port: parsePort("--port", values.port),
       adminPort:
         values["admin-port"] === undefined ? undefined : parsePort("--admin-port", values["admin-port"]),
-      token: parseToken(environment["CAMEM_TOKEN"]),
+      adminSocket: values["admin-socket"],
+      token: parseSecret("CAMEM_TOKEN", environment),
+      apiKey: parseSecret("CAMEM_API_KEY", environment),
       idle:
         values.idle === undefined
           ? parseLadder("CAMEM_IDLE", environment["CAMEM_IDLE"] ?? "")
@@ -60,6 +69,7 @@ export function parseCommandLine(args: readonly string[], environment: Environme
       wakeOperatorSleep: values["wake-operator-sleep"],
       whenPaused: parseWhenPaused(values["when-paused"]),
       kvCacheBytes: parseKvCacheBytes(values["kv-cache"]),
+      log: values.log,
     },
     backend: parseBackend(values.backend),
     help: values.help,
@@ -75,11 +85,13 @@ function parseValues(args: readonly string[]) {
         port: { type: "string", default: "8000" },
         host: { type: "string", default: "127.0.0.1" },
         "admin-port": { type: "string" },
+        "admin-socket": { type: "string" },
         idle: { type: "string" },
         residency: { type: "string", default: "1s" },
         "wake-operator-sleep": { type: "boolean", default: false },
         "when-paused": { type: "string", default: "hold" },
         "kv-cache": { type: "string", default: "64MiB" },
+        log: { type: "boolean", default: false },
         backend: { type: "string" },
         help: { type: "boolean", default: false },
       },
@@ -107,10 +119,11 @@ function parseWhenPaused(text: string): ServeOptions["whenPaused"] {
   throw new UsageError(`--when-paused is "${text}": give hold or refuse.`);
 }
 
-function parseToken(text: string | undefined): string | undefined {
+function parseSecret(name: string, environment: Environment): string | undefined {
+  const text = environment[name];
   if (text === undefined || text === "") return undefined;
   if (/^[!-~]+$/.test(text)) return text;
-  throw new UsageError("CAMEM_TOKEN is not printable ASCII without spaces: choose another secret.");
+  throw new UsageError(`${name} is not printable ASCII without spaces: choose another secret.`);
 }
 
 function parseTime(option: string, text: string): string {

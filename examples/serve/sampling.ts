@@ -15,6 +15,8 @@ interface TokenLogprobs {
 interface SamplerOptions {
   /** 0: always the likeliest token. */
   readonly temperature: number;
+  /** Samples from the likeliest tokens, which together have at least this probability; 1 for all. */
+  readonly topP: number;
   readonly seed: number | undefined;
   /** How many of the likeliest tokens to return with log-probabilities; undefined for no log-probabilities at all. */
   readonly logprobs: number | undefined;
@@ -31,18 +33,22 @@ export class Sampler {
   }
 
   sample(logits: Float32Array): SampledToken {
-    const { temperature, logprobs } = this.#options;
-    const token = temperature === 0 ? indexOfHighest(logits) : this.#draw(logSoftmax(logits, temperature));
+    const { temperature, topP, logprobs } = this.#options;
+    const token =
+      temperature === 0
+        ? indexOfHighest(logits)
+        : this.#draw(nucleusOf(logSoftmax(logits, temperature), topP));
     return { token, logprobs: logprobs === undefined ? undefined : explain(logits, token, logprobs) };
   }
 
-  #draw(logprobs: readonly number[]): number {
-    let left = this.#random();
-    for (const [token, logprob] of logprobs.entries()) {
-      left -= Math.exp(logprob);
+  #draw(nucleus: readonly Candidate[]): number {
+    const whole = nucleus.reduce((sum, [, probability]) => sum + probability, 0);
+    let left = this.#random() * whole;
+    for (const [token, probability] of nucleus) {
+      left -= probability;
       if (left < 0) return token;
     }
-    return logprobs.length - 1;
+    return nucleus.at(-1)?.[0] ?? 0;
   }
 
   /** Mulberry32: numbers from 0 to below 1, reproducible from the seed. */
@@ -52,6 +58,21 @@ export class Sampler {
     bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits;
     return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
   }
+}
+
+type Candidate = readonly [token: number, probability: number];
+
+/** The fewest likeliest tokens that together have the probability `topP`; all, in their order, for 1. */
+function nucleusOf(logprobs: readonly number[], topP: number): Candidate[] {
+  const candidates = logprobs.map((logprob, token): Candidate => [token, Math.exp(logprob)]);
+  if (topP === 1) return candidates;
+  candidates.sort((a, b) => b[1] - a[1]);
+  let sum = 0;
+  const end = candidates.findIndex(([, probability]) => {
+    sum += probability;
+    return sum >= topP;
+  });
+  return end < 0 ? candidates : candidates.slice(0, end + 1);
 }
 
 function logSoftmax(logits: Float32Array, temperature: number): number[] {

@@ -2,11 +2,13 @@ import { CaMemAllocator, CamemError } from "camem";
 import { registerMetrics } from "camem/metrics";
 import { type AdminHandler, createHandler, IdleSleep, ModelPool } from "camem/server";
 import { Registry } from "prom-client";
-import { Completions } from "./completions.ts";
+import { ApiKey } from "./api-key.ts";
 import { Directory, pathOf } from "./directory.ts";
 import { LlamaEngine } from "./engine.ts";
 import { OpenAiError } from "./openai.ts";
+import { OpenAiEndpoint } from "./openai-endpoint.ts";
 import type { ServeOptions } from "./options.ts";
+import { logged } from "./request-log.ts";
 
 /** The longest wait for requests in flight when the server stops. */
 const graceMs = 3_000;
@@ -15,6 +17,10 @@ const graceMs = 3_000;
 const largestBodyBytes = 2 ** 20;
 
 type Server = Bun.Server<undefined>;
+
+type Handler = (request: Request, server: Server) => Response | Promise<Response>;
+
+type Address = { readonly hostname: string; readonly port: number } | { readonly unix: string };
 
 /** The models, the pool in which they share the device, and the listeners. */
 export class ExampleServer implements AsyncDisposable {
@@ -43,9 +49,11 @@ export class ExampleServer implements AsyncDisposable {
     owned.use(await registerMetrics(registry, { engine: pool, allocator }));
     if (options.idle.length > 0)
       for (const controller of controllers) owned.use(new IdleSleep(controller, { ladder: options.idle }));
-    const access = options.token === undefined ? { loopbackOnly: true } : { token: options.token };
-    const admin = createHandler({ engine: pool, health: true, ...access });
-    const routes = new Routes(engines, new Completions(engines, pool), registry);
+    // The example has no prefix cache, so there is nothing to empty.
+    const resetPrefixCache = () => undefined;
+    const admin = createHandler({ engine: pool, health: true, resetPrefixCache, ...accessOf(options) });
+    const endpoint = new OpenAiEndpoint(engines, pool);
+    const routes = new Routes(engines, endpoint, registry, new ApiKey(options.apiKey));
     const urls = listen(owned, options, { admin, routes, pool });
     return new ExampleServer(allocator, urls, owned.move());
   }
@@ -64,6 +72,12 @@ export class ExampleServer implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop();
   }
+}
+
+function accessOf({ token, adminSocket }: ServeOptions) {
+  const place = adminSocket === undefined ? {} : { unixSocketOnly: true };
+  if (token !== undefined) return { token, ...place };
+  return adminSocket === undefined ? { loopbackOnly: true } : place;
 }
 
 /** If a model does not fit on the device, the models before it make room. */
@@ -94,40 +108,43 @@ interface Services {
 /** Opens the listeners. Returns the addresses of the models and of the sleep endpoints. */
 function listen(
   owned: AsyncDisposableStack,
-  { hostname, port, adminPort }: ServeOptions,
+  { hostname, port, adminPort, adminSocket, log }: ServeOptions,
   services: Services,
 ): [URL, URL] {
   const { admin, routes } = services;
   const servers: Server[] = [];
   owned.defer(() => stopListening(servers, services));
-  const open = (
-    on: number,
-    adminRoutes: AdminHandler["routes"],
-    fetch: (request: Request, server: Server) => Response | Promise<Response>,
-  ): URL => {
+  const watched = (handle: Handler): Handler => (log ? logged(handle, console.log) : handle);
+  const open = (address: Address, adminRoutes: AdminHandler["routes"], fetch: Handler): URL => {
     const server = Bun.serve({
-      hostname,
-      port: on,
-      routes: adminRoutes,
-      fetch,
+      ...address,
+      routes: Object.fromEntries(
+        Object.entries(adminRoutes).map(([path, handle]) => [path, watched(handle)]),
+      ),
+      fetch: watched(fetch),
       maxRequestBodySize: largestBodyBytes,
+      // Otherwise an unexpected error is answered with source code.
+      development: false,
     });
     servers.push(server);
     return server.url;
   };
   const openModels = (adminRoutes: AdminHandler["routes"]) => {
     const directory = new Directory([...routePaths, ...Object.keys(adminRoutes)]);
-    return open(port, adminRoutes, (request, server) => routes.answer(request, server, directory));
+    return open({ hostname, port }, adminRoutes, (request, server) =>
+      routes.answer(request, server, directory),
+    );
   };
-  if (adminPort === undefined) {
+  if (adminPort === undefined && adminSocket === undefined) {
     const url = openModels(admin.routes);
     return [url, url];
   }
   const health = Object.entries(admin.routes).filter(([path]) => path === "/health");
   const directory = new Directory(Object.keys(admin.routes));
+  const address = adminSocket === undefined ? { hostname, port: adminPort ?? 0 } : { unix: adminSocket };
   return [
     openModels(Object.fromEntries(health)),
-    open(adminPort, admin.routes, (request) => answerOther(request, directory)),
+    open(address, admin.routes, (request) => answerOther(request, directory)),
   ];
 }
 
@@ -160,28 +177,34 @@ async function within(durationMs: number, ending: Promise<unknown>): Promise<voi
   clearTimeout(timer);
 }
 
-const routePaths = ["/v1/completions", "/v1/models", "/metrics"];
+const routePaths = ["/v1/completions", "/v1/chat/completions", "/v1/models", "/metrics"];
 
 /** The routes that camem/server does not have. */
 class Routes {
   readonly #engines: readonly LlamaEngine[];
-  readonly #completions: Completions;
+  readonly #endpoint: OpenAiEndpoint;
   readonly #registry: Registry;
+  readonly #apiKey: ApiKey;
   readonly #startedSeconds = Math.floor(Date.now() / 1000);
 
-  constructor(engines: readonly LlamaEngine[], completions: Completions, registry: Registry) {
+  constructor(engines: readonly LlamaEngine[], endpoint: OpenAiEndpoint, registry: Registry, apiKey: ApiKey) {
     this.#engines = engines;
-    this.#completions = completions;
+    this.#endpoint = endpoint;
     this.#registry = registry;
+    this.#apiKey = apiKey;
   }
 
   answer(request: Request, server: Server, directory: Directory): Response | Promise<Response> {
     const pathname = pathOf(request);
+    const refusal = pathname.startsWith("/v1/") ? this.#apiKey.refusal(request) : undefined;
+    if (refusal !== undefined) return refusal;
     const model = /^\/v1\/models\/(.+)$/.exec(pathname)?.[1];
     if (model !== undefined) return only("GET", request, () => this.#model(model));
     switch (pathname) {
       case "/v1/completions":
-        return only("POST", request, () => this.#completions.answer(request, server));
+        return only("POST", request, () => this.#endpoint.answer("text", request, server));
+      case "/v1/chat/completions":
+        return only("POST", request, () => this.#endpoint.answer("chat", request, server));
       case "/v1/models":
         return only("GET", request, () =>
           Response.json({ object: "list", data: this.#engines.map((engine) => this.#describe(engine)) }),

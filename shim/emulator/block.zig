@@ -39,6 +39,8 @@ pub const Block = struct {
     start: u64 = 0,
     size: u64,
     page_bytes: u32 = 4096,
+    /// Of another process's memory, the id by which it was imported.
+    export_id: u32 = 0,
     /// User id; null if the memory lies on the host.
     device: ?u8 = null,
     memory: ?*Memory = null,
@@ -144,6 +146,15 @@ pub fn place(template: Block, memory: *Memory, alignment: u64) error{OutOfMemory
     // If the device was closed meanwhile, that has removed the block.
     if (!block.removed) block.remove();
     return error.OutOfMemory;
+}
+
+/// The block that was imported by `export_id`, or null.
+pub fn importOf(export_id: u32) ?*Block {
+    var address: u64 = 0;
+    while (device_blocks.from(address)) |entry| : (address = entry.end) {
+        if (entry.value.kind == .ipc_import and entry.value.export_id == export_id) return entry.value;
+    }
+    return null;
 }
 
 pub fn dropDevice(device: u8) void {

@@ -52,6 +52,10 @@ pub fn openPrimary(device: *Device) error{OutOfMemory}!*Context {
     return context;
 }
 
+pub fn hasPrimary(device: *const Device) bool {
+    return registry.items.get(device.primary_context) != null;
+}
+
 pub fn openExplicit(device: *Device) error{OutOfMemory}!*Context {
     const context = try create(device, false);
     device.explicit_contexts += 1;

@@ -20,7 +20,6 @@ const reply_magic: u64 = 0x6d65_6d61_6373_6163;
 
 const Export = struct {
     id: u32,
-    owner: i32,
     listener: i32,
     memory: *Memory,
     mem_attr: c_int,
@@ -61,9 +60,23 @@ var exports: std.ArrayList(*Export) = .empty;
 var importers: std.ArrayList(Importer) = .empty;
 var wake: i32 = -1;
 var is_serving = false;
+/// The process that all of this belongs to.
+var owner: i32 = 0;
+
+/// A forked child has copies of what its parent exported and no thread that serves them.
+fn leaveParent() void {
+    if (owner == linux.getpid()) return;
+    owner = linux.getpid();
+    while (exports.pop()) |exported| destroy(exported);
+    while (importers.pop()) |importer| _ = linux.close(importer.connection);
+    if (wake >= 0) _ = linux.close(wake);
+    wake = -1;
+    is_serving = false;
+}
 
 /// Starts listening, and returns the id by which others import.
 pub fn create(memory: *Memory, mem_attr: c_int, any_pid: bool) error{Unavailable}!u32 {
+    leaveParent();
     if (wake < 0) {
         const result = linux.eventfd(0, linux.EFD.CLOEXEC | linux.EFD.NONBLOCK);
         if (linux.errno(result) != .SUCCESS) return error.Unavailable;
@@ -75,7 +88,6 @@ pub fn create(memory: *Memory, mem_attr: c_int, any_pid: bool) error{Unavailable
     memory.is_undefined = false;
     exported.* = .{
         .id = 0,
-        .owner = linux.getpid(),
         .listener = -1,
         .memory = memory,
         .mem_attr = mem_attr,
@@ -130,6 +142,7 @@ fn nudge() void {
 }
 
 fn find(id: u32) ?*Export {
+    leaveParent();
     for (exports.items) |exported| {
         if (exported.id == id) return exported;
     }
@@ -138,8 +151,7 @@ fn find(id: u32) ?*Export {
 
 /// Whether this process exported the id. A forked child did not.
 pub fn isOwn(id: u32) bool {
-    const exported = find(id) orelse return false;
-    return exported.owner == linux.getpid();
+    return find(id) != null;
 }
 
 pub fn allow(id: u32, pids: []const i32) acl.Error {
@@ -153,20 +165,26 @@ pub fn allow(id: u32, pids: []const i32) acl.Error {
 }
 
 pub fn close(id: u32) bool {
+    leaveParent();
     for (exports.items, 0..) |exported, index| {
         if (exported.id != id) continue;
         _ = exports.swapRemove(index);
-        _ = linux.close(exported.listener);
-        exported.pids.deinit(allocator);
-        allocator.destroy(exported);
+        destroy(exported);
         nudge();
         return true;
     }
     return false;
 }
 
+fn destroy(exported: *Export) void {
+    _ = linux.close(exported.listener);
+    exported.pids.deinit(allocator);
+    allocator.destroy(exported);
+}
+
 /// The exporter gave the memory up. Nobody can import it any more, but a process that has it keeps it.
 pub fn closeAllOf(memory: *const Memory) void {
+    leaveParent();
     var index = exports.items.len;
     while (index > 0) {
         index -= 1;

@@ -162,7 +162,7 @@ pub fn adopt(session: *Session, handle: *Handle, block: *memory.Block) core.stat
 /// Ends that a handle's memory, which is awake and claimed, is a segment: it is the program's alone again.
 pub fn disown(session: *Session, handle: *Handle, segment: *Segment) void {
     const registry = &session.registry;
-    if (registry.takeBackup(segment, .drop)) |backup| backup.drop(&session.pool);
+    if (registry.takeBackup(segment, .drop)) |backup| backup.drop(&session.stores);
     handle.physical = segment.handle;
     handle.address = 0;
     handle.segment_id = 0;

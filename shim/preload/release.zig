@@ -29,11 +29,11 @@ pub fn release(session: *Session, address: u64, segment_id: u64) void {
         var failure: Failure = .{};
         if (session.memory.giveBack(segment, &failure)) {
             session.registry.destroy(segment);
-            if (had_backup) session.pool.trim(&failure) catch |err| ignore(err);
+            if (had_backup) session.trimHost();
             return gate.settleAfterFree(session);
         } else |err| ignore(err);
     }
-    session.registry.stopMoving(segment);
+    _ = session.registry.stopMoving(segment);
     session.executor.requestSweep();
     gate.settleAfterFree(session);
 }

@@ -59,7 +59,7 @@ fn submit(session: *Session) core.status.Error!u64 {
         steps.append(heap, stepOf(group, action)) catch return error.OutOfHostMemory;
     }
     if (steps.items.len == 0) return error.Stale;
-    return session.submitPlan(steps.items, .{ .last_segment_id = everything, .version = version }, false);
+    return session.submitPlan(steps.items, .{ .last_segment_id = everything, .version = version }, .{});
 }
 
 fn groupsOf(session: *Session, last_segment_id: u64) core.status.Error!struct { []SegmentGroup, u64 } {

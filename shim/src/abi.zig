@@ -43,6 +43,18 @@ pub const Written = engine.Written;
 
 pub const longest_tag_bytes = tags.longest_tag_bytes;
 
+pub const plan_verify = optionOf(.{ .verify = true });
+pub const plan_pageable = optionOf(.{ .pageable = true });
+pub const plan_spill = optionOf(.{ .spill = true });
+
+fn optionOf(comptime options: plans.Options) comptime_int {
+    return @as(u32, @bitCast(options));
+}
+
+fn planOptions(options: u32) plans.Options {
+    return @bitCast(options);
+}
+
 fn result(outcome: status.Error!void) i32 {
     return @intFromEnum(if (outcome) |_| Status.ok else |err| status.fromError(err));
 }
@@ -321,26 +333,29 @@ pub fn camem_spill_folder(path: [*]const u8, length: u64) callconv(.c) i32 {
 }
 
 /// Starts a plan that page-locks host memory (aclrtMallocHost) until `free_bytes` of it are free and keeps that for
-/// the next sleep, and gives back what is neither kept nor retained. Followed and refused as `camem_plan_submit`.
-pub fn camem_host_prepare(device: u32, free_bytes: u64, ticket: *u64) callconv(.c) i32 {
-    return callTo(.{ticket}, Session.prepareHost, .{ device, free_bytes });
+/// the next sleep, and gives back what is neither kept nor retained. With `plan_pageable` or `plan_spill` in `options`
+/// it succeeds with less where AscendCL refuses to page-lock more. Followed and refused as `camem_plan_submit`.
+pub fn camem_host_prepare(device: u32, free_bytes: u64, options: u32, ticket: *u64) callconv(.c) i32 {
+    return callTo(.{ticket}, Session.prepareHost, .{ device, free_bytes, planOptions(options) });
 }
 
 /// Starts a plan of `count` steps, one for each group that it concerns, on the shim's thread: all of a sleep
 /// (offload, discard, release) or all of a wake-up (restore, remap). Segments with ids beyond `last_segment_id` are
-/// left as they are; what was freed since `version` is left out. With `verify` 1 a sleep takes a checksum of each
-/// backup; a wake-up compares those that were taken. The steps are copied. Refused as busy while another plan runs,
+/// left as they are; what was freed since `version` is left out. `options` is a sum of `plan_verify`
+/// and the like: with it a sleep takes a checksum of each backup; a wake-up compares those that were taken. With
+/// `plan_pageable` and `plan_spill` backups that AscendCL refuses to page-lock go to ordinary memory and to the spill
+/// folder. The steps are copied. Refused as busy while another plan runs,
 /// as stale when the table has another version or nothing is left to do; then nothing has changed.
 pub fn camem_plan_submit(
     steps: [*]const PlanStep,
     count: u64,
     last_segment_id: u64,
     version: u64,
-    verify: u32,
+    options: u32,
     ticket: *u64,
 ) callconv(.c) i32 {
     const basis: plans.Basis = .{ .last_segment_id = last_segment_id, .version = version };
-    return callTo(.{ticket}, Session.submitPlan, .{ steps[0..count], basis, verify == 1 });
+    return callTo(.{ticket}, Session.submitPlan, .{ steps[0..count], basis, planOptions(options) });
 }
 
 /// How far a plan is. Its own outcome is in `progress.status` once its phase is done; `failure` is then written if it

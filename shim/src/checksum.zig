@@ -15,7 +15,7 @@ pub fn takeNew(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fa
     for (steps.steps) |step| {
         if (!step.copies()) continue;
         try plan.interrupt().check();
-        const found = if (plan.verify) try ofBackup(step.segment, steps, failure) else null;
+        const found = if (plan.options.verify) try ofBackup(step.segment, steps, failure) else null;
         devices.memory.registry.setChecksum(step.segment, found);
     }
 }
@@ -59,7 +59,7 @@ fn ofBackup(segment: *const Segment, steps: *const DeviceSteps, failure: *Failur
     const backup = segment.content.backup() orelse return error.NoBackup;
     var pieces = backup.pieces(segment.size_bytes);
     while (pieces.next()) |piece| switch (piece.place) {
-        .memory => |memory| hash.update(memory[0..piece.size_bytes]),
+        .memory, .pageable => |memory| hash.update(memory[0..piece.size_bytes]),
         .file => |in_file| {
             const buffer = try stagingBuffer(steps);
             var done: u64 = 0;

@@ -15,7 +15,7 @@ const Failure = status.Failure;
 const Outcome = status.Outcome;
 const Plan = plans.Plan;
 
-/// Page-locked memory that a plan takes on each device where content goes to or comes from a file.
+/// Page-locked memory that a plan takes on each device where content goes to or comes from a file or ordinary memory.
 pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_per_stream;
 
 pub const Devices = struct {
@@ -24,6 +24,10 @@ pub const Devices = struct {
     /// memory that is awake are kept until the device has been waited for.
     unsettled: [runtime.max_devices]bool = @splat(false),
     unsettled_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
+    /// Set once AscendCL has refused to page-lock: staging stays for the wake-up until no backup needs it.
+    keeps_staging: std.atomic.Value(bool) = .init(false),
+    kept_staging: [runtime.max_devices]transfer.Staging = @splat(transfer.no_staging),
+    kept_bytes: std.atomic.Value(u64) = .init(0),
 
     pub const Work = fn (self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void;
 
@@ -67,26 +71,54 @@ pub const Devices = struct {
         self.settle(steps.device);
     }
 
+    /// Staging for a device, unless the plan has it already.
     pub fn takeStaging(self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
-        if (!steps.needsStaging(plan.verify)) return;
+        if (steps.staging[0].len > 0) return;
         if (self.unsettled[steps.device]) try self.wait(plan, steps, failure);
+        const kept = &self.kept_staging[steps.device];
+        if (kept[0].len > 0) {
+            steps.staging = kept.*;
+            kept.* = transfer.no_staging;
+            _ = self.kept_bytes.fetchSub(staging_bytes, .monotonic);
+            return;
+        }
+        const pool = &self.memory.stores.page_locked;
         const share_bytes = transfer.staging_bytes_per_stream;
-        try self.memory.pool.reserve(share_bytes * steps.staging.len, plan.interrupt(), failure);
-        for (&steps.staging) |*share| share.* = try self.memory.pool.take(share_bytes);
+        try pool.reserve(share_bytes * steps.staging.len, plan.interrupt(), failure);
+        errdefer self.giveStaging(&steps.staging);
+        for (&steps.staging) |*share| share.* = try pool.take(share_bytes);
     }
 
     /// At the end of a plan: gives its staging back, or keeps it where copies may still run.
     pub fn letGoOfStaging(self: *Devices, plan: *Plan, steps: *DeviceSteps) void {
-        if (!plan.unsettled.load(.acquire)) return self.giveStaging(&steps.staging);
+        if (plan.refused) self.keeps_staging.store(true, .release);
+        if (!plan.unsettled.load(.acquire)) return self.putAside(&steps.staging, steps.device);
         self.unsettled[steps.device] = true;
         if (steps.staging[0].len == 0) return;
         self.unsettled_staging[steps.device] = steps.staging;
         steps.staging = transfer.no_staging;
     }
 
+    /// Keeps staging that no copy uses where a wake-up may not get it again, and else gives it back.
+    fn putAside(self: *Devices, staging: *transfer.Staging, device: u32) void {
+        const keeps = self.keeps_staging.load(.acquire) and self.kept_staging[device][0].len == 0;
+        if (!keeps or staging[0].len == 0) return self.giveStaging(staging);
+        self.kept_staging[device] = staging.*;
+        staging.* = transfer.no_staging;
+        _ = self.kept_bytes.fetchAdd(staging_bytes, .monotonic);
+    }
+
+    /// Gives back staging that was kept, once no backup needs it.
+    pub fn letGoOfKept(self: *Devices) void {
+        if (!self.keeps_staging.load(.acquire) or !self.memory.stores.hasOnlyPageLocked()) return;
+        self.keeps_staging.store(false, .release);
+        for (&self.kept_staging) |*staging| self.giveStaging(staging);
+        self.kept_bytes.store(0, .monotonic);
+    }
+
     fn giveStaging(self: *Devices, staging: *transfer.Staging) void {
         for (staging) |*share| {
-            if (share.len > 0) self.memory.pool.give(share.*);
+            if (share.len > 0) self.memory.stores.page_locked.give(share.*);
             share.* = &.{};
         }
     }
@@ -94,11 +126,11 @@ pub const Devices = struct {
     /// Gives back what no copy of an earlier plan can touch any more, now that the device has been waited for.
     fn settle(self: *Devices, device: u32) void {
         if (!self.unsettled[device]) return;
-        self.giveStaging(&self.unsettled_staging[device]);
+        self.putAside(&self.unsettled_staging[device], device);
         var unfinished: std.ArrayList(Backup) = .empty;
         defer unfinished.deinit(heap.allocator);
         self.memory.registry.takeUnfinished(device, &unfinished) catch return; // the next wait tries again
-        for (unfinished.items) |backup| backup.drop(self.memory.pool);
+        for (unfinished.items) |backup| backup.drop(self.memory.stores);
         self.unsettled[device] = false;
     }
 

@@ -4,6 +4,7 @@
 //! reported, and what could not be given back stays recorded and is tried again by the next plan.
 
 const std = @import("std");
+const program_memory = @import("program_memory.zig");
 const Devices = @import("devices.zig").Devices;
 const heap = @import("heap.zig");
 const host = @import("host.zig");
@@ -38,6 +39,8 @@ pub const Executor = struct {
     plans: [history]Plan = @splat(.{}),
     next_ticket: u64 = 1,
     pending: ?*Plan = null,
+    /// How many plans have ended, for those that wait.
+    ended: std.atomic.Value(u32) = .init(0),
     stopping: bool = false,
     /// Segments wait for their release, beside any plan.
     sweep_wanted: bool = false,
@@ -64,8 +67,7 @@ pub const Executor = struct {
                 heap.allocator.free(plan.steps);
                 plan.steps = &.{};
                 plan.devices = &.{};
-                plan.enter(.done);
-                self.pending = null;
+                self.end(plan);
             } else if (self.stopping) {
                 return;
             } else if (self.sweep_wanted) {
@@ -91,7 +93,7 @@ pub const Executor = struct {
         defer self.mutex.unlock();
         if (!self.close_wanted[device]) return;
         const memory = self.devices.memory;
-        if (memory.registry.hasDevice(device)) return;
+        if (program_memory.hasDevice(memory.registry, device)) return;
         var ignored: Failure = .{};
         memory.runtime.close(device, &ignored) catch return; // the next sweep tries again
         self.close_wanted[device] = false;
@@ -101,7 +103,7 @@ pub const Executor = struct {
     /// Lets go of a device that the program beside has let go of, on the executor's thread: cancels the plan that
     /// runs, and releases every segment of the device. Returns when that is done, or after `timeout_ns`.
     pub fn closeDevice(self: *Executor, device: u32, timeout_ns: u64) void {
-        self.devices.memory.registry.doomDevice(device);
+        program_memory.doomDevice(self.devices.memory.registry, device);
         const deadline_ns = sync.now() +| timeout_ns;
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -142,7 +144,12 @@ pub const Executor = struct {
     }
 
     /// Marks the segments of all steps as moving and starts. Returns the ticket to follow the plan by.
-    pub fn submit(self: *Executor, steps: []const plans.PlanStep, basis: plans.Basis, verify: bool) status.Error!u64 {
+    pub fn submit(
+        self: *Executor,
+        steps: []const plans.PlanStep,
+        basis: plans.Basis,
+        options: plans.Options,
+    ) status.Error!u64 {
         if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -150,20 +157,26 @@ pub const Executor = struct {
         const resolved = try plans.resolve(self.devices.memory.registry, steps, basis);
         const plan = self.start();
         plan.steps = resolved.steps;
-        plan.verify = verify;
+        plan.options = options;
         plan.bytes_total = resolved.bytes_to_copy;
         self.launch(plan);
         return plan.ticket;
     }
 
     /// Starts a plan that page-locks host memory until `free_bytes` are free, and gives back all that is not kept.
-    pub fn submitPreparation(self: *Executor, device: u32, free_bytes: u64) status.Error!u64 {
+    pub fn submitPreparation(
+        self: *Executor,
+        device: u32,
+        free_bytes: u64,
+        options: plans.Options,
+    ) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
         if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
         const plan = self.start();
+        plan.options = options;
         plan.host_device = device;
         plan.host_bytes = host.Pool.blockSize(free_bytes);
         self.launch(plan);
@@ -196,6 +209,14 @@ pub const Executor = struct {
         self.changed.broadcast();
     }
 
+    /// With the mutex held.
+    fn end(self: *Executor, plan: *Plan) void {
+        plan.enter(.done);
+        self.pending = null;
+        _ = self.ended.fetchAdd(1, .release);
+        sync.wakeAll(&self.ended);
+    }
+
     pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -218,18 +239,24 @@ pub const Executor = struct {
 
     /// Waits until a plan is done, for at most `timeout_ns`.
     pub fn wait(self: *Executor, ticket: u64, timeout_ns: u64) status.Error!void {
-        const plan = blk: {
-            self.mutex.lock();
-            defer self.mutex.unlock();
-            break :blk try self.find(ticket);
-        };
         const deadline_ns = sync.now() +| timeout_ns;
+        var ended = self.ended.load(.acquire);
+        if (!try self.isPending(ticket)) return;
         while (true) {
-            const phase = plan.phase.load(.acquire);
             const now_ns = sync.now();
-            if (phase == @intFromEnum(plans.Phase.done) or now_ns >= deadline_ns) return;
-            sync.waitWhile(&plan.phase, phase, deadline_ns - now_ns);
+            if (now_ns >= deadline_ns) return;
+            sync.waitWhile(&self.ended, ended, deadline_ns - now_ns);
+            ended = self.ended.load(.acquire);
+            // Its result may have given way to that of a later plan.
+            if (!(self.isPending(ticket) catch return)) return;
         }
+    }
+
+    fn isPending(self: *Executor, ticket: u64) status.Error!bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const plan = try self.find(ticket);
+        return !plan.isDone();
     }
 
     /// How far a plan is; `failure` is written once it is done and failed.
@@ -264,7 +291,8 @@ pub const Executor = struct {
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
         const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
-        self.devices.memory.pool.trim(&failure) catch |err| plan.note(err, &failure);
+        self.devices.letGoOfKept();
+        self.devices.memory.stores.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
     }
 
@@ -287,13 +315,20 @@ pub const Executor = struct {
     fn prepare(self: *Executor, plan: *Plan, failure: *Failure) status.Error!void {
         plan.enter(.preparing);
         const memory = self.devices.memory;
+        const pool = &memory.stores.page_locked;
         const scope = try runtime.Scope.enter(memory.runtime, plan.host_device, failure);
         defer scope.abandon();
         try self.devices.settleAll(plan.interrupt(), failure);
-        const reserved_before = memory.pool.counts().reserved_bytes;
-        errdefer memory.pool.expect(reserved_before);
-        memory.pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
-        try memory.pool.reserve(plan.host_bytes, plan.interrupt(), failure);
+        const reserved_before = pool.counts().reserved_bytes;
+        errdefer pool.expect(reserved_before);
+        pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
+        switch (try pool.tryReserve(plan.host_bytes, plan.interrupt(), failure)) {
+            .granted => {},
+            .refused => |refusal| {
+                if (!plan.options.isContentWithLess()) return refusal;
+                pool.expect(@min(plan.host_bytes, pool.counts().free_bytes));
+            },
+        }
         plan.complete = true;
     }
 
@@ -323,7 +358,8 @@ pub const Executor = struct {
     fn releaseAllDoomed(self: *Executor, interrupt: ?sync.Interrupt, failure: *Failure) status.Error!void {
         var spare: Failure = .{};
         const released = self.releaseSegments(interrupt, failure);
-        const trimmed = self.devices.memory.pool.trim(if (released) |_| failure else |_| &spare);
+        self.devices.letGoOfKept();
+        const trimmed = self.devices.memory.stores.trim(if (released) |_| failure else |_| &spare);
         try released;
         return trimmed;
     }
@@ -339,9 +375,42 @@ pub const Executor = struct {
                 table.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
-                table.stopMoving(segment);
+                _ = table.stopMoving(segment); // the next sweep tries again
             }
         }
         if (first) |err| return err;
     }
 };
+
+const Waiter = struct {
+    executor: *Executor,
+    ticket: u64,
+    has_begun: std.atomic.Value(bool) = .init(false),
+    waited_ns: u64 = 0,
+
+    const timeout_ns = 4 * std.time.ns_per_s;
+
+    fn run(self: *Waiter) void {
+        const started_ns = sync.now();
+        self.has_begun.store(true, .release);
+        self.executor.wait(self.ticket, timeout_ns) catch return;
+        self.waited_ns = sync.now() - started_ns;
+    }
+};
+
+test "Executor.wait returns when later plans have taken the place of the result" {
+    var executor: Executor = .{ .devices = .{ .memory = undefined } };
+    const plan = executor.start();
+    var waiter: Waiter = .{ .executor = &executor, .ticket = plan.ticket };
+    const thread: sync.Thread = try .spawn(Waiter.run, .{&waiter});
+    while (!waiter.has_begun.load(.acquire)) try std.Thread.yield();
+    sync.waitWhile(&executor.ended, 0, 20 * std.time.ns_per_ms); // until it most likely waits
+    executor.mutex.lock();
+    executor.end(plan);
+    for (0..history) |_| _ = executor.start();
+    executor.mutex.unlock();
+    thread.join();
+    try std.testing.expect(waiter.waited_ns > 0);
+    try std.testing.expect(waiter.waited_ns < Waiter.timeout_ns);
+    try std.testing.expectError(error.Stale, executor.wait(1, 0));
+}

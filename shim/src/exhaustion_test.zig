@@ -30,6 +30,8 @@ const Scenario = struct {
     tag: u32 = 0,
     segments: [most_segments]Segment = undefined,
     count: usize = 0,
+    /// For plans, besides `plan_verify`.
+    options: u32 = 0,
     failure: abi.Failure = .{},
 
     /// Goes on past every failure, as a process that has something to lose does.
@@ -83,7 +85,8 @@ const Scenario = struct {
             planned += 1;
         }
         var ticket: u64 = 0;
-        if (abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, 1, &ticket) != ok) return;
+        const options = abi.plan_verify | self.options;
+        if (abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, options, &ticket) != ok) return;
         _ = abi.camem_plan_wait(ticket, std.math.maxInt(u64));
         var progress: abi.PlanProgress = undefined;
         _ = abi.camem_plan_poll(ticket, &progress, &self.failure);

@@ -1,5 +1,5 @@
-//! Files that hold content of segments: a checkpoint, which is only read, or a spill file, which takes what the host
-//! budget does not allow into page-locked memory. A segment's content is in extents of one file.
+//! Files that hold content of segments: a checkpoint, which is only read, or a spill file, which takes what host memory
+//! does not. A segment's content is in extents of one file.
 
 const std = @import("std");
 const heap = @import("heap.zig");
@@ -18,7 +18,7 @@ pub const File = struct {
     descriptor: i32,
     /// Of a checkpoint; null for a spill file, which nobody else can open.
     identity: ?Identity,
-    /// Segments that have content in it, and the caller that opened it.
+    /// Of a checkpoint: segments that have content in it, and the caller that opened it.
     references: std.atomic.Value(u32) = .init(1),
     /// The number by which the caller that opened it names it.
     handle: u64 = 0,
@@ -34,32 +34,29 @@ pub const File = struct {
         return file;
     }
 
-    /// A spill file of `size_bytes` in `folder`: nobody else can open it, its space is allocated, and it is gone with
-    /// its descriptor, however the process ends.
-    pub fn createSpill(folder: [*:0]const u8, size_bytes: u64, failure: *Failure) status.Error!*File {
-        if (folder[0] == 0) return fail("open", .NOENT, size_bytes, failure);
+    /// An empty spill file in `folder`: nobody else can open it, and it is gone with its descriptor, however the
+    /// process ends.
+    pub fn openSpill(folder: [*:0]const u8, failure: *Failure) status.Error!File {
+        if (folder[0] == 0) return fail("open", .NOENT, 0, failure);
         const flags: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .TMPFILE = true, .DIRECTORY = true };
         const opened = linux.open(folder, flags, 0o600);
         const descriptor: i32 = switch (linux.errno(opened)) {
             .SUCCESS => @intCast(opened),
             // A file system without nameless files.
             .OPNOTSUPP, .ISDIR, .NOENT, .INVAL => try createAndUnlink(folder, failure),
-            else => |code| return fail("open", code, size_bytes, failure),
+            else => |code| return fail("open", code, 0, failure),
         };
-        errdefer _ = linux.close(descriptor);
-        try allocate(descriptor, size_bytes, failure);
-        const file = heap.allocator.create(File) catch return error.OutOfHostMemory;
-        file.* = .{ .descriptor = descriptor, .identity = null };
-        return file;
+        return .{ .descriptor = descriptor, .identity = null };
     }
 
-    fn allocate(descriptor: i32, size_bytes: u64, failure: *Failure) status.Error!void {
+    /// Allocates a part of a spill file on the disk.
+    pub fn allocate(self: *const File, offset_bytes: u64, size_bytes: u64, failure: *Failure) status.Error!void {
         // Beyond this limit the kernel would end the process with a signal.
         var limit: linux.rlimit = undefined;
         _ = try system("getrlimit", linux.prlimit(0, .FSIZE, null, &limit), 0, failure);
-        if (size_bytes > limit.cur) return fail("fallocate", .FBIG, size_bytes, failure);
+        if (offset_bytes + size_bytes > limit.cur) return fail("fallocate", .FBIG, size_bytes, failure);
         while (true) {
-            const code = linux.fallocate(descriptor, 0, 0, @intCast(size_bytes));
+            const code = linux.fallocate(self.descriptor, 0, @intCast(offset_bytes), @intCast(size_bytes));
             if (linux.errno(code) == .INTR) continue;
             _ = try system("fallocate", code, size_bytes, failure);
             return;
@@ -81,10 +78,15 @@ pub const File = struct {
         _ = self.references.fetchAdd(1, .monotonic);
     }
 
+    /// Lets go of a checkpoint.
     pub fn release(self: *File) void {
         if (self.references.fetchSub(1, .acq_rel) > 1) return;
-        _ = linux.close(self.descriptor);
+        self.close();
         heap.allocator.destroy(self);
+    }
+
+    pub fn close(self: *File) void {
+        _ = linux.close(self.descriptor);
     }
 
     pub fn isSpill(self: *const File) bool {

@@ -1,13 +1,18 @@
-//! Page-locked host memory for backups and staging. It comes from AscendCL in slabs and is handed out in blocks of
-//! one size, so that any backup fits into whatever blocks are free: nothing fragments, and no cycle of sleeps takes
-//! more than the one before it. How much is kept while nothing needs it is policy, which TypeScript sets.
+//! Host memory for backups and staging. It comes in slabs, page-locked from AscendCL or else as ordinary memory, and is
+//! handed out in blocks of one size, so that any backup fits into whatever blocks are free: nothing fragments, and no
+//! cycle of sleeps takes more than the one before it. How much is kept while nothing needs it is policy, which
+//! TypeScript sets.
 
 const std = @import("std");
 const heap = @import("heap.zig");
+const linux = std.os.linux;
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;
+
+/// Of madvise (linux/mman.h, from Linux 5.14).
+const populate_write = 23;
 
 /// The granularity of device memory, so that a backup wastes nothing.
 pub const block_bytes: u64 = 2 << 20;
@@ -52,8 +57,70 @@ pub const Extent = struct {
     }
 };
 
+pub fn sizeBytesOf(extents: []const Extent) u64 {
+    var sum: u64 = 0;
+    for (extents) |extent| sum += extent.sizeBytes();
+    return sum;
+}
+
+/// Where the memory of a pool comes from.
+pub const Source = union(enum) {
+    /// aclrtMallocHost: the device copies from and to it directly.
+    page_locked: *runtime.Runtime,
+    /// The kernel: content is copied through staging.
+    pageable,
+
+    const Memory = union(enum) {
+        taken: [*]u8,
+        /// The system has no more, or this process may not have it.
+        refused: status.Error,
+    };
+
+    fn take(self: Source, size_bytes: u64, failure: *Failure) status.Error!Memory {
+        switch (self) {
+            .page_locked => |rt| {
+                var pointer: ?*anyopaque = null;
+                const code = rt.library.api.aclrtMallocHost(&pointer, size_bytes);
+                rt.check("aclrtMallocHost", code, 0, size_bytes, failure) catch |err| switch (err) {
+                    error.OutOfDeviceMemory => return .{ .refused = error.OutOfHostMemory },
+                    error.DeviceLost => return err,
+                    else => return .{ .refused = err },
+                };
+                const memory = try runtime.expectResult("aclrtMallocHost", pointer, 0, size_bytes, failure);
+                return .{ .taken = @ptrCast(memory) };
+            },
+            .pageable => {
+                const flags: linux.MAP = .{ .TYPE = .PRIVATE, .ANONYMOUS = true };
+                const mapped = linux.mmap(null, size_bytes, .{ .READ = true, .WRITE = true }, flags, -1, 0);
+                if (linux.errno(mapped) != .SUCCESS) return refuse("mmap", size_bytes, failure);
+                const memory: [*]u8 = @ptrFromInt(mapped);
+                // Now rather than in the middle of a copy. Older kernels do not know it.
+                const populated = linux.errno(linux.madvise(memory, size_bytes, populate_write));
+                if (populated == .SUCCESS or populated == .INVAL) return .{ .taken = memory };
+                _ = linux.munmap(memory, size_bytes);
+                return refuse("madvise", size_bytes, failure);
+            },
+        }
+    }
+
+    fn refuse(call: []const u8, size_bytes: u64, failure: *Failure) Memory {
+        failure.describe(call, 0, 0, size_bytes, "the kernel has no memory left for this process");
+        return .{ .refused = error.OutOfHostMemory };
+    }
+
+    fn giveBack(self: Source, memory: [*]u8, size_bytes: u64, failure: *Failure) status.Error!void {
+        switch (self) {
+            .page_locked => |rt| {
+                const code = rt.library.api.aclrtFreeHost(memory);
+                try rt.check("aclrtFreeHost", code, 0, size_bytes, failure);
+            },
+            .pageable => _ = linux.munmap(memory, size_bytes), // fails only for what was not mapped
+        }
+    }
+};
+
 pub const Pool = struct {
-    runtime: *runtime.Runtime,
+    source: Source,
     mutex: sync.Mutex = .{},
     /// Slabs with free blocks and others in use; slabs that are free altogether; slabs in use altogether.
     shared: std.DoublyLinkedList = .{},
@@ -70,10 +137,32 @@ pub const Pool = struct {
         return std.mem.alignForward(u64, size_bytes, block_bytes);
     }
 
-    /// Page-locks memory until `wanted_bytes`, a multiple of the block size, are free, and keeps them from being
-    /// trimmed until they are taken. Called inside a `Scope`. After a failure what was page-locked by then stays
-    /// free.
+    /// Takes memory from the system until `wanted_bytes`, a multiple of the block size, are free, and keeps them from
+    /// being trimmed until they are taken. Called inside a `Scope`. After a failure what was taken by then stays free.
     pub fn reserve(self: *Pool, wanted_bytes: u64, interrupt: sync.Interrupt, failure: *Failure) status.Error!void {
+        const before = self.counts().reserved_bytes;
+        switch (try self.tryReserve(wanted_bytes, interrupt, failure)) {
+            .granted => {},
+            .refused => |refusal| {
+                self.expect(before);
+                return refusal;
+            },
+        }
+    }
+
+    pub const Reservation = union(enum) {
+        granted,
+        /// With this error, which `failure` describes.
+        refused: status.Error,
+    };
+
+    /// As `reserve`, but a refusal of the system's is no failure: what is free by then is kept from being trimmed.
+    pub fn tryReserve(
+        self: *Pool,
+        wanted_bytes: u64,
+        interrupt: sync.Interrupt,
+        failure: *Failure,
+    ) status.Error!Reservation {
         self.mutex.lock();
         defer self.mutex.unlock();
         const before = self.reserved_bytes;
@@ -85,25 +174,37 @@ pub const Pool = struct {
             self.mutex.unlock();
             const created = self.createSlab(@min(missing_bytes, slab_bytes_at_most), failure);
             self.mutex.lock();
-            const slab = try created;
-            self.empty.append(&slab.node);
-            self.held_bytes += slab.sizeBytes();
-            self.free_bytes += slab.sizeBytes();
+            switch (try created) {
+                .created => |slab| {
+                    self.empty.append(&slab.node);
+                    self.held_bytes += slab.sizeBytes();
+                    self.free_bytes += slab.sizeBytes();
+                },
+                .refused => |refusal| {
+                    self.reserved_bytes = @max(before, @min(wanted_bytes, self.free_bytes));
+                    return .{ .refused = refusal };
+                },
+            }
         }
+        return .granted;
     }
 
-    fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!*Slab {
+    const Created = union(enum) { created: *Slab, refused: status.Error };
+
+    fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!Created {
         const slab = heap.allocator.create(Slab) catch return error.OutOfHostMemory;
         errdefer heap.allocator.destroy(slab);
-        var pointer: ?*anyopaque = null;
-        const code = self.runtime.library.api.aclrtMallocHost(&pointer, size_bytes);
-        self.runtime.check("aclrtMallocHost", code, 0, size_bytes, failure) catch |err| {
-            return if (err == error.OutOfDeviceMemory) error.OutOfHostMemory else err;
-        };
-        slab.* = .{ .memory = undefined, .block_count = @intCast(size_bytes / block_bytes), .free = 0 };
-        slab.free = slab.all();
-        slab.memory = @ptrCast(try runtime.expectResult("aclrtMallocHost", pointer, 0, size_bytes, failure));
-        return slab;
+        switch (try self.source.take(size_bytes, failure)) {
+            .taken => |memory| {
+                slab.* = .{ .memory = memory, .block_count = @intCast(size_bytes / block_bytes), .free = 0 };
+                slab.free = slab.all();
+                return .{ .created = slab };
+            },
+            .refused => |refusal| {
+                heap.allocator.destroy(slab);
+                return .{ .refused = refusal };
+            },
+        }
     }
 
     /// Takes `size_bytes`, a multiple of the block size, of what was reserved; out of slabs in use first, so that
@@ -158,7 +259,15 @@ pub const Pool = struct {
         return if (slab.free == slab.all()) &self.empty else &self.shared;
     }
 
-    pub const Counts = struct { held_bytes: u64, free_bytes: u64, reserved_bytes: u64 };
+    pub const Counts = struct {
+        held_bytes: u64,
+        free_bytes: u64,
+        reserved_bytes: u64,
+
+        pub fn usedBytes(self: Counts) u64 {
+            return self.held_bytes - self.free_bytes;
+        }
+    };
 
     pub fn counts(self: *Pool) Counts {
         self.mutex.lock();
@@ -196,9 +305,8 @@ pub const Pool = struct {
         while (self.nextToFree()) |slab| {
             self.empty.remove(&slab.node);
             self.mutex.unlock();
-            const code = self.runtime.library.api.aclrtFreeHost(slab.memory);
             const target = if (first == null) failure else &spare;
-            const outcome = self.runtime.check("aclrtFreeHost", code, 0, slab.sizeBytes(), target);
+            const outcome = self.source.giveBack(slab.memory, slab.sizeBytes(), target);
             self.mutex.lock();
             if (outcome) {
                 self.held_bytes -= slab.sizeBytes();

@@ -80,6 +80,9 @@ pub const PlanStep = extern struct {
     action: u32,
     /// 1 where the content is immutable from here on: a wake-up keeps its backup for the next sleep.
     immutable: u32 = 0,
+    /// 1 where memory that is mapped without its content is zeroed.
+    zero: u32 = 0,
+    reserved: u32 = 0,
 
     fn key(self: PlanStep) status.Error!Key {
         return .{
@@ -95,6 +98,22 @@ pub const PlanStep = extern struct {
     }
 };
 
+/// What a plan may do. Crosses the C ABI as a word.
+pub const Options = packed struct(u32) {
+    /// Take a checksum of each new backup.
+    verify: bool = false,
+    /// Where AscendCL refuses to page-lock: keep backups in ordinary memory. A preparation keeps what it could get.
+    pageable: bool = false,
+    /// Likewise, in the spill folder. With both, what ordinary memory does not take.
+    spill: bool = false,
+    reserved: u29 = 0,
+
+    /// Whether backups need not be page-locked.
+    pub fn isContentWithLess(self: Options) bool {
+        return self.pageable or self.spill;
+    }
+};
+
 pub const PlanProgress = extern struct {
     phase: u32,
     /// A `Status`, meaningful once `phase` is done.
@@ -105,6 +124,9 @@ pub const PlanProgress = extern struct {
     undo_failed: u32,
     copied_bytes: u64,
     copy_bytes_total: u64,
+    /// New backups in ordinary memory and in the spill folder, once it is done.
+    pageable_bytes: u64,
+    spilled_bytes: u64,
     waiting_ns: u64,
     preparing_ns: u64,
     mapping_ns: u64,
@@ -119,6 +141,8 @@ pub const Step = struct {
     action: Action,
     immutable: bool,
     spill: bool,
+    /// Of a `remap`.
+    zero: bool,
 
     pub fn copies(self: Step) bool {
         return switch (self.action) {
@@ -159,7 +183,7 @@ pub const Step = struct {
 pub const DeviceSteps = struct {
     device: u32,
     steps: []Step,
-    /// Page-locked memory for content in files.
+    /// Page-locked memory for content in files and in ordinary memory.
     staging: transfer.Staging = transfer.no_staging,
 
     pub fn bytesToCopy(self: DeviceSteps) u64 {
@@ -174,6 +198,7 @@ pub const DeviceSteps = struct {
         for (self.steps) |step| {
             if (step.spill and step.needsBackup()) return true;
             if (step.segment.fileBackup() != null and (verify or step.copies())) return true;
+            if (step.copies() and step.segment.content.isPageable()) return true;
             // What a backup without a checksum is compared with is in device memory.
             if (verify and step.keepsBackup() and step.segment.content.checksum() == null) return true;
         }
@@ -188,8 +213,12 @@ pub const Plan = struct {
     /// For a plan without steps, which only page-locks host memory: how much is to be free.
     host_bytes: u64 = 0,
     host_device: u32 = 0,
-    /// Take a checksum of each new backup.
-    verify: bool = false,
+    options: Options = .{},
+    /// AscendCL has refused to page-lock more.
+    refused: bool = false,
+    /// New backups in ordinary memory and in the spill folder.
+    pageable_bytes: u64 = 0,
+    spilled_bytes: u64 = 0,
     /// Where its spill files are made.
     spill_folder: [*:0]const u8 = "",
     cancelled: std.atomic.Value(bool) = .init(false),
@@ -219,7 +248,6 @@ pub const Plan = struct {
         self.spent_ns[self.phase.load(.monotonic)] +|= now -| self.phase_started_ns;
         self.phase_started_ns = now;
         self.phase.store(@intFromEnum(phase), .release);
-        if (phase == .done) sync.wakeAll(&self.phase);
     }
 
     pub fn isDone(self: *const Plan) bool {
@@ -243,6 +271,8 @@ pub const Plan = struct {
         if (so_far.phase != @intFromEnum(Phase.done)) return so_far;
         so_far.status = @intFromEnum(self.outcome);
         so_far.complete = @intFromBool(self.complete);
+        so_far.pageable_bytes = self.pageable_bytes;
+        so_far.spilled_bytes = self.spilled_bytes;
         so_far.undo_failed = @intFromBool(self.undo_failed);
         so_far.waiting_ns = self.spent_ns[@intFromEnum(Phase.waiting)];
         so_far.preparing_ns = self.spent_ns[@intFromEnum(Phase.preparing)];
@@ -340,10 +370,12 @@ const Wanted = struct {
             const action = try actionOf(step);
             const slot = self.groups.getOrPut(heap.allocator, try step.key()) catch return error.OutOfHostMemory;
             if (slot.found_existing or step.spilled_segments > step.segments) return error.InvalidArgument;
+            if (step.zero == 1 and action != .remap) return error.InvalidArgument;
             if (action.isSleep() != (try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
             slot.value_ptr.* = .{
                 .action = action,
                 .immutable = step.immutable == 1,
+                .zero = step.zero == 1,
                 .segments = step.segments,
                 .spilled = step.spilled_segments,
             };
@@ -361,6 +393,7 @@ fn actionOf(step: PlanStep) status.Error!Action {
 const Remaining = struct {
     action: Action,
     immutable: bool,
+    zero: bool,
     segments: u64,
     spilled: u64,
 
@@ -370,6 +403,7 @@ const Remaining = struct {
             .segment = segment,
             .action = self.action,
             .immutable = self.immutable,
+            .zero = self.zero,
             .spill = self.segments <= self.spilled,
         };
     }

@@ -85,95 +85,25 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Takes the backup of content that is awake; null where it has none.
-    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = self.find(address, id) catch return null;
-        if (!segment.isClean()) return null;
-        self.version += 1;
-        const taken = segment.content.takeBackup();
-        segment.content.setImmutable(false);
-        return taken;
-    }
-
-    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
-    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = self.find(address, id) catch return;
-        if (segment.tag == tag) return;
-        segment.tag = tag;
-        self.version += 1;
-        if (segment.moving) self.is_plan_outdated = true;
-    }
-
-    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
-    pub fn takeOutdated(self: *Registry) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        defer self.is_plan_outdated = false;
-        return self.is_plan_outdated;
-    }
-
-    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `letGo`.
+    /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
-        segment.moving = true;
         self.version += 1; // a plan made before would leave it out
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
-    /// As `claim`, whether the segment is awake or asleep.
-    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+    /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
+    pub fn startMoving(self: *Registry, segment: *Segment) void {
         segment.moving = true;
-        self.version += 1;
         self.waitForPins(segment);
-        return segment;
     }
 
-    /// Returns once nothing moves a segment, or there is none.
-    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        while (true) {
-            const segment = self.find(address, id) catch return;
-            if (!segment.moving) return;
-            self.changed.wait(&self.mutex);
-        }
-    }
-
-    /// Gives a claimed segment that is not mapped another address range, one of ours.
-    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        _ = self.segments.remove(segment.address);
-        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
-        segment.borrowed = null;
-        segment.address = address;
-        self.segments.putAssumeCapacity(address, segment);
-    }
-
-    /// Marks a claimed segment for release by the caller.
-    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        self.markDoomed(segment);
-    }
-
-    /// Ends a claim. True when the segment was freed meanwhile, so that a sweep must release it.
-    pub fn letGo(self: *Registry, segment: *Segment) bool {
+    /// Ends what `claim`, `doom` and `takeDoomed` began. True when the segment is doomed: a sweep must release it.
+    pub fn stopMoving(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.moving = false;
@@ -190,15 +120,6 @@ pub const Registry = struct {
         self.version += 1;
         segment.content = .{ .clean = .{ .backup = new } };
         return replaced;
-    }
-
-    /// Whether the content of any segment is not in device memory. What waits for its release does not count.
-    pub fn isAnyAsleep(self: *Registry) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator: Iterator = .init(self);
-        while (iterator.next()) |segment| if (!segment.doomed and !segment.isAwake()) return true;
-        return false;
     }
 
     /// Whether a failed sleep left a backup that its copies may still write to.
@@ -275,6 +196,13 @@ pub const Registry = struct {
         return if (segment.id == id) segment else error.UnknownSegment;
     }
 
+    /// As `find`, of a segment that nobody moves or releases. With the mutex held.
+    pub fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        return if (segment.moving) error.Moving else segment;
+    }
+
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
@@ -313,9 +241,7 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
@@ -336,9 +262,7 @@ pub const Registry = struct {
     ) status.Error!PinnedBackup {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.find(address, id);
-        if (segment.doomed) return error.UnknownSegment;
-        if (segment.moving) return error.Moving;
+        const segment = try self.findAtRest(address, id);
         const backup = switch (segment.content) {
             .offloaded, .clean => segment.content.backup() orelse return error.NoBackup,
             .live, .saving, .discarded => return error.NoBackup,
@@ -369,8 +293,7 @@ pub const Registry = struct {
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
         if (segment.moving) return null;
-        segment.moving = true;
-        self.waitForPins(segment);
+        self.startMoving(segment);
         return segment;
     }
 
@@ -410,7 +333,7 @@ pub const Registry = struct {
         self.markDoomed(segment);
     }
 
-    fn markDoomed(self: *Registry, segment: *Segment) void {
+    pub fn markDoomed(self: *Registry, segment: *Segment) void {
         if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
     }
@@ -427,31 +350,6 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| self.markDoomed(entry.*);
-    }
-
-    pub fn doomDevice(self: *Registry, device: u32) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator = self.segments.valueIterator();
-        while (iterator.next()) |entry| if (entry.*.device == device) self.markDoomed(entry.*);
-    }
-
-    /// Whether any segment of a device is left, also one that waits for its release.
-    pub fn hasDevice(self: *Registry, device: u32) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator: Iterator = .init(self);
-        while (iterator.next()) |segment| if (segment.device == device) return true;
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
-        while (doomed.next()) |segment| if (segment.device == device) return true;
-        return false;
-    }
-
-    pub fn stopMoving(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        segment.moving = false;
-        self.changed.broadcast();
     }
 
     /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which
@@ -509,10 +407,10 @@ pub const Registry = struct {
     }
 };
 
-const DoomedIterator = struct {
+pub const DoomedIterator = struct {
     node: ?*std.DoublyLinkedList.Node,
 
-    fn next(self: *DoomedIterator) ?*const Segment {
+    pub fn next(self: *DoomedIterator) ?*const Segment {
         const node = self.node orelse return null;
         self.node = node.next;
         return @fieldParentPtr("doomed_node", node);

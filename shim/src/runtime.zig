@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const Initialization = @import("initialization.zig").Initialization;
 const LeftBehind = @import("left_behind.zig").LeftBehind;
 const loader = @import("loader.zig");
 const status = @import("status.zig");
@@ -66,21 +67,15 @@ pub const Beside = struct {
     ) status.Error!void,
 };
 
-/// Who has to undo `aclInit`.
-const Initialization = enum { ours, counted, foreign };
-
-/// The initialisation that a failed attach could not give up: the next one with that library takes it over.
-var stray_initialization: ?struct {
-    /// `aclInit` of the library.
-    library: *const fn (?[*:0]const u8) callconv(.c) acl.Error,
-    kind: Initialization,
-} = null;
+fn nextSession() u64 {
+    return sessions.fetchAdd(1, .monotonic);
+}
 
 pub const Runtime = struct {
     library: loader.Library,
     initialization: Initialization,
     device_count: u32,
-    /// Tells the contexts of this session from those of earlier ones.
+    /// Tells the contexts that are alive from those of earlier sessions; another number once a device was reset.
     session: u64,
     left_behind: LeftBehind,
     beside: ?*const Beside,
@@ -93,10 +88,10 @@ pub const Runtime = struct {
             .beside = beside,
             .initialization = .foreign,
             .device_count = 0,
-            .session = sessions.fetchAdd(1, .monotonic),
+            .session = nextSession(),
             .left_behind = try .ofProcess(),
         };
-        if (beside == null) self.initialization = try self.initialize(failure);
+        if (beside == null) self.initialization = try .take(&library, failure);
         errdefer self.abandon();
         var count: u32 = 0;
         const code = library.api.aclrtGetDeviceCount(&count);
@@ -109,46 +104,14 @@ pub const Runtime = struct {
         return self;
     }
 
-    fn initialize(self: *Runtime, failure: *Failure) status.Error!Initialization {
-        if (stray_initialization) |stray| if (stray.library == self.library.api.aclInit) {
-            stray_initialization = null;
-            return stray.kind;
-        };
-        const code = self.library.api.aclInit(null);
-        switch (code) {
-            acl.code.success => return .ours,
-            acl.code.repeat_initialize => return .counted,
-            // Someone initialised AscendCL with a configuration file of their own: no count was taken.
-            acl.code.invalid_param => {
-                var count: u32 = 0;
-                if (self.library.api.aclrtGetDeviceCount(&count) == acl.code.success) return .foreign;
-            },
-            else => {},
-        }
-        self.describe("aclInit", code, 0, 0, failure);
-        return error.BackendUnavailable;
-    }
-
     /// Gives up our count of `aclInit`. The last one in the process tears AscendCL down.
     pub fn finalize(self: *Runtime, failure: *Failure) status.Error!void {
-        const api = &self.library.api;
-        if (self.initialization == .foreign) return;
-        const call, const code = if (api.aclFinalizeReference) |finalizeReference|
-            .{ "aclFinalizeReference", finalizeReference(null) }
-        else if (self.initialization == .ours)
-            .{ "aclFinalize", api.aclFinalize() }
-        else
-            return;
-        if (code == acl.code.repeat_finalize) return; // somebody else has torn AscendCL down already
-        return self.check(call, code, 0, 0, failure);
+        return self.initialization.giveUp(&self.library, failure);
     }
 
     /// Finalizes after a failed attach, whose own failure is reported.
     pub fn abandon(self: *Runtime) void {
-        var ignored: Failure = .{};
-        self.finalize(&ignored) catch {
-            stray_initialization = .{ .library = self.library.api.aclInit, .kind = self.initialization };
-        };
+        self.initialization.abandon(&self.library);
     }
 
     /// Turns a code that is not success into an error, with AscendCL's own message of this thread.
@@ -160,24 +123,7 @@ pub const Runtime = struct {
         size_bytes: u64,
         failure: *Failure,
     ) status.Error!void {
-        if (code == acl.code.success) return;
-        self.describe(call, code, address, size_bytes, failure);
-        return status.fromAcl(code);
-    }
-
-    fn describe(
-        self: *const Runtime,
-        call: []const u8,
-        code: acl.Error,
-        address: u64,
-        size_bytes: u64,
-        failure: *Failure,
-    ) void {
-        var message: []const u8 = "";
-        if (self.library.api.aclGetRecentErrMsg) |recent| {
-            if (recent()) |text| message = std.mem.span(text);
-        }
-        failure.describe(call, code, address, size_bytes, message);
+        return self.library.check(call, code, address, size_bytes, failure);
     }
 
     /// The primary context of `device`, which is opened on first use and stays open until `closeDevices`.
@@ -367,7 +313,7 @@ pub const Runtime = struct {
             }
         }
         const context = self.devices[device].context;
-        defer self.left_behind.markDead(context);
+        self.session = nextSession(); // the context dies, whatever the call returns
         return if (self.beside == null) self.resetDevice(device, failure) else self.destroyContext(context, failure);
     }
 
@@ -394,28 +340,77 @@ pub const Runtime = struct {
 
     fn makeCurrent(self: *Runtime, context: acl.Context, device: u32, failure: *Failure) status.Error!void {
         const code = self.library.api.aclrtSetCurrentContext(context);
-        self.check("aclrtSetCurrentContext", code, 0, 0, failure) catch |err| {
-            if (code != acl.code.rt_param_invalid) return err;
+        if (code == acl.code.rt_param_invalid) {
+            if (try self.becomesCurrent(context, device, failure)) return;
+            self.library.describe("aclrtSetCurrentContext", code, 0, 0, failure);
             self.mutex.lock();
             defer self.mutex.unlock();
             self.devices[device].gone = true;
             return error.DeviceLost;
-        };
+        }
+        return self.check("aclrtSetCurrentContext", code, 0, 0, failure);
+    }
+
+    /// Whether `context` still is the primary context of `device`; then it is current on this thread afterwards. False
+    /// as well where AscendCL cannot tell. Never passes a context on that may be dead, which is undefined.
+    fn becomesCurrent(self: *Runtime, context: acl.Context, device: u32, failure: *Failure) status.Error!bool {
+        const api = &self.library.api;
+        if (self.beside != null) return false; // contexts of its own are no primary ones
+        const stateOf = api.aclrtGetPrimaryCtxState orelse return false;
+        var active: i32 = 0;
+        try self.check("aclrtGetPrimaryCtxState", stateOf(@intCast(device), null, &active), 0, 0, failure);
+        if (active == 0) return false;
+        // Others hold the device, so this hold neither opens nor closes it.
+        try self.check("aclrtSetDevice", api.aclrtSetDevice(@intCast(device)), 0, 0, failure);
+        defer self.giveHoldBack(device);
+        var primary: acl.Context = null;
+        try self.check("aclrtGetCurrentContext", api.aclrtGetCurrentContext(&primary), 0, 0, failure);
+        return primary == context;
+    }
+
+    fn giveHoldBack(self: *Runtime, device: u32) void {
+        if (self.library.api.aclrtResetDevice(@intCast(device)) == acl.code.success) return;
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.devices[device].stray_holds +|= 1;
+    }
+
+    /// Records that the context that a failed opening left current on this thread has died.
+    fn noteDead(self: *Runtime, device: u32) void {
+        var left: acl.Context = null;
+        if (self.library.api.aclrtGetCurrentContext(&left) != acl.code.success) return;
+        // Otherwise AscendCL refuses the context when it is put back.
+        self.left_behind.note(left, device, LeftBehind.no_session) catch return;
+    }
+
+    /// Whether `context` is what this session holds as the primary context of `device`.
+    fn holds(self: *Runtime, context: acl.Context, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const slot = &self.devices[device];
+        return slot.context == context and !slot.gone;
     }
 };
 
 /// Makes the primary context of a device current on this thread for as long as it lasts.
 pub const Scope = struct {
     runtime: *Runtime,
+    device: u32,
+    /// Ours; null until it is opened.
+    entered: acl.Context = null,
     /// The context that was current before; null when there was none, or the same one.
     previous: acl.Context,
 
     pub fn enter(runtime: *Runtime, device: u32, failure: *Failure) status.Error!Scope {
         const found = try currentContext(runtime, failure);
-        var scope: Scope = .{ .runtime = runtime, .previous = found };
+        var scope: Scope = .{ .runtime = runtime, .device = device, .previous = found };
         errdefer scope.abandon();
-        const context = try runtime.contextOf(device, failure);
-        if (found == null) try runtime.left_behind.note(context, runtime.session);
+        const context = runtime.contextOf(device, failure) catch |err| {
+            if (found == null) runtime.noteDead(device);
+            return err;
+        };
+        scope.entered = context;
+        if (found == null) try runtime.left_behind.note(context, device, runtime.session);
         if (context == found) {
             scope.previous = null;
         } else {
@@ -434,7 +429,10 @@ pub const Scope = struct {
             acl.code.rt_context_null, acl.code.rt_param_invalid => return null,
             else => try runtime.check("aclrtGetCurrentContext", code, 0, 0, failure),
         }
-        return if (runtime.left_behind.isDead(found, runtime.session)) null else found;
+        const device = runtime.left_behind.staleDevice(found, runtime.session) orelse return found;
+        if (device >= runtime.device_count) return null; // another library's
+        const is_alive = runtime.holds(found, device) or try runtime.becomesCurrent(found, device, failure);
+        return if (is_alive) found else null;
     }
 
     /// Restores the context that was current before. A failure is reported: the caller's own work would go on in a
@@ -442,9 +440,17 @@ pub const Scope = struct {
     pub fn leave(self: Scope, failure: *Failure) status.Error!void {
         const context = self.previous orelse return;
         const code = self.runtime.library.api.aclrtSetCurrentContext(context);
+        if (code != acl.code.success) self.noteLeft();
         // Its owner may have destroyed the context in the meantime: not a failure of ours.
         if (code == acl.code.rt_param_invalid) return;
         return self.runtime.check("aclrtSetCurrentContext", code, 0, 0, failure);
+    }
+
+    /// The context of the scope stays current on this thread.
+    fn noteLeft(self: Scope) void {
+        const context = self.entered orelse return self.runtime.noteDead(self.device);
+        const session = self.runtime.session;
+        self.runtime.left_behind.note(context, self.device, session) catch return; // as after a failed opening
     }
 
     /// As `leave`, for use after a failure, or on a thread of the shim.

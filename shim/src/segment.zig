@@ -61,6 +61,12 @@ pub const Content = union(enum) {
         };
     }
 
+    /// Whether its backup is in ordinary memory.
+    pub fn isPageable(self: *const Content) bool {
+        const found = self.backup() orelse return false;
+        return found == .pageable;
+    }
+
     pub fn checksum(self: *const Content) ?u64 {
         return switch (self.*) {
             .live, .discarded => null,
@@ -220,7 +226,7 @@ pub const Segment = struct {
     pub fn fileBackup(self: *const Segment) ?backups.InFile {
         const found = self.content.backup() orelse return null;
         return switch (found) {
-            .host => null,
+            .host, .pageable => null,
             .file => |in_file| in_file,
         };
     }
@@ -259,6 +265,7 @@ pub const Segment = struct {
         };
         const found = self.content.backup() orelse return described;
         described.host_bytes = found.hostBytes();
+        described.pageable_bytes = found.pageableBytes();
         described.host_address = found.hostAddress();
         described.spilled_bytes = found.spilledBytes();
         described.checkpoint_bytes = found.checkpointBytes();
@@ -276,7 +283,9 @@ pub const Info = extern struct {
     committed_bytes: u64,
     /// Bytes of page-locked host memory that hold its content.
     host_bytes: u64 = 0,
-    /// Where they begin; 0 without any. They need not lie next to each other.
+    /// Bytes of ordinary memory that hold its content.
+    pageable_bytes: u64 = 0,
+    /// Where either begins; 0 without any. They need not lie next to each other.
     host_address: u64 = 0,
     /// Bytes of a spill file that hold its content.
     spilled_bytes: u64 = 0,

@@ -64,6 +64,7 @@ pub const SegmentGroup = extern struct {
     /// Bytes of all of them together, as `SegmentInfo` has them.
     committed_bytes: u64 = 0,
     host_bytes: u64 = 0,
+    pageable_bytes: u64 = 0,
     spilled_bytes: u64 = 0,
     checkpoint_bytes: u64 = 0,
     first_segment_id: u64,
@@ -102,6 +103,7 @@ pub const SegmentGroup = extern struct {
         self.last_segment_id = @max(self.last_segment_id, segment.id);
         const backup = segment.content.backup() orelse return;
         self.host_bytes += backup.hostBytes();
+        self.pageable_bytes += backup.pageableBytes();
         self.spilled_bytes += backup.spilledBytes();
         self.checkpoint_bytes += backup.checkpointBytes();
     }

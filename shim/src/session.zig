@@ -1,13 +1,13 @@
 //! The verbs behind the C ABI, for the AscendCL that this process has opened. Any thread may call each.
 
 const std = @import("std");
+const program_memory = @import("program_memory.zig");
 const acl = @import("acl");
-const Backup = @import("backup.zig").Backup;
+const backups = @import("backup.zig");
 const devices = @import("devices.zig");
 const executor = @import("executor.zig");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
-const host = @import("host.zig");
 const loader = @import("loader.zig");
 const plans = @import("plans.zig");
 const Registry = @import("registry.zig").Registry;
@@ -25,20 +25,24 @@ const Segment = segments.Segment;
 const Allocation = struct { address: u64, segment_id: u64 };
 const Groups = struct { count: u64, version: u64 };
 
-/// Page-locked host memory. All of it is `held`; what is not `free` holds backups. Crosses the C ABI.
+/// Host memory. All that is page-locked is `held`; what is not `free` holds backups or is staging. Crosses the C ABI.
 pub const HostInfo = extern struct {
     held_bytes: u64,
     free_bytes: u64,
     /// Of what is free, what is kept for the next sleep.
     reserved_bytes: u64,
-    /// What a plan takes on each device while it moves content to or from a file.
+    /// What a plan takes on each device while it moves content to or from a file or ordinary memory.
     staging_bytes: u64,
+    /// Page-locked memory that is kept to copy through, for backups that are not page-locked.
+    kept_staging_bytes: u64,
+    /// Ordinary memory that holds backups.
+    pageable_bytes: u64,
 };
 
 pub const Session = struct {
     runtime: runtime.Runtime,
     registry: Registry,
-    pool: host.Pool,
+    stores: backups.Stores,
     executor: Executor,
     memory: vmm.Memory,
 
@@ -49,10 +53,10 @@ pub const Session = struct {
     pub fn open(self: *Session, library: loader.Library, beside: ?Beside, failure: *Failure) status.Error!void {
         self.runtime = try runtime.Runtime.init(library, if (beside) |given| given.runtime else null, failure);
         errdefer self.runtime.abandon();
-        self.pool = .{ .runtime = &self.runtime };
+        self.stores = .{ .page_locked = .{ .source = .{ .page_locked = &self.runtime } } };
         self.registry = .{};
         errdefer self.registry.deinit();
-        self.memory = .{ .runtime = &self.runtime, .registry = &self.registry, .pool = &self.pool };
+        self.memory = .{ .runtime = &self.runtime, .registry = &self.registry, .stores = &self.stores };
         if (beside) |given| self.memory.beside = given.memory;
         self.executor = .{ .devices = .{ .memory = self.memory } };
         if (beside) |given| self.executor.guard = given.guard;
@@ -68,8 +72,8 @@ pub const Session = struct {
     /// Gives everything back, once no other call is in progress. Can be called again after a failure.
     pub fn close(self: *Session, failure: *Failure) status.Error!void {
         self.registry.doomAll();
-        self.pool.expect(0);
-        self.pool.retain(0);
+        self.stores.page_locked.expect(0);
+        self.stores.page_locked.retain(0);
         try self.executor.releaseAll(failure);
         try self.runtime.closeDevices(failure);
         try self.runtime.finalize(failure);
@@ -214,18 +218,24 @@ pub const Session = struct {
     pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
         const segment = try self.registry.doom(address, id) orelse return;
         self.memory.release(segment, null, failure) catch |err| {
-            self.registry.stopMoving(segment);
+            _ = self.registry.stopMoving(segment); // the caller or the next plan tries again
             return err;
         };
         self.registry.destroy(segment);
+        self.trimHost();
+    }
+
+    /// After the release of a segment: gives back host memory that nothing keeps.
+    pub fn trimHost(self: *Session) void {
+        if (self.executor.devices.keeps_staging.load(.acquire)) self.executor.requestSweep();
         var ignored: Failure = .{};
-        self.pool.trim(&ignored) catch return; // what stays serves the next sleep
+        self.stores.trim(&ignored) catch return; // what stays serves the next sleep
     }
 
     /// Drops the backup that immutable content has kept: the program beside is about to write to it.
     pub fn dropKeptBackup(self: *Session, address: u64, id: u64) void {
-        const backup = self.registry.takeClean(address, id) orelse return;
-        backup.drop(&self.pool);
+        const backup = program_memory.takeClean(&self.registry, address, id) orelse return;
+        backup.drop(&self.stores);
         self.executor.requestSweep(); // gives back what nothing retains
     }
 
@@ -335,7 +345,7 @@ pub const Session = struct {
         const own = heap.allocator.dupe(files.Extent, extents) catch return error.OutOfHostMemory;
         errdefer heap.allocator.free(own);
         const segment = try self.registry.claim(name.address, name.segment_id);
-        defer if (self.registry.letGo(segment)) self.executor.requestSweep();
+        defer if (self.registry.stopMoving(segment)) self.executor.requestSweep();
         if (segment.discards != discards) return error.Asleep;
         var end: u64 = 0;
         for (own) |extent| {
@@ -349,47 +359,49 @@ pub const Session = struct {
         if (self.registry.isUnfinished(segment))
             try self.runtime.synchronizeDevice(segment.device, null, failure);
         const replaced = self.registry.replaceBackup(segment, .{ .file = .{ .file = file, .extents = own } });
-        if (replaced) |backup| backup.drop(&self.pool);
+        if (replaced) |backup| backup.drop(&self.stores);
     }
 
     pub fn setTagImmutable(self: *Session, tag: u32, immutable: bool) status.Error!void {
-        var dropped: std.ArrayList(Backup) = .empty;
+        var dropped: std.ArrayList(backups.Backup) = .empty;
         defer dropped.deinit(heap.allocator);
         try self.registry.setImmutable(tag, immutable, &dropped);
         if (dropped.items.len == 0) return;
-        for (dropped.items) |backup| backup.drop(&self.pool);
+        for (dropped.items) |backup| backup.drop(&self.stores);
         self.executor.requestSweep(); // gives back all that nothing retains
     }
 
     pub fn hostInfo(self: *Session) status.Error!HostInfo {
-        const counts = self.pool.counts();
+        const counts = self.stores.page_locked.counts();
         return .{
             .held_bytes = counts.held_bytes,
             .free_bytes = counts.free_bytes,
             .reserved_bytes = counts.reserved_bytes,
             .staging_bytes = devices.staging_bytes,
+            .kept_staging_bytes = self.executor.devices.kept_bytes.load(.monotonic),
+            .pageable_bytes = self.stores.pageable.counts().usedBytes(),
         };
     }
 
     pub fn retainHost(self: *Session, size_bytes: u64) status.Error!void {
-        self.pool.retain(size_bytes);
+        self.stores.page_locked.retain(size_bytes);
     }
 
     pub fn setSpillFolder(self: *Session, path: []const u8) status.Error!void {
         return self.executor.setSpillFolder(path);
     }
 
-    pub fn prepareHost(self: *Session, device: u32, free_bytes: u64) status.Error!u64 {
-        return self.executor.submitPreparation(device, free_bytes);
+    pub fn prepareHost(self: *Session, device: u32, free_bytes: u64, options: plans.Options) status.Error!u64 {
+        return self.executor.submitPreparation(device, free_bytes, options);
     }
 
     pub fn submitPlan(
         self: *Session,
         steps: []const plans.PlanStep,
         basis: plans.Basis,
-        verify: bool,
+        options: plans.Options,
     ) status.Error!u64 {
-        return self.executor.submit(steps, basis, verify);
+        return self.executor.submit(steps, basis, options);
     }
 
     pub fn pollPlan(self: *Session, ticket: u64, failure: *Failure) status.Error!plans.PlanProgress {

@@ -2,31 +2,27 @@
 //! physical memory, and only then free it. Until the first free every step is undone on a failure, so that all memory
 //! is as it was.
 
-const std = @import("std");
-const Backup = @import("backup.zig").Backup;
 const checksum = @import("checksum.zig");
 const Devices = @import("devices.zig").Devices;
 const files = @import("files.zig");
-const heap = @import("heap.zig");
-const host = @import("host.zig");
+const placement = @import("placement.zig");
 const plans = @import("plans.zig");
 const status = @import("status.zig");
 const DeviceSteps = plans.DeviceSteps;
 const Failure = status.Failure;
 const Plan = plans.Plan;
-const Step = plans.Step;
 
 pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void {
     plan.enter(.waiting);
     try plan.checkFiles(failure);
     try devices.onEach(plan, Devices.wait, failure);
     plan.enter(.preparing);
-    const pool = devices.memory.pool;
+    const pool = &devices.memory.stores.page_locked;
     const reserved_before = pool.counts().reserved_bytes;
     errdefer pool.expect(reserved_before);
-    for (plan.devices) |*steps| try devices.on(plan, steps, takeBackups, failure);
+    try placement.takeBackups(devices, plan, failure);
     plan.enter(.verifying);
-    if (plan.verify) try devices.onEach(plan, checksum.verifyKept, failure);
+    if (plan.options.verify) try devices.onEach(plan, checksum.verifyKept, failure);
     plan.enter(.copying);
     try devices.onEach(plan, copyToBackups, failure);
     plan.enter(.verifying);
@@ -36,65 +32,6 @@ pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void 
     try devices.onEach(plan, unmapAll, failure);
     commit(devices, plan);
 }
-
-/// Host memory and disk space for everything that is to be copied, before anything is.
-fn takeBackups(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
-    try devices.takeStaging(plan, steps, failure);
-    var first: usize = 0;
-    while (first < steps.steps.len) {
-        const tag = steps.steps[first].segment.tag;
-        var end = first;
-        while (end < steps.steps.len and steps.steps[end].segment.tag == tag) end += 1;
-        try takeBackupsOfTag(devices, plan, steps.steps[first..end], failure);
-        first = end;
-    }
-}
-
-fn takeBackupsOfTag(devices: *Devices, plan: *Plan, steps: []const Step, failure: *Failure) status.Error!void {
-    const memory = devices.memory;
-    var host_bytes: u64 = 0;
-    var spill_bytes: u64 = 0;
-    for (steps) |step| {
-        const segment = step.segment;
-        if (step.copies() and segment.content.isLive()) try memory.back(segment, failure);
-        if (!step.needsBackup()) continue;
-        if (step.spill) spill_bytes += segment.size_bytes else host_bytes += host.Pool.blockSize(segment.size_bytes);
-    }
-    if (host_bytes > 0) try memory.pool.reserve(host_bytes, plan.interrupt(), failure);
-    var spill: ?Spill = if (spill_bytes > 0) try .create(plan, spill_bytes, failure) else null;
-    defer if (spill) |created| created.file.release();
-    for (steps) |step| {
-        if (!step.needsBackup()) continue;
-        const size_bytes = step.segment.size_bytes;
-        const target: Backup = if (spill != null and step.spill)
-            .{ .file = try spill.?.take(size_bytes) }
-        else
-            .{ .host = try memory.pool.take(host.Pool.blockSize(size_bytes)) };
-        memory.registry.save(step.segment, target);
-    }
-}
-
-/// A spill file that is handed out from its beginning.
-const Spill = struct {
-    file: *files.File,
-    used_bytes: u64 = 0,
-
-    fn create(plan: *const Plan, size_bytes: u64, failure: *Failure) status.Error!Spill {
-        return .{ .file = try .createSpill(plan.spill_folder, size_bytes, failure) };
-    }
-
-    fn take(self: *Spill, size_bytes: u64) status.Error!@FieldType(Backup, "file") {
-        const extent: files.Extent = .{
-            .segment_offset_bytes = 0,
-            .file_offset_bytes = self.used_bytes,
-            .size_bytes = size_bytes,
-        };
-        const extents = heap.allocator.dupe(files.Extent, &.{extent}) catch return error.OutOfHostMemory;
-        self.file.reference();
-        self.used_bytes += size_bytes;
-        return .{ .file = self.file, .extents = extents };
-    }
-};
 
 fn copyToBackups(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
     var copier = devices.copier(plan, steps, .to_host);
@@ -130,7 +67,7 @@ fn commit(devices: *Devices, plan: *Plan) void {
     markOffloaded(devices, plan);
     for (plan.steps) |step| {
         if (step.action != .discard) continue;
-        if (devices.memory.registry.takeBackup(step.segment, .discard)) |backup| backup.drop(devices.memory.pool);
+        if (devices.memory.registry.takeBackup(step.segment, .discard)) |backup| backup.drop(devices.memory.stores);
     }
     var failure: Failure = .{};
     devices.onEach(plan, freeAll, &failure) catch |err| plan.note(err, &failure);
@@ -168,6 +105,6 @@ pub fn undo(devices: *Devices, plan: *Plan, steps: DeviceSteps) void {
         };
         // What a copy may still write to is kept until the device has been waited for.
         if (plan.unsettled.load(.acquire) or devices.unsettled[steps.device]) continue;
-        if (memory.registry.takeBackup(segment, .drop_unfinished)) |backup| backup.drop(memory.pool);
+        if (memory.registry.takeBackup(segment, .drop_unfinished)) |backup| backup.drop(memory.stores);
     }
 }

@@ -142,7 +142,7 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
         }
         if (is_busy) continue; // a backup is just being replaced
         var ticket: u64 = 0;
-        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, 1, &ticket);
+        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, abi.plan_verify, &ticket);
         if (status == @intFromEnum(abi.Status.stale)) continue;
         try expect("camem_plan_submit", status);
         return follow(ticket);
@@ -159,7 +159,7 @@ fn makeMutable(tag: u32) !void {
 
 fn prepare(size_bytes: u64) !void {
     var ticket: u64 = 0;
-    try expect("camem_host_prepare", abi.camem_host_prepare(0, size_bytes, &ticket));
+    try expect("camem_host_prepare", abi.camem_host_prepare(0, size_bytes, 0, &ticket));
     return follow(ticket);
 }
 
@@ -169,7 +169,7 @@ fn follow(ticket: u64) !void {
     while (true) {
         try expect("camem_plan_poll", abi.camem_plan_poll(ticket, &progress, &failure));
         if (progress.phase == @intFromEnum(abi.Phase.done)) return expect("the plan", progress.status);
-        std.Thread.yield() catch |err| return err;
+        try expect("camem_plan_wait", abi.camem_plan_wait(ticket, std.time.ns_per_ms));
     }
 }
 

@@ -1,10 +1,10 @@
 //! Copies the content of segments between one device and where their backups are, in bounded pieces over the device's
-//! streams, and reports success only once every piece has arrived. Content in files goes through page-locked staging.
+//! streams, and reports success only once every piece has arrived. Content in files and in pageable memory goes through
+//! page-locked staging.
 
 const std = @import("std");
 const acl = @import("acl");
 const backups = @import("backup.zig");
-const files = @import("files.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
 const runtime = @import("runtime.zig");
@@ -31,14 +31,14 @@ pub const Direction = enum {
 const largest_batch_bytes = 32 << 20;
 const smallest_batch_bytes = 4 << 20;
 
-/// Page-locked memory for content that goes to a file or comes from one, for each stream, or none.
+/// Page-locked memory for content that goes to or comes from a file or pageable memory, for each stream, or none.
 pub const Staging = [runtime.streams_per_device][]host.Extent;
 pub const no_staging: Staging = @splat(&.{});
 /// Small, so that data is still in the cache when it is copied (docs/performance.md).
 pub const staging_bytes_per_stream = 4 << 20;
 
-/// Bytes of a file read or copied at a time: one piece is copied while the next is read, still in the cache.
-const file_piece_bytes = 1 << 20;
+/// Bytes read or copied through staging at a time: one piece is copied while the next is read, still in the cache.
+const staged_piece_bytes = 1 << 20;
 
 pub const Observer = struct {
     bytes_done: *std.atomic.Value(u64),
@@ -48,8 +48,8 @@ pub const Observer = struct {
     unsettled: *std.atomic.Value(bool),
 };
 
-/// A write of content to its file, due once its copy to staging has arrived.
-const Write = struct { file: *const files.File, memory: [*]u8, file_offset_bytes: u64, size_bytes: u64 };
+/// A write of content to its backup, due once its copy to staging has arrived.
+const Write = struct { place: backups.Place, memory: [*]u8, size_bytes: u64 };
 
 /// A part of a segment's content, and where its backup is.
 const Part = struct { address: u64, size_bytes: u64, place: backups.Place };
@@ -82,7 +82,8 @@ pub const Copier = struct {
     threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
 
-    /// Room for `most_segments` of `total_bytes`. Content in a file needs `staging`.
+    /// Room for `most_segments` of `total_bytes`. Content in a file or in pageable memory needs
+    /// `staging`.
     pub fn start(self: *Copier, most_segments: usize, total_bytes: u64, failure: *Failure) status.Error!void {
         self.segments.ensureTotalCapacityPrecise(heap.allocator, most_segments) catch return error.OutOfHostMemory;
         errdefer self.segments.deinit(heap.allocator);
@@ -157,7 +158,7 @@ pub const Copier = struct {
         lane.run() catch |err| {
             outcome.err = err;
             self.end(.failed);
-            lane.settle();
+            settle(self.runtime, lane.stream, self.observer);
         };
     }
 
@@ -168,9 +169,9 @@ pub const Copier = struct {
         return std.math.clamp(share, smallest_batch_bytes, largest_batch_bytes);
     }
 
-    /// The next part, of at most `memory_bytes` where its backup is in memory and `file_bytes` where it is in a file.
+    /// The next part, of at most `memory_bytes` where its backup is page-locked and `staged_bytes` where it is not.
     /// Null when that is 0, at the end, and, unless `waits`, when none is ready.
-    fn take(self: *Copier, memory_bytes: u64, file_bytes: u64, waits: bool) status.Error!?Part {
+    fn take(self: *Copier, memory_bytes: u64, staged_bytes: u64, waits: bool) status.Error!?Part {
         self.mutex.lock();
         defer self.mutex.unlock();
         while (true) {
@@ -180,7 +181,7 @@ pub const Copier = struct {
                 self.changed.wait(&self.mutex);
                 continue;
             };
-            const most = if (piece.place == .memory) memory_bytes else file_bytes;
+            const most = if (piece.place == .memory) memory_bytes else staged_bytes;
             if (most > 0) return self.cut(piece, @min(piece.size_bytes, most));
             // A stream that has nothing to wait for would end here, and the content with it.
             return if (waits) error.OutOfHostMemory else null;
@@ -233,12 +234,12 @@ const Lane = struct {
             while (self.queued_bytes < batch_bytes) {
                 try self.copier.observer.interrupt.check();
                 const free = self.room();
-                const file_bytes = @min(free.len, file_piece_bytes);
+                const staged_bytes = @min(free.len, staged_piece_bytes);
                 const waits = self.queued_bytes == 0;
-                const part = try self.copier.take(batch_bytes - self.queued_bytes, file_bytes, waits) orelse break;
+                const part = try self.copier.take(batch_bytes - self.queued_bytes, staged_bytes, waits) orelse break;
                 switch (part.place) {
                     .memory => |memory| try self.enqueue(part, memory),
-                    .file => |file| try self.copyThrough(free, part, file.file, file.offset_bytes),
+                    .pageable, .file => try self.copyThrough(free.ptr, part),
                 }
             }
             if (self.queued_bytes == 0) return;
@@ -258,18 +259,13 @@ const Lane = struct {
         return &.{};
     }
 
-    fn copyThrough(self: *Lane, free: []u8, part: Part, file: *const files.File, offset_bytes: u64) status.Error!void {
-        const memory = free.ptr;
-        if (self.copier.direction == .to_device) try file.read(memory, part.size_bytes, offset_bytes, self.failure);
+    fn copyThrough(self: *Lane, memory: [*]u8, part: Part) status.Error!void {
+        const size_bytes = part.size_bytes;
+        if (self.copier.direction == .to_device) try part.place.read(memory[0..size_bytes], self.failure);
         try self.enqueue(part, memory);
         if (self.copier.direction == .to_host)
-            try self.rememberWrite(.{
-                .file = file,
-                .memory = memory,
-                .file_offset_bytes = offset_bytes,
-                .size_bytes = part.size_bytes,
-            });
-        self.extent_offset += part.size_bytes;
+            try self.rememberWrite(.{ .place = part.place, .memory = memory, .size_bytes = size_bytes });
+        self.extent_offset += size_bytes;
     }
 
     fn enqueue(self: *Lane, part: Part, memory: [*]u8) status.Error!void {
@@ -290,8 +286,8 @@ const Lane = struct {
     fn rememberWrite(self: *Lane, write: Write) status.Error!void {
         if (self.writes.items.len > 0) {
             const last = &self.writes.items[self.writes.items.len - 1];
-            const goes_on = last.file == write.file and last.memory + last.size_bytes == write.memory and
-                last.file_offset_bytes + last.size_bytes == write.file_offset_bytes;
+            const goes_on = last.memory + last.size_bytes == write.memory and
+                std.meta.eql(last.place.skip(last.size_bytes), write.place);
             if (goes_on) {
                 last.size_bytes += write.size_bytes;
                 return;
@@ -306,23 +302,22 @@ const Lane = struct {
         const code = rt.library.api.aclrtSynchronizeStream(self.stream);
         if (!status.isSynchronizeNotice(code))
             try rt.check("aclrtSynchronizeStream", code, 0, self.queued_bytes, self.failure);
-        for (self.writes.items) |write|
-            try write.file.write(write.memory, write.size_bytes, write.file_offset_bytes, self.failure);
+        for (self.writes.items) |write| try write.place.write(write.memory[0..write.size_bytes], self.failure);
         _ = self.copier.observer.bytes_done.fetchAdd(self.queued_bytes, .monotonic);
         self.writes.clearRetainingCapacity();
         self.queued_bytes = 0;
         self.extent = 0;
         self.extent_offset = 0;
     }
-
-    /// After a failure: waits for queued copies, whose outcome no longer matters.
-    fn settle(self: *Lane) void {
-        const api = &self.copier.runtime.library.api;
-        if (hasEnded(api.aclrtSynchronizeStream(self.stream))) return;
-        if (!hasEnded(api.aclrtSynchronizeDevice())) self.copier.observer.unsettled.store(true, .release);
-    }
-
-    fn hasEnded(code: acl.Error) bool {
-        return code == acl.code.success or status.isSynchronizeNotice(code);
-    }
 };
+
+/// After a failure: waits for the work of a stream, whose outcome no longer matters. Inside a `Scope` of the device.
+pub fn settle(rt: *runtime.Runtime, stream: acl.Stream, observer: Observer) void {
+    const api = &rt.library.api;
+    if (hasEnded(api.aclrtSynchronizeStream(stream))) return;
+    if (!hasEnded(api.aclrtSynchronizeDevice())) observer.unsettled.store(true, .release);
+}
+
+fn hasEnded(code: acl.Error) bool {
+    return code == acl.code.success or status.isSynchronizeNotice(code);
+}

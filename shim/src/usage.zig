@@ -13,6 +13,7 @@ pub const TagUsage = extern struct {
     mapped_bytes: u64 = 0,
     discarded_bytes: u64 = 0,
     host_bytes: u64 = 0,
+    pageable_bytes: u64 = 0,
     spilled_bytes: u64 = 0,
     checkpoint_bytes: u64 = 0,
 
@@ -29,6 +30,7 @@ pub const TagUsage = extern struct {
         }
         const backup = segment.content.backup() orelse return;
         self.host_bytes += backup.hostBytes();
+        self.pageable_bytes += backup.pageableBytes();
         self.spilled_bytes += backup.spilledBytes();
         self.checkpoint_bytes += backup.checkpointBytes();
     }

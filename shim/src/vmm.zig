@@ -5,7 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
-const host = @import("host.zig");
+const Stores = @import("backup.zig").Stores;
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
 const status = @import("status.zig");
@@ -26,7 +26,7 @@ pub const Beside = struct {
 pub const Memory = struct {
     runtime: *runtime.Runtime,
     registry: *registry.Registry,
-    pool: *host.Pool,
+    stores: *Stores,
     /// Set where segments can have a borrowed address range.
     beside: ?*const Beside = null,
 
@@ -98,7 +98,7 @@ pub const Memory = struct {
     }
 
     fn dropBackup(self: Memory, segment: *Segment) void {
-        if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.pool);
+        if (self.registry.takeBackup(segment, .drop)) |backup| backup.drop(self.stores);
     }
 
     /// Gives back everything that `segment` holds, and takes it out of the table at the end. Waits for the device

@@ -11,14 +11,17 @@ const transfer = @import("transfer.zig");
 const DeviceSteps = plans.DeviceSteps;
 const Failure = status.Failure;
 const Plan = plans.Plan;
+const Zeroing = @import("zeroing.zig").Zeroing;
 
 pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void {
     plan.enter(.verifying);
     try plan.checkFiles(failure);
     // Staging is given back as it was found: what is prepared is for a sleep.
-    const reserved_before = devices.memory.pool.counts().reserved_bytes;
-    defer devices.memory.pool.expect(reserved_before);
-    for (plan.devices) |*steps| try devices.on(plan, steps, Devices.takeStaging, failure);
+    const reserved_before = devices.memory.stores.page_locked.counts().reserved_bytes;
+    defer devices.memory.stores.page_locked.expect(reserved_before);
+    for (plan.devices) |*steps| {
+        if (steps.needsStaging(plan.options.verify)) try devices.on(plan, steps, Devices.takeStaging, failure);
+    }
     try devices.onEach(plan, checksum.verifyAsleep, failure);
     plan.enter(if (plan.bytes_total > 0) .copying else .mapping);
     try devices.onEach(plan, mapAndCopy, failure);
@@ -34,8 +37,15 @@ fn mapAndCopy(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fai
     if (devices.unsettled[steps.device] or holdsMappings(steps)) try devices.wait(plan, steps, failure);
     var copier = devices.copier(plan, steps, .to_device);
     try copier.start(steps.steps.len, steps.bytesToCopy(), failure);
-    const mapping_ns = mapAll(devices, plan, steps, &copier, failure) catch |err| {
+    // Its stream is the one that the copier uses on this thread, once it finishes.
+    var zeroing: Zeroing = .{
+        .runtime = devices.memory.runtime,
+        .stream = copier.streams[0],
+        .observer = plan.observer(),
+    };
+    const mapping_ns = mapAll(devices, plan, steps, &copier, &zeroing, failure) catch |err| {
         copier.abandon();
+        zeroing.abandon();
         return err;
     };
     try copier.finish(failure);
@@ -45,12 +55,13 @@ fn mapAndCopy(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Fai
     plan.mapping_ns = @max(plan.mapping_ns, mapping_ns);
 }
 
-/// Returns how long it took.
+/// Maps everything, and zeroes what is to be zeroed. Returns how long it took.
 fn mapAll(
     devices: *Devices,
     plan: *Plan,
     steps: *DeviceSteps,
     copier: *transfer.Copier,
+    zeroing: *Zeroing,
     failure: *Failure,
 ) status.Error!u64 {
     const interrupt = plan.interrupt();
@@ -58,8 +69,10 @@ fn mapAll(
     for (steps.steps) |step| {
         try interrupt.check();
         try devices.memory.back(step.segment, failure);
+        if (step.zero) try zeroing.add(step.segment, failure);
         if (step.copies()) copier.add(step.segment);
     }
+    try zeroing.finish(failure);
     return sync.now() -| started_ns;
 }
 
@@ -72,7 +85,7 @@ fn markAwake(devices: *Devices, plan: *Plan) void {
     const memory = devices.memory;
     for (plan.steps) |step| {
         const how: @TypeOf(memory.registry.*).Taking = if (step.immutable) .restore_immutable else .restore;
-        if (memory.registry.takeBackup(step.segment, how)) |backup| backup.drop(memory.pool);
+        if (memory.registry.takeBackup(step.segment, how)) |backup| backup.drop(memory.stores);
     }
 }
 

@@ -1,13 +1,29 @@
-import type { ParseArgsOptionsConfig } from "node:util";
+/** What a verb of the `camem` command is. */
+
+import type { ParseArgsOptionDescriptor } from "node:util";
 import type { AccessOptions } from "../server/http/access.ts";
+
+/** An option of a verb. */
+interface CommandOption extends ParseArgsOptionDescriptor {
+  /** The name of its value in the help, such as `<level>`; none for a flag. */
+  readonly value?: string;
+  /** What it does, and its default. */
+  readonly description: string;
+}
+
+export type CommandOptions = Readonly<Record<string, CommandOption>>;
 
 /** A verb of the `camem` command. */
 export interface Command {
-  /** The verb's arguments, after `camem`. */
+  /** The verb and its operands, without options. */
   readonly synopsis: string;
-  /** What the verb does, in lines of at most 100 columns. */
-  readonly description: readonly string[];
-  readonly options: ParseArgsOptionsConfig;
+  /** What the verb is for, in one line. */
+  readonly purpose: string;
+  /** More about it, in lines of at most 100 columns. */
+  readonly details: readonly string[];
+  readonly options: CommandOptions;
+  /** Command lines without `camem`. */
+  readonly examples: readonly string[];
   /** True when a program and its arguments follow after `--`. */
   readonly takesProgram?: boolean;
   /**

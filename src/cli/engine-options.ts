@@ -1,15 +1,29 @@
 /** Options that `sleep`, `wake` and `status` share. */
 
-import type { ParseArgsOptionsConfig } from "node:util";
+import type { CommandOptions } from "./command.ts";
 import { EngineClient, tokenFrom } from "./engine-client.ts";
 import { parseTarget } from "./engine-target.ts";
 
 type Values = Readonly<Record<string, unknown>>;
 
-export const engineOptions: ParseArgsOptionsConfig = {
-  token: { type: "string" },
-  model: { type: "string" },
-};
+export const engineOptions = {
+  token: {
+    type: "string",
+    value: "<secret>",
+    description: "the bearer token; by default CAMEM_TOKEN, which other users cannot see",
+  },
+  model: {
+    type: "string",
+    value: "<name>",
+    description: "the engine's name; needed where the server has several",
+  },
+} as const satisfies CommandOptions;
+
+/** Details that these verbs share. */
+export const engineDetails: readonly string[] = [
+  "<engine> is a URL such as http://localhost:8000, or unix:/path/to/socket.",
+  "Exits with 1 when the engine refuses or fails, and with 3 when it cannot be reached.",
+];
 
 /** @throws UsageError */
 export function clientFor(values: Values, operands: readonly string[]): EngineClient {

@@ -4,8 +4,11 @@
 import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
 import manifest from "../../package.json" with { type: "json" };
 import { CamemError } from "../errors.ts";
+import { nearestName } from "../options/nearest-name.ts";
 import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
+import { gateway } from "./gateway.ts";
+import { commandHelp, generalHelp } from "./help.ts";
 import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
 import { status } from "./status.ts";
@@ -14,6 +17,7 @@ import { wake } from "./wake.ts";
 const commands: ReadonlyMap<string, Command> = new Map([
   ["doctor", doctor],
   ["run", runProgram],
+  ["gateway", gateway],
   ["sleep", sleep],
   ["wake", wake],
   ["status", status],
@@ -24,36 +28,48 @@ const commonOptions: ParseArgsOptionsConfig = {
   version: { type: "boolean", short: "v" },
 };
 
-function usage(): string {
-  const synopses = [...commands.values()].map(({ synopsis }) => `camem ${synopsis}`);
-  synopses.push("camem help", "camem --version");
-  const descriptions = [...commands].map(([verb, { description }]) =>
-    description.map((line, index) => `${(index === 0 ? verb : "").padEnd(10)}${line}\n`).join(""),
-  );
-  return `usage: ${synopses.join("\n       ")}\n\n${descriptions.join("")}`;
+/** The verb that arguments name, also as in `camem help doctor`. A program may follow after `--`. */
+function verbOf(all: readonly string[]): string | undefined {
+  const separator = all.indexOf("--");
+  const args = separator < 0 ? all : all.slice(0, separator);
+  const [first, second] = args.filter((argument) => !argument.startsWith("-"));
+  return first === "help" ? second : first;
+}
+
+/** The help for arguments: of the verb that they name, or of the whole command. */
+function helpFor(args: readonly string[]): string {
+  const command = commands.get(verbOf(args) ?? "");
+  return command === undefined ? generalHelp(commands) : commandHelp(command);
 }
 
 /** @throws UsageError, or CommandFailure */
 async function run(all: string[]): Promise<number> {
   const separator = all.indexOf("--");
   const args = separator < 0 ? all : all.slice(0, separator);
-  const verb = args.find((argument) => !argument.startsWith("-"));
+  const verb = verbOf(args);
   const command = verb === undefined ? undefined : commands.get(verb);
   const { values, positionals } = parse(args, { ...commonOptions, ...command?.options });
-  if (values["help"] === true || verb === "help") {
-    console.log(usage());
+  const [first, ...operands] = positionals;
+  if (verb !== undefined && command === undefined)
+    throw new UsageError(`there is no command "${verb}"${adviceFor(verb)}`);
+  if (values["help"] === true || first === "help") {
+    console.log(helpFor(args));
     return 0;
   }
   if (values["version"] === true) {
     console.log(manifest.version);
     return 0;
   }
-  if (verb === undefined) throw new UsageError("say which command");
-  if (command === undefined) throw new UsageError(`there is no command "${positionals.join(" ")}"`);
+  if (command === undefined) throw new UsageError("say which command");
   if (separator >= 0 && command.takesProgram !== true)
     throw new UsageError(`"camem ${verb}" takes no program after "--"`);
   const program = separator < 0 ? [] : all.slice(separator + 1);
-  return command.run(values, positionals.slice(1), program);
+  return command.run(values, operands, program);
+}
+
+function adviceFor(verb: string): string {
+  const nearest = nearestName(verb, [...commands.keys()]);
+  return nearest === undefined ? "" : `; did you mean "${nearest}"?`;
 }
 
 function parse(args: string[], options: ParseArgsOptionsConfig) {
@@ -62,7 +78,10 @@ function parse(args: string[], options: ParseArgsOptionsConfig) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     // After its first sentence, the message gives advice on arguments that begin with a dash.
-    throw new UsageError(error.message.split(". ")[0]);
+    const message = error.message.split(". ")[0] ?? "";
+    const unknown = /^Unknown option '--([^']+)'$/.exec(message)?.[1];
+    const nearest = unknown && nearestName(unknown, Object.keys(options));
+    throw new UsageError(nearest ? `${message}; did you mean --${nearest}?` : message);
   }
 }
 
@@ -79,7 +98,7 @@ async function main(args: string[]): Promise<number> {
       return exitStatus.refused;
     }
     if (!(error instanceof UsageError)) throw error;
-    console.error(`camem: ${error.message}\n${usage()}`);
+    console.error(`camem: ${error.message}\n${helpFor(args)}`);
     return 2;
   }
 }

@@ -12,29 +12,69 @@ import { passSignals } from "./signals.ts";
 
 export const run: Command = {
   synopsis: "run [options] -- <program> [arguments]",
-  description: [
-    "starts a program whose device memory can sleep, passes signals on, and ends with its exit code;",
-    "--listen :8000 --upstream http://127.0.0.1:8080   a proxy: requests wake the engine, /sleep and /wake_up work",
-    "--idle 5m:1,1h:2         sleep at these levels after these times without requests",
-    "--name <name>            the engine's name; by default the program's",
-    "--ready-path /health     a path that answers 2xx once the engine is ready",
-    "--ready-deadline 10m  --hold-deadline 30s  --drain-deadline 30s  --stop-deadline 30s",
-    "--on-touch wake|hold|fail   what requests and the engine do while its memory sleeps",
-    "--rule 'written=host: immutable'   a rule for its memory; may be repeated",
+  purpose: "starts a program whose device memory can sleep, and ends with its exit code",
+  details: [
+    "It passes signals on. With --listen and --upstream it is also a proxy: requests wake the engine,",
+    "and /sleep and /wake_up work. CAMEM_TOKEN protects them; without it only this machine may use them.",
   ],
   options: {
-    listen: { type: "string" },
-    upstream: { type: "string" },
-    idle: { type: "string" },
-    name: { type: "string" },
-    "ready-path": { type: "string" },
-    "ready-deadline": { type: "string" },
-    "hold-deadline": { type: "string" },
-    "drain-deadline": { type: "string" },
-    "stop-deadline": { type: "string" },
-    "on-touch": { type: "string" },
-    rule: { type: "string", multiple: true },
+    listen: {
+      type: "string",
+      value: "<address>",
+      description: "where the proxy listens, such as :8000; by default no proxy",
+    },
+    upstream: {
+      type: "string",
+      value: "<url>",
+      description: "the address of the engine's own server; needed with --listen",
+    },
+    idle: {
+      type: "string",
+      value: "<ladder>",
+      description: "when to sleep without requests, such as 5m:1,1h:2; by default never",
+    },
+    name: { type: "string", value: "<name>", description: "the engine's name; by default the program's" },
+    "ready-path": {
+      type: "string",
+      value: "<path>",
+      description: "answers 2xx once the engine is ready; by default any answer counts",
+    },
+    "ready-deadline": {
+      type: "string",
+      value: "<time>",
+      description: "the longest time until the engine is ready; by default 10m",
+    },
+    "hold-deadline": {
+      type: "string",
+      value: "<time>",
+      description: "the longest that a request is held; by default 30s",
+    },
+    "drain-deadline": {
+      type: "string",
+      value: "<time>",
+      description: "the longest that a sleep waits for requests in flight; by default 30s",
+    },
+    "stop-deadline": {
+      type: "string",
+      value: "<time>",
+      description: "how long the engine may take to end after a signal; by default 30s",
+    },
+    "on-touch": {
+      type: "string",
+      value: "<what>",
+      description: "wake, hold or fail what uses sleeping memory; by default wake",
+    },
+    rule: {
+      type: "string",
+      value: "<rule>",
+      multiple: true,
+      description: "a rule for its memory, may be repeated; by default none",
+    },
   },
+  examples: [
+    "run --listen :8000 --upstream http://127.0.0.1:8080 --idle 5m:1 -- python serve.py",
+    "run --rule 'written=host: immutable' -- python serve.py",
+  ],
   takesProgram: true,
   run: (values, operands, program) => {
     refuseOperands(operands);

@@ -1,25 +1,37 @@
 /** `camem sleep` puts an engine to sleep over HTTP. */
 
 import { type Command, UsageError } from "./command.ts";
-import { clientFor, engineOptions, given, listOf, textOf } from "./engine-options.ts";
+import { clientFor, engineDetails, engineOptions, given, listOf, textOf } from "./engine-options.ts";
 import { withProgress } from "./transition-progress.ts";
 
 export const sleep: Command = {
-  synopsis:
-    "sleep <engine> [--level 0|1|2] [--mode abort|wait|keep] [--tags a,b] [--offload-tags a,b] [--model name] [--token secret]",
-  description: [
-    "puts an engine to sleep, as POST /sleep, and shows the progress;",
-    "<engine> is a URL such as http://localhost:8000, or unix:/path/to/socket;",
-    "the token comes from CAMEM_TOKEN or --token;",
-    "exits with 1 when the engine refuses or fails, and with 3 when it cannot be reached",
-  ],
+  synopsis: "sleep <engine> [options]",
+  purpose: "puts an engine to sleep, as POST /sleep, and shows the progress",
+  details: engineDetails,
   options: {
+    level: {
+      type: "string",
+      value: "<level>",
+      description: "0 pauses, 1 offloads weights, 2 discards them; by default 1",
+    },
+    mode: {
+      type: "string",
+      value: "<mode>",
+      description: "requests in flight: abort them, wait for them, or keep them; by default abort",
+    },
+    tags: { type: "string", value: "<a,b>", description: "only memory under these tags; by default all" },
+    "offload-tags": {
+      type: "string",
+      value: "<a,b>",
+      description: "offload these tags and discard the rest; by default what the level says",
+    },
     ...engineOptions,
-    level: { type: "string" },
-    mode: { type: "string" },
-    tags: { type: "string" },
-    "offload-tags": { type: "string" },
   },
+  examples: [
+    "sleep localhost:8000",
+    "sleep localhost:8000 --level 2 --mode wait",
+    "sleep unix:/run/engine/admin.sock --tags kv_cache",
+  ],
   run: async (values, operands) => {
     const client = clientFor(values, operands);
     const model = textOf(values["model"]);

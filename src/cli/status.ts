@@ -2,7 +2,7 @@
 
 import { formatSize } from "../options/sizes.ts";
 import { type Command, CommandFailure, exitStatus } from "./command.ts";
-import { clientFor, engineOptions, textOf } from "./engine-options.ts";
+import { clientFor, engineDetails, engineOptions, textOf } from "./engine-options.ts";
 
 /** The answer of `/camem/usage`. */
 interface Usage {
@@ -28,12 +28,14 @@ interface EngineUsage {
 }
 
 export const status: Command = {
-  synopsis: "status <engine> [--json] [--model name] [--token secret]",
-  description: [
-    "shows the state of each engine, its memory by tag, and the devices; --json prints the answer of",
-    "GET /camem/usage; arguments and exit statuses as for sleep",
-  ],
-  options: { ...engineOptions, json: { type: "boolean" } },
+  synopsis: "status <engine> [options]",
+  purpose: "shows the state of each engine of a server, its memory by tag, and the devices",
+  details: engineDetails,
+  options: {
+    json: { type: "boolean", description: "prints the answer of GET /camem/usage" },
+    ...engineOptions,
+  },
+  examples: ["status localhost:8000", "status localhost:8000 --json"],
   run: async (values, operands) => {
     const client = clientFor(values, operands);
     const answer = (await client.get("camem/usage")) as Usage | undefined;

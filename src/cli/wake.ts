@@ -1,15 +1,18 @@
 /** `camem wake` wakes an engine over HTTP. */
 
 import type { Command } from "./command.ts";
-import { clientFor, engineOptions, given, listOf, textOf } from "./engine-options.ts";
+import { clientFor, engineDetails, engineOptions, given, listOf, textOf } from "./engine-options.ts";
 import { withProgress } from "./transition-progress.ts";
 
 export const wake: Command = {
-  synopsis: "wake <engine> [--tags a,b] [--model name] [--token secret]",
-  description: [
-    "wakes an engine, as POST /wake_up, and shows the progress; arguments and exit statuses as for sleep",
-  ],
-  options: { ...engineOptions, tags: { type: "string" } },
+  synopsis: "wake <engine> [options]",
+  purpose: "wakes an engine, as POST /wake_up, and shows the progress",
+  details: engineDetails,
+  options: {
+    tags: { type: "string", value: "<a,b>", description: "only memory under these tags; by default all" },
+    ...engineOptions,
+  },
+  examples: ["wake localhost:8000", "wake localhost:8000 --tags weights --model qwen"],
   run: async (values, operands) => {
     const client = clientFor(values, operands);
     const model = textOf(values["model"]);

@@ -31,7 +31,22 @@ export interface PlanStep {
   };
   readonly action: keyof typeof abi.Action;
   readonly immutable: boolean;
+  readonly zero: boolean;
   readonly spilledSegments: number;
+}
+
+/** What a plan may do. */
+export interface PlanOptions {
+  /** Take a checksum of each new backup. */
+  readonly verify: boolean;
+  /** Where AscendCL refuses to page-lock: keep backups in ordinary memory. */
+  readonly pageable: boolean;
+  /** Likewise, in the spill folder; with both, what ordinary memory does not take. */
+  readonly spill: boolean;
+}
+
+function optionBits({ verify, pageable, spill }: PlanOptions): number {
+  return (verify ? abi.planVerify : 0) | (pageable ? abi.planPageable : 0) | (spill ? abi.planSpill : 0);
 }
 
 /** Why the shim refuses a plan: another one runs, or the table has changed since it was made. */
@@ -58,11 +73,11 @@ export const planCalls = (exports: () => SharedExports) => {
      * Starts a plan on the shim's thread and returns its ticket. The plan leaves out segments that were allocated or freed since
      * it was made. The shim refuses it, with nothing changed, after any other change of the table or while another plan runs.
      */
-    submitPlan(steps: readonly PlanStep[], basis: PlanBasis, verify: boolean): number | Refusal {
+    submitPlan(steps: readonly PlanStep[], basis: PlanBasis, options: PlanOptions): number | Refusal {
       const { sizeBytes, fields } = abi.PlanStep;
       const bytes = new Uint8Array(steps.length * sizeBytes);
       const view = new DataView(bytes.buffer);
-      for (const [index, { group, action, immutable, spilledSegments }] of steps.entries()) {
+      for (const [index, { group, action, immutable, zero, spilledSegments }] of steps.entries()) {
         const start = index * sizeBytes;
         const set = (field: keyof typeof fields, value: number) =>
           view.setUint32(start + fields[field].offset, value, true);
@@ -77,6 +92,7 @@ export const planCalls = (exports: () => SharedExports) => {
         set("backedUp", Number(group.backedUp));
         set("action", abi.Action[action]);
         set("immutable", Number(immutable));
+        set("zero", Number(zero));
       }
       return ticketOf(
         exports().camem_plan_submit(
@@ -84,15 +100,15 @@ export const planCalls = (exports: () => SharedExports) => {
           steps.length,
           basis.lastSegmentId,
           basis.version,
-          Number(verify),
+          optionBits(options),
           firstResult,
         ),
       );
     },
 
-    /** Starts page-locking host memory until `freeBytes` are free for the next sleep. */
-    submitPreparation(device: number, freeBytes: number): number | Refusal {
-      return ticketOf(exports().camem_host_prepare(device, freeBytes, firstResult));
+    /** Starts page-locking host memory until `freeBytes` are free for the next sleep, or as many as `options` are content with. */
+    submitPreparation(device: number, freeBytes: number, options: PlanOptions): number | Refusal {
+      return ticketOf(exports().camem_host_prepare(device, freeBytes, optionBits(options), firstResult));
     },
 
     /** The progress of a plan; undefined when it ended so long ago that the shim has forgotten it. */

@@ -33,7 +33,7 @@ export const symbols = {
   camem_host_info: { args: ["ptr"], returns: "i32" },
   camem_host_retain: { args: ["u64"], returns: "i32" },
   camem_spill_folder: { args: ["ptr", "u64"], returns: "i32" },
-  camem_host_prepare: { args: ["u32", "u64", "ptr"], returns: "i32" },
+  camem_host_prepare: { args: ["u32", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_submit: { args: ["ptr", "u64", "u64", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_wait: { args: ["u64", "u64"], returns: "i32" },
@@ -56,7 +56,7 @@ export const symbols = {
   camem_remote_host_info: { args: ["u64", "ptr"], returns: "i32" },
   camem_remote_host_retain: { args: ["u64", "u64"], returns: "i32" },
   camem_remote_spill_folder: { args: ["u64", "ptr", "u64"], returns: "i32" },
-  camem_remote_host_prepare: { args: ["u64", "u32", "u64", "ptr"], returns: "i32" },
+  camem_remote_host_prepare: { args: ["u64", "u32", "u64", "u32", "ptr"], returns: "i32" },
   camem_remote_plan_submit: { args: ["u64", "ptr", "u64", "u64", "u64", "u32", "ptr"], returns: "i32" },
   camem_remote_plan_poll: { args: ["u64", "u64", "ptr", "ptr"], returns: "i32" },
   camem_remote_plan_cancel: { args: ["u64", "u64"], returns: "i32" },
@@ -177,12 +177,14 @@ export const GateState = {
 } as const;
 
 export const HostInfo = {
-  sizeBytes: 32,
+  sizeBytes: 48,
   fields: {
     heldBytes: { kind: "u64", offset: 0, length: 8 },
     freeBytes: { kind: "u64", offset: 8, length: 8 },
     reservedBytes: { kind: "u64", offset: 16, length: 8 },
     stagingBytes: { kind: "u64", offset: 24, length: 8 },
+    keptStagingBytes: { kind: "u64", offset: 32, length: 8 },
+    pageableBytes: { kind: "u64", offset: 40, length: 8 },
   },
 } as const;
 
@@ -225,7 +227,7 @@ export const Pin = {
 } as const;
 
 export const PlanProgress = {
-  sizeBytes: 88,
+  sizeBytes: 104,
   fields: {
     phase: { kind: "u32", offset: 0, length: 4 },
     status: { kind: "i32", offset: 4, length: 4 },
@@ -233,13 +235,15 @@ export const PlanProgress = {
     undoFailed: { kind: "u32", offset: 12, length: 4 },
     copiedBytes: { kind: "u64", offset: 16, length: 8 },
     copyBytesTotal: { kind: "u64", offset: 24, length: 8 },
-    waitingNs: { kind: "u64", offset: 32, length: 8 },
-    preparingNs: { kind: "u64", offset: 40, length: 8 },
-    mappingNs: { kind: "u64", offset: 48, length: 8 },
-    copyingNs: { kind: "u64", offset: 56, length: 8 },
-    verifyingNs: { kind: "u64", offset: 64, length: 8 },
-    releasingNs: { kind: "u64", offset: 72, length: 8 },
-    totalNs: { kind: "u64", offset: 80, length: 8 },
+    pageableBytes: { kind: "u64", offset: 32, length: 8 },
+    spilledBytes: { kind: "u64", offset: 40, length: 8 },
+    waitingNs: { kind: "u64", offset: 48, length: 8 },
+    preparingNs: { kind: "u64", offset: 56, length: 8 },
+    mappingNs: { kind: "u64", offset: 64, length: 8 },
+    copyingNs: { kind: "u64", offset: 72, length: 8 },
+    verifyingNs: { kind: "u64", offset: 80, length: 8 },
+    releasingNs: { kind: "u64", offset: 88, length: 8 },
+    totalNs: { kind: "u64", offset: 96, length: 8 },
   },
 } as const;
 
@@ -251,17 +255,19 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
   undoFailed: (words[at + 3] as number),
   copiedBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
   copyBytesTotal: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
-  waitingNs: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
-  preparingNs: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
-  mappingNs: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
-  copyingNs: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
-  verifyingNs: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
-  releasingNs: (words[at + 18] as number) + (words[at + 19] as number) * 2 ** 32,
-  totalNs: (words[at + 20] as number) + (words[at + 21] as number) * 2 ** 32,
+  pageableBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  spilledBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  waitingNs: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  preparingNs: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  mappingNs: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  copyingNs: (words[at + 18] as number) + (words[at + 19] as number) * 2 ** 32,
+  verifyingNs: (words[at + 20] as number) + (words[at + 21] as number) * 2 ** 32,
+  releasingNs: (words[at + 22] as number) + (words[at + 23] as number) * 2 ** 32,
+  totalNs: (words[at + 24] as number) + (words[at + 25] as number) * 2 ** 32,
 });
 
 export const PlanStep = {
-  sizeBytes: 56,
+  sizeBytes: 64,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
     spilledSegments: { kind: "u64", offset: 8, length: 8 },
@@ -274,6 +280,7 @@ export const PlanStep = {
     backedUp: { kind: "u32", offset: 44, length: 4 },
     action: { kind: "u32", offset: 48, length: 4 },
     immutable: { kind: "u32", offset: 52, length: 4 },
+    zero: { kind: "u32", offset: 56, length: 4 },
   },
 } as const;
 
@@ -292,23 +299,24 @@ export const RuntimeInfo = {
 } as const;
 
 export const SegmentGroup = {
-  sizeBytes: 96,
+  sizeBytes: 104,
   fields: {
     segments: { kind: "u64", offset: 0, length: 8 },
     segmentBytes: { kind: "u64", offset: 8, length: 8 },
     committedBytes: { kind: "u64", offset: 16, length: 8 },
     hostBytes: { kind: "u64", offset: 24, length: 8 },
-    spilledBytes: { kind: "u64", offset: 32, length: 8 },
-    checkpointBytes: { kind: "u64", offset: 40, length: 8 },
-    firstSegmentId: { kind: "u64", offset: 48, length: 8 },
-    lastSegmentId: { kind: "u64", offset: 56, length: 8 },
-    tag: { kind: "u32", offset: 64, length: 4 },
-    device: { kind: "u32", offset: 68, length: 4 },
-    state: { kind: "u32", offset: 72, length: 4 },
-    moving: { kind: "u32", offset: 76, length: 4 },
-    unreleased: { kind: "u32", offset: 80, length: 4 },
-    clean: { kind: "u32", offset: 84, length: 4 },
-    backedUp: { kind: "u32", offset: 88, length: 4 },
+    pageableBytes: { kind: "u64", offset: 32, length: 8 },
+    spilledBytes: { kind: "u64", offset: 40, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 48, length: 8 },
+    firstSegmentId: { kind: "u64", offset: 56, length: 8 },
+    lastSegmentId: { kind: "u64", offset: 64, length: 8 },
+    tag: { kind: "u32", offset: 72, length: 4 },
+    device: { kind: "u32", offset: 76, length: 4 },
+    state: { kind: "u32", offset: 80, length: 4 },
+    moving: { kind: "u32", offset: 84, length: 4 },
+    unreleased: { kind: "u32", offset: 88, length: 4 },
+    clean: { kind: "u32", offset: 92, length: 4 },
+    backedUp: { kind: "u32", offset: 96, length: 4 },
   },
 } as const;
 
@@ -318,39 +326,41 @@ export const readSegmentGroup = (words: Uint32Array, at: number) => ({
   segmentBytes: (words[at + 2] as number) + (words[at + 3] as number) * 2 ** 32,
   committedBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
   hostBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
-  spilledBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
-  checkpointBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
-  firstSegmentId: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
-  lastSegmentId: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
-  tag: (words[at + 16] as number),
-  device: (words[at + 17] as number),
-  state: (words[at + 18] as number),
-  moving: (words[at + 19] as number),
-  unreleased: (words[at + 20] as number),
-  clean: (words[at + 21] as number),
-  backedUp: (words[at + 22] as number),
+  pageableBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
+  spilledBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  firstSegmentId: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  lastSegmentId: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  tag: (words[at + 18] as number),
+  device: (words[at + 19] as number),
+  state: (words[at + 20] as number),
+  moving: (words[at + 21] as number),
+  unreleased: (words[at + 22] as number),
+  clean: (words[at + 23] as number),
+  backedUp: (words[at + 24] as number),
 });
 
 export const SegmentInfo = {
-  sizeBytes: 104,
+  sizeBytes: 112,
   fields: {
     address: { kind: "u64", offset: 0, length: 8 },
     segmentId: { kind: "u64", offset: 8, length: 8 },
     sizeBytes: { kind: "u64", offset: 16, length: 8 },
     committedBytes: { kind: "u64", offset: 24, length: 8 },
     hostBytes: { kind: "u64", offset: 32, length: 8 },
-    hostAddress: { kind: "u64", offset: 40, length: 8 },
-    spilledBytes: { kind: "u64", offset: 48, length: 8 },
-    checkpointBytes: { kind: "u64", offset: 56, length: 8 },
-    device: { kind: "u32", offset: 64, length: 4 },
-    tag: { kind: "u32", offset: 68, length: 4 },
-    state: { kind: "u32", offset: 72, length: 4 },
-    moving: { kind: "u32", offset: 76, length: 4 },
-    doomed: { kind: "u32", offset: 80, length: 4 },
-    unreleased: { kind: "u32", offset: 84, length: 4 },
-    clean: { kind: "u32", offset: 88, length: 4 },
-    immutable: { kind: "u32", offset: 92, length: 4 },
-    discards: { kind: "u32", offset: 96, length: 4 },
+    pageableBytes: { kind: "u64", offset: 40, length: 8 },
+    hostAddress: { kind: "u64", offset: 48, length: 8 },
+    spilledBytes: { kind: "u64", offset: 56, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 64, length: 8 },
+    device: { kind: "u32", offset: 72, length: 4 },
+    tag: { kind: "u32", offset: 76, length: 4 },
+    state: { kind: "u32", offset: 80, length: 4 },
+    moving: { kind: "u32", offset: 84, length: 4 },
+    doomed: { kind: "u32", offset: 88, length: 4 },
+    unreleased: { kind: "u32", offset: 92, length: 4 },
+    clean: { kind: "u32", offset: 96, length: 4 },
+    immutable: { kind: "u32", offset: 100, length: 4 },
+    discards: { kind: "u32", offset: 104, length: 4 },
   },
 } as const;
 
@@ -361,18 +371,19 @@ export const readSegmentInfo = (words: Uint32Array, at: number) => ({
   sizeBytes: (words[at + 4] as number) + (words[at + 5] as number) * 2 ** 32,
   committedBytes: (words[at + 6] as number) + (words[at + 7] as number) * 2 ** 32,
   hostBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
-  hostAddress: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
-  spilledBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
-  checkpointBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
-  device: (words[at + 16] as number),
-  tag: (words[at + 17] as number),
-  state: (words[at + 18] as number),
-  moving: (words[at + 19] as number),
-  doomed: (words[at + 20] as number),
-  unreleased: (words[at + 21] as number),
-  clean: (words[at + 22] as number),
-  immutable: (words[at + 23] as number),
-  discards: (words[at + 24] as number),
+  pageableBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
+  hostAddress: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
+  spilledBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  device: (words[at + 18] as number),
+  tag: (words[at + 19] as number),
+  state: (words[at + 20] as number),
+  moving: (words[at + 21] as number),
+  doomed: (words[at + 22] as number),
+  unreleased: (words[at + 23] as number),
+  clean: (words[at + 24] as number),
+  immutable: (words[at + 25] as number),
+  discards: (words[at + 26] as number),
 });
 
 export const SegmentState = {
@@ -414,7 +425,7 @@ export const Status = {
 } as const;
 
 export const TagUsage = {
-  sizeBytes: 72,
+  sizeBytes: 80,
   fields: {
     tag: { kind: "u64", offset: 0, length: 8 },
     segments: { kind: "u64", offset: 8, length: 8 },
@@ -423,8 +434,9 @@ export const TagUsage = {
     mappedBytes: { kind: "u64", offset: 32, length: 8 },
     discardedBytes: { kind: "u64", offset: 40, length: 8 },
     hostBytes: { kind: "u64", offset: 48, length: 8 },
-    spilledBytes: { kind: "u64", offset: 56, length: 8 },
-    checkpointBytes: { kind: "u64", offset: 64, length: 8 },
+    pageableBytes: { kind: "u64", offset: 56, length: 8 },
+    spilledBytes: { kind: "u64", offset: 64, length: 8 },
+    checkpointBytes: { kind: "u64", offset: 72, length: 8 },
   },
 } as const;
 
@@ -437,8 +449,9 @@ export const readTagUsage = (words: Uint32Array, at: number) => ({
   mappedBytes: (words[at + 8] as number) + (words[at + 9] as number) * 2 ** 32,
   discardedBytes: (words[at + 10] as number) + (words[at + 11] as number) * 2 ** 32,
   hostBytes: (words[at + 12] as number) + (words[at + 13] as number) * 2 ** 32,
-  spilledBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
-  checkpointBytes: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  pageableBytes: (words[at + 14] as number) + (words[at + 15] as number) * 2 ** 32,
+  spilledBytes: (words[at + 16] as number) + (words[at + 17] as number) * 2 ** 32,
+  checkpointBytes: (words[at + 18] as number) + (words[at + 19] as number) * 2 ** 32,
 });
 
 export const Written = {
@@ -448,3 +461,9 @@ export const Written = {
 } as const;
 
 export const longestTagBytes = 64;
+
+export const planVerify = 1;
+
+export const planPageable = 2;
+
+export const planSpill = 4;

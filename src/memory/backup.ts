@@ -4,7 +4,7 @@ import type { BufferOwner, DevicePointer } from "./buffer.ts";
 import { createHostArray } from "./host-array.ts";
 import { stateName } from "./table.ts";
 
-/** The backup of one segment: in page-locked host memory, a spill file or a checkpoint. */
+/** The backup of one segment: in host memory, a spill file or a checkpoint. */
 export class Backup {
   /** The device address of the content. */
   readonly ptr: DevicePointer;
@@ -40,12 +40,16 @@ export class Backup {
   }
 }
 
+function backupBytesOf(segment: native.SegmentSnapshot): number {
+  return segment.hostBytes + segment.pageableBytes + segment.spilledBytes + segment.checkpointBytes;
+}
+
 /** @internal The backups of a tag's segments that are offloaded, or awake with the content of their backups. */
 export function backupsOf(tagId: number, owner: BufferOwner): Backup[] {
   return native.localNative
     .snapshot()
     .filter((segment) => segment.tag === tagId && segment.doomed === 0)
     .filter(({ state, clean }) => stateName(state) === "offloaded" || clean === 1)
-    .filter((segment) => segment.hostBytes + segment.spilledBytes + segment.checkpointBytes > 0)
+    .filter((segment) => backupBytesOf(segment) > 0)
     .map((segment) => new Backup(owner, segment));
 }

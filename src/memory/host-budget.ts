@@ -2,7 +2,7 @@
 
 import type * as native from "../ffi/index.ts";
 import { formatSize } from "../options/sizes.ts";
-import { HostMemory } from "./host-memory.ts";
+import { HostMemory, type LockLimit } from "./host-memory.ts";
 
 /** The most host memory that all backups together may take, and where the figure comes from. */
 export interface HostBudget {
@@ -81,6 +81,10 @@ export class HostBudgets {
   now(backupBytes: number): HostBudget {
     const reusableBytes = this.#native.hostInfo().freeBytes;
     return hostBudget(this.#configuredBytes, this.#memory, { backupBytes, reusableBytes });
+  }
+
+  lockLimit(): LockLimit | undefined {
+    return this.#memory.lockLimit();
   }
 }
 

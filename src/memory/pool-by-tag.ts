@@ -1,4 +1,5 @@
-import * as native from "../ffi/index.ts";
+import { localNative } from "../ffi/index.ts";
+import { allocateOnDevice } from "./allocate.ts";
 import type { BufferOwner } from "./buffer.ts";
 import { MemoryPool } from "./pool.ts";
 import type { SegmentTable } from "./table.ts";
@@ -21,8 +22,8 @@ export class MemoryPools {
     const existing = this.#pools.get(key);
     if (existing) return existing;
     const source = {
-      granularityBytes: native.localNative.memoryInfo(device).granularityBytes,
-      allocate: (sizeBytes: number) => native.allocateSegment(device, this.#table.tagId(tag), sizeBytes),
+      granularityBytes: localNative.memoryInfo(device).granularityBytes,
+      allocate: (sizeBytes: number) => allocateOnDevice(device, this.#table.tagId(tag), sizeBytes),
     };
     const pool = new MemoryPool(tag, device, this.#segmentBytes, source, this.#owner);
     this.#pools.set(key, pool);

@@ -14,7 +14,7 @@ export interface SegmentGroup {
   readonly sizeBytes: number;
   /** Device memory that they hold now. */
   readonly committedBytes: number;
-  /** Page-locked host memory that holds their content. */
+  /** Host memory that holds their content, page-locked or not. */
   readonly hostBytes: number;
   /** Bytes of checkpoints and of the spill folder that hold their content. */
   readonly fileBytes: number;
@@ -108,7 +108,7 @@ export class SegmentTable {
         segmentBytes: group.segmentBytes,
         sizeBytes: group.segments * group.segmentBytes,
         committedBytes: group.committedBytes,
-        hostBytes: group.hostBytes,
+        hostBytes: group.hostBytes + group.pageableBytes,
         fileBytes: group.spilledBytes + group.checkpointBytes,
         device: group.device,
         tag: this.tagName(group.tag),

@@ -9,6 +9,8 @@ export interface TagUsage {
   readonly mappedBytes: number;
   /** Page-locked host memory that holds backups, including backups of immutable memory that is awake. */
   readonly hostBytes: number;
+  /** Ordinary memory that holds backups, where AscendCL refused to page-lock (`pageable`). */
+  readonly pageableBytes: number;
   /** Backups in the spill folder. */
   readonly spilledBytes: number;
   /** Content whose backup is the checkpoint that it was loaded from. */
@@ -21,14 +23,21 @@ export interface TagUsage {
   readonly state: "awake" | "asleep" | "partial";
 }
 
-/** Page-locked host memory, in bytes. */
+/** Host memory, in bytes. */
 export interface HostUsage {
-  /** All of it: backups, prepared memory and retained memory. */
+  /** Page-locked memory: backups, prepared memory, retained memory and staging. */
   readonly pageLockedBytes: number;
-  /** The part without backups. */
+  /** The part that nothing uses. */
   readonly freeBytes: number;
   /** The part of `freeBytes` that `prepare` took for the next sleep; the `retain` option keeps the rest. */
   readonly preparedBytes: number;
+  /**
+   * The part that is kept to copy through, because AscendCL refused to page-lock: a wake-up of memory whose backups are not
+   * page-locked needs it.
+   */
+  readonly stagingBytes: number;
+  /** Ordinary memory that holds backups, where AscendCL refused to page-lock (`pageable`). */
+  readonly pageableBytes: number;
   /** The host budget at this moment. */
   readonly budget: HostBudget;
 }
@@ -42,12 +51,10 @@ function stateOf({ awakeSegments, segments }: native.TagUsage): TagUsage["state"
 export function usageByTag(table: SegmentTable): Record<string, TagUsage> {
   return recordByTag(
     table.tagsInUse().map((tag) => {
-      const { name, mappedBytes, hostBytes, spilledBytes, checkpointBytes, discardedBytes, segments } = tag;
-      const state = stateOf(tag);
-      return [
-        name,
-        { mappedBytes, hostBytes, spilledBytes, checkpointBytes, discardedBytes, segments, state },
-      ];
+      const { mappedBytes, hostBytes, pageableBytes, spilledBytes, checkpointBytes, discardedBytes } = tag;
+      const backups = { hostBytes, pageableBytes, spilledBytes, checkpointBytes };
+      const { name, segments } = tag;
+      return [name, { mappedBytes, ...backups, discardedBytes, segments, state: stateOf(tag) }];
     }),
   );
 }
@@ -66,12 +73,14 @@ export function preparedBytes(shim: native.Native): number {
 }
 
 export function hostUsage(shim: native.Native, budgets: HostBudgets): HostUsage {
-  const { heldBytes, freeBytes } = shim.hostInfo();
-  const backupBytes = shim.usage().reduce((sum, usage) => sum + usage.hostBytes, 0);
+  const { heldBytes, freeBytes, keptStagingBytes, pageableBytes } = shim.hostInfo();
+  const lockedBytes = shim.usage().reduce((sum, usage) => sum + usage.hostBytes, 0);
   return {
     pageLockedBytes: heldBytes,
     freeBytes,
     preparedBytes: preparedBytes(shim),
-    budget: budgets.now(backupBytes),
+    stagingBytes: keptStagingBytes,
+    pageableBytes,
+    budget: budgets.now(lockedBytes + pageableBytes),
   };
 }

@@ -11,6 +11,11 @@ function perEngine(type: MetricName["type"], name: string, help: string): Metric
   return { name, help, type, labelNames: ["model_name"] };
 }
 
+/** vLLM numbers the replicas of a model by `engine`. */
+function ofVllm(name: string, help: string): MetricName {
+  return { name, help, type: "gauge", labelNames: ["engine", "model_name"] };
+}
+
 function perTag(name: string, help: string): MetricName {
   return { name, help, type: "gauge", labelNames: ["model_name", "tag"] };
 }
@@ -47,10 +52,13 @@ export const scrapedNames = {
   },
   mappedBytes: perTag("camem_mapped_bytes", "Device memory that is awake"),
   hostBytes: perTag("camem_host_bytes", "Backups in page-locked host memory"),
+  pageableBytes: perTag("camem_pageable_bytes", "Backups in ordinary memory, since page-locking was refused"),
   spilledBytes: perTag("camem_spilled_bytes", "Backups in the spill folder"),
   checkpointBytes: perTag("camem_checkpoint_bytes", "Content backed by its checkpoint file"),
   discardedBytes: perTag("camem_discarded_bytes", "Address space without content"),
   segments: perTag("camem_segments", "Reserved address ranges"),
+  lostContent: perTag("camem_lost_content", "1 for weights whose content is lost until they are loaded"),
+  hostBudgetBytes: ofMachine("camem_host_budget_bytes", "The most host memory that backups may take"),
   pageLockedBytes: ofMachine(
     "camem_page_locked_bytes",
     "Page-locked host memory: backups, prepared and retained",
@@ -65,6 +73,11 @@ export const scrapedNames = {
   ),
   deviceFreeBytes: perDevice("camem_device_free_bytes", "Free device memory, for all processes together"),
   deviceTotalBytes: perDevice("camem_device_total_bytes", "Device memory"),
+  vllmRequestsRunning: ofVllm("vllm:num_requests_running", "Requests admitted and running"),
+  vllmRequestsWaiting: ofVllm(
+    "vllm:num_requests_waiting",
+    "Requests held or parked until the engine is awake",
+  ),
   requestsRunning: perEngine("gauge", "camem_requests_running", "Requests admitted and running"),
   requestsParked: perEngine("gauge", "camem_requests_parked", "Requests parked at a checkpoint"),
   requestsWaiting: perEngine("gauge", "camem_requests_waiting", "Requests held until the engine is awake"),

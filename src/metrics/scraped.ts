@@ -62,6 +62,17 @@ function ofTags(read: (usage: TagUsage) => number): Samples {
     );
 }
 
+/** vLLM numbers the replicas of a model; here there is one. */
+const onlyReplica = { engine: "0" };
+
+function ofVllmRequests(read: (requests: RequestCounts) => number): Samples {
+  return ({ engines }) =>
+    engines.map(({ status, requests }) => ({
+      labels: { ...onlyReplica, model_name: status.engine },
+      value: read(requests),
+    }));
+}
+
 function ofHost(read: (host: Snapshot["host"]) => number): Samples {
   return ({ host }) => [{ labels: {}, value: read(host) }];
 }
@@ -81,20 +92,31 @@ function ofRequests(property: keyof RequestCounts): Samples {
 
 /** The samples of each scraped metric. */
 export const samplesOf: Readonly<Record<keyof typeof scrapedNames, Samples>> = {
-  // vLLM numbers the replicas of a model; here there is one.
-  sleepState: stateSet("sleep_state", sleepStates, sleepStateOf, { engine: "0" }),
+  sleepState: stateSet("sleep_state", sleepStates, sleepStateOf, onlyReplica),
   engineState: stateSet("state", states, ({ status }) => status.state),
   mappedBytes: ofTags((usage) => usage.mappedBytes),
   hostBytes: ofTags((usage) => usage.hostBytes),
+  pageableBytes: ofTags((usage) => usage.pageableBytes),
   spilledBytes: ofTags((usage) => usage.spilledBytes),
   checkpointBytes: ofTags((usage) => usage.checkpointBytes),
   discardedBytes: ofTags((usage) => usage.discardedBytes),
   segments: ofTags((usage) => usage.segments),
+  lostContent: ({ engines }) =>
+    engines.flatMap(({ status, tags }) =>
+      Object.keys(tags).map((tag) => ({
+        labels: { model_name: status.engine, tag },
+        value: status.awaitingTags.includes(tag) ? 1 : 0,
+      })),
+    ),
+  hostBudgetBytes: ({ host: { budget } }) =>
+    budget.sizeBytes === null ? [] : [{ labels: {}, value: budget.sizeBytes }],
   pageLockedBytes: ofHost((host) => host.pageLockedBytes),
   pageLockedFreeBytes: ofHost((host) => host.freeBytes),
   pageLockedPreparedBytes: ofHost((host) => host.preparedBytes),
   deviceFreeBytes: ofDevices("freeBytes"),
   deviceTotalBytes: ofDevices("totalBytes"),
+  vllmRequestsRunning: ofVllmRequests(({ running }) => running),
+  vllmRequestsWaiting: ofVllmRequests(({ waiting, parked }) => waiting + parked),
   requestsRunning: ofRequests("running"),
   requestsParked: ofRequests("parked"),
   requestsWaiting: ofRequests("waiting"),

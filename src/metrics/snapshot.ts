@@ -34,6 +34,8 @@ const noHostUsage: HostUsage = {
   pageLockedBytes: 0,
   freeBytes: 0,
   preparedBytes: 0,
+  stagingBytes: 0,
+  pageableBytes: 0,
   budget: { sizeBytes: null, source: "unknown", path: null },
 };
 

@@ -41,6 +41,10 @@ export const AllocatorOptions = closedObject({
    * containers, read anew for each plan. `CAMEM_HOST_BUDGET`
    */
   hostBudget: optional(HostBudgetSize),
+  /**
+   * Keep backups in ordinary memory where AscendCL refuses to page-lock, with slower copies; by default false. `CAMEM_PAGEABLE`
+   */
+  pageable: optional(Flag),
   /** The size of the segments of memory pools; by default `"32MiB"`. `CAMEM_POOL_SEGMENT` */
   poolSegment: optional(Size),
   /** Prepare the next sleep after each `loadSafetensors`; by default false. `CAMEM_PREPARE_ON_LOAD` */
@@ -50,7 +54,7 @@ export const AllocatorOptions = closedObject({
    * with an idle time; by default `"none"`. `CAMEM_RETAIN`
    */
   retain: optional(Retain),
-  /** The folder for backups beyond the host budget; by default none. `CAMEM_SPILL_DIR` */
+  /** The folder for backups beyond the host budget, or that AscendCL refuses to page-lock; by default none. `CAMEM_SPILL_DIR` */
   spillDir: optional(Type.String({ minLength: 1, description: "the path of a folder" })),
   /**
    * What a sleep level does to memory under tags without a policy: `"discard"`, `"offload"` at every level, or `"refuse"` the
@@ -77,6 +81,8 @@ export interface Config {
   readonly device: number;
   /** The most host memory for all backups together; infinite without a limit, null to derive it from free memory. */
   readonly hostBudgetBytes: number | null;
+  /** True to keep backups in ordinary memory where AscendCL refuses to page-lock. */
+  readonly pageable: boolean;
   /** The size of the segments of memory pools. */
   readonly poolSegmentBytes: number;
   /** True to prepare the next sleep after each `loadSafetensors`. */
@@ -130,6 +136,7 @@ export const environmentNames = {
   aclLibrary: "CAMEM_ACL_LIBRARY",
   device: "CAMEM_DEVICE",
   hostBudget: "CAMEM_HOST_BUDGET",
+  pageable: "CAMEM_PAGEABLE",
   poolSegment: "CAMEM_POOL_SEGMENT",
   prepareOnLoad: "CAMEM_PREPARE_ON_LOAD",
   retain: "CAMEM_RETAIN",
@@ -140,11 +147,12 @@ export const environmentNames = {
 
 const defaultPoolSegment = "32MiB";
 
+const flags: ReadonlySet<keyof AllocatorOptions> = new Set(["pageable", "prepareOnLoad", "verify"]);
+
 /** Parses a variable's text as the type of its option; returns other text as it is, for validation to refuse. */
 function parseVariable(option: keyof AllocatorOptions, text: string): unknown {
   if (option === "device" && /^\d+$/.test(text)) return Number(text);
-  if ((option === "verify" || option === "prepareOnLoad") && /^(true|false)$/.test(text))
-    return text === "true";
+  if (flags.has(option) && /^(true|false)$/.test(text)) return text === "true";
   return text;
 }
 
@@ -238,6 +246,7 @@ export function resolveConfig(
     aclLibrary: given.aclLibrary ?? null,
     device: given.device ?? 0,
     hostBudgetBytes: resolveHostBudget(given.hostBudget),
+    pageable: given.pageable ?? false,
     poolSegmentBytes: resolveSize(given.poolSegment ?? defaultPoolSegment, "poolSegment", 1),
     prepareOnLoad: given.prepareOnLoad ?? false,
     ...resolveRetention(given.retain),

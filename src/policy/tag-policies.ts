@@ -31,6 +31,8 @@ const TagPolicy = closedObject({
    * by then, else with the first sleep or checkpoint load. Final content refuses writes until `markDirty`.
    */
   immutable: optional(Flag),
+  /** True when a wake-up zeroes memory of the tag whose content was lost; by default it is undefined. */
+  zero: optional(Flag),
 });
 
 /** What each sleep level does to a tag. */
@@ -64,17 +66,21 @@ export const enginePolicies: ReadonlyMap<string, TagPolicy> = new Map([
 
 const actions: readonly TagAction[] = ["keep", "offload", "discard"];
 
-/** A policy as the word that the shim keeps for a tag: bits 0 and 1 for level 1, 2 and 3 for level 2, 4 for `immutable`. */
+/**
+ * A policy as the word that the shim keeps for a tag: bits 0 and 1 for level 1, 2 and 3 for level 2, 4 for `immutable`, 5 where
+ * one is set, 6 for `zero`.
+ */
 function encodePolicy(policy: TagPolicy): number {
   const isDefined = 1 << 5;
   const immutable = policy.immutable ? 1 << 4 : 0;
-  return isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
+  const zero = policy.zero ? 1 << 6 : 0;
+  return zero | isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
 }
 
 function decodePolicy(word: number): TagPolicy | undefined {
   const [first, second] = [actions[word & 3], actions[(word >> 2) & 3]];
   if (word === 0 || first === undefined || second === undefined) return undefined;
-  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0 };
+  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0, zero: (word & (1 << 6)) !== 0 };
 }
 
 /** Policies by tag. */
@@ -132,7 +138,8 @@ export class TagPolicies {
     const wasImmutable = existing.immutable ?? false;
     const immutable = changes.immutable ?? wasImmutable;
     if (immutable !== wasImmutable) this.#native.setTagImmutable(id, tag, immutable);
-    const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable };
+    const zero = changes.zero ?? existing.zero;
+    const policy = { 1: changes[1] ?? existing[1], 2: changes[2] ?? existing[2], immutable, zero };
     return this.#native.setTagPolicy(id, word, encodePolicy(policy));
   }
 }

@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { constants } from "node:os";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
-import { processesOf, runVariable } from "./family.ts";
+import { endAll, processesOf, runVariable, sendSignal } from "./family.ts";
 
 /** How a program ended. */
 export interface ProcessEnd {
@@ -27,7 +27,6 @@ export interface StartOptions {
 
 /** The time for processes that were left behind to end by SIGTERM. */
 const leftBehindGraceMs = 2_000;
-const checkIntervalMs = 20;
 
 /**
  * A started program. It leads a session of its own, so that a terminal's signals reach it only once, through {@link kill}. It
@@ -108,21 +107,7 @@ export class EngineProcess {
 
   async #endLeftBehind(): Promise<number> {
     const left = processesOf(this.runId);
-    for (const pid of left) sendSignal(pid, "SIGTERM");
-    const untilMs = performance.now() + leftBehindGraceMs;
-    while (processesOf(this.runId).length > 0) {
-      if (performance.now() > untilMs) for (const pid of processesOf(this.runId)) sendSignal(pid, "SIGKILL");
-      await Bun.sleep(checkIntervalMs);
-    }
+    await endAll(() => processesOf(this.runId), leftBehindGraceMs);
     return left.length;
-  }
-}
-
-/** The process may have ended meanwhile. */
-function sendSignal(pid: number, signal: NodeJS.Signals): void {
-  try {
-    process.kill(pid, signal);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }

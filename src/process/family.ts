@@ -7,15 +7,45 @@ export const runVariable = "CAMEM_RUN_ID";
 
 /** The living processes whose environment has this run's mark. Processes of other users are never among them. */
 export function processesOf(runId: string): number[] {
+  return processesWith(runVariable, runId);
+}
+
+/** The living processes that were started with this value of a variable. */
+export function processesWith(variable: string, value: string): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => isMember(pid, runId));
+    .filter((pid) => has(pid, variable, value));
 }
 
 /** True for a living process of this run. */
 export function isMember(pid: number, runId: string): boolean {
-  return pid !== process.pid && environmentOf(pid).includes(`${runVariable}=${runId}`) && isAlive(pid);
+  return has(pid, runVariable, runId);
+}
+
+function has(pid: number, variable: string, value: string): boolean {
+  return pid !== process.pid && environmentOf(pid).includes(`${variable}=${value}`) && isAlive(pid);
+}
+
+const checkIntervalMs = 20;
+
+/** Ends the processes that `list` names: SIGTERM, and SIGKILL once `graceMs` has passed. Resolves when none is left. */
+export async function endAll(list: () => readonly number[], graceMs: number): Promise<void> {
+  for (const pid of list()) sendSignal(pid, "SIGTERM");
+  const untilMs = performance.now() + graceMs;
+  for (let left = list(); left.length > 0; left = list()) {
+    if (performance.now() > untilMs) for (const pid of left) sendSignal(pid, "SIGKILL");
+    await Bun.sleep(checkIntervalMs);
+  }
+}
+
+/** A negative number stands for a process group. Does nothing where the process has ended. */
+export function sendSignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
 }
 
 /** Empty for a process that has ended or belongs to another user. */

@@ -17,7 +17,8 @@ type Server = Bun.Server<undefined>;
 export interface Backend {
   /** Its name in the group. */
   readonly name: string;
-  readonly upstream: URL;
+  /** The address of its server; undefined while it does not run. */
+  upstream(): URL | undefined;
   /** The path and query for the engine, where they differ from those of the request. */
   readonly path?: string;
   /** The body, where it has been read to choose the engine. */
@@ -90,15 +91,47 @@ export class ReverseProxy {
   }
 
   async #pass(request: Request, server: Server, backend: Backend): Promise<Response> {
-    const { name, upstream, path, body } = backend;
-    const target = { upstream, path, body, clientAddress: server.requestIP(request)?.address };
+    const { name, path, body } = backend;
+    if (path !== undefined) this.#checkPath(path, request, server);
+    const target = { path, body, clientAddress: server.requestIP(request)?.address };
     // The answer may pause for as long as the engine computes.
     server.timeout(request, 0);
     await backend.ready?.(request.signal);
-    if (passes(request)) return forward(request, target);
+    if (passes(request)) return forward(request, { ...target, upstream: upstreamOf(backend) });
     const lease = await admitRequest(this.#options.group, request, { model: name, server });
-    return lease instanceof Response ? lease : forward(request, { ...target, lease });
+    if (lease instanceof Response) return lease;
+    try {
+      return await forward(request, { ...target, upstream: upstreamOf(backend), lease });
+    } catch (error) {
+      lease.release();
+      throw error;
+    }
   }
+
+  /** A path that differs from the request's own must not lead to the engine's administrative routes either. */
+  #checkPath(path: string, request: Request, server: Server): void {
+    const pathname = path.replace(/\?.*$/s, "");
+    if (pathname === "/health") return;
+    if (pathname === "/metrics") this.#checkAccess(request, server);
+    else if (this.#ownPaths.has(pathname) || isDisguised(pathname, this.#ownPaths))
+      throw new RequestError(
+        404,
+        "UNKNOWN_ROUTE",
+        `the engine's own ${pathname} is not passed on; send this route to the proxy itself, with ?model=`,
+      );
+  }
+}
+
+function upstreamOf({ name, upstream }: Backend): URL {
+  const url = upstream();
+  if (url !== undefined) return url;
+  throw new CamemError(
+    "ENGINE_UNAVAILABLE",
+    `the engine ${name} does not run; a POST request for it starts it`,
+    {
+      retryAfterSeconds: 5,
+    },
+  );
 }
 
 /** A connection that stays open would keep its engine awake for as long as it lives. */

@@ -36,11 +36,12 @@ const RemoteTarget = closedObject({
 /** An engine of this user's: by the number of its process, or by the path of its control socket. */
 export type RemoteTarget = { readonly pid: number } | { readonly path: string };
 
-const { device, hostBudget, retain, spillDir, verify } = AllocatorOptions.properties;
+const { device, hostBudget, pageable, retain, spillDir, verify } = AllocatorOptions.properties;
 
 const RemoteOptions = closedObject({
   device,
   hostBudget,
+  pageable,
   retain,
   spillDir,
   verify,

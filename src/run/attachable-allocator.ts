@@ -1,30 +1,18 @@
 /** The memory of an engine that may not be connected yet, or no longer. */
 
 import { CamemError } from "../errors.ts";
-import type { HostBudget } from "../memory/host-budget.ts";
 import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { ControlledAllocator } from "../server/engine/engine-tags.ts";
-import type { TransitionPlan } from "../transition/preflight.ts";
+import { emptyPlan, noHostUsage } from "./no-memory.ts";
 
 /** The connection to the memory of a running engine. */
 export interface EngineConnection extends ControlledAllocator {
   hostUsage(): HostUsage;
   /** Ends the connection; the engine and its memory stay as they are. */
   close(): Promise<void>;
+  /** Resolves when the engine has ended; absent where the connection does not notice it. */
+  readonly gone?: Promise<unknown>;
 }
-
-const noBudget: HostBudget = { sizeBytes: null, source: "unknown", path: null };
-
-const nothing: TransitionPlan = {
-  tags: {},
-  devices: [],
-  freed: [],
-  host: { neededBytes: 0, freeBytes: null, budget: noBudget },
-  spill: null,
-  fits: true,
-};
-
-const noHostUsage: HostUsage = { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0, budget: noBudget };
 
 /** Passes every call on to the connection. Without one the engine has no memory, and cannot sleep. */
 export class AttachableAllocator implements ControlledAllocator {
@@ -63,7 +51,7 @@ export class AttachableAllocator implements ControlledAllocator {
   }
 
   readonly plan: ControlledAllocator["plan"] = (operation: "sleep" | "wake", options = {}) =>
-    this.#connection?.plan(operation as "sleep", options) ?? nothing;
+    this.#connection?.plan(operation as "sleep", options) ?? emptyPlan;
 
   readonly sleep: ControlledAllocator["sleep"] = async (options) => this.#required().sleep(options);
 

@@ -97,6 +97,11 @@ export class EngineRun {
     return this.#process.pid;
   }
 
+  /** Marks the processes of this run. */
+  get runId(): string {
+    return this.#process.runId;
+  }
+
   /** Passes a signal on. The first that asks the program to end starts the time after which all its processes are killed. */
   signal(signal: NodeJS.Signals): void {
     this.#process.kill(signal);
@@ -134,7 +139,11 @@ export class EngineRun {
     const proxy = new ReverseProxy({
       ...access,
       group: this.controller,
-      route: async () => ({ name: this.name, upstream, ready: (signal) => this.#awaitReady(signal) }),
+      route: async () => ({
+        name: this.name,
+        upstream: () => upstream,
+        ready: (signal) => this.#awaitReady(signal),
+      }),
       isHealthy: () => this.#isReady && this.controller.status.state !== "failed",
       metrics: async () => (await metrics).answer(),
     });

@@ -4,11 +4,20 @@ import { abortable, aborted } from "../async/abortable.ts";
 import { CamemError, messageOf } from "../errors.ts";
 import { callback, closedObject, optional } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
+import type { TransitionPlan } from "./preflight.ts";
 
 /** The argument of a `beforeSleep` hook. */
 export interface SleepTransition {
   /** The tags that go to sleep. */
   readonly tags: readonly string[];
+}
+
+/** The argument of a `beforeWake` hook. */
+export interface PendingWake {
+  /** The tags that are to wake up. */
+  readonly tags: readonly string[];
+  /** Device memory that the wake-up needs, by device. */
+  readonly devices: TransitionPlan["devices"];
 }
 
 /** The argument of an `afterWake` hook. */
@@ -24,6 +33,11 @@ export interface WakeTransition {
 const TransitionHooks = closedObject({
   /** Awaited before memory goes: drop graphs and communicators that hold addresses. Throwing cancels the sleep. */
   beforeSleep: optional(callback<(transition: SleepTransition) => unknown>()),
+  /**
+   * Awaited before memory comes back, and before its room is checked: free device memory that the wake-up needs. Throwing cancels
+   * the wake-up.
+   */
+  beforeWake: optional(callback<(transition: PendingWake) => unknown>()),
   /** Awaited after memory is back: rebuild graphs and communicators. */
   afterWake: optional(callback<(transition: WakeTransition) => unknown>()),
 });
@@ -45,6 +59,11 @@ export class Hooks {
 
   get isEmpty(): boolean {
     return this.#registered.size === 0;
+  }
+
+  /** True when a hook makes room for wake-ups. */
+  get hasBeforeWake(): boolean {
+    return [...this.#registered].some(({ beforeWake }) => beforeWake !== undefined);
   }
 
   /** @throws CamemError `INVALID_ARGUMENT` */
@@ -77,24 +96,41 @@ export class Hooks {
     for (const hooks of [...this.#registered]) {
       ran.push(hooks);
       try {
-        await abortable(
-          this.#run(() => hooks.beforeSleep?.({ tags })),
-          signal,
-          markOf,
-        );
-      } catch (cause) {
-        const failure = isAbort(cause, signal)
-          ? aborted(signal)
-          : new CamemError(
-              "HOOK_FAILED",
-              `a beforeSleep hook threw (${messageOf(cause)}); the sleep was cancelled and nothing has changed`,
-              {
-                cause,
-              },
-            );
+        await this.#runBefore("beforeSleep", () => hooks.beforeSleep?.({ tags }), signal);
+      } catch (failure) {
         await this.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure, ran);
         throw failure;
       }
+    }
+  }
+
+  /**
+   * Runs every `beforeWake` until one throws or `signal` aborts.
+   *
+   * @throws CamemError `HOOK_FAILED` or `ABORTED`
+   */
+  async beforeWake(transition: PendingWake, signal: AbortSignal): Promise<void> {
+    for (const hooks of [...this.#registered])
+      await this.#runBefore("beforeWake", () => hooks.beforeWake?.(transition), signal);
+  }
+
+  /** @throws CamemError `HOOK_FAILED` or `ABORTED` */
+  async #runBefore(
+    name: "beforeSleep" | "beforeWake",
+    hook: () => unknown,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      await abortable(this.#run(hook), signal, markOf);
+    } catch (cause) {
+      if (isAbort(cause, signal)) throw aborted(signal);
+      const transition = name === "beforeSleep" ? "sleep" : "wake-up";
+      const reason = `a ${name} hook threw (${messageOf(cause)})`;
+      throw new CamemError(
+        "HOOK_FAILED",
+        `${reason}; the ${transition} was cancelled and nothing has changed`,
+        { cause },
+      );
     }
   }
 

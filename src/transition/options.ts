@@ -2,7 +2,7 @@
 
 import type { Static } from "typebox";
 import { CamemError, formatValue } from "../errors.ts";
-import { closedObject, optional, Tags } from "../options/schemas.ts";
+import { closedObject, Flag, optional, Tags } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
 import { checkTag } from "../policy/tag-names.ts";
 import { SleepSelection } from "../policy/tag-policies.ts";
@@ -11,9 +11,11 @@ import { TransitionControl } from "./progress.ts";
 const WakeSelection = closedObject({
   /** Wake only these tags; by default all. */
   tags: optional(Tags),
+  /** Whether memory that is mapped without its content is zeroed; by default as the policy of its tag says. */
+  zero: optional(Flag),
 });
 
-/** The tags that a wake-up concerns. */
+/** The tags that a wake-up concerns, and what happens to memory without content. */
 export interface WakeSelection extends Static<typeof WakeSelection> {}
 
 /** Options of `sleep` and `prepare`. */

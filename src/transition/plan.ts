@@ -1,7 +1,7 @@
 /** Pure planning: turns groups of segments into the steps of one sleep or wake-up. */
 
 import type { SegmentGroup } from "../memory/table.ts";
-import type { TagAction, TagTreatment } from "../policy/tag-policies.ts";
+import type { TagAction, TagPolicy, TagTreatment } from "../policy/tag-policies.ts";
 
 type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
@@ -10,6 +10,8 @@ export interface Step {
   readonly action: StepAction;
   /** True when the tag is immutable: a wake-up keeps the backups then. */
   readonly immutable: boolean;
+  /** True when memory that is mapped without its content is zeroed. */
+  readonly zero: boolean;
   /** The number of new backups that go to the spill folder. */
   readonly spilledSegments: number;
 }
@@ -38,25 +40,35 @@ export function planSleep(
   for (const group of groups) {
     const { action: wanted, immutable } = treatmentOf(group.tag);
     const action = sleepAction(group, wanted);
-    if (action !== undefined) steps.push({ group, action, immutable, spilledSegments: 0 });
+    if (action !== undefined) steps.push({ group, action, immutable, zero: false, spilledSegments: 0 });
   }
   return steps;
 }
 
-/** The steps that wake the given tags; by default all. */
+/**
+ * The steps that wake the given tags; by default all.
+ *
+ * @param zero whether memory without content is zeroed; by default as its tag's policy says
+ */
 export function planWake(
   groups: readonly SegmentGroup[],
   tags: readonly string[] | undefined,
-  isImmutable: (tag: string) => boolean,
+  policyOf: (tag: string) => Pick<TagPolicy, "immutable" | "zero"> | undefined,
+  zero?: boolean,
 ): Step[] {
   const selected = tags && new Set(tags);
   const asleep = groups.filter(({ state, tag }) => state !== "mapped" && (selected?.has(tag) ?? true));
-  return asleep.map((group) => ({
-    group,
-    action: group.state === "offloaded" ? "restore" : "remap",
-    immutable: isImmutable(group.tag),
-    spilledSegments: 0,
-  }));
+  return asleep.map((group) => {
+    const policy = policyOf(group.tag);
+    const isRemap = group.state === "discarded";
+    return {
+      group,
+      action: isRemap ? "remap" : "restore",
+      immutable: policy?.immutable ?? false,
+      zero: isRemap && (zero ?? policy?.zero ?? false),
+      spilledSegments: 0,
+    };
+  });
 }
 
 /** The steps that free device memory which an earlier transition could not free, for groups that `steps` leave alone. */
@@ -67,7 +79,7 @@ export function planLeftovers(groups: readonly SegmentGroup[], steps: readonly S
     unreleased && !moving && (state === "discarded" || backedUp);
   return groups
     .filter((group) => isFreeable(group) && !planned.has(group))
-    .map((group) => ({ group, action: "release", immutable: false, spilledSegments: 0 }));
+    .map((group) => ({ group, action: "release", immutable: false, zero: false, spilledSegments: 0 }));
 }
 
 /** Bytes of the segments in all steps with the given action. */

@@ -149,6 +149,7 @@ function errorOf(
   progress: native.PlanProgress,
   failure: native.Failure,
   signal: AbortSignal | undefined,
+  remedyOf: RemedyOf,
 ): CamemError | undefined {
   if (progress.status === native.Status.ok) return undefined;
   // Without an aborted signal `onProgress` has thrown, which `follow` reports.
@@ -157,7 +158,11 @@ function errorOf(
   const attempt = transitionComplete
     ? `give all memory back after the ${operation}`
     : `finish the ${operation}`;
-  const note = describeOutcome(operation, progress, remedies.get(`${operation} ${progress.status}`));
+  const note = describeOutcome(
+    operation,
+    progress,
+    remedies.get(`${operation} ${progress.status}`) ?? remedyOf(failure),
+  );
   return native.statusError(progress.status, failure, { attempt, note, transitionComplete });
 }
 
@@ -174,6 +179,18 @@ const remedies = new Map([
   [`sleep ${native.Status.file_changed}`, backUpAnew],
 ]);
 
+/** The remedy for a failure that depends on what the plan needs. */
+export type RemedyOf = (failure: native.Failure) => string | undefined;
+
+/** A plan that has ended well. */
+export interface PlanResult {
+  readonly durations: TransitionDurations;
+  /** New backups in ordinary memory. */
+  readonly pageableBytes: number;
+  /** New backups in the spill folder. */
+  readonly spilledBytes: number;
+}
+
 /**
  * Follows a plan to its end.
  *
@@ -184,14 +201,15 @@ export async function follow(
   operation: Operation,
   ticket: number,
   { signal, onProgress }: TransitionControl,
-): Promise<TransitionDurations> {
+  remedyOf: RemedyOf,
+): Promise<PlanResult> {
   const cancel = () => shim.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
     const { progress, failure, reportFailure } = await poll(shim, ticket, onProgress);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
-    const planFailure = errorOf(operation, progress, failure, signal);
+    const planFailure = errorOf(operation, progress, failure, signal, remedyOf);
     if (reportFailure) {
       const cause = planFailure
         ? new AggregateError([reportFailure.cause, planFailure])
@@ -199,7 +217,8 @@ export async function follow(
       throw new CamemError("HOOK_FAILED", `onProgress threw; ${note}`, { cause, transitionComplete });
     }
     if (planFailure) throw planFailure;
-    return durationsOf(progress);
+    const { pageableBytes, spilledBytes } = progress;
+    return { durations: durationsOf(progress), pageableBytes, spilledBytes };
   } finally {
     signal?.removeEventListener("abort", cancel);
   }

@@ -6,7 +6,7 @@ import {
   type TagTreatment,
 } from "../policy/tag-policies.ts";
 import { lostTagsOf, type Step, sizeBytesOf } from "./plan.ts";
-import type { TransitionDurations } from "./progress.ts";
+import type { PlanResult, TransitionDurations } from "./progress.ts";
 
 /** The result of a sleep. */
 export interface SleepReport {
@@ -16,6 +16,10 @@ export interface SleepReport {
   readonly offloadedBytes: number;
   /** The part of `offloadedBytes` that was copied; the rest had an unchanged backup. */
   readonly copiedBytes: number;
+  /** The part of `copiedBytes` in the spill folder: beyond the host budget, or because AscendCL refused to page-lock. */
+  readonly spilledBytes: number;
+  /** The part of `copiedBytes` in ordinary memory, because AscendCL refused to page-lock (`pageable`). Its copies are slower. */
+  readonly pageableBytes: number;
   /** Bytes whose content is gone, including dropped backups. */
   readonly discardedBytes: number;
   /** Bytes still mapped on the device. */
@@ -32,8 +36,10 @@ export interface SleepReport {
 export interface WakeReport {
   /** Bytes that have their content back. */
   readonly restoredBytes: number;
-  /** Bytes mapped again with undefined content. */
+  /** Bytes mapped again without their content. */
   readonly remappedBytes: number;
+  /** The part of `remappedBytes` that is zeroed; the rest has undefined content. */
+  readonly zeroedBytes: number;
   /** The tags of remapped memory, whose content was lost: load it again before using it. */
   readonly lostTags: readonly string[];
   /** The tags that still have memory asleep. */
@@ -46,22 +52,24 @@ export interface WakeReport {
 
 /** The result of a preparation. */
 export interface PrepareReport {
-  /** Bytes of page-locked host memory that are free for the next sleep. */
+  /**
+   * Bytes of page-locked host memory that are free for the next sleep. Fewer than it needs where AscendCL refused more and
+   * `pageable` or `spillDir` is set.
+   */
   readonly preparedBytes: number;
   /** Milliseconds of each phase. */
   readonly durations: TransitionDurations;
 }
 
-/** The transition as it ran: its steps and how long they took. */
-export interface Executed {
+/** The transition as it ran. */
+export interface Executed extends PlanResult {
   readonly steps: readonly Step[];
-  readonly durations: TransitionDurations;
 }
 
 export function sleepReport(
   { level, offloadTags }: SleepSelection,
   treatment: (tag: string) => TagTreatment,
-  { steps, durations }: Executed,
+  { steps, durations, pageableBytes, spilledBytes }: Executed,
   table: SegmentTable,
 ): SleepReport {
   const tags = table.tagsInUse();
@@ -70,6 +78,8 @@ export function sleepReport(
     level: offloadTags === undefined ? (level ?? defaultLevel) : null,
     offloadedBytes: sizeBytesOf(steps, "offload"),
     copiedBytes: sizeBytesOf(copied, "offload"),
+    spilledBytes,
+    pageableBytes,
     discardedBytes: sizeBytesOf(steps, "discard"),
     keptBytes: tags.reduce((sum, tag) => sum + tag.mappedBytes, 0),
     freedBytes: steps.reduce((sum, step) => sum + step.group.committedBytes, 0),
@@ -83,6 +93,10 @@ export function wakeReport({ steps, durations }: Executed, table: SegmentTable):
   return {
     restoredBytes: sizeBytesOf(steps, "restore"),
     remappedBytes: sizeBytesOf(steps, "remap"),
+    zeroedBytes: sizeBytesOf(
+      steps.filter(({ zero }) => zero),
+      "remap",
+    ),
     lostTags: lostTagsOf(steps),
     stillAsleep: asleep.map((tag) => tag.name),
     alreadyAwake: steps.length === 0,

@@ -23,7 +23,9 @@ import {
   type IsKnownTag,
   type SleepOptions,
   type WakeOptions,
+  type WakeSelection,
 } from "./options.ts";
+import { type HostNeed, hostMemoryRemedy } from "./page-locking.ts";
 import {
   backupBytesNeeded,
   lostTagsOf,
@@ -35,7 +37,7 @@ import {
   tagsOf,
 } from "./plan.ts";
 import { assertFits, assess, backupBytesHeld, hostBytesLeft, type TransitionPlan } from "./preflight.ts";
-import { follow, type Operation, type TransitionControl, type TransitionDurations } from "./progress.ts";
+import { follow, type Operation, type PlanResult, type TransitionControl } from "./progress.ts";
 import {
   type Executed,
   type PrepareReport,
@@ -47,18 +49,24 @@ import {
 import { HostRetention } from "./retention.ts";
 import { UnknownTags } from "./unknown-tags.ts";
 
-const noDurations: TransitionDurations = {
-  totalMs: 0,
-  waitingMs: 0,
-  preparingMs: 0,
-  mappingMs: 0,
-  copyingMs: 0,
-  verifyingMs: 0,
-  releasingMs: 0,
+const nothingDone: PlanResult = {
+  durations: {
+    totalMs: 0,
+    waitingMs: 0,
+    preparingMs: 0,
+    mappingMs: 0,
+    copyingMs: 0,
+    verifyingMs: 0,
+    releasingMs: 0,
+  },
+  pageableBytes: 0,
+  spilledBytes: 0,
 };
 
 /** How often the shim may refuse one unchanged plan as stale: a race resolves itself long before. */
 const stalePlanLimit = 100;
+
+const plainOptions: native.PlanOptions = { verify: false, pageable: false, spill: false };
 
 /** The steps of a transition, and the table that they were planned for. */
 interface Planned extends TableSummary {
@@ -164,7 +172,7 @@ export class Transitions {
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planWake(options.tags));
+      return this.#assess(this.#planWake(options));
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
@@ -196,7 +204,7 @@ export class Transitions {
     options: SleepOptions & Signalled,
   ): Promise<Executed> {
     const planned = this.#planSleep(treatment);
-    if (planned.steps.length === 0) return { steps: [], durations: noDurations };
+    if (planned.steps.length === 0) return { steps: [], ...nothingDone };
     await restAfter(planned, options);
     assertFits(this.#assess(planned));
     const tags = tagsOf(planned.steps.map((step) => step.group));
@@ -220,10 +228,11 @@ export class Transitions {
   }
 
   async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
+    const selection = this.hooks.hasBeforeWake ? await this.#beforeWake(options) : options;
     // The last plan is the one that ran.
     let steps: readonly Step[] = [];
     const plan = () => {
-      const planned = this.#planWake(options.tags);
+      const planned = this.#planWake(selection);
       steps = planned.steps;
       return planned;
     };
@@ -233,6 +242,17 @@ export class Transitions {
     });
     await this.#afterWake(steps);
     return wakeReport(executed, this.#table);
+  }
+
+  /** Runs `beforeWake` hooks where there is memory to wake. Returns what to wake: the tags that the hooks know about. */
+  async #beforeWake({ zero, ...options }: WakeOptions & Signalled): Promise<WakeSelection> {
+    const planned = this.#planWake(options);
+    const tags = tagsOf(planned.steps.map((step) => step.group));
+    if (tags.length === 0) return { ...options, zero };
+    await restAfter(planned, options);
+    const { devices } = this.#assess(planned);
+    await this.hooks.beforeWake({ tags, devices }, options.signal);
+    return { tags, zero };
   }
 
   async #afterWake(steps: readonly Step[], failure?: unknown): Promise<void> {
@@ -245,10 +265,21 @@ export class Transitions {
     const planned = this.#planSleep(this.#treatmentOf(options));
     assertFits(this.#assess(planned));
     const device = planned.steps[0]?.group.device ?? this.#config.device;
-    const bytes = backupBytesNeeded(planned.steps).hostBytes + this.#stagingBytes(planned.steps);
-    const submit = () => this.#native.submitPreparation(device, bytes);
-    const durations = await this.#submit("preparation", submit, options);
+    const bytes = this.#hostBytesNeeded(planned.steps);
+    const submit = () => this.#native.submitPreparation(device, bytes, this.#planOptions);
+    const { durations } = await this.#submit("preparation", submit, options, () => bytes);
     return { preparedBytes: preparedBytes(this.#native), durations };
+  }
+
+  /** What plans may do where AscendCL refuses to page-lock, and whether they verify. */
+  get #planOptions(): native.PlanOptions {
+    const { verify, pageable, spillDir } = this.#config;
+    return { verify, pageable, spill: spillDir !== null };
+  }
+
+  /** Host memory that these steps take for new backups and staging. */
+  #hostBytesNeeded(steps: readonly Step[]): number {
+    return backupBytesNeeded(steps).hostBytes + this.#stagingBytes(steps);
   }
 
   /** Page-locked memory that these steps, or their undoing, use to move content to or from files. */
@@ -278,10 +309,10 @@ export class Transitions {
     return { ...table, groups, steps: placed, hostBudget: budget };
   }
 
-  #planWake(tags: readonly string[] | undefined): Planned {
+  #planWake({ tags, zero }: WakeSelection): Planned {
     const table = this.#table.summary();
     const policies = this.#policies.snapshot();
-    const steps = planWake(table.groups, tags, (tag) => policies.get(tag)?.immutable ?? false);
+    const steps = planWake(table.groups, tags, (tag) => policies.get(tag), zero);
     return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 
@@ -303,7 +334,7 @@ export class Transitions {
       assertFits(this.#assess(planned));
       if (steps.some((step) => step.group.moving)) return "busy";
       await restAfter(planned, control);
-      const ticket = this.#native.submitPlan(steps, planned, this.#config.verify);
+      const ticket = this.#native.submitPlan(steps, planned, this.#planOptions);
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
@@ -312,8 +343,8 @@ export class Transitions {
       }
       return ticket;
     };
-    const durations = await this.#submit(operation, submit, control);
-    return { steps, durations };
+    const result = await this.#submit(operation, submit, control, () => this.#hostBytesNeeded(steps));
+    return { steps, ...result };
   }
 
   /** Frees what earlier transitions of other tags could not free. Returns the plan if it still holds afterwards. */
@@ -325,11 +356,11 @@ export class Transitions {
     const leftovers = planLeftovers(planned.groups, planned.steps);
     if (leftovers.length === 0) return planned;
     const submit = () => {
-      const ticket = this.#native.submitPlan(leftovers, planned, false);
+      const ticket = this.#native.submitPlan(leftovers, planned, plainOptions);
       return ticket === "stale" ? "nothing" : ticket;
     };
     try {
-      await this.#submit(operation, submit, { signal });
+      await this.#submit(operation, submit, { signal }, () => 0);
     } catch (error) {
       // What cannot be freed still counts as held, so the plan itself decides whether there is room.
       if (signal.aborted) throw error;
@@ -342,20 +373,28 @@ export class Transitions {
     operation: Operation,
     submit: () => Submission | Promise<Submission>,
     control: TransitionControl & Signalled,
+    neededBytes: () => number,
     retainBytes = this.#retention.limitBytes,
-  ): Promise<TransitionDurations> {
+  ): Promise<PlanResult> {
+    const remedyOf = (failure: native.Failure) =>
+      hostMemoryRemedy(failure, this.#hostNeed(operation, neededBytes()), this.#config);
     while (true) {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
       this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
       const ticket = await submit();
-      if (ticket === "nothing") return noDurations;
+      if (ticket === "nothing") return nothingDone;
       if (typeof ticket === "number")
-        return follow(this.#native, operation, ticket, control).finally(() => {
+        return follow(this.#native, operation, ticket, control, remedyOf).finally(() => {
           if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
         });
       await Bun.sleep(1);
     }
+  }
+
+  #hostNeed(operation: Operation, neededBytes: number): HostNeed {
+    const { stagingBytes } = this.#native.hostInfo();
+    return { operation, neededBytes, stagingBytes, lockLimit: this.#hostBudgets.lockLimit() };
   }
 
   #assess({ steps, groups, hostBudget }: Planned): TransitionPlan {
@@ -368,7 +407,8 @@ export class Transitions {
 
   /** Page-locks what is reserved and gives back all other free host memory. */
   #submitReserved(): number | native.Refusal {
-    return this.#native.submitPreparation(this.#config.device, this.#native.hostInfo().reservedBytes);
+    const { reservedBytes } = this.#native.hostInfo();
+    return this.#native.submitPreparation(this.#config.device, reservedBytes, plainOptions);
   }
 
   /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */
@@ -378,7 +418,13 @@ export class Transitions {
 
   #giveBackRetained(): void {
     const giveBack = (signal: AbortSignal) =>
-      this.#submit("preparation", () => this.#submitReserved(), { signal }, 0);
+      this.#submit(
+        "preparation",
+        () => this.#submitReserved(),
+        { signal },
+        () => 0,
+        0,
+      );
     // The next transition retries a failure.
     this.#queue.run(undefined, giveBack).catch(() => undefined);
   }

@@ -73,11 +73,15 @@ test("camem doctor names the variable of an invalid option", () => {
 test("camem refuses an unknown command with the usage", () => {
   const { exitCode, errors } = camem(["docter"]);
   expect(exitCode).toBe(2);
-  expect(errors).toContain('there is no command "docter"');
-  expect(errors).toContain("usage: camem doctor");
+  expect(errors).toContain('there is no command "docter"; did you mean "doctor"?');
+  expect(errors).toContain("usage: camem <command> [options]");
 });
 
 test("camem names an unknown option, and asks for a command when there is none", () => {
+  const { errors } = camem(["doctor", "--backed", "emulator"]);
+  expect(errors).toStartWith(
+    "camem: Unknown option '--backed'; did you mean --backend?\nusage: camem doctor",
+  );
   expect(camem(["doctor", "--foo"]).errors).toStartWith("camem: Unknown option '--foo'\nusage:");
   expect(camem([]).errors).toStartWith("camem: say which command\nusage:");
   expect(camem([]).exitCode).toBe(2);
@@ -115,12 +119,94 @@ test("camem doctor shows every variable, invalid value and misspelt name when a 
   ]);
 });
 
-test("camem prints its version or its usage when asked", () => {
+test("camem prints its version or its help when asked", () => {
   expect(camem(["--version"])).toEqual({ exitCode: 0, output: `${manifest.version}\n`, errors: "" });
   const help = camem(["help"]);
   expect(help).toEqual(camem(["--help"]));
-  expect(help.output).toStartWith("usage: camem doctor");
+  expect(help.output).toStartWith("usage: camem <command> [options]");
   expect(help.exitCode).toBe(0);
+});
+
+const verbs = [...camem(["--help"]).output.matchAll(/^ {2}(\w+) +\S/gm)].map(([, verb = ""]) => verb);
+
+test("camem --help lists every command", () => {
+  expect(verbs).toEqual(expect.arrayContaining(["doctor", "sleep", "wake", "status"]));
+});
+
+test.each(verbs)("camem %s --help states the purpose, options with defaults, and examples", (verb) => {
+  const { exitCode, output } = camem([verb, "--help"]);
+  expect(exitCode).toBe(0);
+  expect(output).toEqual(camem(["help", verb]).output);
+  expect(output).toMatch(new RegExp(`^usage: camem ${verb} .*\\n\\n[A-Z].*\\.\\n`));
+  const options = /^options:\n((?: {2}.*\n)+)/m.exec(output)?.[1] ?? "";
+  expect(options).toMatch(/^ {2}--\w+.* {2}\S/m);
+  // An option with a value says what counts without it.
+  for (const [entry] of options.matchAll(/^ {2}--[\w-]+ <.*$/gm))
+    expect(entry).toMatch(/by default|needed|may/);
+  expect(output).toMatch(new RegExp(`^examples:\\n(  camem ${verb} ?.*\\n)+$`, "m"));
+  for (const line of output.split("\n")) expect(line.length).toBeLessThanOrEqual(110);
+});
+
+test("camem doctor --json describes the same as an object", () => {
+  const variables = { CAMEM_BACKEND: "emulator", CAMEM_EMULATOR_DEVICES: "2", CAMEM_EMULATOR_HBM: "1GiB" };
+  const { exitCode, output } = camem(["doctor", "--json"], variables);
+  expect(exitCode).toBe(0);
+  const memory = { freeBytes: 2 ** 30, totalBytes: 2 ** 30, granularityBytes: 2 ** 21 };
+  expect(JSON.parse(output)).toMatchObject({
+    camem: manifest.version,
+    environment: variables,
+    backend: { kind: "emulator", reason: "from CAMEM_BACKEND" },
+    host: { budget: { source: expect.any(String) } },
+    tried: [{ path: emulatorLibraryPath, result: "opened" }],
+    runtime: {
+      library: emulatorLibraryPath,
+      devices: [
+        { device: 0, ...memory },
+        { device: 1, ...memory },
+      ],
+      optionalSymbols: expect.arrayContaining([{ name: "aclFinalizeReference", present: true }]),
+    },
+    problems: [],
+    ready: true,
+  });
+  const failed = camem(["doctor", "--json"], { CAMEM_ACL_LIBRARY: "/no/libascendcl.so" });
+  expect(failed.exitCode).toBe(1);
+  expect(JSON.parse(failed.output)).toMatchObject({
+    problems: [{ code: "LIBRARY_NOT_FOUND" }],
+    tried: [{ path: "/no/libascendcl.so", result: expect.stringContaining("No such file") }],
+    runtime: null,
+    ready: false,
+  });
+});
+
+test("camem doctor examines the device although a variable is invalid", () => {
+  const { exitCode, output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", CAMEM_HOST_BUDGET: "lots" });
+  expect(exitCode).toBe(1);
+  expect(output).toContain("device 0       64 GiB free of 64 GiB");
+  expect(output).toContain("host budget");
+  expect(output.match(/^result .*$/gm)).toEqual([expect.stringContaining('(CAMEM_HOST_BUDGET) is "lots"')]);
+});
+
+test("camem doctor warns of expandable segments, which do not sleep", () => {
+  const warnings = (value: string) => {
+    const { output } = camem(["doctor"], { CAMEM_BACKEND: "emulator", PYTORCH_NPU_ALLOC_CONF: value });
+    return [...(output.match(/^warning .*$/gm) ?? [])];
+  };
+  const warning = [expect.stringContaining("expandable_segments:True: torch_npu maps such memory itself")];
+  expect(warnings("max_split_size_mb:64,expandable_segments:True")).toEqual(warning);
+  expect(warnings("expandable_segments: true")).toEqual(warning);
+  expect(warnings("expandable_segments:False")).toEqual([]);
+});
+
+test("getInstance() warns of a misspelt variable, once and without its value", () => {
+  const program = `import { CaMemAllocator } from ${JSON.stringify(join(import.meta.dir, "../../src/index.ts"))};
+    for (let cycle = 0; cycle < 2; cycle++) await CaMemAllocator.getInstance({ backend: "emulator" }).close();`;
+  const env = { ...process.env, CAMEM_HOST_BUGDET: "secret", CAMEM_OTHER_PROGRAM: "1" };
+  const { stderr } = Bun.spawnSync([process.execPath, "-e", program], { env });
+  const lines = `${stderr}`.match(/CamemWarning: .*/g);
+  expect(lines).toEqual([
+    "CamemWarning: CAMEM_HOST_BUGDET is set, but camem has no such variable; did you mean CAMEM_HOST_BUDGET?",
+  ]);
 });
 
 test("camem doctor shows the emulator's variables and names misspelt ones without their value", () => {

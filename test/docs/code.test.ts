@@ -22,7 +22,8 @@ const context: Readonly<Record<string, string>> = {
 /** The module that the reader of docs/deploy.md writes. */
 const engineModule = `import type { CaMemAllocator } from "camem";
 import type { Lease } from "camem/server";
-export declare function load(allocator: CaMemAllocator): Promise<void>;
+export declare function load(allocator: CaMemAllocator, checkpoint: string): Promise<void>;
+export declare function resetPrefixCache(): void;
 export declare function complete(lease: Lease, prompt: string): Promise<string>;
 `;
 

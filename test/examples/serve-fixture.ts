@@ -20,12 +20,15 @@ export const defaults: ServeOptions = {
   hostname: "127.0.0.1",
   port: 0,
   adminPort: undefined,
+  adminSocket: undefined,
   token: undefined,
+  apiKey: undefined,
   idle: [],
   residency: "0ms",
   wakeOperatorSleep: true,
   whenPaused: "hold",
   kvCacheBytes,
+  log: false,
 };
 
 /** The first `length` bytes, at most 120, of the text that the model generates for a prompt. */

@@ -225,7 +225,10 @@ describe("ExampleServer", () => {
     ["a prompt beyond the context", { model, prompt: "x".repeat(300) }, 400, "prompt"],
     ["an invalid temperature", { ...ask, temperature: "hot" }, 400, "temperature"],
     ["five stops", { ...ask, stop: ["a", "b", "c", "d", "e"] }, 400, "stop"],
-    ["two answers", { ...ask, n: 2 }, 400, "n"],
+    ["nine answers", { ...ask, n: 9 }, 400, "n"],
+    ["another best_of", { ...ask, n: 2, best_of: 3 }, 400, "best_of"],
+    ["echo with log-probabilities", { ...ask, echo: true, logprobs: 1 }, 400, "echo"],
+    ["an empty nucleus", { ...ask, top_p: 0 }, 400, "top_p"],
     ["stream as text", { ...ask, stream: "yes" }, 400, "stream"],
   ];
   test.each(bad)(

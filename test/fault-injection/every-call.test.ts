@@ -26,6 +26,7 @@ import {
   invalidHandle,
   LoadedModel,
   outOfMemory,
+  poolSegment,
   recipe,
 } from "./loaded-model.ts";
 
@@ -49,7 +50,7 @@ async function loaded(asleep: boolean): Promise<void> {
 
 /** Opens with immutable weights and buffers that have a backup. */
 async function openImmutable(): Promise<void> {
-  model.allocator = CaMemAllocator.getInstance();
+  model.allocator = CaMemAllocator.getInstance({ poolSegment });
   model.load();
   for (const tag of ["weights", "buffers"]) model.allocator.defineTag(tag, { immutable: true });
   await model.allocator.sleep();
@@ -58,7 +59,7 @@ async function openImmutable(): Promise<void> {
 
 /** Opens with weights whose backup is a checkpoint, and immutable buffers that spill. */
 async function openWithFiles(): Promise<void> {
-  model.allocator = CaMemAllocator.getInstance({ spillDir: folder, hostBudget: 0 });
+  model.allocator = CaMemAllocator.getInstance({ poolSegment, spillDir: folder, hostBudget: 0 });
   model.load(recipe.filter(({ tag }) => tag !== "weights"));
   model.allocator.defineTag("buffers", { immutable: true });
   for (const device of [0, 1]) {
@@ -105,6 +106,10 @@ const verbs: Record<string, Verb> = {
     run: () => model.allocator.wakeUp({ tags: ["weights"] }),
   },
   "wake of everything": { prepare: () => loaded(true), run: () => model.allocator.wakeUp() },
+  "wake that zeroes lost memory": {
+    prepare: () => loaded(true),
+    run: () => model.allocator.wakeUp({ zero: true }),
+  },
   prepare: {
     prepare: async () => {
       await loaded(false);
@@ -196,7 +201,7 @@ async function withFaults(faults: string, run: () => unknown): Promise<CamemErro
 
 /** Returns to a loaded and awake model from any state after a fault, and checks the content. */
 async function recover({ open, gives, drops }: Verb): Promise<void> {
-  model.allocator = CaMemAllocator.getInstance();
+  model.allocator = open ? CaMemAllocator.getInstance() : CaMemAllocator.getInstance({ poolSegment });
   if (gives) {
     model.items = [];
     if (open) {

@@ -28,8 +28,11 @@ export const recipe = [
   { tag: "sleep_persistent", device: 1, sizeBytes: 100, pooled: false, preserved: true },
 ] as const;
 
+/** Three times the staging memory of a stream, so that copies to and from files use each again; small, for speed. */
+export const poolSegment = "12MiB";
+
 export class LoadedModel {
-  allocator = CaMemAllocator.getInstance();
+  allocator = CaMemAllocator.getInstance({ poolSegment });
   items: Item[] = [];
 
   /** Allocates and writes `parts`; frees them again when a call fails. */

@@ -133,6 +133,15 @@ const scenarios: readonly Scenario[] = [
   { title: "read() reports a failed query of the current context", name: "contextQueryFails" },
   { title: "camem works on threads with a destroyed context over several sessions", name: "staleContexts" },
   {
+    title: "camem works on threads with a destroyed context after close() failed",
+    name: "closeFailsHalfway",
+  },
+  { title: "read() succeeds when AscendCL refuses a living context once", name: "contextRefusedOnce" },
+  {
+    title: "malloc() restores a primary context that an earlier session left and a host engine holds",
+    name: "primaryContextOutlivesSession",
+  },
+  {
     title: "getInstance() throws BACKEND_UNAVAILABLE when there is no device",
     name: "noDevice",
     env: { STRICT_DEVICES: "0" },
@@ -166,6 +175,14 @@ const repeated = [
   "undoFails",
 ];
 
+const contexts = [
+  "contextQueryFails",
+  "contextRefusedOnce",
+  "staleContexts",
+  "closeFailsHalfway",
+  "primaryContextOutlivesSession",
+];
+
 /** Behaviour that no document of AscendCL defines: camem must work with each. */
 const variants: readonly { where: string; env: Record<string, string>; names: readonly string[] }[] = [
   {
@@ -176,12 +193,12 @@ const variants: readonly { where: string; env: Record<string, string>; names: re
   {
     where: "a destroyed context stays current",
     env: { STRICT_STALE_CONTEXT: "keep", STRICT_REUSE_ADDRESSES: "1" },
-    names: [...repeated, "contextQueryFails", "staleContexts"],
+    names: [...repeated, ...contexts, "everyCallFailsOnce"],
   },
   {
     where: "a destroyed context is refused",
     env: { STRICT_STALE_CONTEXT: "107000", STRICT_REUSE_ADDRESSES: "1" },
-    names: [...repeated, "contextQueryFails", "staleContexts"],
+    names: [...repeated, ...contexts],
   },
 ];
 

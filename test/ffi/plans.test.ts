@@ -34,10 +34,13 @@ function planDiscard() {
     },
     action: "discard",
     immutable: false,
+    zero: false,
     spilledSegments: 0,
   } as const;
   return { step, basis: { lastSegmentId: group.lastSegmentId, version } };
 }
+
+const plain = { verify: false, pageable: false, spill: false };
 
 async function ended(ticket: ReturnType<typeof localNative.submitPlan>): Promise<void> {
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
@@ -67,7 +70,7 @@ test("plan leaves out segments allocated or freed since it was made", async () =
   const { step, basis } = planDiscard();
   const younger = allocator.malloc(2 * MiB, { tag: "weights" });
   for (const buffer of weights.splice(10, 20)) buffer.free();
-  await ended(localNative.submitPlan([step], basis, false));
+  await ended(localNative.submitPlan([step], basis, plain));
   expect(states()).toEqual(new Set(["discarded"]));
   expect(younger.state).toBe("mapped");
   expect(localNative.segmentGroups(basis.lastSegmentId).groups).toMatchObject([{ segments: 30, state: 3 }]);
@@ -76,39 +79,40 @@ test("plan leaves out segments allocated or freed since it was made", async () =
 test("plan spills no more backups when segments were freed since it was made", async () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights.splice(0, 5)) buffer.free();
-  await ended(localNative.submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, false));
+  await ended(localNative.submitPlan([{ ...step, action: "offload", spilledSegments: 0 }], basis, plain));
   expect(allocator.usage()["weights"]).toMatchObject({ hostBytes: 90 * MiB, spilledBytes: 0 });
 });
 
 test("submitPlan() refuses a plan when the segments changed state, and moves nothing", async () => {
   const { step, basis } = planDiscard();
   const submit = (changes: Partial<typeof step.group>) =>
-    localNative.submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, false);
+    localNative.submitPlan([{ ...step, group: { ...step.group, ...changes } }], basis, plain);
   expect(submit({ segments: 49 as 50 })).toBe("stale");
   expect(submit({ state: "discarded" as "mapped" })).toBe("stale");
   allocator.defineTag("weights", { immutable: true });
   expect(submit({})).toBe("stale");
   expect(states()).toEqual(new Set(["mapped"]));
   const anew = planDiscard();
-  await ended(localNative.submitPlan([anew.step], anew.basis, false));
+  await ended(localNative.submitPlan([anew.step], anew.basis, plain));
   expect(states()).toEqual(new Set(["discarded"]));
-  expect(localNative.submitPlan([anew.step], anew.basis, false)).toBe("stale");
+  expect(localNative.submitPlan([anew.step], anew.basis, plain)).toBe("stale");
 });
 
 test("submitPlan() refuses a plan for segments that were all freed", () => {
   const { step, basis } = planDiscard();
   for (const buffer of weights) buffer.free();
-  expect(localNative.submitPlan([step], basis, false)).toBe("stale");
+  expect(localNative.submitPlan([step], basis, plain)).toBe("stale");
 });
 
 test("submitPlan() refuses an inconsistent plan", async () => {
   const { step, basis } = planDiscard();
   const other = { ...step, group: { ...step.group, segmentBytes: 4 * MiB } };
   const refusalOf = (...steps: Parameters<typeof localNative.submitPlan>[0]) =>
-    codeOf(() => localNative.submitPlan(steps, basis, false));
+    codeOf(() => localNative.submitPlan(steps, basis, plain));
   expect(await refusalOf()).toBe("INVALID_ARGUMENT");
   expect(await refusalOf(step, step)).toBe("INVALID_ARGUMENT");
   expect(await refusalOf({ ...step, spilledSegments: 51 })).toBe("INVALID_ARGUMENT");
   expect(await refusalOf(step, { ...other, action: "remap" })).toBe("INVALID_ARGUMENT");
+  expect(await refusalOf({ ...step, zero: true })).toBe("INVALID_ARGUMENT");
   expect(states()).toEqual(new Set(["mapped"]));
 });

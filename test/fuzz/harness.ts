@@ -2,7 +2,7 @@
 
 import { dlopen, ptr as pointerOf } from "bun:ffi";
 import { tmpdir } from "node:os";
-import { type AllocatorOptions, CaMemAllocator, CamemError, type DeviceBuffer } from "camem";
+import { type AllocatorOptions, CaMemAllocator, CamemError, type DeviceBuffer, type HostUsage } from "camem";
 import { emulatorLibraryPath } from "../../src/ffi/index.ts";
 import { accounting, MiB, nothingHeld, setFaults } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
@@ -112,6 +112,7 @@ interface Setting {
   readonly hostBudgetBytes: number;
   readonly retain: string;
   readonly spills: boolean;
+  readonly pageable: boolean;
   readonly verify: boolean;
 }
 
@@ -121,6 +122,7 @@ function randomSetting(random: Random): Setting {
     hostBudgetBytes: random.pick([Number.POSITIVE_INFINITY, 24 * MiB, 10 * MiB]),
     retain: random.pick(["none", "all", "8MiB"]),
     spills: random.oneIn(3),
+    pageable: random.oneIn(3),
     verify: random.oneIn(4),
   };
 }
@@ -171,16 +173,24 @@ export class Harness {
     this.lives = [];
     this.regions = [];
     setFaults("");
-    const { poolSegmentBytes, hostBudgetBytes, retain, spills, verify } = randomSetting(random);
+    const { poolSegmentBytes, hostBudgetBytes, retain, spills, pageable, verify } = randomSetting(random);
     const hostBudget = Number.isFinite(hostBudgetBytes) ? hostBudgetBytes : "unlimited";
     const spill = spills ? { spillDir: tmpdir() } : {};
-    const config = { poolSegment: poolSegmentBytes, verify, retain, hostBudget, ...spill };
+    const config = { poolSegment: poolSegmentBytes, verify, retain, pageable, hostBudget, ...spill };
     if (random.oneIn(2)) await this.#openWithFault(config, random, log);
     const allocator = CaMemAllocator.getInstance(config);
     const free = [0, 1].map((device) => allocator.memGetInfo(device).freeBytes);
     expectSame("free memory of a new allocator", free, [deviceBytes, deviceBytes]);
     const mistake = this.#mistake;
-    const options = { deviceCount, deviceBytes, hostBudgetBytes, poolSegmentBytes, spills, mistake };
+    const options = {
+      deviceCount,
+      deviceBytes,
+      hostBudgetBytes,
+      poolSegmentBytes,
+      spills,
+      pageable,
+      mistake,
+    };
     const model = new Model(options);
     this.#opened = { allocator, model };
     for (const tag of ["weights", "buffers", "adapters"]) {
@@ -287,7 +297,12 @@ export class Harness {
     return Object.fromEntries(
       Object.entries(this.allocator.usage()).map(([tag, own]) => [
         tag,
-        { ...own, hostBytes: own.hostBytes + own.spilledBytes, spilledBytes: 0 },
+        {
+          ...own,
+          hostBytes: own.hostBytes + own.pageableBytes + own.spilledBytes,
+          pageableBytes: 0,
+          spilledBytes: 0,
+        },
       ]),
     );
   }
@@ -317,17 +332,28 @@ export class Harness {
     // A block is released with its last backup, so host memory can exceed the backups.
     const host = allocator.hostUsage();
     expectSame("page-locked bytes", host.pageLockedBytes, held.hostAllocationBytes);
-    const { spills, hostBudgetBytes } = model.options;
-    const spilled = Object.values(allocator.usage()).reduce((total, own) => total + own.spilledBytes, 0);
-    const backups = host.pageLockedBytes - host.freeBytes;
-    expectSame("bytes of backups", backups + spilled, model.hostBytes());
-    expectThat(backups <= hostBudgetBytes, "backups beyond the host budget");
-    expectThat(spills || spilled === 0, "something spilled without a folder");
+    this.#comparePlaces(host);
     const pool = allocator.memoryPool(tag, { device: random.below(deviceCount) });
     const reserved = model
       .poolSegments(tag, pool.device)
       .reduce((total, segment) => total + segment.sizeBytes, 0);
     expectSame(`reservedBytes of the pool ${tag} on ${pool.device}`, pool.reservedBytes, reserved);
+  }
+
+  /** Where backups are: the options permit it, and page-locked memory holds nothing else. */
+  #comparePlaces(host: HostUsage): void {
+    const { allocator, model } = this;
+    const { spills, pageable, hostBudgetBytes } = model.options;
+    const tags = Object.values(allocator.usage());
+    const spilled = tags.reduce((total, own) => total + own.spilledBytes, 0);
+    const locked = host.pageLockedBytes - host.freeBytes - host.stagingBytes;
+    const inMemory = locked + host.pageableBytes;
+    expectSame("bytes of backups", inMemory + spilled, model.hostBytes());
+    expectThat(inMemory <= hostBudgetBytes, "backups beyond the host budget");
+    expectThat(spills || spilled === 0, "something spilled without a folder");
+    expectThat(pageable || host.pageableBytes === 0, "backups in ordinary memory without the option");
+    const isStaged = spilled + host.pageableBytes > 0;
+    expectThat(isStaged || host.stagingBytes === 0, "staging is kept without need");
   }
 
   #compareBuffers(): void {

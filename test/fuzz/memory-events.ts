@@ -353,6 +353,7 @@ export const defineTag: Event = (harness, random, log) => {
     ...(random.oneIn(2) ? { 1: random.pick(fates) } : {}),
     ...(random.oneIn(2) ? { 2: random.pick(fates) } : {}),
     ...(random.oneIn(2) ? { immutable: random.below(3) > 0 } : {}),
+    ...(random.oneIn(2) ? { zero: random.oneIn(2) } : {}),
   };
   log(`defineTag(${tag}, ${JSON.stringify(policy)})`);
   const outcome = attemptNow(() => harness.allocator.defineTag(tag, policy));

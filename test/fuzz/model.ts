@@ -14,6 +14,7 @@ export interface SleepRequest {
 }
 export interface WakeRequest {
   tags?: string[];
+  zero?: boolean;
 }
 
 export interface ModelSegment {
@@ -57,6 +58,8 @@ export interface ModelOptions {
   readonly poolSegmentBytes: number;
   /** Whether backups beyond the host budget spill to disk; the model counts them as on the host. */
   readonly spills: boolean;
+  /** Whether backups that AscendCL refuses to page-lock stay in ordinary memory; the model counts them as on the host. */
+  readonly pageable: boolean;
   readonly mistake: Mistake | undefined;
 }
 
@@ -71,7 +74,7 @@ export class Model {
   readonly options: ModelOptions;
   segments: ModelSegment[] = [];
   buffers: ModelBuffer[] = [];
-  readonly policies: Record<string, { 1: Fate; 2: Fate; immutable?: boolean }>;
+  readonly policies: Record<string, { 1: Fate; 2: Fate; immutable?: boolean; zero?: boolean }>;
 
   constructor(options: ModelOptions) {
     this.options = options;
@@ -84,7 +87,7 @@ export class Model {
     };
   }
 
-  defineTag(tag: string, policy: { 1?: Fate; 2?: Fate; immutable?: boolean }): void {
+  defineTag(tag: string, policy: { 1?: Fate; 2?: Fate; immutable?: boolean; zero?: boolean }): void {
     const was = this.isImmutable(tag);
     this.policies[tag] = { 1: "discard", 2: "discard", ...this.policies[tag], ...policy };
     if (!was && policy.immutable)
@@ -285,6 +288,7 @@ export class Model {
     return {
       restoredBytes: sum(restored),
       remappedBytes: sum(remapped),
+      zeroedBytes: sum(remapped.filter((segment) => this.#zeroes(segment, request))),
       lostTags: tagsOf(remapped).sort(),
       stillAsleep: tagsOf(asleep).sort(),
       alreadyAwake: moving.length === 0,
@@ -343,7 +347,27 @@ export class Model {
   }
 
   wake(request: WakeRequest, among: readonly ModelSegment[] = this.segments): void {
-    for (const segment of among) this.place(segment, this.placeAfterWake(segment, request));
+    for (const segment of among) {
+      const isZeroed =
+        segment.place === "nowhere" &&
+        this.placeAfterWake(segment, request) === "device" &&
+        this.#zeroes(segment, request);
+      this.place(segment, this.placeAfterWake(segment, request));
+      if (isZeroed) this.#setZero(segment);
+    }
+  }
+
+  /** Whether a wake-up zeroes a segment that has lost its content. */
+  #zeroes({ tag }: ModelSegment, request: WakeRequest): boolean {
+    return request.zero ?? this.policies[tag]?.zero ?? false;
+  }
+
+  #setZero(segment: ModelSegment): void {
+    for (const buffer of this.buffers) {
+      if (buffer.segment !== segment) continue;
+      buffer.bytes.fill(0);
+      buffer.known = [{ offset: 0, end: buffer.sizeBytes }];
+    }
   }
 
   place(segment: ModelSegment, place: Place): void {
@@ -381,6 +405,7 @@ export class Model {
       return {
         mappedBytes: at("device"),
         hostBytes: sum(own.filter((segment) => segment.backedUp)),
+        pageableBytes: 0,
         spilledBytes: 0,
         checkpointBytes: 0,
         discardedBytes: at("nowhere"),

@@ -1,7 +1,7 @@
 /** Sleeps and wake-ups: undisturbed, with faults, aborted, with hooks that throw, and several at once. */
 
 import { setFaults } from "../support/device.ts";
-import { attempt, expectSame, type Harness } from "./harness.ts";
+import { attempt, expectSame, expectThat, type Harness } from "./harness.ts";
 import { type Event, expectFaultExplains, expectOutcome, faultCodes, randomFault } from "./memory-events.ts";
 import type { Random } from "./random.ts";
 import {
@@ -67,6 +67,11 @@ export const prepare: Event = async (harness, random, log) => {
   const { preparedBytes } = allocator.hostUsage();
   if (outcome.error && !outcome.error.transitionComplete)
     expectSame("what is prepared after a failure", preparedBytes, before);
+  else if (model.options.pageable && fault !== "")
+    expectThat(
+      model.options.spills || preparedBytes <= model.copiedBytes(request),
+      "more is prepared than needed",
+    );
   else if (!model.options.spills) expectSame("what is prepared", preparedBytes, model.copiedBytes(request));
 };
 
@@ -169,7 +174,7 @@ export const abortedMidway: Event = async (harness, random, log) => {
 /** A hook or `onProgress` throws. */
 export const callbackThrows: Event = async (harness, random, log) => {
   const transition = randomTransition(harness, random);
-  const which = random.pick(["onProgress", "beforeSleep", "afterWake"] as const);
+  const which = random.pick(["onProgress", "beforeSleep", "beforeWake", "afterWake"] as const);
   log(`${text(transition)}, ${which} throws`);
   const cause = new RangeError(which);
   const callback = () => {
@@ -183,8 +188,8 @@ export const callbackThrows: Event = async (harness, random, log) => {
   if (outcome.error && outcome.error.code !== refusalOf(harness, transition)) {
     expectSame(`code when ${which} throws`, outcome.error.code, "HOOK_FAILED");
     expectSame(`cause when ${which} throws`, outcome.error.cause, cause);
-    if (which === "beforeSleep")
-      expectSame("completeness when beforeSleep throws", outcome.error.transitionComplete, false);
+    if (which === "beforeSleep" || which === "beforeWake")
+      expectSame(`completeness when ${which} throws`, outcome.error.transitionComplete, false);
     if (which === "afterWake")
       expectSame("completeness when afterWake throws", outcome.error.transitionComplete, true);
   }

@@ -1,7 +1,7 @@
 /** Random transitions, and their comparison with the model. */
 
 import type { SleepReport, WakeReport } from "camem";
-import { expectSame, type Harness, type Outcome, stateOf } from "./harness.ts";
+import { expectSame, expectThat, type Harness, type Outcome, stateOf } from "./harness.ts";
 import { expectOutcome } from "./memory-events.ts";
 import type { ModelSegment, Place, SleepRequest, WakeRequest } from "./model.ts";
 import type { Random } from "./random.ts";
@@ -15,7 +15,8 @@ export function randomTransition(harness: Harness, random: Random): Transition {
   const only = random.oneIn(3) ? { tags: random.some(known) } : {};
   const asleep = harness.model.isSleeping();
   if (random.oneIn(10) ? !asleep : asleep) {
-    if (random.below(3) > 0) return { kind: "wake", request: only };
+    const zero = random.oneIn(4) ? { zero: random.oneIn(2) } : {};
+    if (random.below(3) > 0) return { kind: "wake", request: { ...only, ...zero } };
   }
   if (random.oneIn(3))
     return { kind: "sleep", request: { ...only, offloadTags: random.some(known).slice(0, 3) } };
@@ -41,10 +42,13 @@ export function call(
     : harness.allocator.wakeUp({ ...transition.request, ...control });
 }
 
-/** A report without durations and with sorted tags, whose order is not guaranteed. */
+/** A report without what the model does not know, and with sorted tags, whose order is not guaranteed. */
 function comparable(report: SleepReport | WakeReport): unknown {
   const { durations: _, ...rest } = report;
-  if (!("lostTags" in rest)) return rest;
+  if (!("lostTags" in rest)) {
+    const { spilledBytes: __, pageableBytes: ___, ...sleep } = rest;
+    return sleep;
+  }
   return {
     ...rest,
     lostTags: rest.lostTags.toSorted(),
@@ -71,6 +75,13 @@ export function placeAfter({ model }: Harness, { kind, request }: Transition, se
   return kind === "sleep" ? model.placeAfterSleep(segment, request) : model.placeAfterWake(segment, request);
 }
 
+/** New backups are where the options permit them to be. */
+function expectPermittedPlaces({ model }: Harness, { spilledBytes, pageableBytes }: SleepReport): void {
+  const { spills, pageable } = model.options;
+  expectThat(spills || spilledBytes === 0, "a sleep reports that it spilled, without a folder");
+  expectThat(pageable || pageableBytes === 0, "a sleep reports ordinary memory, without the option");
+}
+
 /** Compares the outcome of an undisturbed transition with the model, and applies it. */
 export function settle(
   harness: Harness,
@@ -82,6 +93,7 @@ export function settle(
   if (refusal) harness.note(`refused: ${refusal}`);
   if (outcome.value === undefined) return;
   expectSame(`report of ${text(transition)}`, comparable(outcome.value), reportOf(harness, transition));
+  if ("copiedBytes" in outcome.value) expectPermittedPlaces(harness, outcome.value);
   apply(harness, transition);
 }
 

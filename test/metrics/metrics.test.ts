@@ -26,7 +26,8 @@ let registry: Registry;
 let registration: MetricsRegistration;
 
 beforeEach(async () => {
-  allocator = CaMemAllocator.getInstance();
+  // Without the option the budget follows the machine's free memory.
+  allocator = CaMemAllocator.getInstance({ hostBudget: "1GiB" });
   toy = new FakeEngine(allocator, { weightsBytes, cacheBytes });
   engine = new SleepController(allocator, { name: "toy" });
   registry = new Registry();
@@ -241,6 +242,49 @@ test("metrics report running, waiting, refused and completed requests", async ()
   lease.release();
   expect([await requests("running"), await requests("parked"), await requests("waiting")]).toEqual([0, 0, 0]);
   expect([await requests("admitted_total"), await requests("refused_total")]).toEqual([1, 1]);
+});
+
+test("metrics report requests by vLLM's names", async () => {
+  await engine.close();
+  registration.unregister();
+  engine = new SleepController(allocator, { name: "toy", whenAsleep: "hold" });
+  registration = await registerMetrics(registry, { engine, allocator });
+  const requests = async () => {
+    const samples = await scrape();
+    return ["running", "waiting"].map(
+      (kind) => samples[`vllm:num_requests_${kind}{engine="0",model_name="toy"}`],
+    );
+  };
+  const lease = await engine.admit();
+  expect(await requests()).toEqual([1, 0]);
+  const slept = engine.sleep({ mode: "keep" });
+  await until(() => engine.status.state === "falling-asleep");
+  const parked = lease.checkpoint();
+  await slept;
+  const held = engine.admit();
+  expect(await requests()).toEqual([0, 2]);
+  await engine.wakeUp();
+  await parked;
+  (await held).release();
+  lease.release();
+  expect(await requests()).toEqual([0, 0]);
+});
+
+test("metrics report lost weights until they are loaded", async () => {
+  const lost = async () => {
+    const samples = await scrape();
+    return ["weights", "kv_cache"].map((tag) => samples[ofTag("lost_content", tag)]);
+  };
+  await engine.sleep({ level: 2 });
+  await engine.wakeUp();
+  expect(await lost()).toEqual([1, 0]);
+  toy.load();
+  await engine.confirmWeights();
+  expect(await lost()).toEqual([0, 0]);
+});
+
+test("metrics report the host budget", async () => {
+  expect((await scrape())["camem_host_budget_bytes"]).toBe(2 ** 30);
 });
 
 test("scrape reads the table of segments once", async () => {

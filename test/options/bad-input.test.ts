@@ -2,7 +2,7 @@
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { CaMemAllocator, type CamemErrorCode, type DeviceBuffer, errorCodes } from "camem";
-import { failureOf, MiB, onEmulator } from "../support/device.ts";
+import { failureOf, MiB, onEmulator, setFaults } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
 let buffer: DeviceBuffer;
@@ -23,10 +23,17 @@ afterAll(() => allocator.close());
 const long = "x".repeat(65);
 
 const reservationCase: [string, () => unknown, CamemErrorCode, string] = [
-  "malloc of 1 TiB",
-  () => allocator.malloc(2 ** 40),
+  "malloc beyond the address space",
+  () => {
+    setFaults("aclrtReserveMemAddress:1=207001");
+    try {
+      return allocator.malloc(2 ** 20);
+    } finally {
+      setFaults("");
+    }
+  },
   "OUT_OF_DEVICE_MEMORY",
-  "207001 for 1 TiB: EL0004: a reservation has at most 128 GiB (camem emulator): the device cannot reserve",
+  "the device cannot reserve that much address space at once",
 ];
 
 const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
@@ -76,6 +83,13 @@ const cases: readonly [string, () => unknown, CamemErrorCode, string][] = [
   ...(onEmulator ? [reservationCase] : []),
   ["malloc of 65 GiB", () => allocator.malloc(65 * 2 ** 30), "OUT_OF_DEVICE_MEMORY", "65 GiB"],
   ["malloc on device 1e300", () => allocator.malloc(1, { device: 1e300 }), "UNKNOWN_DEVICE", "(too large"],
+  ["malloc beyond the device", () => allocator.malloc(2 ** 41), "OUT_OF_DEVICE_MEMORY", "can never fit"],
+  [
+    "pool malloc beyond the device",
+    () => allocator.memoryPool("x").malloc(2 ** 41),
+    "OUT_OF_DEVICE_MEMORY",
+    "can never fit",
+  ],
   ["malloc on device 99", () => allocator.malloc(1, { device: 99 }), "UNKNOWN_DEVICE", "99"],
   ["malloc on device -1", () => allocator.malloc(1, { device: -1 }), "UNKNOWN_DEVICE", "-1"],
   ["malloc on device 0.5", () => allocator.malloc(1, { device: 0.5 }), "UNKNOWN_DEVICE", "0.5"],

@@ -20,6 +20,7 @@ test("option overrides its environment variable, which overrides the default", (
     aclLibrary: null,
     device: 0,
     hostBudgetBytes: null,
+    pageable: false,
     poolSegmentBytes: 32 * 2 ** 20,
     prepareOnLoad: false,
     retainBytes: 0,

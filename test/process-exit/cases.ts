@@ -10,7 +10,7 @@ import { openPluggable } from "../support/pluggable.ts";
 import type { Order } from "./worker.ts";
 
 /** Large enough that a copy can be interrupted in its middle. */
-const largeBytes = 384 * MiB;
+const largeBytes = 128 * MiB;
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 

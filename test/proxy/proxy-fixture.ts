@@ -28,7 +28,7 @@ export class ProxyFixture implements AsyncDisposable {
     this.#proxy = new ReverseProxy({
       group: this.controller,
       loopbackOnly: true,
-      route: async () => ({ name: this.controller.name, upstream: url }),
+      route: async () => ({ name: this.controller.name, upstream: () => url }),
       isHealthy: () => this.isHealthy,
       metrics: async () => new Response("metrics"),
     });

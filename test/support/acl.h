@@ -43,6 +43,7 @@ ACL_FUNCTION aclError aclrtCreateContext(aclrtContext *context, int32_t deviceId
 ACL_FUNCTION aclError aclrtDestroyContext(aclrtContext context);
 ACL_FUNCTION aclError aclrtSetCurrentContext(aclrtContext context);
 ACL_FUNCTION aclError aclrtGetCurrentContext(aclrtContext *context);
+ACL_FUNCTION aclError aclrtGetPrimaryCtxState(int32_t deviceId, uint32_t *flags, int32_t *active);
 ACL_FUNCTION aclError aclrtCtxGetCurrentDefaultStream(aclrtStream *stream);
 
 /* Streams. */

@@ -29,6 +29,10 @@ const order = [
   "server/http",
   "server",
   "metrics",
+  "process",
+  "proxy",
+  "run",
+  "gateway",
   "cli",
 ];
 

@@ -36,7 +36,7 @@ function group(tag: string, state: SegmentGroup["state"], changes: Partial<Segme
 }
 
 const policies = presetPolicies;
-const never = () => false;
+const never = () => undefined;
 const offload = () => ({ action: "offload", immutable: false, isUnknown: false }) as const;
 const tags = ["weights", "buffers", "kv_cache", "default", "activations", "sleep_persistent"];
 
@@ -155,6 +155,19 @@ test("plan() spills beyond the host budget, and not for an unchanged backup", ()
 
 test("plan() marks the steps of an immutable tag, whose backup stays", () => {
   const asleep = [group("weights", "offloaded"), group("kv_cache", "discarded")];
-  const steps = planWake(asleep, undefined, (tag) => tag === "weights");
+  const steps = planWake(asleep, undefined, (tag) => ({ immutable: tag === "weights" }));
   expect(steps.map((step) => step.immutable)).toEqual([true, false]);
+});
+
+test("plan() zeroes remapped memory as the wake-up says, else as the policy of its tag says", () => {
+  const asleep = [
+    group("weights", "offloaded"),
+    group("kv_cache", "discarded"),
+    group("default", "discarded"),
+  ];
+  const zeroes = (zero?: boolean) =>
+    planWake(asleep, undefined, (tag) => ({ zero: tag !== "default" }), zero).map((step) => step.zero);
+  expect(zeroes()).toEqual([false, true, false]);
+  expect(zeroes(true)).toEqual([false, true, true]);
+  expect(zeroes(false)).toEqual([false, false, false]);
 });

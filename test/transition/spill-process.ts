@@ -12,9 +12,10 @@ import { errno, type FailingCall, failSystemCall } from "../support/system-calls
 const folder = mkdtempSync(join(tmpdir(), "camem-spill-"));
 const allocator = CaMemAllocator.getInstance({ spillDir: folder, hostBudget: 0 });
 
-const buffers = ["weights", "buffers"].map((tag, index) => {
-  const content = pattern(3 * MiB, index);
-  const buffer = allocator.malloc(content.length, { tag });
+/** One on each device, so that there are two spill files. */
+const buffers = ["weights", "buffers"].map((tag, device) => {
+  const content = pattern(3 * MiB, device);
+  const buffer = allocator.malloc(content.length, { tag, device });
   buffer.write(content);
   return { buffer, content };
 });
@@ -55,7 +56,13 @@ async function assertSleepRejected(failing: FailingCall, message: RegExp): Promi
   assert.match(error.message, /nothing has changed/);
   assertAwakeWithContent();
   const { budget: _, ...usage } = allocator.hostUsage();
-  assert.deepEqual(usage, { pageLockedBytes: 0, freeBytes: 0, preparedBytes: 0 });
+  assert.deepEqual(usage, {
+    pageLockedBytes: 0,
+    freeBytes: 0,
+    preparedBytes: 0,
+    stagingBytes: 0,
+    pageableBytes: 0,
+  });
   assert.deepEqual(spillFiles(), []);
   return error;
 }

@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer } from "camem";
+import { localNative } from "../../src/ffi/index.ts";
 import { accounting, codeOf, failureOf, MiB, nothingHeld, onEmulator, pattern } from "../support/device.ts";
 
 let allocator: CaMemAllocator;
@@ -79,18 +80,73 @@ test("spill files are unlinked, private and preallocated", async () => {
   await allocator.sleep();
   expect(readdirSync(folder)).toEqual([]);
   const files = spillFiles();
-  expect(files).toHaveLength(2);
+  expect(files).toHaveLength(1);
   for (const { path, target } of files) {
     expect(target).toEndWith("(deleted)");
     const { mode, nlink, size, blocks } = statSync(path);
     expect(mode & 0o777).toBe(0o600);
     expect(nlink).toBe(0);
+    expect(size).toBe(46 * MiB);
     expect(blocks * 512).toBeGreaterThanOrEqual(size);
   }
   await allocator.wakeUp({ tags: ["weights"] });
   expect(spillFiles()).toHaveLength(1);
   await allocator.wakeUp();
   expect(spillFiles()).toEqual([]);
+});
+
+test("sleep() opens one spill file for each device, however many tags and sleeps there are", async () => {
+  open();
+  const tags = Array.from({ length: 12 }, (_, index) => `adapter-${index}`);
+  const adapters = tags.map((tag, index) => {
+    const buffer = allocator.malloc(2 * MiB, { tag, device: index % 2 });
+    buffer.write(pattern(2 * MiB, 50 + index));
+    return buffer;
+  });
+  const before = readdirSync("/proc/self/fd").length;
+  await allocator.sleep({
+    offloadTags: ["weights", "buffers", ...tags.slice(0, 4)],
+    tags: ["weights", "buffers", ...tags.slice(0, 4)],
+  });
+  for (const tag of tags.slice(4)) await allocator.sleep({ offloadTags: [tag], tags: [tag] });
+  expect(spillFiles()).toHaveLength(2);
+  expect(readdirSync("/proc/self/fd").length - before).toBe(2);
+  await allocator.wakeUp();
+  expectContents();
+  for (const [index, buffer] of adapters.entries())
+    expect(buffer.read()).toEqual(pattern(2 * MiB, 50 + index));
+  expect(spillFiles()).toEqual([]);
+});
+
+test("sleep() uses space of the spill file again, so that it does not grow", async () => {
+  open();
+  allocator.defineTag("weights", { immutable: true });
+  await allocator.sleep();
+  const sizeOf = () => spillFiles().map(({ path }) => statSync(path).size);
+  const [size = 0] = sizeOf();
+  for (let cycle = 0; cycle < 3; cycle++) {
+    await allocator.wakeUp();
+    buffers[1]?.write(pattern(40 * MiB, 1));
+    await allocator.sleep();
+    expect(sizeOf()).toEqual([size]);
+  }
+  await allocator.wakeUp();
+  expectContents();
+});
+
+test("sleep() spills to the folder of its own allocator while backups lie in another folder", async () => {
+  open();
+  await allocator.sleep({ tags: ["weights"] });
+  const other = mkdtempSync(join(tmpdir(), "camem-spill-"));
+  localNative.setSpillFolder(other);
+  await allocator.sleep();
+  localNative.setSpillFolder(folder);
+  const targets = readdirSync("/proc/self/fd").map((name) => targetOf(`/proc/self/fd/${name}`));
+  expect(targets.filter((target) => target.startsWith(other))).toHaveLength(1);
+  expect(spillFiles()).toHaveLength(1);
+  await allocator.wakeUp();
+  expectContents();
+  rmSync(other, { recursive: true });
 });
 
 test("free() releases the disk space of a spilled backup", async () => {

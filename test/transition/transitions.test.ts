@@ -344,9 +344,9 @@ async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
     tagId: group.tag,
   } as const;
   const ticket = localNative.submitPlan(
-    [{ group: { ...group, ...found }, action: "offload", immutable: false, spilledSegments: 0 }],
+    [{ group: { ...group, ...found }, action: "offload", immutable: false, zero: false, spilledSegments: 0 }],
     { lastSegmentId: group.lastSegmentId, version },
-    false,
+    { verify: false, pageable: false, spill: false },
   );
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
   while (localNative.pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);

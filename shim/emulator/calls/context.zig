@@ -51,6 +51,16 @@ pub fn aclrtGetCurrentContext(handle: ?*acl.Context) acl.Error {
     return acl.code.success;
 }
 
+pub fn aclrtGetPrimaryCtxState(device_id: i32, flags: ?*u32, active: ?*i32) acl.Error {
+    const out = active orelse return errors.fail(acl.code.invalid_param, "active is NULL");
+    if (flags != null) return errors.fail(acl.code.invalid_param, "flags is reserved and must be NULL");
+    lock.enter();
+    defer lock.leave();
+    const device = device_module.byUserId(device_id) orelse return device_module.unknownDevice();
+    out.* = @intFromBool(context_module.hasPrimary(device));
+    return acl.code.success;
+}
+
 pub fn aclrtCtxGetCurrentDefaultStream(handle: ?*acl.Stream) acl.Error {
     const out = handle orelse return errors.fail(acl.code.invalid_param, "stream is NULL");
     lock.enter();

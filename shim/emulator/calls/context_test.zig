@@ -30,3 +30,21 @@ test "aclrtSetCurrentContext fails when the context was destroyed" {
     try expectCode(107000, context.aclrtSetCurrentContext(explicit));
     try expectCode(100000, context.aclrtSetCurrentContext(null));
 }
+
+test "aclrtGetPrimaryCtxState is active while somebody has the device set" {
+    defer testing.cleanUp();
+    var active: i32 = 7;
+    var flags: u32 = 0;
+    try expectCode(100000, context.aclrtGetPrimaryCtxState(0, null, null));
+    try expectCode(100000, context.aclrtGetPrimaryCtxState(0, &flags, &active));
+    try expectCode(107001, context.aclrtGetPrimaryCtxState(9, null, &active));
+    var explicit: acl.Context = null;
+    try expectCode(0, context.aclrtCreateContext(&explicit, 0));
+    for ([_]i32{ 0, 1, 0 }) |expected| {
+        try expectCode(0, context.aclrtGetPrimaryCtxState(0, null, &active));
+        try std.testing.expectEqual(expected, active);
+        try expectCode(0, if (expected == 0) device.aclrtSetDevice(0) else device.aclrtResetDevice(0));
+    }
+    try expectCode(0, device.aclrtResetDevice(0));
+    try expectCode(0, context.aclrtDestroyContext(explicit));
+}

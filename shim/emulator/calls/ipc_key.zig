@@ -8,7 +8,6 @@ const errors = @import("../errors.zig");
 const lock = @import("../lock.zig");
 const memory_export = @import("../memory_export.zig");
 const physical = @import("../physical.zig");
-const allocator = std.heap.c_allocator;
 
 const invalid = acl.code.invalid_param;
 const refused = acl.code.rt_param_invalid;
@@ -62,9 +61,6 @@ pub fn aclrtIpcMemSetImportPid(key: ?[*:0]const u8, pids: ?[*]const i32, count: 
     return memory_export.allow(parseKey(text) orelse return badKey(), list[0..count]);
 }
 
-const KeyImport = struct { id: u32, start: u64 };
-var key_imports: std.ArrayList(KeyImport) = .empty;
-
 pub fn aclrtIpcMemImportByKey(out: ?*?*anyopaque, key: ?[*:0]const u8, flags: u64) acl.Error {
     const target = out orelse return errors.fail(invalid, "devPtr is NULL");
     const text = key orelse return errors.fail(invalid, "key is NULL");
@@ -81,24 +77,10 @@ pub fn aclrtIpcMemImportByKey(out: ?*?*anyopaque, key: ?[*:0]const u8, flags: u6
     lock.enter();
     if (code != acl.code.success) return code;
     const memory = imported.adopt() catch return errors.outOfHostMemory();
-    const start = placeImport(memory, on, id) catch return errors.outOfHostMemory();
+    const template: block.Block = .{ .kind = .ipc_import, .size = memory.size, .device = on, .export_id = id };
+    const start = block.place(template, memory, physical.huge_page_bytes) catch return errors.outOfHostMemory();
     target.* = @ptrFromInt(start);
     return acl.code.success;
-}
-
-fn placeImport(memory: *physical.Memory, on: u8, id: u32) error{OutOfMemory}!u64 {
-    const template: block.Block = .{ .kind = .ipc_import, .size = memory.size, .device = on };
-    const start = try block.place(template, memory, physical.huge_page_bytes);
-    key_imports.append(allocator, .{ .id = id, .start = start }) catch |failure| {
-        closeImport(start);
-        return failure;
-    };
-    return start;
-}
-
-fn closeImport(start: u64) void {
-    const found = block.device_blocks.at(start) orelse return;
-    if (found.value.kind == .ipc_import) found.value.remove();
 }
 
 /// The importer's close unmaps the memory. The exporter's close ends the sharing.
@@ -107,12 +89,10 @@ pub fn aclrtIpcMemClose(key: ?[*:0]const u8) acl.Error {
     lock.enter();
     defer lock.leave();
     const id = parseKey(text) orelse return badKey();
-    for (key_imports.items, 0..) |entry, index| {
-        if (entry.id != id) continue;
-        _ = key_imports.swapRemove(index);
-        closeImport(entry.start);
+    if (block.importOf(id)) |imported| {
+        imported.remove();
         return acl.code.success;
     }
-    if (memory_export.isOwn(id) and memory_export.close(id)) return acl.code.success;
+    if (memory_export.close(id)) return acl.code.success;
     return errors.fail(refused, "the key is not in use");
 }

@@ -86,3 +86,59 @@ test "aclrtIpcMemImportByKey fails when the exporter has reset its device" {
     try peer.expectSuccess();
     try expectCode(107000, ipc_key.aclrtIpcMemClose(@ptrCast(&key)));
 }
+
+fn importThenReset(peer: Peer) !void {
+    var pointer: ?*anyopaque = null;
+    const key = try peer.receive(Key);
+    const text: [*:0]const u8 = @ptrCast(&key);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, ipc_key.aclrtIpcMemImportByKey(&pointer, text, 0));
+    try expectCode(0, device.aclrtResetDeviceForce(0));
+    try expectCode(107000, ipc_key.aclrtIpcMemClose(text));
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, ipc_key.aclrtIpcMemImportByKey(&pointer, text, 0));
+    try expectCode(0, ipc_key.aclrtIpcMemClose(text));
+    try expectCode(107000, ipc_key.aclrtIpcMemClose(text));
+}
+
+test "aclrtIpcMemClose fails when the importer has reset its device" {
+    defer testing.cleanUp();
+    var pointer: ?*anyopaque = null;
+    var key: Key = @splat(0);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, malloc.aclrtMalloc(&pointer, 1 << 20, 0));
+    const peer = try Peer.start(importThenReset);
+    try expectCode(0, ipc_key.aclrtIpcMemGetExportKey(pointer, 1 << 20, &key, 65, 1));
+    try peer.send(Key, key);
+    try peer.expectSuccess();
+    try expectCode(0, malloc.aclrtFree(pointer));
+}
+
+fn exportAsChild(peer: Peer) !void {
+    var pointer: ?*anyopaque = null;
+    var key: Key = @splat(0);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, malloc.aclrtMalloc(&pointer, 1 << 20, 0));
+    try expectCode(0, ipc_key.aclrtIpcMemGetExportKey(pointer, 1 << 20, &key, 65, 1));
+    try peer.send(Key, key);
+    _ = try peer.receive(u8);
+}
+
+test "aclrtIpcMemGetExportKey shares memory when called in the forked child of an exporter" {
+    defer testing.cleanUp();
+    var pointer: ?*anyopaque = null;
+    var imported: ?*anyopaque = null;
+    var key: Key = @splat(0);
+    try expectCode(0, device.aclrtSetDevice(0));
+    try expectCode(0, malloc.aclrtMalloc(&pointer, 1 << 20, 0));
+    try expectCode(0, ipc_key.aclrtIpcMemGetExportKey(pointer, 1 << 20, &key, 65, 1));
+    const peer = try Peer.start(exportAsChild);
+    const child_key = try peer.receive(Key);
+    const code = ipc_key.aclrtIpcMemImportByKey(&imported, @ptrCast(&child_key), 0);
+    try peer.send(u8, 1);
+    try peer.expectSuccess();
+    try expectCode(0, code);
+    try expectCode(0, ipc_key.aclrtIpcMemClose(@ptrCast(&child_key)));
+    try expectCode(0, ipc_key.aclrtIpcMemClose(@ptrCast(&key)));
+    try expectCode(0, malloc.aclrtFree(pointer));
+}

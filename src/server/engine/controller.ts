@@ -34,7 +34,7 @@ import { TransitionRunner } from "./transition-runner.ts";
  * Once an engine has a controller, put its memory to sleep and wake it only through the controller.
  */
 export class SleepController {
-  readonly #allocator: ControlledAllocator;
+  /** @internal Engines may share it. */ readonly allocator: ControlledAllocator;
   readonly #config: ControllerConfig;
   readonly #tags: EngineTags;
   readonly #memory: EngineMemory;
@@ -59,7 +59,7 @@ export class SleepController {
         `allocator is ${formatValue(allocator)}; it must be a CaMemAllocator, such as CaMemAllocator.getInstance()`,
       );
     const { name, clock, tags, weightTags } = this.#config;
-    this.#allocator = allocator;
+    this.allocator = allocator;
     this.#releaseTags = takeTags(allocator, name, tags && Object.values(tags));
     try {
       this.#tags = new EngineTags(allocator, tags);
@@ -107,7 +107,7 @@ export class SleepController {
 
   /** The numbers of the engine's devices. */
   get devices(): readonly number[] {
-    return this.#config.devices ?? [this.#allocator.device];
+    return this.#config.devices ?? [this.allocator.device];
   }
 
   /** The engine's status now. Cheap to read. */
@@ -142,7 +142,7 @@ export class SleepController {
    * @throws CamemError `UNKNOWN_DEVICE`, `ACL_CALL_FAILED`, `DEVICE_LOST` or `CLOSED`
    */
   deviceMemory(): DeviceMemory[] {
-    return this.devices.map((device) => ({ device, ...this.#allocator.memGetInfo(device) }));
+    return this.devices.map((device) => ({ device, ...this.allocator.memGetInfo(device) }));
   }
 
   /**
@@ -159,8 +159,8 @@ export class SleepController {
     const offloadTags = offloadNames && this.#tags.tagsOf(offloadNames);
     return this.#tags.named(
       operation === "sleep"
-        ? this.#allocator.plan("sleep", { level: options.level, offloadTags, tags })
-        : this.#allocator.plan(operation, { tags }),
+        ? this.allocator.plan("sleep", { level: options.level, offloadTags, tags })
+        : this.allocator.plan(operation, { tags }),
     );
   }
 

@@ -9,7 +9,8 @@ import type { TransitionPlan } from "../../transition/preflight.ts";
 export type ControlledAllocator = Pick<
   CaMemAllocator,
   "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
->;
+> &
+  Partial<Pick<CaMemAllocator, "hostUsage">>;
 
 /** Names that clients send among tags for things other than memory: vLLM's scheduler, and SGLang's captured graphs. */
 const memorylessNames = ["scheduling", "cuda_graph"];

@@ -3,6 +3,7 @@
 import Type from "typebox";
 import { CamemError } from "../../errors.ts";
 import { Level, Tags } from "../../options/schemas.ts";
+import type { SleepController } from "../engine/controller.ts";
 import type { DeviceMemory } from "../engine/results.ts";
 import { type EngineGroup, engineOf } from "../pool/engine-group.ts";
 import { depthOf } from "./engine-calls.ts";
@@ -69,7 +70,16 @@ export function camemRoutes({ group, limits, history, streams }: CamemRouteConte
   };
 }
 
-/** Status and tags of each engine, and the memory of the devices. */
+/** Page-locked host memory of all engines. Engines of one process share it. */
+function hostOf(controllers: readonly SleepController[]) {
+  const allocators = new Set(controllers.map((engine) => engine.allocator));
+  const usages = [...allocators].flatMap((allocator) => readOr(() => allocator.hostUsage?.() ?? [], []));
+  const sumOf = (name: "pageLockedBytes" | "freeBytes") =>
+    usages.reduce((sum, usage) => sum + usage[name], 0);
+  return { pageLockedBytes: sumOf("pageLockedBytes"), freeBytes: sumOf("freeBytes") };
+}
+
+/** Status and tags of each engine, the memory of the devices, and page-locked host memory. */
 function usageOf(group: EngineGroup) {
   const controllers = [...group.engines.values()];
   const memories = controllers.flatMap((engine): DeviceMemory[] => readOr(() => engine.deviceMemory(), []));
@@ -82,6 +92,7 @@ function usageOf(group: EngineGroup) {
       }),
     ),
     devices: [...devices.values()],
+    host: hostOf(controllers),
   };
 }
 

@@ -31,7 +31,7 @@ export class Dispatcher {
   async #answer(route: Route, request: Request, server?: ServerInfo): Promise<Response> {
     const { check = this.#checkAccess, getChangesState = false, readsOnly = false, ...answers } = route;
     if (!this.#crossOrigin.isPreflight(request)) check(request, server);
-    assertPathAsSent(request);
+    assertTargetAsSent(request);
     // Bun sends no body in answer to HEAD.
     const methods: Partial<Record<string, Answer>> =
       answers.GET && !getChangesState ? { HEAD: answers.GET, ...answers } : answers;
@@ -51,13 +51,13 @@ export class Dispatcher {
  * A proxy decides by the path as it was sent, so a path that reads otherwise here may have passed its rules. Bun shows it to
  * `fetch` only where the Host header is malformed; `Bun.serve({ routes })` compares it itself.
  */
-function assertPathAsSent(request: Request): void {
+function assertTargetAsSent(request: Request): void {
   const path = /^(?:https?:\/\/[^/?#]*)?([^?]*)/.exec(request.url)?.[1];
-  if (path === urlOf(request).pathname) return;
+  if (path === urlOf(request).pathname && !request.url.includes("#")) return;
   throw new RequestError(
     400,
     "INVALID_ARGUMENT",
-    `the path is ${formatValue(path)}; send it without ".", "..", "#" and backslashes`,
+    `the path is ${formatValue(path)}; send it without ".", ".." and backslashes, and the query without "#"`,
   );
 }
 

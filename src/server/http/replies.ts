@@ -121,7 +121,9 @@ export function errorResponse(error: unknown, locate?: Locate): Response {
     const headers = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
     return reply(statuses[reason] ?? 500, { message, param: paramOf(error, locate), reason }, headers);
   }
-  process.emitWarning(error instanceof Error ? error : messageOf(error));
+  // emitWarning takes no DOMException, although it is an Error.
+  const isPlain = error instanceof Error && !(error instanceof DOMException);
+  process.emitWarning(isPlain ? error : messageOf(error));
   const message = "an internal error; see the server's warnings";
   return reply(500, { message, param: null, reason: "INTERNAL_ERROR" });
 }

@@ -3,7 +3,7 @@
 import Type, { type TObject, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { systemClock } from "../../async/clock.ts";
-import { formatValue } from "../../errors.ts";
+import { CamemError, formatValue } from "../../errors.ts";
 import { mismatchText } from "../../options/validate.ts";
 import { RequestError } from "./replies.ts";
 
@@ -36,7 +36,7 @@ async function readBody(
   let readBytes = 0;
   try {
     while (true) {
-      const { done, value } = await Promise.race([reader.read(), late.promise]);
+      const { done, value } = await Promise.race([arrived(reader.read()), late.promise]);
       if (done) return text + decoder.decode();
       readBytes += value.length;
       if (readBytes > sizeBytes) throw tooLarge(sizeBytes);
@@ -46,6 +46,15 @@ async function readBody(
     cancelTimer();
     // Nothing reads the rest of the body, so its failure does not matter.
     reader.cancel().catch(() => undefined);
+  }
+}
+
+/** @throws CamemError `ABORTED` when the client leaves */
+async function arrived<T>(piece: Promise<T>): Promise<T> {
+  try {
+    return await piece;
+  } catch (cause) {
+    throw new CamemError("ABORTED", "the connection ended before the body had arrived", { cause });
   }
 }
 

@@ -6,6 +6,7 @@ import { CamemError, formatValue } from "../../errors.ts";
 import { millisecondsOf } from "../../options/durations.ts";
 import {
   Count,
+  callback,
   closedObject,
   Duration,
   Flag,
@@ -31,6 +32,10 @@ import { PoolMember } from "./pool-member.ts";
 import { mayWakeForRequest, type RequestRule, requestRule } from "./rules.ts";
 import { type EvictionOptions, planEviction, Switch, type SwitchRequest } from "./switch.ts";
 
+const Names = Type.Unsafe<readonly string[]>(
+  Type.Array(Type.String(), { description: "an array of names of engines" }),
+);
+
 const ModelPoolOptions = closedObject({
   /**
    * The level at which an engine sleeps to make room for another; by default 1. Level 2 needs the engine's `reload`. An engine with
@@ -54,6 +59,10 @@ const ModelPoolOptions = closedObject({
   holdDeadlineMs: optional(Milliseconds),
   /** When a refused client should retry; by default 5. */
   retryAfterSeconds: optional(WholeSeconds),
+  /** Called with the names of two engines. True: the second must sleep before the first wakes, whatever room there is. */
+  conflicts: optional(callback<(engine: string, other: string) => boolean>()),
+  /** Names of engines that never make room for others by their memory. */
+  persistent: optional(Names),
   /** True: a request also wakes an engine that an operator put to sleep. By default it is refused or held, as for its controller. */
   wakeOperatorSleep: optional(Flag),
   /** For tests. */
@@ -110,6 +119,8 @@ export class ModelPool implements EngineGroup {
       mode: options.evictionMode ?? "wait",
       drainDeadlineMs: options.drainDeadlineMs,
       retryAfterSeconds: options.retryAfterSeconds ?? queueDefaults.retryAfterSeconds,
+      conflicts: options.conflicts ?? (() => false),
+      isPersistent: (name) => options.persistent?.includes(name) === true,
       closing: this.#switches.ending,
     };
     this.#clock = options.clock ?? systemClock;
@@ -311,7 +322,7 @@ export class ModelPool implements EngineGroup {
   #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
       const members = [...this.#members.values()];
-      const { victims } = planEviction(member, undefined, members, this.#eviction.sleepLevel);
+      const { victims } = planEviction(member, undefined, { members, available: members }, this.#eviction);
       return victims.map(({ candidate }) => candidate.member);
     } catch (error) {
       const areOthersMoving = [...this.#members.values()].some((other) => other !== member && other.isMoving);

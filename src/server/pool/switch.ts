@@ -26,6 +26,10 @@ export interface EvictionOptions {
   readonly mode: InFlightMode;
   readonly drainDeadlineMs: number | undefined;
   readonly retryAfterSeconds: number;
+  /** True when `other` must sleep before `engine` wakes. */
+  readonly conflicts: (engine: string, other: string) => boolean;
+  /** True for an engine that never makes room. */
+  readonly isPersistent: (engine: string) => boolean;
   /** Aborted when the pool closes. */
   readonly closing: AbortSignal;
 }
@@ -52,35 +56,68 @@ export interface Eviction {
   readonly victims: readonly Victim<Evictable>[];
 }
 
+/** The part of {@link EvictionOptions} that decides who makes room. */
+type EvictionRules = Pick<EvictionOptions, "sleepLevel" | "conflicts" | "isPersistent">;
+
 /**
- * Plans how `members` make room for waking `tags` of `member`. Memory that a failed release has left goes first: it costs nothing.
- * Engines sleep deeper than `sleepLevel` only where they can reload their weights and no lighter choice suffices.
+ * Plans how `available`, which are some of all `members`, make room for waking `tags` of `member`. Engines that conflict with it
+ * sleep in any case. Memory that a failed release has left goes first: it costs nothing. Engines sleep deeper than the sleep level
+ * only where they can reload their weights and no lighter choice suffices.
  *
- * @throws CamemError `OUT_OF_DEVICE_MEMORY` or `HOST_BUDGET_EXCEEDED` when all of them together do not suffice
+ * @throws CamemError `OUT_OF_DEVICE_MEMORY` or `HOST_BUDGET_EXCEEDED` when all of them together do not suffice;
+ * `ENGINE_UNAVAILABLE` when one that conflicts cannot sleep
  */
 export function planEviction(
   member: PoolMember,
   tags: readonly string[] | undefined,
-  members: readonly PoolMember[],
-  sleepLevel: 1 | 2,
+  {
+    members,
+    available,
+  }: { readonly members: readonly PoolMember[]; readonly available: readonly PoolMember[] },
+  rules: EvictionRules,
 ): Eviction {
+  const { sleepLevel, conflicts, isPersistent } = rules;
+  const isRival = ({ engine }: PoolMember) => conflicts(member.engine.name, engine.name);
+  const others = available.filter((other) => other !== member);
+  const awake = others.filter(({ engine }) => mayMakeRoom(engine.status));
+  const forced = members
+    .filter((other) => other !== member && isRival(other) && other.engine.status.state !== "asleep")
+    .map((rival) => forcedSleep(member, rival, awake, sleepLevel));
   let missing = member.missing(tags);
-  if (missing.size === 0) return { leftovers: [], victims: [] };
-  const others = members.filter((other) => other !== member);
+  for (const { sleep } of forced) missing = lessMissing(missing, sleep.freed);
+  if (missing.size === 0) return { leftovers: [], victims: forced };
   const leftovers = others
     .filter(({ engine }) => mayGiveBack(engine.status))
     .map((other) => ({ member: other, sleep: other.leftovers() }))
     .filter(({ sleep }) => helps(missing, sleep.freed));
   for (const { sleep } of leftovers) missing = lessMissing(missing, sleep.freed);
-  const awake = others.filter(({ engine }) => mayMakeRoom(engine.status));
-  let candidates = awake.map((other) => evictable(other, [sleepLevel]));
+  const optional = awake.filter((other) => !isRival(other) && !isPersistent(other.engine.name));
+  let candidates = optional.map((other) => evictable(other, [sleepLevel]));
   let victims = chooseFitting(missing, candidates);
   if (victims === undefined && sleepLevel === 1) {
-    candidates = awake.map((other) => evictable(other, [1, 2]));
+    candidates = optional.map((other) => evictable(other, [1, 2]));
     victims = chooseFitting(missing, candidates);
   }
   if (victims === undefined) throw shortage(member, missing, candidates);
-  return { leftovers, victims };
+  return { leftovers, victims: [...forced, ...victims] };
+}
+
+/** The sleep of an engine that conflicts: the lightest that fits. */
+function forcedSleep(
+  member: PoolMember,
+  rival: PoolMember,
+  awake: readonly PoolMember[],
+  sleepLevel: 1 | 2,
+): Victim<Evictable> {
+  if (!awake.includes(rival))
+    throw new CamemError(
+      "ENGINE_UNAVAILABLE",
+      `the engine ${rival.engine.name} must sleep before ${member.engine.name} wakes, but it is ${rival.engine.status.state}; nothing has changed`,
+    );
+  const candidate = evictable(rival, sleepLevel === 1 ? [1, 2] : [2]);
+  const sleep = candidate.sleeps.find(({ fits }) => fits);
+  if (sleep === undefined) throw hostShortage(member, 0);
+  return { candidate, sleep };
 }
 
 /** Levels after the first are deeper ones, for engines that can reload their weights. */
@@ -105,11 +142,8 @@ function chooseFitting(
   return chooseVictims(missing, fitting, Math.min(...rooms));
 }
 
-function shortage(
-  { engine }: PoolMember,
-  missing: BytesByDevice,
-  candidates: readonly Evictable[],
-): CamemError {
+function shortage(member: PoolMember, missing: BytesByDevice, candidates: readonly Evictable[]): CamemError {
+  const { engine } = member;
   const freed = [...missing.keys()].map((device) => {
     const bytes = candidates.reduce((sum, candidate) => sum + mostFreed(candidate, device), 0);
     return [device, bytes] as const;
@@ -122,10 +156,14 @@ function shortage(
       `the engine ${engine.name} needs ${sizeBytes} bytes more than all other engines can free on device ${[...short.keys()].join(" and ")}; nothing has changed`,
       { sizeBytes },
     );
+  return hostShortage(member, sumOf(missing));
+}
+
+function hostShortage({ engine }: PoolMember, sizeBytes: number): CamemError {
   return new CamemError(
     "HOST_BUDGET_EXCEEDED",
     `the engines that could make room for ${engine.name} exceed the host budget; nothing has changed; raise hostBudget (CAMEM_HOST_BUDGET), set spillDir (CAMEM_SPILL_DIR) or give the engines a reload`,
-    { sizeBytes: sumOf(missing) },
+    { sizeBytes },
   );
 }
 
@@ -208,7 +246,7 @@ export class Switch {
         : !this.#asked.has(member) && isDue(member),
     );
     try {
-      return planEviction(this.#member, tags, available, this.#options.sleepLevel);
+      return planEviction(this.#member, tags, { members: this.#members, available }, this.#options);
     } catch (error) {
       throw this.#failures[0] ?? error;
     }

@@ -80,8 +80,9 @@ export async function assertRejects(promise: Promise<unknown>, code: CamemErrorC
   return error;
 }
 
-/** Few small buffers on both devices, so that a sweep over all calls stays short. */
+/** Few small buffers on both devices, so that a sweep over all calls stays short. Those in `zero` are zero while awake. */
 export function smallModel(allocator: CaMemAllocator) {
+  allocator.defineTag("kv_cache", { zero: true });
   const first = allocator.malloc(mebibyte, { tag: "kv_cache" });
   const keeps = [0, 1, 0].map((device, index) =>
     fill(allocator.malloc(2 * mebibyte * (index % 2) + 100 + index, { tag: "weights", device })),
@@ -89,5 +90,7 @@ export function smallModel(allocator: CaMemAllocator) {
   keeps.push(fill(allocator.memoryPool("weights").malloc(77)));
   const cache = allocator.malloc(mebibyte, { tag: "kv_cache", device: 1 });
   const buffers = [first, ...keeps.map(({ buffer }) => buffer), cache];
-  return { keeps, buffers };
+  const zero = [first, cache];
+  for (const buffer of zero) buffer.fill(0);
+  return { keeps, zero, buffers };
 }

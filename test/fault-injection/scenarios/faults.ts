@@ -117,6 +117,11 @@ class AwakeModel {
 
   assertContent(when: string): void {
     for (const entry of this.#model.keeps) assertContent(entry, when);
+    for (const buffer of this.#model.zero)
+      assert(
+        buffer.read().every((byte) => byte === 0),
+        `${buffer.tag} is not zero ${when}`,
+      );
   }
 }
 

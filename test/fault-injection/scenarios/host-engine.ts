@@ -102,3 +102,44 @@ export async function contextQueryFails(): Promise<void> {
   host.resetDevice(0);
   host.finalizeReference();
 }
+
+/** Once, AscendCL says of a living context that it is none. The device is not lost. */
+export async function contextRefusedOnce(): Promise<void> {
+  assert.equal(host.init(), 0);
+  host.setDevice(0);
+  const context = host.createContext(0);
+  const allocator = CaMemAllocator.getInstance();
+  const filled = [0, 1].map((device) => fill(allocator.malloc(100, { tag: "weights", device })));
+  for (const entry of filled) {
+    setFaults("aclrtSetCurrentContext:1=107000");
+    assertContent(entry, "while a context is refused");
+    setFaults();
+    assert.equal(host.currentContext(), context);
+  }
+  await allocator.sleep();
+  await allocator.wakeUp();
+  for (const entry of filled) assertContent(entry, "after a context was refused");
+  await allocator.close();
+  host.destroyContext(context);
+  host.resetDevice(0);
+  host.finalizeReference();
+}
+
+/** A host engine takes over the primary context that an earlier session left current, and ends it later. */
+export async function primaryContextOutlivesSession(): Promise<void> {
+  assert.equal(host.init(), 0);
+  const first = CaMemAllocator.getInstance();
+  first.malloc(100);
+  host.setDevice(0);
+  const context = host.currentContext();
+  await first.close();
+  const second = CaMemAllocator.getInstance();
+  const filled = fill(second.malloc(100, { device: 1 }));
+  assert.equal(host.currentContext(), context);
+  assertContent(filled, "beside the context of the host engine");
+  assert.equal(host.currentContext(), context);
+  host.resetDevice(0);
+  assertContent(filled, "after the host engine ended its context");
+  await second.close();
+  host.finalizeReference();
+}

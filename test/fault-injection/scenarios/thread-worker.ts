@@ -23,10 +23,10 @@ async function allocate(): Promise<void> {
   postMessage("ended");
 }
 
-/** Outlives any session of the allocator, and allocates on both devices for each message. */
+/** Outlives any session of the allocator, and allocates on the devices that a message names. */
 function allocateOnMessage(): void {
-  addEventListener("message", () => {
-    for (const device of [1, 0, 1]) {
+  addEventListener("message", ({ data }: MessageEvent<readonly number[]>) => {
+    for (const device of data) {
       const address = Number(pluggable.my_malloc(mebibyte, device, null));
       assert(address > 0);
       pluggable.my_free(address, mebibyte, device, null);

@@ -308,6 +308,15 @@ aclError aclrtGetCurrentContext(aclrtContext *context) {
     return strict_end(ACL_SUCCESS);
 }
 
+aclError aclrtGetPrimaryCtxState(int32_t deviceId, uint32_t *flags, int32_t *active) {
+    STRICT_SCRIBBLE(active);
+    STRICT_BEGIN(STRICT_ANYWHERE);
+    if (!active || flags) return strict_refuse(ACL_ERROR_INVALID_PARAM, "active is NULL, or flags is not");
+    if (!is_device(deviceId)) return strict_refuse(ACL_ERROR_RT_INVALID_DEVICEID, "there is no device %d", deviceId);
+    *active = devices[deviceId].primary != NULL;
+    return strict_end(ACL_SUCCESS);
+}
+
 /* Streams. */
 
 aclError aclrtCreateStream(aclrtStream *stream) {

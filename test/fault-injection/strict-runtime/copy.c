@@ -62,7 +62,10 @@ static void set_bytes(uintptr_t target, uint8_t value, size_t bytes) {
     while (bytes > 0) {
         size_t length;
         uint8_t *to = content(target, bytes, true, &length);
-        if (!to) return;
+        if (!to) {
+            strict_misuse("memory of a queued fill is gone");
+            return;
+        }
         memset(to, value, length);
         target += length;
         bytes -= length;
@@ -78,7 +81,10 @@ static strict_copy *take_first(strict_stream *stream) {
 void strict_run_queue(strict_stream *stream) {
     while (stream->first) {
         strict_copy *copy = take_first(stream);
-        move_bytes(copy->target, copy->source, copy->bytes);
+        if (copy->source)
+            move_bytes(copy->target, copy->source, copy->bytes);
+        else
+            set_bytes(copy->target, copy->value, copy->bytes);
         free(copy);
     }
 }
@@ -210,14 +216,23 @@ aclError aclrtMemcpy(void *dst, size_t destMax, const void *src, size_t count, a
     return strict_end(ACL_SUCCESS);
 }
 
+static aclError check_fill(uintptr_t target, size_t room, size_t count) {
+    if (count == 0 || !target) {
+        strict_misuse("%zu bytes at 0x%zx", count, target);
+        return ACL_ERROR_INVALID_PARAM;
+    }
+    if (count > room) {
+        strict_misuse("%zu bytes into %zu", count, room);
+        return ACL_ERROR_RT_PARAM_INVALID;
+    }
+    if (!strict_is_device_address(target)) strict_misuse("the target is not device memory");
+    return check_side(target, count, "target");
+}
+
 aclError aclrtMemset(void *devPtr, size_t maxCount, int32_t value, size_t count) {
     STRICT_BEGIN(STRICT_CONTEXT);
     uintptr_t target = (uintptr_t)devPtr;
-    if (count == 0) return strict_refuse(ACL_SUCCESS, "the count is 0");
-    if (!target) return strict_refuse(ACL_ERROR_INVALID_PARAM, "devPtr is NULL");
-    if (count > maxCount) return strict_refuse(ACL_ERROR_RT_PARAM_INVALID, "%zu bytes into %zu", count, maxCount);
-    if (!strict_is_device_address(target)) strict_misuse("the target is not device memory");
-    aclError code = check_side(target, count, "target");
+    aclError code = check_fill(target, maxCount, count);
     if (code != ACL_SUCCESS) return strict_end(code);
     check_races(target, 0, count, NULL);
     set_bytes(target, (uint8_t)value, count);
@@ -232,10 +247,10 @@ static strict_stream *stream_for_copy(aclrtStream handle) {
     return NULL;
 }
 
-static void append(strict_stream *stream, uintptr_t target, uintptr_t source, size_t bytes) {
+static void append(strict_stream *stream, strict_copy queued) {
     strict_copy *copy = malloc(sizeof *copy);
     if (!copy) abort();
-    *copy = (strict_copy){.target = target, .source = source, .bytes = bytes};
+    *copy = queued;
     strict_copy **link = &stream->first;
     while (*link) link = &(*link)->next;
     *link = copy;
@@ -258,10 +273,24 @@ aclError aclrtMemcpyAsync(void *dst, size_t destMax, const void *src, size_t cou
                     (!strict_is_device_address(source) && strict_is_page_locked(source, count) == 0);
     if (pageable && kind != ACL_MEMCPY_DEFAULT && kind != kind_of(target,
                                                                   source)) return strict_end(ACL_ERROR_RT_PARAM_INVALID);
-    append(stream, target, source, count);
+    append(stream, (strict_copy){.target = target, .source = source, .bytes = count});
     if (pageable) {
         strict_misuse("host memory that is not page-locked makes the copy synchronous");
         strict_run_queue(stream);
     }
+    return strict_end(ACL_SUCCESS);
+}
+
+aclError aclrtMemsetAsync(void *devPtr, size_t maxCount, int32_t value, size_t count, aclrtStream handle) {
+    STRICT_BEGIN(STRICT_CONTEXT);
+    uintptr_t target = (uintptr_t)devPtr;
+    strict_stream *stream = stream_for_copy(handle);
+    if (!stream) return strict_refuse(ACL_ERROR_RT_INVALID_HANDLE, "the stream is stale or none");
+    if (stream->context != strict_current())
+        return strict_refuse(ACL_ERROR_RT_STREAM_CONTEXT, "the stream belongs to another context");
+    aclError code = check_fill(target, maxCount, count);
+    if (code != ACL_SUCCESS) return strict_end(code);
+    check_races(target, 0, count, stream);
+    append(stream, (strict_copy){.target = target, .bytes = count, .value = (uint8_t)value});
     return strict_end(ACL_SUCCESS);
 }

@@ -73,8 +73,10 @@ typedef struct strict_context {
 typedef struct strict_copy {
     struct strict_copy *next;
     uintptr_t target;
+    /* 0 for a fill with `value`. */
     uintptr_t source;
     size_t bytes;
+    uint8_t value;
 } strict_copy;
 
 typedef struct strict_stream {

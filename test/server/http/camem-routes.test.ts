@@ -28,8 +28,13 @@ describe("routes below /camem", () => {
           },
         },
         devices: [{ device: 0, freeBytes, totalBytes }],
+        host: { pageLockedBytes: 0, freeBytes: 0 },
       },
     ]);
+    await fixture.controller.sleep();
+    const { pageLockedBytes } = fixture.allocator.hostUsage();
+    expect(pageLockedBytes).toBeGreaterThan(0);
+    expect((await fixture.server.json("/camem/usage"))[1]).toMatchObject({ host: { pageLockedBytes } });
   });
 
   test.if(onEmulator)("/camem/usage reports an engine whose device is lost", async () => {

@@ -84,16 +84,21 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
 
     const release = fixture.hold();
     await press("Sleep, level 1: alpha");
-    await shown(model("alpha").locator(".running"), "sleep, level 1: waiting");
+    await shown(model("alpha").locator(".running"), "sleep at level 1: waiting");
     await shown(model("alpha").locator(".state"), "falling asleep");
-    expect(await model("alpha").getByRole("progressbar", { name: "sleep, level 1" }).isVisible()).toBe(true);
+    expect(await model("alpha").getByRole("progressbar", { name: "sleep at level 1" }).isVisible()).toBe(
+      true,
+    );
     expect(
       await page.getByRole("button", { name: "Sleep, level 1: alpha" }).getAttribute("aria-disabled"),
     ).toBe("true");
     release();
 
     await shown(model("alpha").locator(".state"), "asleep");
-    await shown(page.locator("#transitions li"), /alpha: sleep, level 1, by an operator\s*done, [\d.]+ m?s/);
+    await shown(
+      page.locator("#transitions li"),
+      /alpha: sleep at level 1, by an operator\s*done, [\d.]+ m?s/,
+    );
     await shown(model("alpha").locator(".tag"), "asleep");
     expect(await model("alpha").getByRole("progressbar").count()).toBe(0);
     expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights"));
@@ -102,7 +107,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     expect(await bytesOf("beta", "weights")).toMatchObject({ mapped: 4 * MiB });
     expect(await used()).toBe(totalBytes - fixture.allocator.memGetInfo().freeBytes);
     const meter = model("alpha").getByRole("meter", { name: "weights" });
-    expect(await meter.getAttribute("aria-valuetext")).toContain("0 B mapped, 4 MiB host");
+    expect(await meter.getAttribute("aria-valuetext")).toContain("4 MiB in host memory");
 
     await press("Wake up: alpha");
     await shown(model("alpha").locator(".state"), "awake");
@@ -116,26 +121,26 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
   test("page shows which weights to load after level 2", async () => {
     await open();
     await press("Sleep, level 2: alpha");
-    await shown(model("alpha").locator(".details"), /level 2 · .* asleep: weights, kv_cache/);
+    await shown(model("alpha").locator(".details"), /at level 2, by an operator\. Asleep: weights, kv_cache/);
     await shown(model("alpha").locator(".tag"), "asleep");
     expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 0, discarded: 4 * MiB });
     await press("Wake up: alpha");
     await shown(model("alpha").locator(".state"), "awaiting weights");
-    await shown(model("alpha").locator(".details"), "to be loaded: weights");
+    await shown(model("alpha").locator(".details"), "Weights to load: weights");
     expect(problems).toEqual([]);
   });
 
   test("page shows transitions of other clients, also earlier ones", async () => {
     await fixture.alpha.sleep({ level: 0, reason: "idle" });
     await open();
-    await shown(page.locator("#transitions li"), "alpha: sleep, level 0, by idleness");
+    await shown(page.locator("#transitions li"), "alpha: sleep at level 0, by idleness");
     await fixture.alpha.wakeUp();
     await shown(page.locator("#transitions li"), "alpha: wake-up");
     await shown(page.locator("#announcement"), /^alpha: wake-up: done after/);
     const lease = await fixture.alpha.admit();
-    await shown(model("alpha").locator(".details"), "requests: 1 running");
+    await shown(model("alpha").locator(".details"), "Requests: 1 running");
     lease.release();
-    await shown(model("alpha").locator(".details"), "requests: 0 running");
+    await shown(model("alpha").locator(".details"), "No requests");
     expect(problems).toEqual([]);
   });
 
@@ -165,7 +170,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await shown(model("alpha").locator(".state"), "awake");
     const other = await fixture.alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
-    await page.getByLabel("Requests in flight when a sleep begins").selectOption("abort");
+    await page.getByLabel("When a model with running requests goes to sleep").selectOption("abort");
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(other.signal.aborted).toBe(true);
@@ -247,15 +252,15 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
       '- heading "Device 0" [level=3]',
       '- meter "Device 0"',
       '- region "Models":',
-      '- combobox "Requests in flight when a sleep begins:"',
+      '- combobox "When a model with running requests goes to sleep:"',
       '- article "alpha":',
       '- heading "alpha" [level=3]',
       '- meter "weights"',
       'button "Sleep, level 1: alpha"',
       'button "Sleep, level 2: alpha"',
       'button "Wake up: alpha"',
-      '- region "Transitions":',
-      "- list:",
+      '- region "Sleeps and wake-ups":',
+      '- list "Sleeps and wake-ups":',
       "- time:",
     ])
       expect(snapshot).toContain(line);
@@ -264,7 +269,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
   test("page shows names with HTML as text", async () => {
     await open();
     await fixture.beta.sleep();
-    await shown(page.locator("#transitions .what"), `${fixture.beta.name}: sleep, level 1`);
+    await shown(page.locator("#transitions .what"), `${fixture.beta.name}: sleep at level 1`);
     await shown(page.locator(".tag"), markup);
     await page.getByRole("button", { name: `Wake up: ${fixture.beta.name}` }).click();
     await shown(page.locator("#transitions .what"), `${fixture.beta.name}: wake-up`);
@@ -304,7 +309,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
       });
     emit({ ...identity, type: "transition-started" });
     const running = model("alpha").locator(".running");
-    await shown(running, "sleep, level 1, only weights: begun");
+    await shown(running, "sleep at level 1, only weights: starting");
     progressOf("copying", MiB);
     await shown(running, "copying, 1 MiB of 4 MiB copied");
     progressOf("copying", 3 * MiB);
@@ -318,7 +323,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     emit({ ...identity, ...ended, type: "transition-ended" });
     await shown(
       page.locator("#transitions li"),
-      /alpha: sleep, level 1, only weights, by idleness\s*done, 1.2 s/,
+      /alpha: sleep at level 1, only weights, by idleness\s*done, 1.2 s/,
     );
     expect(await running.isVisible()).toBe(false);
     expect(problems).toEqual([]);
@@ -371,7 +376,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
   test("page reconnects to a restarted server and keeps its transitions", async () => {
     await open();
     await fixture.alpha.sleep();
-    await shown(page.locator("#transitions li"), "alpha: sleep, level 1");
+    await shown(page.locator("#transitions li"), "alpha: sleep at level 1");
     await shown(model("alpha").locator(".state"), "asleep");
     const port = Number(fixture.server.port);
     await fixture.stop();
@@ -380,9 +385,9 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     fixture.serve({ token }, port);
     await connected();
     await shown(model("alpha").locator(".state"), "awake");
-    await shown(page.locator("#transitions li"), "alpha: sleep, level 1");
+    await shown(page.locator("#transitions li"), "alpha: sleep at level 1");
     await press("Sleep, level 2: alpha");
-    await shown(page.locator("#transitions li"), "alpha: sleep, level 2");
+    await shown(page.locator("#transitions li"), "alpha: sleep at level 2");
   });
 
   test("page fits 320 pixels with readable contrast in light and dark", async () => {

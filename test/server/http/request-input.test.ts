@@ -1,6 +1,7 @@
 /** Requests to the administrative routes that are malformed, over real HTTP. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
 import { createHandler, type HandlerOptions } from "camem/server";
 import { codeOf } from "../../support/device.ts";
 import { raw } from "../../support/test-server.ts";
@@ -221,6 +222,14 @@ describe("invalid requests", () => {
     expect(fixture.controller.status.state).toBe("awake");
   });
 
+  test("handler.routes refuse a target with a fragment after the query", async () => {
+    const { routes } = createHandler({ engine: fixture.controller, loopbackOnly: true });
+    await using served = Bun.serve({ port: 0, hostname: "127.0.0.1", routes });
+    const post = "POST /sleep?level=1#&level=2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    expect(await raw(Number(served.port), post)).toStartWith("HTTP/1.1 400");
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
   test.each(detours)("handler refuses %s where the request shows how it was sent", async (path) => {
     const post = `POST ${path} HTTP/1.1\r\nHost: [\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n`;
     await fixture.restart({}, { token: "secret", loopbackOnly: undefined });
@@ -272,6 +281,25 @@ describe("invalid requests", () => {
       'POST /sleep HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{"leve',
     );
     expect(answer).toStartWith("HTTP/1.1 408");
+    expect(fixture.controller.status.state).toBe("awake");
+  });
+
+  test("handler warns of nothing when a client leaves before its body has arrived", async () => {
+    const warnings: Error[] = [];
+    const note = (warning: Error) => void warnings.push(warning);
+    process.on("warning", note);
+    for (const path of ["/sleep", "/update_weights_from_disk"]) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const socket = connect(fixture.server.port, "127.0.0.1", () => {
+        socket.write(`POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{"leve`);
+        setTimeout(() => socket.destroy(), 10);
+      });
+      socket.on("close", () => resolve());
+      await promise;
+    }
+    await Bun.sleep(30);
+    process.off("warning", note);
+    expect(warnings).toEqual([]);
     expect(fixture.controller.status.state).toBe("awake");
   });
 

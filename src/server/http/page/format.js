@@ -34,25 +34,31 @@ export const formatReason = (reason) => reasons[reason] ?? reason;
 
 /** @param {{ operation: string, level: number | null, tags: readonly string[] | null }} transition */
 export function formatTransition({ operation, level, tags }) {
-  const name = operation === "sleep" ? `sleep, level ${level}` : "wake-up";
+  const name = operation === "sleep" ? `sleep at level ${level}` : "wake-up";
   return tags === null ? name : `${name}, only ${tags.join(", ")}`;
 }
 
 /** @param {EngineStatus} status */
 export function formatStatus(status) {
   const { state, level, reason, sinceMs, sleepingTags, awaitingTags, paused, requests, failure } = status;
-  const parts = [`since ${formatTime(sinceMs)}`];
-  if (level !== null) parts.push(`level ${level}`);
-  if (reason !== null) parts.push(`asked for by ${formatReason(reason)}`);
-  if (sleepingTags.length > 0) parts.push(`asleep: ${sleepingTags.join(", ")}`);
-  if (awaitingTags.length > 0) parts.push(`to be loaded: ${awaitingTags.join(", ")}`);
-  if (paused && state !== "paused") parts.push("paused");
+  const depth = level === null ? "" : ` at level ${level}`;
+  const cause = reason === null ? "" : `, by ${formatReason(reason)}`;
+  const parts = [`Since ${formatTime(sinceMs)}${depth}${cause}`];
+  if (sleepingTags.length > 0) parts.push(`Asleep: ${sleepingTags.join(", ")}`);
+  if (awaitingTags.length > 0) parts.push(`Weights to load: ${awaitingTags.join(", ")}`);
+  if (paused && state !== "paused") parts.push("Paused");
   parts.push(formatRequests(requests));
   if (failure !== null) parts.push(failure.message);
-  return parts.join(" · ");
+  return parts.join(". ");
 }
 
 /** @param {RequestCounts} requests */
 function formatRequests({ running, parked, waiting }) {
-  return `requests: ${running} running, ${parked} parked, ${waiting} waiting`;
+  const counts = /** @type {const} */ ([
+    [running, "running"],
+    [parked, "halted"],
+    [waiting, "waiting"],
+  ]);
+  const existing = counts.filter(([count]) => count > 0).map(([count, state]) => `${count} ${state}`);
+  return existing.length === 0 ? "No requests" : `Requests: ${existing.join(", ")}`;
 }

@@ -11,10 +11,24 @@ import { formatBytes } from "./format.js";
 /** The properties of a tag's usage that are sizes, in the order of the bars. Older packages lack some. */
 const kinds = ["mapped", "host", "spilled", "checkpoint", "discarded"];
 
+/** @type {Readonly<Record<string, string>>} */
+const kindTexts = {
+  mapped: "on the device",
+  host: "in host memory",
+  spilled: "on disk",
+  checkpoint: "in the checkpoint",
+  discarded: "discarded",
+};
+
+/** @param {string} kind */
+const textOf = (kind) => kindTexts[kind] ?? kind;
+
 /** A bar of parts, with the same numbers as text below it. */
 class Bar {
   #meter = element("div", { class: "bar", role: "meter", "aria-valuemin": "0" });
   #figures = element("dl", { class: "figures" });
+  /** @type {Map<string, { entry: HTMLElement, figure: HTMLDataElement }>} */
+  #figureOf = new Map();
   element = element("div", {}, this.#meter, this.#figures);
 
   /** @param {string} labelId */
@@ -31,13 +45,19 @@ class Bar {
     const [first] = parts;
     this.#meter.setAttribute("aria-valuemax", String(fullBytes));
     this.#meter.setAttribute("aria-valuenow", String(first?.[1] ?? 0));
-    const text = parts.map(([kind, bytes]) => `${formatBytes(bytes)} ${kind}`).join(", ");
-    this.#meter.setAttribute("aria-valuetext", text);
+    const existing = parts.filter(([, bytes]) => bytes > 0);
+    const text = existing.map(([kind, bytes]) => `${formatBytes(bytes)} ${textOf(kind)}`).join(", ");
+    this.#meter.setAttribute("aria-valuetext", text || "empty");
     for (const [kind, bytes] of parts) {
-      const figure = this.#figure(kind);
+      const { entry, figure } = this.#figure(kind);
       figure.value = String(bytes);
       figure.textContent = formatBytes(bytes);
-      if (drawn.includes(kind)) this.#part(kind).style.width = `${(100 * bytes) / Math.max(fullBytes, 1)}%`;
+      entry.hidden = bytes === 0;
+      if (!drawn.includes(kind)) continue;
+      const { style } = this.#part(kind);
+      style.width = `${(100 * bytes) / Math.max(fullBytes, 1)}%`;
+      // A few MiB beside many GiB would be thinner than a pixel.
+      style.minWidth = bytes === 0 ? "0" : "4px";
     }
   }
 
@@ -52,12 +72,15 @@ class Bar {
 
   /** @param {string} kind */
   #figure(kind) {
-    const found = this.#figures.querySelector(`data[data-kind="${kind}"]`);
-    if (found instanceof HTMLDataElement) return found;
+    const found = this.#figureOf.get(kind);
+    if (found !== undefined) return found;
     const figure = element("data", { "data-kind": kind });
-    const entry = element("div", {}, element("dt", { class: kind }, kind), element("dd", {}, figure));
+    const term = element("dt", { class: kind }, textOf(kind));
+    const entry = element("div", {}, term, element("dd", {}, figure));
     this.#figures.append(entry);
-    return figure;
+    const created = { entry, figure };
+    this.#figureOf.set(kind, created);
+    return created;
   }
 }
 

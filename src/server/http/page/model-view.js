@@ -32,6 +32,9 @@ export class ModelView {
   #tags = new Map();
   /** @type {EngineStatus | undefined} */
   #status;
+  #hasAwakeTags = true;
+  /** @type {(() => void)[]} */
+  #updateButtons = [];
   /** @type {HTMLElement} */
   element;
 
@@ -53,31 +56,59 @@ export class ModelView {
       element(
         "div",
         { class: "actions" },
-        this.#button("Sleep, level 1", () => actions.sleep(name, "1")),
-        this.#button("Sleep, level 2", () => actions.sleep(name, "2")),
-        this.#button("Wake up", () => actions.wakeUp(name)),
+        this.#button(
+          "Sleep, level 1",
+          () => actions.sleep(name, "1"),
+          () => this.#canSleep(1),
+        ),
+        this.#button(
+          "Sleep, level 2",
+          () => actions.sleep(name, "2"),
+          () => this.#canSleep(2),
+        ),
+        this.#button(
+          "Wake up",
+          () => actions.wakeUp(name),
+          () => this.#status?.state !== "awake",
+        ),
       ),
     );
+  }
+
+  /** @param {1 | 2} level */
+  #canSleep(level) {
+    const { state, level: current = null } = this.#status ?? {};
+    const isAsleep = state === "asleep" && current !== null && current >= level;
+    return !isAsleep || this.#hasAwakeTags;
   }
 
   /**
    * @param {string} text
    * @param {() => Promise<unknown>} run
+   * @param {() => boolean} hasEffect
    */
-  #button(text, run) {
+  #button(text, run, hasEffect) {
     const label = `${text}: ${this.#name}`;
     const button = element("button", { type: "button", "aria-label": label }, text);
-    // `disabled` would move the focus away.
+    let isBusy = false;
+    const update = () => {
+      // `disabled` would move the focus away.
+      button.setAttribute("aria-disabled", String(isBusy || !hasEffect()));
+      button.toggleAttribute("data-busy", isBusy);
+    };
+    this.#updateButtons.push(update);
     button.addEventListener("click", async () => {
       if (button.getAttribute("aria-disabled") === "true") return;
-      button.setAttribute("aria-disabled", "true");
+      isBusy = true;
+      update();
       this.#actions.onStart();
       try {
         await run();
       } catch (error) {
         this.#actions.onFailure(error, label);
       } finally {
-        button.removeAttribute("aria-disabled");
+        isBusy = false;
+        update();
       }
     });
     return button;
@@ -89,6 +120,7 @@ export class ModelView {
     this.#state.textContent = formatState(status.state);
     this.#state.dataset["state"] = status.state;
     this.#details.textContent = formatStatus(status);
+    for (const update of this.#updateButtons) update();
   }
 
   /** @param {RequestCounts} requests */
@@ -103,13 +135,18 @@ export class ModelView {
   showTags(tags, fullBytes) {
     updateViews(this.#tags, this.#tagList, Object.keys(tags), (tag) => new TagView(tag));
     for (const [tag, usage] of Object.entries(tags)) this.#tags.get(tag)?.show(usage, fullBytes);
+    // `sleep_persistent` memory never sleeps.
+    this.#hasAwakeTags = Object.entries(tags).some(
+      ([tag, { state }]) => tag !== "sleep_persistent" && state !== "asleep",
+    );
+    for (const update of this.#updateButtons) update();
   }
 
   /** @param {TransitionStartedEvent | TransitionProgressEvent} event */
   showRunning(event) {
     this.#running.hidden = false;
     if (event.type === "transition-started") {
-      this.#phase.textContent = `${formatTransition(event)}: begun`;
+      this.#phase.textContent = `${formatTransition(event)}: starting`;
       this.#progress.removeAttribute("value");
       return;
     }

@@ -17,13 +17,21 @@ import {
   requestJson,
 } from "./client.js";
 import { element, find, updateViews } from "./dom.js";
-import { formatDuration, formatReason, formatState, formatTime, formatTransition } from "./format.js";
+import {
+  formatBytes,
+  formatDuration,
+  formatReason,
+  formatState,
+  formatTime,
+  formatTransition,
+} from "./format.js";
 import { DeviceView, sizesOf } from "./memory-views.js";
 import { ModelView } from "./model-view.js";
 
 /**
  * @typedef {{ status: EngineStatus, tags: Readonly<Record<string, TagUsage>> }} Engine
- * @typedef {{ engines: Record<string, Engine>, devices: DeviceMemory[] }} Usage
+ * @typedef {{ pageLockedBytes: number }} Host
+ * @typedef {{ engines: Record<string, Engine>, devices: DeviceMemory[], host?: Host }} Usage
  * @typedef {{ running: TransitionStartedEvent[], ended: TransitionEndedEvent[] }} Transitions
  */
 
@@ -36,11 +44,14 @@ const page = {
   announcement: find("announcement", HTMLElement),
   connection: find("connection", HTMLElement),
   data: find("data", HTMLElement),
+  deviceMemory: find("device-memory", HTMLElement),
   devices: find("devices", HTMLElement),
   error: find("error", HTMLElement),
   forget: find("forget", HTMLButtonElement),
+  hostMemory: find("host-memory", HTMLElement),
   mode: find("mode", HTMLSelectElement),
   models: find("models", HTMLElement),
+  modelsAwake: find("models-awake", HTMLElement),
   noTransitions: find("no-transitions", HTMLElement),
   token: find("token", HTMLInputElement),
   transitions: find("transitions", HTMLElement),
@@ -83,9 +94,21 @@ function showUsage(usage) {
     models.get(name)?.showStatus(engine.status);
     models.get(name)?.showTags(engine.tags, fullBytes);
   }
+  showSummary(usage);
   updateDevices(usage.devices.map(({ device }) => device));
   for (const memory of usage.devices) devices.get(memory.device)?.show(memory);
   page.data.hidden = false;
+}
+
+/** @param {Usage} usage */
+function showSummary({ engines, devices, host }) {
+  const totalBytes = devices.reduce((sum, device) => sum + device.totalBytes, 0);
+  const freeBytes = devices.reduce((sum, device) => sum + device.freeBytes, 0);
+  const states = Object.values(engines).map(({ status }) => status.state);
+  const awake = states.filter((state) => state === "awake").length;
+  page.deviceMemory.textContent = `${formatBytes(totalBytes - freeBytes)} of ${formatBytes(totalBytes)}`;
+  page.hostMemory.textContent = formatBytes(host?.pageLockedBytes ?? 0);
+  page.modelsAwake.textContent = `${awake} of ${states.length}`;
 }
 
 /** @param {readonly TransitionEndedEvent[]} events */
@@ -96,6 +119,7 @@ function showTransitions(events) {
   const longestMs = Math.max(1, ...sorted.map(([, event]) => event.durationMs));
   page.transitions.replaceChildren(...sorted.map(([, event]) => transitionItem(event, longestMs)));
   page.noTransitions.hidden = sorted.length > 0;
+  page.transitions.hidden = sorted.length === 0;
 }
 
 /**

@@ -1,0 +1,53 @@
+/** The environment variables whose names begin with CAMEM_. */
+
+import { environmentNames } from "./allocator-options.ts";
+import { nearestName } from "./nearest-name.ts";
+
+/** The variables of the emulated device, which reads them itself. */
+export const emulatorVariables: readonly string[] = [
+  "DEVICES",
+  "HBM",
+  "POOL",
+  "RUNTIME",
+  "SHARED",
+  "FAULTS",
+  "TIMING",
+].map((name) => `CAMEM_EMULATOR_${name}`);
+
+/** The variables of the `camem` command, of examples/serve, and of engines in other processes. */
+const otherVariables = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE", "CAMEM_SOCKET_DIR"];
+
+const known: readonly string[] = [
+  ...Object.values(environmentNames),
+  ...otherVariables,
+  ...emulatorVariables,
+];
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/**
+ * What to say of variables that camem does not have, and that so have no effect. Their values may be secrets.
+ *
+ * @returns texts by name
+ */
+export function unknownVariables(environment: Environment): ReadonlyMap<string, string> {
+  const unknown = Object.keys(environment).filter((name) => /^CAMEM_/i.test(name) && !known.includes(name));
+  return new Map(
+    unknown.map((name) => {
+      const nearest = nearestName(name.toUpperCase(), known);
+      const advice = nearest === undefined ? "" : `; did you mean ${nearest}?`;
+      return [name, `${name} is set, but camem has no such variable${advice}`];
+    }),
+  );
+}
+
+const warned = new Set<string>();
+
+/** Warns once of each variable that is most likely misspelt. */
+export function warnOfMisspeltVariables(environment: Environment): void {
+  for (const [name, text] of unknownVariables(environment)) {
+    if (warned.has(name) || !text.includes("did you mean")) continue;
+    warned.add(name);
+    process.emitWarning(text, "CamemWarning");
+  }
+}

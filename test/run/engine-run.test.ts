@@ -1,0 +1,142 @@
+import { expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { processesOf } from "../../src/process/family.ts";
+import { EngineRun } from "../../src/run/engine-run.ts";
+import { codeOf, failureOf, MiB } from "../support/device.ts";
+import { until } from "../support/fake-engine.ts";
+import { RunFixture } from "./run-fixture.ts";
+
+const post = { method: "POST", body: "once" };
+
+test("EngineRun holds a request until the program is ready", async () => {
+  await using fixture = new RunFixture(["is-slow"], { readyPath: "/health" });
+  expect((await fixture.fetch("/health")).status).toBe(503);
+  expect(await (await fixture.fetch("/v1/completions", post)).text()).toBe("POST /v1/completions once");
+  expect((await fixture.fetch("/health")).status).toBe(200);
+});
+
+test("EngineRun sleeps when the engine is idle and wakes for a request", async () => {
+  await using fixture = new RunFixture([], { idle: [{ after: 50, level: 1 }] });
+  fixture.allocator.malloc(4 * MiB, { tag: "weights" });
+  const { controller } = fixture.run;
+  await until(() => controller.status.state === "asleep");
+  expect(controller.status.reason).toBe("idle");
+  expect((await fixture.fetch("/health")).status).toBe(200);
+  expect((await fixture.fetch("/v1/completions", post)).status).toBe(200);
+  await until(() => controller.status.state === "asleep");
+  expect(await (await fixture.fetch("/metrics")).text()).toContain(
+    'camem_requests_admitted_total{model_name="engine"} 1',
+  );
+});
+
+test("EngineRun follows a sleep and a wake-up that somebody else has caused", async () => {
+  await using fixture = new RunFixture([]);
+  fixture.allocator.malloc(4 * MiB, { tag: "weights" });
+  await fixture.untilReady();
+  const { controller } = fixture.run;
+  await until(() => fixture.reports.some((line) => line.includes("can sleep")));
+  await fixture.allocator.sleep();
+  await until(() => controller.status.state === "asleep");
+  await fixture.allocator.wakeUp();
+  await until(() => controller.status.state === "awake");
+});
+
+test.each([
+  ["exits-7", 7],
+  ["dies", 137],
+])("EngineRun ends with the program's exit code when it %s", async (behaviour, exitCode) => {
+  await using fixture = new RunFixture([behaviour]);
+  expect(await fixture.run.ended).toBe(exitCode);
+});
+
+test("EngineRun passes signals on and ends when the program does", async () => {
+  await using fixture = new RunFixture([]);
+  await fixture.untilReady();
+  fixture.run.signal("SIGTERM");
+  expect(await fixture.run.ended).toBe(143);
+  expect(fixture.reports).toContain("engine was ended by SIGTERM");
+  await expect(fixture.fetch("/health")).rejects.toThrow();
+});
+
+test("EngineRun kills a program that ignores SIGTERM", async () => {
+  await using fixture = new RunFixture(["ignores-sigterm"], { stopDeadlineMs: 100 });
+  await fixture.untilReady();
+  fixture.run.signal("SIGTERM");
+  expect(await fixture.run.ended).toBe(137);
+  expect(fixture.reports).toContain("engine did not end within 100 ms; killing it");
+});
+
+test("EngineRun ends the processes that the program leaves behind", async () => {
+  await using fixture = new RunFixture(["leaves-children"]);
+  await fixture.untilReady();
+  const { runId } = fixture.run;
+  await until(() => processesOf(runId).length === 2);
+  await fixture.fetch("/exit", post);
+  expect(await fixture.run.ended).toBe(5);
+  expect(processesOf(runId)).toEqual([]);
+  expect(fixture.reports.join()).toContain("had left 1 processes behind");
+});
+
+test("EngineRun ends a program that never listens", async () => {
+  await using fixture = new RunFixture(["never-listens"], { readyDeadlineMs: 300, readyPath: "/health" });
+  const held = fixture.fetch("/v1/completions", post);
+  expect(await fixture.run.ended).toBe(1);
+  expect(fixture.reports.join()).toContain('was not ready within 300 ms: "ECONNREFUSED"');
+  expect((await held).status).toBe(503);
+});
+
+test("EngineRun ends and refuses requests when the program dies while it sleeps", async () => {
+  await using fixture = new RunFixture([]);
+  fixture.allocator.malloc(4 * MiB, { tag: "weights" });
+  await fixture.untilReady();
+  await until(() => fixture.reports.some((line) => line.includes("can sleep")));
+  await fixture.run.controller.sleep();
+  process.kill(fixture.run.pid, "SIGKILL");
+  expect(await fixture.run.ended).toBe(137);
+  expect(fixture.run.controller.disposition).toBe("refuse");
+});
+
+test("EngineRun starts nothing when its port is taken", async () => {
+  using taken = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
+  const listen = { hostname: "127.0.0.1", port: taken.port ?? 0 };
+  const failure = await failureOf(() => new RunFixture([], { listen }));
+  expect(failure.code).toBe("INVALID_CONFIG");
+  expect(failure.message).toContain(
+    `cannot listen on 127.0.0.1:${taken.port}: another program listens there`,
+  );
+});
+
+test("EngineRun refuses options that do not fit each other", async () => {
+  const upstream = new URL("http://127.0.0.1:8080");
+  const listen = { hostname: "127.0.0.1", port: 8080 };
+  const command = ["true"] as const;
+  const idle = [{ after: 1, level: 1 }] as const;
+  for (const options of [{ listen }, { upstream }, { idle }, { listen, upstream }])
+    expect(
+      await codeOf(
+        () =>
+          new EngineRun({ command, ...options }, { connect: async () => undefined, report: () => undefined }),
+      ),
+    ).toBe("INVALID_CONFIG");
+});
+
+test("EngineRun gives the program the library and the engine's settings", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "camem-run-"));
+  const output = join(folder, "environment");
+  await using _fixture = new RunFixture([], {
+    command: ["sh", "-c", `env > ${output}; sleep 60`],
+    name: "an-engine",
+    onTouch: "hold",
+    rules: ["written=host: immutable", "size>=1GiB: discard"],
+  });
+  await until(() => existsSync(output) && Bun.file(output).size > 0);
+  await Bun.sleep(20);
+  const environment = await Bun.file(output).text();
+  expect(environment).toContain("CAMEM_ENGINE_NAME=an-engine\n");
+  expect(environment).toContain("CAMEM_ON_TOUCH=hold\n");
+  expect(environment).toContain("CAMEM_RULES=written=host: immutable\nsize>=1GiB: discard\n");
+  expect(environment).toMatch(/LD_PRELOAD=.*libinert\.so/);
+  rmSync(folder, { recursive: true });
+});

@@ -1,0 +1,39 @@
+/** npm ci installs exactly what package-lock.json lists, and refuses a lockfile that lacks anything. */
+
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import manifest from "../../package.json" with { type: "json" };
+
+interface LockedPackage {
+  readonly version?: string;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly devDependencies?: Readonly<Record<string, string>>;
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+}
+
+const lockfile: { readonly packages: Readonly<Record<string, LockedPackage>> } = JSON.parse(
+  readFileSync(join(import.meta.dir, "../../package-lock.json"), "utf8"),
+);
+const packages = new Map(Object.entries(lockfile.packages));
+
+/** The entry that Node would load for `name` from the package at `path`. */
+function locked(path: string, name: string): LockedPackage | undefined {
+  const here = packages.get(`${path === "" ? "" : `${path}/`}node_modules/${name}`);
+  if (here !== undefined || path === "") return here;
+  return locked(path.replace(/(^|\/)(?:node_modules\/)?(?:@[^/]+\/)?[^/]+$/, ""), name);
+}
+
+test("package-lock.json lists every dependency, also optional ones for other platforms", () => {
+  const missing = [...packages].flatMap(([path, { dependencies, devDependencies, optionalDependencies }]) =>
+    Object.keys({ ...dependencies, ...devDependencies, ...optionalDependencies })
+      .filter((name) => locked(path, name)?.version === undefined)
+      .map((name) => `${path || "the project"} needs ${name}`),
+  );
+  expect(missing).toEqual([]);
+});
+
+test("package-lock.json has the dependencies of package.json", () => {
+  const { dependencies, devDependencies, peerDependencies } = manifest;
+  expect(lockfile.packages[""]).toMatchObject({ dependencies, devDependencies, peerDependencies });
+});
