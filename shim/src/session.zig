@@ -1,6 +1,7 @@
 //! The verbs behind the C ABI, for the AscendCL that this process has opened. Any thread may call each.
 
 const std = @import("std");
+const program_memory = @import("program_memory.zig");
 const acl = @import("acl");
 const backups = @import("backup.zig");
 const devices = @import("devices.zig");
@@ -283,7 +284,7 @@ pub const Session = struct {
 
     /// Drops the backup that immutable content has kept: the program beside is about to write to it.
     pub fn dropKeptBackup(self: *Session, address: u64, id: u64) void {
-        const backup = self.registry.takeClean(address, id) orelse return;
+        const backup = program_memory.takeClean(&self.registry, address, id) orelse return;
         backup.drop(&self.stores);
         self.executor.requestSweep(); // gives back what nothing retains
     }
