@@ -95,6 +95,11 @@ export class CamemError extends Error {
   }
 }
 
+/** @internal True for an allocator that is closed, or whose engine in another process has ended. */
+export function isUnusable(error: unknown): boolean {
+  return error instanceof CamemError && (error.code === "CLOSED" || error.code === "ENGINE_GONE");
+}
+
 /** The AscendCL call behind a failure, and its code: of `cause` or the first of its errors that has one. */
 function failedCall(cause: unknown): Pick<CamemErrorDetails, "call" | "aclCode"> | undefined {
   const causes: readonly unknown[] = isA(AggregateError, cause) ? cause.errors : [cause];

@@ -174,7 +174,7 @@ pub const Executor = struct {
         options: plans.Options,
     ) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
-        if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
+        if (free_bytes > host.machineBytes()) return error.OutOfHostMemory; // before it takes all there is
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();

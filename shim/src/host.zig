@@ -22,6 +22,14 @@ pub const block_bytes: u64 = 2 << 20;
 const blocks_at_most = 32;
 const slab_bytes_at_most = blocks_at_most * block_bytes;
 
+/// The memory of the machine: no preparation can take more.
+pub fn machineBytes() u64 {
+    var info: std.os.linux.Sysinfo = undefined;
+    const unknown = std.math.maxInt(u64) - block_bytes;
+    if (std.os.linux.errno(std.os.linux.sysinfo(&info)) != .SUCCESS) return unknown;
+    return std.math.mul(u64, info.totalram, info.mem_unit) catch unknown;
+}
+
 const Slab = struct {
     memory: [*]u8,
     block_count: u6,

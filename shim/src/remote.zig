@@ -187,7 +187,9 @@ fn receiveGreeting(descriptor: i32, deadline: u64, failure: *Failure) status.Err
         return error.EngineRefused;
     }
     if (greeting.status != @intFromEnum(status.Status.ok)) {
-        failure.describe("", 0, 0, 0, "it has as many clients as it takes");
+        const is_full = greeting.status == @intFromEnum(status.Status.busy);
+        const message = if (is_full) "it has as many clients as it takes" else "it belongs to another user";
+        failure.describe("", 0, 0, 0, message);
         return error.EngineRefused;
     }
     // A child that the engine forked may answer for it.

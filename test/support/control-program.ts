@@ -16,7 +16,7 @@ export interface ControlProgram extends AsyncDisposable {
   /** The path of its socket. */
   readonly path: string;
   /** Sends a line and returns what the program prints for it. */
-  tell(command: "verify" | "touch" | "fork" | "stop"): Promise<string>;
+  tell(command: "verify" | "touch" | "fork" | "renew" | "stop"): Promise<string>;
   kill(signal?: NodeJS.Signals): Promise<void>;
 }
 

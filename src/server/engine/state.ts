@@ -1,4 +1,4 @@
-import { CamemError } from "../../errors.ts";
+import { CamemError, isUnusable } from "../../errors.ts";
 import type { SleepReason } from "./controller-options.ts";
 import type { EngineMemory } from "./engine-memory.ts";
 import { type EngineState, type FailureSummary, summaryOf } from "./events.ts";
@@ -67,11 +67,10 @@ export class EngineStateTracker {
     this.#sleepInProgress = undefined;
   }
 
-  /** Records a failure that outlasts its transition: the device is lost or the allocator is closed. */
+  /** Records a failure that outlasts its transition: the device is lost, or the allocator is closed or its engine gone. */
   noteFailure(error: unknown): void {
     if (this.#isClosed || !(error instanceof CamemError)) return;
-    const isPermanent =
-      error.code === "DEVICE_LOST" || (error.code === "CLOSED" && !this.#memory.isReachable);
+    const isPermanent = error.code === "DEVICE_LOST" || (isUnusable(error) && !this.#memory.isReachable);
     if (isPermanent) this.#failure = summaryOf(error);
   }
 
