@@ -3,6 +3,7 @@
 const std = @import("std");
 const core = @import("core");
 const memory = @import("memory.zig");
+const release = @import("release.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
 const heap = core.heap.allocator;
@@ -131,7 +132,7 @@ fn grow(session: *Session, device: u32, held_bytes: u64, failure: *Failure) core
     const size_bytes = std.math.clamp(share, smallest_chunk_bytes, largest_chunk_bytes);
     chunks.ensureUnusedCapacity(heap, 1) catch return error.OutOfHostMemory;
     const made = try session.allocate(device, 0, size_bytes, failure);
-    errdefer session.free(made.address, made.segment_id, failure) catch {};
+    errdefer release.release(session, made.address, made.segment_id);
     const chunk: *Chunk = try .create(device, made.address, size_bytes);
     errdefer chunk.destroy();
     _ = try memory.add(.{

@@ -144,6 +144,7 @@ export class EngineRun {
         upstream: () => upstream,
         ready: (signal) => this.#awaitReady(signal),
       }),
+      engineRoutes: ["/version", "/load", "/server_info", "/get_world_size"],
       isHealthy: () => this.#isReady && this.controller.status.state !== "failed",
       metrics: async () => (await metrics).answer(),
     });

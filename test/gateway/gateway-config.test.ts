@@ -90,6 +90,7 @@ test.each([
   ["engines:\n  a: { command: x, api: vllm }", "only an engine with url has an api"],
   ['engines:\n  a: { command: "x \'y" }', "a quote that is not closed"],
   ['engines:\n  a: { command: "x $' + '{NOTHING}" }', "no variable NOTHING"],
+  ["engines:\n  a: { command: x, rules: ['size>=1: lose'] }", "camem.yaml:2:3: the rule"],
   ["engines:\n  'a b': { command: x }", "must be of letters"],
   [
     "engines:\n  a: { command: x, models: [b] }\n  b: { command: x }",
