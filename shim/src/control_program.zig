@@ -119,7 +119,7 @@ fn verify(out: *std.Io.Writer) !void {
 /// The child ends by itself.
 fn leaveChild() void {
     control_server.beforeFork();
-    const is_child = linux.fork() == 0;
+    const is_child = std.c.fork() == 0;
     control_server.afterFork(is_child);
     if (!is_child) return;
     const rest: linux.timespec = .{ .sec = 5, .nsec = 0 };

@@ -8,7 +8,7 @@ import { type EngineStatus, statusOf } from "./engine-status.ts";
 import { engineSockets } from "./sockets.ts";
 
 /** Memory of an engine on one device, in bytes. */
-export interface EngineDeviceUsage {
+interface EngineDeviceUsage {
   /** The device number. */
   readonly device: number;
   /** Device memory that the engine's segments hold. */

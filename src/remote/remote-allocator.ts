@@ -34,7 +34,15 @@ const RemoteTarget = closedObject({
 });
 
 /** An engine of this user's: by the number of its process, or by the path of its control socket. */
-export type RemoteTarget = { readonly pid: number } | { readonly path: string };
+export type RemoteTarget =
+  | {
+      /** The number of the engine's process. */
+      readonly pid: number;
+    }
+  | {
+      /** The path of the engine's control socket. */
+      readonly path: string;
+    };
 
 const { device, hostBudget, pageable, retain, spillDir, verify } = AllocatorOptions.properties;
 
@@ -45,12 +53,15 @@ const RemoteOptions = closedObject({
   retain,
   spillDir,
   verify,
-  /** How long the engine may take to answer, in milliseconds or as a time; by default `"5s"`. */
   timeout: optional(Duration),
 });
 
-/** Options of `RemoteAllocator.connect`, as those of `CaMemAllocator.getInstance`. They concern what this allocator plans. */
-export interface RemoteOptions extends Static<typeof RemoteOptions> {}
+/** Options of `RemoteAllocator.connect`. Those of an allocator concern what this one plans. */
+export interface RemoteOptions
+  extends Pick<AllocatorOptions, "device" | "hostBudget" | "pageable" | "retain" | "spillDir" | "verify"> {
+  /** How long the engine may take to answer, in milliseconds or as a time; by default `"5s"`. */
+  readonly timeout?: number | string | undefined;
+}
 
 const defaultTimeout = "5s";
 

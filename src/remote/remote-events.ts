@@ -7,10 +7,30 @@ import type { EngineStatus } from "./engine-status.ts";
  * - `touched`: calls found memory asleep. With `onTouch` `hold` they wait until somebody wakes the engine.
  * - `woke`: the engine's library has woken everything by itself, or failed to.
  * - `changed`: the gate closed or opened, or calls began or ended to wait at it.
- * - `gone`: the engine has ended or does not answer. No event follows.
+ * - `gone`: the engine has ended, has let go of its devices, or does not answer. No event follows.
  */
 export type RemoteEvent =
-  | { readonly type: "touched"; readonly status: EngineStatus }
-  | { readonly type: "woke"; readonly status: EngineStatus }
-  | { readonly type: "changed"; readonly status: EngineStatus }
-  | { readonly type: "gone"; readonly error: CamemError };
+  | {
+      /** What has happened. */
+      readonly type: "touched";
+      /** The state of the engine after it. */
+      readonly status: EngineStatus;
+    }
+  | {
+      /** What has happened. */
+      readonly type: "woke";
+      /** The state of the engine after it. */
+      readonly status: EngineStatus;
+    }
+  | {
+      /** What has happened. */
+      readonly type: "changed";
+      /** The state of the engine after it. */
+      readonly status: EngineStatus;
+    }
+  | {
+      /** What has happened. */
+      readonly type: "gone";
+      /** The error that every call throws from now on. */
+      readonly error: CamemError;
+    };
