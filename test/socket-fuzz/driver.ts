@@ -6,9 +6,28 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { RemoteAllocator } from "camem";
 import { Random } from "../fuzz/random.ts";
-import { type ControlProgram, startControlProgram } from "../support/control-program.ts";
+import { startControlProgram } from "../support/control-program.ts";
 import { RawClient } from "./client.ts";
 import { type Message, malformed, noise, wellFormed } from "./messages.ts";
+
+/** What is fuzzed. */
+export interface FuzzedEngine extends AsyncDisposable {
+  readonly pid: number;
+  /** The path of its socket. */
+  readonly path: string;
+  /** Rejects where anything in its memory is not what it was. */
+  verify(): Promise<void>;
+}
+
+/** An engine with safety checks. */
+export async function checkedEngine(): Promise<FuzzedEngine> {
+  const program = await startControlProgram(["default=6", "kv=4", "default=2"]);
+  const verify = async () => {
+    const content = await program.tell("verify");
+    if (content !== "equal") throw new Error(`the content is ${content}`);
+  };
+  return { ...program, verify };
+}
 
 /** Far more than any reply takes, but for the second that a watch may. */
 const replyMs = 20_000;
@@ -33,7 +52,13 @@ function residentBytes(pid: number): number {
   return Number(kibibytes) * 1024;
 }
 
-const openFiles = (pid: number) => readdirSync(`/proc/${pid}/fd`).length;
+/** The engine closes its side of a connection a moment after the client has. */
+const settleMs = 50;
+
+async function openFiles(pid: number): Promise<number> {
+  await Bun.sleep(settleMs);
+  return readdirSync(`/proc/${pid}/fd`).length;
+}
 
 function someMessage(random: Random): Message {
   const kind = random.below(20);
@@ -42,15 +67,14 @@ function someMessage(random: Random): Message {
 }
 
 /** The engine serves others, sleeps and wakes, and nothing was lost. */
-async function check(engine: ControlProgram): Promise<void> {
+async function check(engine: FuzzedEngine): Promise<void> {
   await using allocator = await RemoteAllocator.connect({ path: engine.path });
   // What the messages defined must not change what this sleep does.
   allocator.defineTag("default", { 1: "offload", 2: "offload", immutable: false });
   await allocator.wakeUp();
   await allocator.sleep({ tags: ["default"] });
   await allocator.wakeUp();
-  const content = await engine.tell("verify");
-  if (content !== "equal") throw new Error(`the content is ${content}`);
+  await engine.verify();
 }
 
 class Fuzzer {
@@ -123,11 +147,12 @@ class Fuzzer {
 export async function fuzzSocket(
   seed: number,
   messages: number,
+  start = checkedEngine,
   onProgress: (sent: number) => void = () => undefined,
 ): Promise<SocketFuzzResult> {
-  await using engine = await startControlProgram(["default=6", "kv=4", "default=2"]);
+  await using engine = await start();
   await check(engine);
-  const before = { bytes: residentBytes(engine.pid), files: openFiles(engine.pid) };
+  const before = { bytes: residentBytes(engine.pid), files: await openFiles(engine.pid) };
   const fuzzer = new Fuzzer(seed, engine.path);
   const startedMs = performance.now();
   try {
@@ -150,6 +175,6 @@ export async function fuzzSocket(
     statuses,
     seconds,
     grownBytes: residentBytes(engine.pid) - before.bytes,
-    grownFiles: openFiles(engine.pid) - before.files,
+    grownFiles: (await openFiles(engine.pid)) - before.files,
   };
 }

@@ -7,7 +7,7 @@
 import { parseArgs } from "node:util";
 import { buildNative } from "../../scripts/native.ts";
 import { buildControlProgram } from "../support/control-program.ts";
-import { fuzzSocket } from "./driver.ts";
+import { checkedEngine, fuzzSocket } from "./driver.ts";
 
 const { values } = parseArgs({
   options: { messages: { type: "string", default: "10000" }, seed: { type: "string", default: "1" } },
@@ -15,7 +15,6 @@ const { values } = parseArgs({
 
 await buildNative();
 await buildControlProgram();
-const result = await fuzzSocket(Number(values.seed), Number(values.messages), (sent) =>
-  console.log(`${sent} messages`),
-);
+const progress = (sent: number) => console.log(`${sent} messages`);
+const result = await fuzzSocket(Number(values.seed), Number(values.messages), checkedEngine, progress);
 console.log(JSON.stringify(result, null, 2));
