@@ -53,6 +53,7 @@ const RemoteOptions = closedObject({
   retain,
   spillDir,
   verify,
+  /** How long the engine may take to answer, in milliseconds or as a time; by default `"5s"`. */
   timeout: optional(Duration),
 });
 

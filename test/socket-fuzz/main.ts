@@ -1,7 +1,7 @@
 /**
  * Sends messages from a seed to an engine's control socket, and prints what came of them:
  *
- *     bun run fuzz:socket --messages 100000 --seed 1
+ *     bun run socket-fuzz --messages 100000 --seed 1
  */
 
 import { parseArgs } from "node:util";

@@ -1,4 +1,4 @@
-/** A short run over fixed seeds; `bun run fuzz:socket` runs longer. */
+/** A short run over fixed seeds; `bun run socket-fuzz` runs longer. */
 
 import { beforeAll, expect, test } from "bun:test";
 import { servedCalls } from "../../src/ffi/symbols.gen.ts";
