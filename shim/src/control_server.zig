@@ -171,7 +171,7 @@ fn accept(open: *State) void {
 }
 
 fn greetingStatus(peer: *const sockets.Peer, has_room: bool) status.Status {
-    if (!peer.isTrusted()) return .engine_refused;
+    if (!peer.mayControl()) return .engine_refused;
     return if (has_room) .ok else .busy;
 }
 
@@ -179,7 +179,7 @@ fn admit(open: *State, descriptor: i32) void {
     var connection: Connection = .{ .descriptor = descriptor, .session = engines.session.load(.acquire) };
     var failure: Failure = .{};
     const peer = sockets.peerOf(descriptor, &failure) catch return connection.deinit();
-    const slot = if (!peer.isTrusted()) null else for (&open.connections) |*slot| {
+    const slot = if (!peer.mayControl()) null else for (&open.connections) |*slot| {
         if (slot.* == null) break slot;
     } else null;
     const greeting: wire.Greeting = .{

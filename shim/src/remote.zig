@@ -169,7 +169,7 @@ fn connect(path: []const u8, timeout_ns: u64, failure: *Failure) status.Error!Op
 
 fn receiveGreeting(descriptor: i32, deadline: u64, failure: *Failure) status.Error!wire.Greeting {
     const peer = try sockets.peerOf(descriptor, failure);
-    if (!peer.isTrusted()) {
+    if (!peer.mayBeControlled()) {
         failure.describe("", 0, 0, 0, "it belongs to another user");
         return error.EngineRefused;
     }

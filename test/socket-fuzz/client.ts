@@ -5,6 +5,8 @@ const headBytes = 8;
 
 /** A client that reads replies as bytes, and does not care what they say. */
 export class RawClient {
+  /** What the server has sent first. */
+  greeting: Uint8Array = new Uint8Array();
   readonly #socket: Socket;
   #received = Buffer.alloc(0);
   #isClosed = false;
@@ -28,7 +30,9 @@ export class RawClient {
   static async open(path: string, timeoutMs: number): Promise<RawClient | undefined> {
     const client = new RawClient(connect(path));
     const greeting = await client.#take(() => Greeting.sizeBytes, timeoutMs);
-    return greeting === undefined ? undefined : client;
+    if (greeting === undefined) return undefined;
+    client.greeting = greeting;
+    return client;
   }
 
   get isClosed(): boolean {

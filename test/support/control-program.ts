@@ -30,7 +30,7 @@ export async function startControlProgram(
     env: { ...process.env, ...environment, CAMEM_SOCKET_DIR: own },
     stdin: "pipe",
     stdout: "pipe",
-    stderr: "inherit",
+    stderr: "ignore",
   });
   const lines = linesOf(child.stdout);
   if ((await lines.next()).value !== "serving") throw new Error("the control program does not serve");
