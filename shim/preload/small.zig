@@ -9,7 +9,7 @@ const Session = core.session.Session;
 const heap = core.heap.allocator;
 
 /// The alignment that AscendCL asks its driver for.
-pub const unit_bytes = 512;
+const unit_bytes = 512;
 pub const largest_bytes = 1 << 20;
 const smallest_chunk_bytes = 2 << 20;
 const largest_chunk_bytes = 32 << 20;

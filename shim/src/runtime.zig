@@ -194,7 +194,10 @@ pub const Runtime = struct {
 
     /// Bytes that every mapping on `device` is a multiple of.
     pub fn granularityOf(self: *Runtime, device: u32, failure: *Failure) status.Error!usize {
-        if (!self.isOpen(device)) try if (self.beside == null) self.open(device, failure) else self.openAside(device, failure);
+        if (!self.isOpen(device)) try if (self.beside == null)
+            self.open(device, failure)
+        else
+            self.openAside(device, failure);
         return self.devices[device].granularity;
     }
 
