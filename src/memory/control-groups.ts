@@ -89,7 +89,7 @@ function mountOf(line: string): Mount | undefined {
   return type === "cgroup" && options.split(",").includes("memory") ? { version: 1, ...place } : undefined;
 }
 
-/** The group of this process in the hierarchy of each version, by the lines of `/proc/self/cgroup`. */
+/** The group of a process in the hierarchy of each version, by the lines of its `cgroup` file in `/proc`. */
 function ownGroups(text: string): Map<Mount["version"], string> {
   const groups = new Map<Mount["version"], string>();
   for (const line of text.split("\n")) {
@@ -108,20 +108,25 @@ function below(mount: Mount, group: string): string | undefined {
   return group.startsWith(`${mount.group}/`) ? group.slice(mount.group.length + 1) : undefined;
 }
 
-/** The memory control groups of this process. */
+/** The memory control groups of a process. */
 export class ControlGroups {
   readonly #root: string;
+  readonly #process: number | "self";
   /** Found at first use: mounts stay, while a process can move to another group. */
   #mounts: readonly Mount[] | undefined;
 
-  /** @param root the folder that `/proc` and the mount points are in */
-  constructor(root: string) {
+  /**
+   * @param root the folder that `/proc` and the mount points are in
+   * @param process whose groups; by default this process's
+   */
+  constructor(root: string, process: number | "self" = "self") {
     this.#root = root;
+    this.#process = process;
   }
 
-  /** The limits of the group of this process and of every visible group around it, innermost first. */
+  /** The limits of the group of the process and of every visible group around it, innermost first. */
   limits(): GroupLimit[] {
-    const groups = ownGroups(readText(join(this.#root, "proc/self/cgroup")) ?? "");
+    const groups = ownGroups(readText(join(this.#root, `proc/${this.#process}/cgroup`)) ?? "");
     this.#mounts ??= this.#findMounts();
     const mounts = this.#mounts;
     return [...groups].flatMap(([version, group]) => {

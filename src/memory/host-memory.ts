@@ -27,10 +27,13 @@ export class HostMemory {
   readonly #root: string;
   readonly #groups: ControlGroups;
 
-  /** @param root the folder that `/proc` and `/sys` are in */
-  constructor(root = "/") {
+  /**
+   * @param root the folder that `/proc` and `/sys` are in
+   * @param process whose memory; by default this process's
+   */
+  constructor(root = "/", process: number | "self" = "self") {
     this.#root = root;
-    this.#groups = new ControlGroups(root);
+    this.#groups = new ControlGroups(root, process);
   }
 
   /** Undefined where it cannot be read. */
@@ -46,7 +49,7 @@ export class HostMemory {
     return totalBytes === undefined || freeBytes === undefined ? undefined : { path, totalBytes, freeBytes };
   }
 
-  /** The limits of the containers that this process is in, innermost first. */
+  /** The limits of the containers that the process is in, innermost first. */
   containers(): GroupLimit[] {
     return this.#groups.limits();
   }

@@ -2,6 +2,8 @@ import Type, { type Static } from "typebox";
 import { Listeners } from "../async/listeners.ts";
 import { CamemError, formatValue } from "../errors.ts";
 import { connectEngine, type EngineConnection, type EngineInfo } from "../ffi/index.ts";
+import { HostBudgets } from "../memory/host-budget.ts";
+import { HostMemory } from "../memory/host-memory.ts";
 import { SegmentTable, stateName } from "../memory/table.ts";
 import { type HostUsage, segmentBytesOf, type TagUsage, usageByTag } from "../memory/usage.ts";
 import { AllocatorOptions, checkDevice, resolveConfig } from "../options/allocator-options.ts";
@@ -23,6 +25,7 @@ import type { PrepareReport, SleepReport, WakeReport } from "../transition/repor
 import { Transitions } from "../transition/transitions.ts";
 import { type EngineSegmentStatus, type EngineStatus, segmentStatusOf, statusOf } from "./engine-status.ts";
 import { EngineWatch } from "./engine-watch.ts";
+import { visibleProcess } from "./process.ts";
 import type { RemoteEvent } from "./remote-events.ts";
 import { socketPath } from "./sockets.ts";
 
@@ -105,7 +108,9 @@ export class RemoteAllocator {
     this.#lifecycle = new Lifecycle(async () => this.#disconnect(), "RemoteAllocator.connect()");
     this.#table = new SegmentTable(native, () => this.#assertUsable());
     this.#policies = new TagPolicies(native, (tag) => this.#table.tagId(tag), enginePolicies);
-    this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown);
+    const memory = new HostMemory("/", visibleProcess(connection) ?? "self");
+    const budgets = new HostBudgets(native, config.hostBudgetBytes, memory);
+    this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown, budgets);
     connection.onGone = () => this.#noteEnd("it does not answer");
     this.#watch = new EngineWatch(path, {
       onChange: (info) => this.#noteChange(info),

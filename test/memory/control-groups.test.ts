@@ -146,3 +146,16 @@ test("limits() is empty where nothing limits memory or nothing can be read", () 
   });
   expect(limits()).toEqual([]);
 });
+
+test("limits() reads the groups of another process by this process's mounts", () => {
+  writeTree(root, {
+    "proc/self/cgroup": "0::/own",
+    "proc/71/cgroup": "0::/engine",
+    "proc/self/mountinfo": mountLine("/", "/sys/fs/cgroup", "cgroup2", "nsdelegate"),
+    [`${version2}/engine/memory.max`]: 4 * GiB,
+    [`${version2}/engine/memory.current`]: GiB,
+  });
+  const [limit] = new ControlGroups(root, 71).limits();
+  expect(limit).toMatchObject({ limitBytes: 4 * GiB, freeBytes: 3 * GiB });
+  expect(limits()).toEqual([]);
+});
