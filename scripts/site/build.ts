@@ -14,6 +14,7 @@ const root = join(import.meta.dir, "../..");
 
 /** The pages beside the README, in the order of the navigation. */
 const pages = [
+  "docs/engines.md",
   "docs/guide.md",
   "docs/configuration.md",
   "docs/server.md",

@@ -23,7 +23,7 @@ pub fn releaseBlock(session: *Session, block: *memory.Block) void {
 /// Releases a segment that the program has let go of. What a plan moves, what the device may still use, and what
 /// AscendCL refuses is released later, by the library's thread.
 pub fn release(session: *Session, address: u64, segment_id: u64) void {
-    const segment = (session.registry.doom(address, segment_id) catch return) orelse return;
+    const segment = (session.registry.doom(address, segment_id, .waits) catch return) orelse return;
     const had_backup = segment.content.backup() != null;
     if (!segment.mapped or contexts.isIdle(&session.runtime, segment.device)) {
         var failure: Failure = .{};

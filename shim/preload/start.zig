@@ -135,6 +135,7 @@ pub fn close() void {
     defer mutex.unlock();
     if (current() == null) return;
     opened.store(null, .release);
+    core.control_server.endSession();
     closeSession() catch |err| noteFailure(err);
     gate.stop();
 }

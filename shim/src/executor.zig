@@ -17,6 +17,9 @@ const wake = @import("wake.zig");
 const Failure = status.Failure;
 const Plan = plans.Plan;
 
+/// How long a release waits for a busy device before it is left to a sweep: short enough for an event loop.
+pub const release_patience_ns = 5 * std.time.ns_per_ms;
+
 /// Results stay readable until this many later plans were submitted.
 const history = 256;
 
@@ -171,7 +174,7 @@ pub const Executor = struct {
         options: plans.Options,
     ) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
-        if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
+        if (free_bytes > host.machineBytes()) return error.OutOfHostMemory; // before it takes all there is
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
@@ -286,11 +289,16 @@ pub const Executor = struct {
         plan.total_ns = sync.now() -| plan.started_ns;
     }
 
-    /// Releases segments that were freed while they moved, and host memory that nothing keeps. A failure to release a
+    /// Releases segments that were freed while they moved, unless their device is busy, and host memory that nothing
+    /// keeps. A failure to release a
     /// segment is not the plan's.
     fn finish(self: *Executor, plan: *Plan) void {
         var failure: Failure = .{};
-        const unreleased = self.releaseSegments(.{ .cancelled = &plan.cancelled }, &failure);
+        const interrupt: sync.Interrupt = .{
+            .cancelled = &plan.cancelled,
+            .deadline_ns = sync.now() +| release_patience_ns,
+        };
+        const unreleased = self.releaseSegments(interrupt, &failure);
         self.devices.letGoOfKept();
         self.devices.memory.stores.trim(&failure) catch |err| plan.note(err, &failure);
         unreleased catch return;
@@ -375,7 +383,11 @@ pub const Executor = struct {
                 table.destroy(segment);
             } else |err| {
                 if (first == null) first = err;
-                _ = table.stopMoving(segment); // the next sweep tries again
+                table.postpone(segment, err == error.Aborted);
+                if (err != error.Aborted) continue;
+                // The others would wait as long.
+                self.requestSweep();
+                break;
             }
         }
         if (first) |err| return err;

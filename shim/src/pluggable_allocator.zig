@@ -30,5 +30,5 @@ pub fn my_free(pointer: ?*anyopaque, size: isize, device: c_int, stream: acl.Str
     const open = attach.enter() orelse return;
     defer attach.leave();
     var failure: status.Failure = .{};
-    open.free(@intFromPtr(address), null, &failure) catch return;
+    open.freeAt(@intFromPtr(address), &failure) catch return;
 }

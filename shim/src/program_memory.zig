@@ -2,6 +2,7 @@
 //! unmaps, pins and rewrites memory that the table has.
 
 const Backup = @import("backup.zig").Backup;
+const doomed_segments = @import("doomed.zig");
 const registry = @import("registry.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -92,7 +93,7 @@ pub fn hasDevice(table: *Registry, device: u32) bool {
     defer table.mutex.unlock();
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| if (segment.device == device) return true;
-    var doomed: registry.DoomedIterator = .{ .node = table.doomed.first };
+    var doomed: doomed_segments.Iterator = .init(&table.doomed);
     while (doomed.next()) |segment| if (segment.device == device) return true;
     return false;
 }

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const doomed_segments = @import("doomed.zig");
 const heap = @import("heap.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -206,7 +207,7 @@ pub const Registry = struct {
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        var iterator: doomed_segments.Iterator = .init(&self.doomed);
         while (iterator.next()) |segment| unlisted += @intFromBool(!segment.listed);
         return self.segments.count() + unlisted;
     }
@@ -217,7 +218,7 @@ pub const Registry = struct {
         list.ensureTotalCapacityPrecise(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
         var listed = self.segments.valueIterator();
         while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (!segment.listed) list.appendAssumeCapacity(segment);
         std.mem.sortUnstable(*const Segment, list.items, {}, isOlder);
         return list.items;
@@ -276,23 +277,27 @@ pub const Registry = struct {
         return offset_bytes <= end_bytes and size_bytes <= end_bytes - offset_bytes;
     }
 
-    pub fn unpin(self: *Registry, segment: *Segment) void {
+    /// True when the segment was freed meanwhile, so that a sweep must release it.
+    pub fn unpin(self: *Registry, segment: *Segment) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
         segment.pins -= 1;
-        if (segment.pins == 0) self.changed.broadcast();
+        if (segment.pins > 0) return false;
+        self.changed.broadcast();
+        return segment.doomed and !segment.moving;
     }
 
     /// Marks a segment for release. Returns it when the caller is to release it now, and null when it moves: whoever
     /// moves it releases it afterwards. A segment whose release failed earlier is handed out again. Without an id,
-    /// whichever segment is at the address, as a native thread names it.
-    pub fn doom(self: *Registry, address: u64, id: ?u64) status.Error!?*Segment {
+    /// whichever segment is at the address, as a native thread names it. One that a copy runs on is waited for, or is
+    /// left to whoever unpins it.
+    pub fn doom(self: *Registry, address: u64, id: ?u64, pinned: enum { waits, leaves }) status.Error!?*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
         const segment = self.segments.get(address) orelse return error.UnknownSegment;
         if (id != null and segment.id != id.?) return error.UnknownSegment;
         self.markDoomed(segment);
-        if (segment.moving) return null;
+        if (segment.moving or (segment.pins > 0 and pinned == .leaves)) return null;
         self.startMoving(segment);
         return segment;
     }
@@ -336,6 +341,29 @@ pub const Registry = struct {
     pub fn markDoomed(self: *Registry, segment: *Segment) void {
         if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
+    }
+
+    /// Ends a release that did not succeed, which a sweep repeats. `awaits_device` where the device was busy.
+    pub fn postpone(self: *Registry, segment: *Segment, awaits_device: bool) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        segment.awaits_device = awaits_device;
+        segment.moving = false;
+        self.changed.broadcast();
+    }
+
+    /// Whether the release of any segment waits for a device.
+    pub fn awaitsDevice(self: *Registry, device: u32) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return doomed_segments.awaitsDevice(&self.doomed, device);
+    }
+
+    /// Bytes whose release waits for a device.
+    pub fn awaitedBytes(self: *Registry, device: u32) u64 {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return doomed_segments.awaitedBytes(&self.doomed, device);
     }
 
     /// True while the release of a segment is still to come, or under way.
@@ -404,16 +432,6 @@ pub const Registry = struct {
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
-    }
-};
-
-pub const DoomedIterator = struct {
-    node: ?*std.DoublyLinkedList.Node,
-
-    pub fn next(self: *DoomedIterator) ?*const Segment {
-        const node = self.node orelse return null;
-        self.node = node.next;
-        return @fieldParentPtr("doomed_node", node);
     }
 };
 

@@ -42,7 +42,7 @@ test "Registry.pin refuses copies beyond the requested size, and segments that s
     try std.testing.expectError(error.OutOfBounds, table.pin(segment.address, segment.id, beyond, 2, .reading));
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address + 1, segment.id, 0, 1, .reading));
     try std.testing.expectError(error.UnknownSegment, table.pin(segment.address, segment.id + 1, 0, 1, .reading));
-    table.unpin(try table.pin(segment.address, segment.id, 3999, 1, .reading));
+    try std.testing.expect(!table.unpin(try table.pin(segment.address, segment.id, 3999, 1, .reading)));
     table.set(segment, .content, .discarded);
     try std.testing.expectError(error.Asleep, table.pin(segment.address, segment.id, 0, 1, .reading));
     table.set(segment, .moving, true);
@@ -85,7 +85,7 @@ test "Registry.relist leaves a doomed segment unlisted when another segment has 
     const fresh = try table.create(0, 0, 4096, 4096);
     for ([_]*Segment{ stale, fresh }) |segment| segment.address = 1 << 44;
     _ = table.insert(stale);
-    _ = try table.doom(stale.address, stale.id);
+    _ = try table.doom(stale.address, stale.id, .waits);
     try std.testing.expect(table.unlist(stale));
     try std.testing.expect(table.insert(fresh) != null);
     table.relist(stale);
@@ -116,7 +116,7 @@ test "Registry.setImmutable and Registry.claim keep a backup while it is pinned"
     const pinned = try table.pinBackup(segment.address, segment.id, 0, 1);
     try std.testing.expectError(error.Moving, table.setImmutable(default, false, &dropped));
     try std.testing.expectEqual(0, dropped.items.len);
-    table.unpin(pinned.segment);
+    try std.testing.expect(!table.unpin(pinned.segment));
     const version = table.version;
     try std.testing.expectEqual(segment, try table.claim(segment.address, segment.id));
     try std.testing.expect(table.version > version);
@@ -125,4 +125,45 @@ test "Registry.setImmutable and Registry.claim keep a backup while it is pinned"
     try std.testing.expect(!table.stopMoving(segment));
     try table.setImmutable(default, false, &dropped);
     try std.testing.expectEqual(1, dropped.items.len);
+}
+
+test "Registry.doom leaves a pinned segment to whoever unpins it" {
+    var table: Registry = .{};
+    defer table.deinit();
+    _ = try table.tags.intern("default");
+    const segment = try table.create(3, 0, 4096, 4096);
+    segment.address = 1 << 40;
+    segment.mapped = true;
+    _ = table.insert(segment);
+    const pinned = try table.pin(segment.address, segment.id, 0, 1, .reading);
+    try std.testing.expectEqual(null, try table.doom(segment.address, segment.id, .leaves));
+    try std.testing.expectEqual(null, table.takeDoomed(table.beginSweep()));
+    try std.testing.expect(table.unpin(pinned));
+    try std.testing.expectEqual(segment, table.takeDoomed(table.beginSweep()));
+    _ = table.unlist(segment);
+    table.destroy(segment);
+}
+
+test "Registry.awaitsDevice tells a release that waits for its device from one that failed" {
+    var table: Registry = .{};
+    defer table.deinit();
+    _ = try table.tags.intern("default");
+    const segment = try table.create(3, 0, 4096, 4096);
+    segment.address = 1 << 40;
+    segment.mapped = true;
+    segment.handle = @ptrFromInt(16);
+    _ = table.insert(segment);
+    _ = try table.doom(segment.address, segment.id, .leaves);
+    try std.testing.expect(!table.awaitsDevice(3));
+    table.postpone(segment, true);
+    try std.testing.expect(table.awaitsDevice(3));
+    try std.testing.expect(!table.awaitsDevice(2));
+    try std.testing.expectEqual(4096, table.awaitedBytes(3));
+    _ = table.takeDoomed(table.beginSweep());
+    try std.testing.expect(table.awaitsDevice(3));
+    table.postpone(segment, false);
+    try std.testing.expect(!table.awaitsDevice(3));
+    try std.testing.expectEqual(0, table.awaitedBytes(3));
+    _ = table.unlist(segment);
+    table.destroy(segment);
 }

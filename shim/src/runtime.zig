@@ -30,7 +30,13 @@ pub const Info = extern struct {
 };
 
 /// A device's memory. Crosses the C ABI.
-pub const MemoryInfo = extern struct { free_bytes: u64, total_bytes: u64, granularity_bytes: u64 };
+pub const MemoryInfo = extern struct {
+    free_bytes: u64,
+    total_bytes: u64,
+    granularity_bytes: u64,
+    /// Of memory that was freed while the device was busy: they are free as soon as it is not.
+    awaited_bytes: u64 = 0,
+};
 
 /// Two streams a device: while one's copies run, the other's are being queued.
 pub const streams_per_device = 2;
@@ -244,7 +250,8 @@ pub const Runtime = struct {
         return found;
     }
 
-    /// Waits until `device` has finished the work of all streams. Gives up soon after `interrupt` is set.
+    /// Waits until `device` has finished the work of all streams. Gives up soon after `interrupt` is set, but for an
+    /// AscendCL without `aclrtSynchronizeDeviceWithTimeout`.
     pub fn synchronizeDevice(
         self: *Runtime,
         device: u32,
@@ -261,7 +268,7 @@ pub const Runtime = struct {
             return self.check("aclrtSynchronizeDevice", code, 0, 0, failure);
         };
         while (true) {
-            const code = withTimeout(if (interrupt == null) -1 else synchronize_slice_ms);
+            const code = withTimeout(if (interrupt) |given| given.waitMs(synchronize_slice_ms) else -1);
             if (code == acl.code.success or status.isSynchronizeNotice(code)) return;
             if (code != acl.code.rt_stream_sync_timeout or interrupt == null)
                 return self.check("aclrtSynchronizeDeviceWithTimeout", code, 0, 0, failure);

@@ -194,6 +194,8 @@ pub const Segment = struct {
     moving: bool = false,
     /// To be released as soon as it no longer moves; its user has let go of it.
     doomed: bool = false,
+    /// Doomed, and released once its device is not busy.
+    awaits_device: bool = false,
     /// Copies of users that are running on it.
     pins: u32 = 0,
     /// In the table.

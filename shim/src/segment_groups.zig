@@ -177,7 +177,7 @@ test "collect groups segments that are alike" {
     }
     table.set(four[1], .moving, true);
     table.set(four[3], .mapped, false);
-    _ = try table.doom(four[3].address, null);
+    _ = try table.doom(four[3].address, null, .waits);
     const groups = try collect(&table, four[3].id);
     defer heap.allocator.free(groups);
     try std.testing.expectEqual(2, groups.len);

@@ -15,6 +15,7 @@ const runtime = @import("runtime.zig");
 const segment_groups = @import("segment_groups.zig");
 const segments = @import("segment.zig");
 const status = @import("status.zig");
+const sync = @import("sync.zig");
 const usage = @import("usage.zig");
 const vmm = @import("vmm.zig");
 const Executor = executor.Executor;
@@ -38,6 +39,9 @@ pub const HostInfo = extern struct {
     /// Ordinary memory that holds backups.
     pageable_bytes: u64,
 };
+
+/// How long an allocation without room waits for memory that was freed while the device was busy.
+const longest_release_wait_ns = 100 * std.time.ns_per_ms;
 
 pub const Session = struct {
     runtime: runtime.Runtime,
@@ -85,7 +89,11 @@ pub const Session = struct {
     }
 
     pub fn memoryInfo(self: *Session, device: u32, failure: *Failure) status.Error!runtime.MemoryInfo {
-        return self.runtime.memoryInfo(device, failure);
+        // First: what is released meanwhile counts as free then.
+        const awaited_bytes = self.registry.awaitedBytes(device);
+        var info = try self.runtime.memoryInfo(device, failure);
+        info.awaited_bytes = awaited_bytes;
+        return info;
     }
 
     pub fn copySymbols(self: *Session, target: []u8) status.Error!u64 {
@@ -181,7 +189,10 @@ pub const Session = struct {
         const segment = try self.registry.create(device, tag, padded_bytes, size_bytes);
         errdefer self.discard(segment);
         segment.mem_attr = mem_attr;
-        try self.acquire(segment, failure);
+        self.acquire(segment, failure) catch |err| {
+            if (err != error.OutOfDeviceMemory or !self.waitForReleases(device)) return err;
+            try self.acquire(segment, failure);
+        };
         const address = segment.address;
         const segment_id = self.registry.insert(segment) orelse {
             const reason = "AscendCL gave out an address that is in use";
@@ -198,7 +209,7 @@ pub const Session = struct {
         }
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
         errdefer scope.abandon();
-        try self.memory.reserve(segment, failure);
+        if (!segment.reserved) try self.memory.reserve(segment, failure);
         try self.memory.back(segment, failure);
         try scope.leave(failure);
     }
@@ -214,20 +225,59 @@ pub const Session = struct {
         self.registry.destroy(segment);
     }
 
-    /// Releases a segment: now, or when the plan that moves it has ended. Without an id, whichever is at the address.
-    pub fn free(self: *Session, address: u64, id: ?u64, failure: *Failure) status.Error!void {
-        const segment = try self.registry.doom(address, id) orelse return;
-        self.memory.release(segment, null, failure) catch |err| {
-            _ = self.registry.stopMoving(segment); // the caller or the next plan tries again
+    /// Waits a short time for memory that was freed while the device was busy. False when there is none.
+    fn waitForReleases(self: *Session, device: u32) bool {
+        if (!self.registry.awaitsDevice(device)) return false;
+        const deadline_ns = sync.now() +| longest_release_wait_ns;
+        while (self.registry.awaitsDevice(device) and sync.now() < deadline_ns) {
+            self.executor.requestSweep();
+            sync.sleep(std.time.ns_per_ms);
+        }
+        return true;
+    }
+
+    /// Releases a segment: now, or when the plan that moves it has ended. Waits for a busy device a short time only;
+    /// the executor's thread releases the segment then.
+    pub fn free(self: *Session, address: u64, id: u64, failure: *Failure) status.Error!void {
+        const segment = try self.registry.doom(address, id, .leaves) orelse return;
+        // Each of many would wait as long.
+        if (segment.mapped and self.registry.awaitsDevice(segment.device)) return self.leaveToSweep(segment);
+        const interrupt: sync.Interrupt = .{ .deadline_ns = sync.now() +| executor.release_patience_ns };
+        return self.release(segment, interrupt, failure) catch |err| {
+            if (err == error.Aborted) return self.leaveToSweep(segment);
+            self.registry.postpone(segment, false);
             return err;
         };
+    }
+
+    fn leaveToSweep(self: *Session, segment: *Segment) void {
+        self.registry.postpone(segment, true);
+        self.executor.requestSweep();
+    }
+
+    /// As `free`, of whichever segment is at the address, however long the device takes.
+    pub fn freeAt(self: *Session, address: u64, failure: *Failure) status.Error!void {
+        const segment = try self.registry.doom(address, null, .waits) orelse return;
+        return self.release(segment, null, failure) catch |err| {
+            self.registry.postpone(segment, false);
+            return err;
+        };
+    }
+
+    fn release(
+        self: *Session,
+        segment: *Segment,
+        interrupt: ?sync.Interrupt,
+        failure: *Failure,
+    ) status.Error!void {
+        try self.memory.release(segment, interrupt, failure);
         self.registry.destroy(segment);
         self.trimHost();
     }
 
     /// After the release of a segment: gives back host memory that nothing keeps.
     pub fn trimHost(self: *Session) void {
-        if (self.executor.devices.keeps_staging.load(.acquire)) self.executor.requestSweep();
+        if (self.executor.devices.hasNeedlessStaging()) self.executor.requestSweep();
         var ignored: Failure = .{};
         self.stores.trim(&ignored) catch return; // what stays serves the next sleep
     }
@@ -292,7 +342,7 @@ pub const Session = struct {
     ) status.Error!void {
         const access: Registry.Access = if (what == .read) .reading else .writing;
         const segment = try self.registry.pin(name.address, name.segment_id, offset_bytes, size_bytes, access);
-        defer self.registry.unpin(segment);
+        defer if (self.registry.unpin(segment)) self.executor.requestSweep();
         if (size_bytes == 0) return;
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
         errdefer scope.abandon();
@@ -324,7 +374,7 @@ pub const Session = struct {
         failure: *Failure,
     ) status.Error!void {
         const pinned = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
-        defer self.registry.unpin(pinned.segment);
+        defer if (self.registry.unpin(pinned.segment)) self.executor.requestSweep();
         try pinned.backup.read(pinned.segment.size_bytes, offset_bytes, target, failure);
         // Afterwards: it may change while it is read.
         if (pinned.backup == .file) try pinned.backup.file.file.checkUnchanged(failure);
@@ -379,7 +429,7 @@ pub const Session = struct {
             .reserved_bytes = counts.reserved_bytes,
             .staging_bytes = devices.staging_bytes,
             .kept_staging_bytes = self.executor.devices.kept_bytes.load(.monotonic),
-            .pageable_bytes = self.stores.pageable.counts().usedBytes(),
+            .pageable_bytes = self.stores.pageable.counts().used_bytes,
         };
     }
 

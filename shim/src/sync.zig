@@ -111,14 +111,25 @@ pub const PerThread = struct {
     }
 };
 
-/// What makes a piece of a plan end early: its user, or another piece that failed.
+/// What makes a piece of a plan, or a wait, end early: its user, another piece that failed, or the time.
 pub const Interrupt = struct {
-    cancelled: *const std.atomic.Value(bool),
+    cancelled: ?*const std.atomic.Value(bool) = null,
     failed: ?*const std.atomic.Value(bool) = null,
+    /// As `now` counts.
+    deadline_ns: u64 = std.math.maxInt(u64),
 
     pub fn check(self: Interrupt) error{Aborted}!void {
-        const failed = if (self.failed) |flag| flag.load(.acquire) else false;
-        if (failed or self.cancelled.load(.acquire)) return error.Aborted;
+        for ([_]?*const std.atomic.Value(bool){ self.cancelled, self.failed }) |flag| {
+            if (flag) |set| if (set.load(.acquire)) return error.Aborted;
+        }
+        if (self.deadline_ns < std.math.maxInt(u64) and now() >= self.deadline_ns) return error.Aborted;
+    }
+
+    /// How long to wait before the next `check`: `most_ms`, less towards the deadline, and at least 1.
+    pub fn waitMs(self: Interrupt, most_ms: u31) i32 {
+        if (self.deadline_ns == std.math.maxInt(u64)) return most_ms;
+        const left_ms = (self.deadline_ns -| now()) / std.time.ns_per_ms;
+        return @intCast(std.math.clamp(left_ms, 1, most_ms));
     }
 };
 
@@ -150,6 +161,15 @@ pub fn now() u64 {
     var time: std.c.timespec = undefined;
     if (std.c.clock_gettime(.MONOTONIC, &time) != 0) return 0;
     return @as(u64, @intCast(time.sec)) * std.time.ns_per_s + @as(u64, @intCast(time.nsec));
+}
+
+test "Interrupt.check fails from the deadline on, and waitMs never waits past it" {
+    const past: Interrupt = .{ .deadline_ns = now() };
+    try std.testing.expectError(error.Aborted, past.check());
+    try std.testing.expectEqual(1, past.waitMs(50));
+    const later: Interrupt = .{ .deadline_ns = now() + 3600 * std.time.ns_per_s };
+    try later.check();
+    try std.testing.expectEqual(50, later.waitMs(50));
 }
 
 test "isThreadAlive tells this thread from one that has ended" {

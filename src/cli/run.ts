@@ -7,7 +7,7 @@ import { connectToRun } from "../run/connect.ts";
 import { EngineRun } from "../run/engine-run.ts";
 import { parseLadder } from "../run/ladder.ts";
 import type { RunOptions } from "../run/run-options.ts";
-import { accessFrom, type Command, optionalOf, refuseOperands, UsageError } from "./command.ts";
+import { accessFrom, type Command, optionalOf, UsageError } from "./command.ts";
 import { passSignals } from "./signals.ts";
 
 export const run: Command = {
@@ -77,7 +77,8 @@ export const run: Command = {
   ],
   takesProgram: true,
   run: (values, operands, program) => {
-    refuseOperands(operands);
+    if (operands.length > 0)
+      throw new UsageError(`write "--" before the program: camem run [options] -- ${operands.join(" ")}`);
     return start(runOptions(values as Values, program));
   },
 };

@@ -6,11 +6,11 @@ import { defaultTag } from "../policy/tag-names.ts";
 import type { SleepSelection } from "../policy/tag-policies.ts";
 import type { EngineConnection } from "../run/attachable-allocator.ts";
 import { emptyPlan, noHostUsage } from "../run/no-memory.ts";
+import { sleepReport, wakeReport } from "../run/reports.ts";
 import type { ControlledAllocator } from "../server/engine/engine-tags.ts";
 import type { TagPlan, TransitionPlan } from "../transition/preflight.ts";
 import type { SleepReport, WakeReport } from "../transition/reports.ts";
 import type { EngineSource } from "./engine-source.ts";
-import { sleepReport, wakeReport } from "./reports.ts";
 
 type MemGetInfo = ControlledAllocator["memGetInfo"];
 type SleepOptions = Parameters<ControlledAllocator["sleep"]>[0];

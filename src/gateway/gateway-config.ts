@@ -5,6 +5,7 @@ import { basename } from "node:path";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { parseDuration } from "../options/durations.ts";
 import { parseSize } from "../options/sizes.ts";
+import { checkRules } from "../process/rules.ts";
 import { type ListenAddress, parseListenAddress } from "../proxy/reverse-proxy.ts";
 import { parseUpstream } from "../proxy/upstream.ts";
 import { parseLadder } from "../run/ladder.ts";
@@ -140,6 +141,7 @@ function resolveEngine(
   if (!/^[\w.:/-]{1,128}$/.test(name))
     throw fault(`the name ${formatValue(name)} must be of letters, digits and . : / _ -`);
   const origin = resolveOrigin(entry, environment);
+  checkRules(entry.rules ?? []);
   return {
     name,
     origin,

@@ -5,7 +5,7 @@ import type { EngineConfig, GroupConfig } from "./gateway-config.ts";
 export class Groups {
   readonly #groupOf: ReadonlyMap<string, GroupConfig>;
   readonly #configs: ReadonlyMap<string, EngineConfig>;
-  /** False for an engine of which nobody knows yet how much memory it takes. */
+  /** False while nobody knows how much memory an engine takes. */
   readonly #isMeasured: (engine: string) => boolean;
 
   constructor(

@@ -7,10 +7,10 @@ import { untilReady } from "../proxy/readiness.ts";
 import { addressOf } from "../proxy/upstream.ts";
 import type { EngineConnection } from "../run/attachable-allocator.ts";
 import { emptyPlan, noHostUsage } from "../run/no-memory.ts";
+import { sleepReport, wakeReport } from "../run/reports.ts";
 import type { SleepReport, WakeReport } from "../transition/reports.ts";
 import type { EngineSource } from "./engine-source.ts";
 import type { EngineConfig, EngineOrigin } from "./gateway-config.ts";
-import { sleepReport, wakeReport } from "./reports.ts";
 
 type Api = Extract<EngineOrigin, { kind: "url" }>["api"];
 

@@ -146,9 +146,10 @@ export class DeviceBuffer {
   }
 
   /**
-   * Waits for the device and gives the memory back, awake or asleep (aclrtSynchronizeDevice, aclrtUnmapMem,
-   * aclrtFreePhysical, aclrtReleaseMemAddress; aclrtFreeHost for a backup). During a sleep or wake-up of the memory the buffer
-   * is freed at once and its memory is released afterwards.
+   * Waits for the device and gives the memory back, awake or asleep (aclrtSynchronizeDeviceWithTimeout, aclrtUnmapMem,
+   * aclrtFreePhysical, aclrtReleaseMemAddress; aclrtFreeHost for a backup). The buffer is freed at once, and its memory is
+   * released afterwards, on another thread, during a sleep or wake-up of the memory and when the device is busy for more than 5
+   * ms.
    *
    * @throws CamemError `BUFFER_FREED` for a freed buffer; `CLOSED`; `ACL_CALL_FAILED` or `DEVICE_LOST` when AscendCL refuses:
    * call it again then

@@ -4,7 +4,7 @@ import { CamemError, formatValue } from "../errors.ts";
 import { checkLibrary, preloadLibrary } from "./program.ts";
 
 /** What a call of the engine does that touches sleeping memory: it wakes it, waits for somebody else to, or fails. */
-export type OnTouch = "wake" | "hold" | "fail";
+type OnTouch = "wake" | "hold" | "fail";
 
 export interface PreloadOptions {
   /** The name of the engine in `camem status`. */

@@ -33,6 +33,8 @@ export interface ReverseProxyOptions extends AccessOptions {
   readonly route: (request: Request) => Promise<Backend | Response>;
   /** Whether `/health` answers 200. */
   readonly isHealthy: () => boolean;
+  /** Paths of the administrative routes that the engine answers all the same, such as its own version. */
+  readonly engineRoutes?: readonly string[];
   /** Answers `/metrics`. */
   readonly metrics: () => Promise<Response>;
 }
@@ -49,11 +51,12 @@ export class ReverseProxy {
 
   /** @throws CamemError `INVALID_CONFIG` */
   constructor(options: ReverseProxyOptions) {
-    const { group, token, loopbackOnly } = options;
+    const { group, token, loopbackOnly, engineRoutes = [] } = options;
     this.#options = options;
     this.#admin = createHandler({ engine: group, token, loopbackOnly });
     this.#checkAccess = createAccess({ token, loopbackOnly });
-    this.#ownPaths = new Set([...Object.keys(this.#admin.routes), "/metrics", "/health"]);
+    const own = new Set([...Object.keys(this.#admin.routes), "/metrics", "/health"]);
+    this.#ownPaths = own.difference(new Set(engineRoutes.flatMap((path) => [path, `${path}/`])));
   }
 
   /** The `fetch` function of `Bun.serve`. */
@@ -72,7 +75,8 @@ export class ReverseProxy {
 
   async #answer(request: Request, server: Server): Promise<Response> {
     const { pathname } = urlOf(request);
-    const own = await this.#admin(request, server);
+    const isOwn = this.#ownPaths.has(pathname) || pathname.startsWith("/camem/");
+    const own = isOwn ? await this.#admin(request, server) : undefined;
     if (own !== undefined) return own;
     if (pathname === "/health" && passes(request)) return this.#health();
     if (pathname === "/metrics" && passes(request)) {

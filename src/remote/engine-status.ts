@@ -71,7 +71,14 @@ export function statusOf(info: native.EngineInfo): EngineStatus {
 export type WrittenBy = "host copy" | "device copy" | "memset";
 
 /** Why memory cannot sleep. */
-export type PinReason = "exported" | "ipc key" | "registered" | "mapped in part" | "special" | "rule" | "refused";
+export type PinReason =
+  | "exported"
+  | "ipc key"
+  | "registered"
+  | "mapped in part"
+  | "special"
+  | "rule"
+  | "refused";
 
 /** A segment of an engine, or memory that cannot sleep. */
 export interface EngineSegmentStatus {

@@ -4,6 +4,7 @@ import { CamemError } from "../errors.ts";
 import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { ControlledAllocator } from "../server/engine/engine-tags.ts";
 import { emptyPlan, noHostUsage } from "./no-memory.ts";
+import { wakeReport } from "./reports.ts";
 
 /** The connection to the memory of a running engine. */
 export interface EngineConnection extends ControlledAllocator {
@@ -55,7 +56,9 @@ export class AttachableAllocator implements ControlledAllocator {
 
   readonly sleep: ControlledAllocator["sleep"] = async (options) => this.#required().sleep(options);
 
-  readonly wakeUp: ControlledAllocator["wakeUp"] = async (options) => this.#required().wakeUp(options);
+  /** An engine whose process has ended has nothing to wake: another may start with all of its memory. */
+  readonly wakeUp: ControlledAllocator["wakeUp"] = async (options) =>
+    this.#connection?.wakeUp(options) ?? wakeReport(0, true);
 
   readonly memGetInfo: ControlledAllocator["memGetInfo"] = (device) => this.#required().memGetInfo(device);
 

@@ -144,6 +144,7 @@ export class EngineRun {
         upstream: () => upstream,
         ready: (signal) => this.#awaitReady(signal),
       }),
+      engineRoutes: ["/version", "/load", "/server_info", "/get_world_size"],
       isHealthy: () => this.#isReady && this.controller.status.state !== "failed",
       metrics: async () => (await metrics).answer(),
     });
@@ -200,23 +201,24 @@ export class EngineRun {
     }
   }
 
-  /** Connects as soon as the program uses a device, and puts it to sleep when it is idle. */
+  /** Connects as soon as a process of the program uses a device, and again when that one has ended and another does. */
   async #connect(): Promise<void> {
     const { signal } = this.#ending;
+    this.#owned.use(new OperatorFollower(this.controller, this.#allocator));
+    this.#owned.defer(async () => this.#allocator.detach()?.close());
     try {
-      const connection = await this.#untilConnected(signal);
-      if (connection === undefined) return;
-      this.#allocator.attach(connection);
-      this.#owned.defer(async () => this.#allocator.detach()?.close());
-      this.#owned.use(new OperatorFollower(this.controller, this.#allocator));
-      this.#surroundings.report(`${this.name} (pid ${this.pid}) can sleep`);
-      await this.#ready;
-      if (!signal.aborted) this.#startIdling();
+      void this.#ready.then(() => this.#startIdling()).catch(() => undefined);
+      while (!signal.aborted) {
+        const connection = await this.#untilConnected(signal);
+        if (connection === undefined) return;
+        this.#allocator.attach(connection);
+        this.#surroundings.report(`${this.name} (pid ${this.pid}) can sleep`);
+        await Promise.race([connection.gone ?? this.ended, this.ended]);
+        await this.#allocator.detach()?.close();
+      }
     } catch (error) {
       if (!(error instanceof CamemError)) throw error;
-      // A failure to become ready is reported where it is noticed.
-      if (error !== this.#failure && !signal.aborted)
-        this.#surroundings.report(`${this.name} cannot sleep: ${error.message}`);
+      this.#surroundings.report(`${this.name} cannot sleep: ${error.message}`);
     }
   }
 

@@ -2,11 +2,12 @@ import Type, { type Static } from "typebox";
 import { CamemError } from "../errors.ts";
 import { closedObject, Milliseconds, optional, required, unchecked } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
+import { checkRules } from "../process/rules.ts";
 import type { ListenAddress } from "../proxy/reverse-proxy.ts";
 import type { IdleRung } from "../server/engine/idle-sleep.ts";
 import { accessProperties } from "../server/http/access.ts";
 
-export const OnTouchSchema = Type.Union([Type.Literal("wake"), Type.Literal("hold"), Type.Literal("fail")], {
+const OnTouchSchema = Type.Union([Type.Literal("wake"), Type.Literal("hold"), Type.Literal("fail")], {
   description: '"wake", "hold" or "fail"',
 });
 
@@ -55,7 +56,8 @@ export interface RunOptions extends Static<typeof RunOptions> {}
 /** @throws CamemError `INVALID_CONFIG` */
 export function checkRunOptions(options: RunOptions): void {
   validate(RunOptions, options, "camem run", "INVALID_CONFIG");
-  const { listen, upstream, idle } = options;
+  const { listen, upstream, idle, rules = [] } = options;
+  checkRules(rules);
   const missing = (name: string, by: string, why: string) =>
     new CamemError("INVALID_CONFIG", `${name} is missing; ${by} needs it: ${why}`, { property: name });
   if (listen !== undefined && upstream === undefined)

@@ -331,8 +331,7 @@ export class Transitions {
       steps = planned.steps;
       if (steps.length === 0) return this.#giveBackLeftovers(planned);
       await restAfter(planned, control);
-      assertFits(this.#assess(planned));
-      if (steps.some((step) => step.group.moving)) return "busy";
+      if (this.#mustWait(planned)) return "busy";
       await restAfter(planned, control);
       const ticket = this.#native.submitPlan(steps, planned, this.#planOptions);
       if (ticket === "stale") {
@@ -397,11 +396,32 @@ export class Transitions {
     return { operation, neededBytes, stagingBytes, lockLimit: this.#hostBudgets.lockLimit() };
   }
 
-  #assess({ steps, groups, hostBudget }: Planned): TransitionPlan {
+  /**
+   * True while other plans move the memory of this one, and while memory that was freed on a busy device will make room.
+   *
+   * @throws CamemError as `assertFits`
+   */
+  #mustWait(planned: Planned): boolean {
+    const awaited = new Set<number>();
+    const assessed = this.#assess(planned, awaited);
+    const makesRoom = assessed.devices.some(
+      ({ device, neededBytes, freeBytes }) => neededBytes > freeBytes && awaited.has(device),
+    );
+    if (makesRoom) return true;
+    assertFits(assessed);
+    return planned.steps.some((step) => step.group.moving);
+  }
+
+  /** @param awaited receives the devices on which freed memory waits for its release */
+  #assess({ steps, groups, hostBudget }: Planned, awaited?: Set<number>): TransitionPlan {
     return assess(steps, groups, {
       hostBudget,
       freeSpillBytes: () => freeDiskBytes(this.#config.spillDir),
-      freeDeviceBytes: (device) => this.#native.memoryInfo(device).freeBytes,
+      freeDeviceBytes: (device) => {
+        const { freeBytes, awaitedBytes } = this.#native.memoryInfo(device);
+        if (awaitedBytes > 0) awaited?.add(device);
+        return freeBytes;
+      },
     });
   }
 

@@ -18,7 +18,7 @@ async function camem(...args: string[]): Promise<{ exitCode: number; output: str
 test.each([
   [["run"], 'say which program, after "--"'],
   [["run", "--"], 'say which program, after "--"'],
-  [["run", "llama-server"], 'no command "run llama-server"'],
+  [["run", "llama-server"], 'write "--" before the program: camem run [options] -- llama-server'],
   [["doctor", "--", "x"], 'takes no program after "--"'],
   [["run", "--lissten", ":1", "--", "true"], "--lissten"],
 ])("camem %p prints the usage", async (args, message) => {
@@ -34,6 +34,7 @@ test.each([
   [["--listen", ":0", "--upstream", "localhost:1", "--", "true"], "--upstream is"],
   [["--listen", ":0", "--upstream", "http://127.0.0.1:1", "--idle", "5m", "--", "true"], "--idle is"],
   [["--hold-deadline", "soon", "--", "true"], "--hold-deadline is"],
+  [["--rule", "size>=1: lose", "--", "true"], 'the rule "size>=1: lose" does not parse'],
   [["--on-touch", "sleep", "--", "true"], "onTouch is"],
   [["--name", "a b", "--", "true"], "name is"],
 ])("camem run %p says what is wrong", async (args, message) => {

@@ -1,6 +1,7 @@
 /** The gateway's file: what it may say, and where its faults are. */
 
 import { expect, test } from "bun:test";
+import { join } from "node:path";
 import { Value } from "typebox/value";
 import { splitCommand } from "../../src/gateway/command-line.ts";
 import { gatewayJsonSchema } from "../../src/gateway/file-schema.ts";
@@ -90,6 +91,7 @@ test.each([
   ["engines:\n  a: { command: x, api: vllm }", "only an engine with url has an api"],
   ['engines:\n  a: { command: "x \'y" }', "a quote that is not closed"],
   ['engines:\n  a: { command: "x $' + '{NOTHING}" }', "no variable NOTHING"],
+  ["engines:\n  a: { command: x, rules: ['size>=1: lose'] }", "camem.yaml:2:3: the rule"],
   ["engines:\n  'a b': { command: x }", "must be of letters"],
   [
     "engines:\n  a: { command: x, models: [b] }\n  b: { command: x }",
@@ -105,6 +107,15 @@ test.each([
   ],
 ])("parseGatewayFile refuses %p", async (text, message) => {
   expect((await faults(text)).join("\n")).toContain(message);
+});
+
+test("readGatewayFile accepts the example", () => {
+  const { engines, groups } = readGatewayFile(
+    join(import.meta.dir, "../../examples/gateway/camem.yaml"),
+    environment,
+  );
+  expect(engines.map(({ origin }) => origin.kind)).toEqual(["command", "command", "command", "url"]);
+  expect(groups).toHaveLength(1);
 });
 
 test("readGatewayFile names the file that it cannot read", async () => {

@@ -106,6 +106,16 @@ engines: { stubborn: { command: ${command("ignores-sigterm")} } }
   expect(() => process.kill(pid, 0)).toThrow("ESRCH");
 });
 
+test("Gateway leaves no process behind when it ends while an engine starts", async () => {
+  const fixture = await GatewayFixture.start(`engines: { silent: { command: ${command("never-listens")} } }`);
+  const pending = fixture.complete("silent");
+  await until(() => fixture.reports.length > 0);
+  const pid = Number(/pid (\d+)/.exec(fixture.reports.join())?.[1]);
+  await fixture[Symbol.asyncDispose]();
+  expect(await pending).toStartWith("503 ");
+  expect(() => process.kill(pid, 0)).toThrow("ESRCH");
+});
+
 test("Gateway routes by the model in JSON, a form, the query and the path", async () => {
   await using fixture = await GatewayFixture.start(`${two}
 groups: { together: { engines: [one, two], swap: false } }`);

@@ -4,7 +4,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { randomUUID } from "node:crypto";
 import { rmSync } from "node:fs";
 import { dirname } from "node:path";
+import { preloadLibrary } from "../../src/process/program.ts";
+import { socketPath } from "../../src/remote/sockets.ts";
 import { buildLinkedEngine, engineEnvironment } from "../engine/linked.ts";
+import { freePort } from "../run/run-fixture.ts";
 import { until } from "../support/fake-engine.ts";
 import { GatewayFixture } from "./gateway-fixture.ts";
 
@@ -74,4 +77,25 @@ test("Gateway starts an engine again that was killed while it slept", async () =
   await until(() => fixture.reports.some((line) => line.includes("ended unexpectedly with SIGKILL")));
   await Bun.sleep(1_050);
   expect(await fixture.complete("one")).toBe(text);
+}, 60_000);
+
+test("Gateway wakes and puts to sleep an engine that somebody else has started", async () => {
+  const port = freePort();
+  const started = Bun.spawn([engine, "--port", String(port)], {
+    env: { ...process.env, ...engineEnvironment, LD_PRELOAD: preloadLibrary },
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const upstream = `http://127.0.0.1:${port}`;
+  while (!(await fetch(`${upstream}/health`).catch(() => undefined))?.ok) await Bun.sleep(10);
+  await using fixture = await GatewayFixture.start(
+    `engines: { one: { socket: "${socketPath(started.pid)}", upstream: "${upstream}", idle: 50ms:1 } }`,
+    { preloads: true },
+  );
+  for (let round = 0; round < 2; round++) {
+    expect(await fixture.complete("one")).toStartWith("200 ");
+    await until(() => fixture.states["one"] === "asleep");
+  }
+  started.kill("SIGKILL");
+  await started.exited;
+  expect(await fixture.complete("one")).toStartWith("503 ");
 }, 60_000);

@@ -29,6 +29,7 @@ export class ProxyFixture implements AsyncDisposable {
       group: this.controller,
       loopbackOnly: true,
       route: async () => ({ name: this.controller.name, upstream: () => url }),
+      engineRoutes: ["/version"],
       isHealthy: () => this.isHealthy,
       metrics: async () => new Response("metrics"),
     });

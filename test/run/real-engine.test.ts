@@ -1,8 +1,9 @@
 /** `camem run` with an engine that allocates by itself, the library as it ships, and the command as users call it. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { processesWith } from "../../src/process/family.ts";
 import { buildLinkedEngine, engineEnvironment } from "../engine/linked.ts";
 import { freePort } from "./run-fixture.ts";
 
@@ -109,6 +110,26 @@ test("camem run finds the engine behind a shell, and ends it with the shell", as
   await command.sleep();
   expect(await complete(command.url)).toContain("text_completion");
 }, 30_000);
+
+test("camem run controls the next engine when a script starts one again that died asleep", async () => {
+  await using command = new Command((port) => [
+    "sh",
+    "-c",
+    `for i in 1 2; do ${engine} --port ${port}; done`,
+  ]);
+  await command.untilReady();
+  await command.sleep();
+  const [pid] = processesWith("CAMEM_ENGINE_NAME", "sh").filter((each) => commandOf(each).includes(engine));
+  process.kill(pid ?? 0, "SIGKILL");
+  while (!(await complete(command.url)).includes("text_completion")) await Bun.sleep(50);
+  await command.sleep();
+  expect(await complete(command.url)).toContain("text_completion");
+}, 30_000);
+
+/** The program that a process runs. */
+function commandOf(pid: number): string {
+  return readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0")[0] ?? "";
+}
 
 test("an engine goes on when camem run is killed", async () => {
   let enginePort = 0;

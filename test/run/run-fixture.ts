@@ -7,7 +7,7 @@ import { EngineRun, type RunSurroundings } from "../../src/run/engine-run.ts";
 import type { RunOptions } from "../../src/run/run-options.ts";
 import { until } from "../support/fake-engine.ts";
 
-export const engineProgram = join(import.meta.dir, "engine-program.ts");
+const engineProgram = join(import.meta.dir, "engine-program.ts");
 
 /** A port that nobody listened on a moment ago. */
 export function freePort(): number {
@@ -18,7 +18,7 @@ export function freePort(): number {
 }
 
 /** The allocator of this process, as a connection to another process has it. */
-export function connectionTo(allocator: CaMemAllocator): EngineConnection {
+function connectionTo(allocator: CaMemAllocator): EngineConnection {
   return {
     device: allocator.device,
     usage: () => allocator.usage(),
