@@ -1,5 +1,5 @@
-//! The operators of CANN's operator libraries (`aclnn*`). The second function of each gives work to a stream, by no call
-//! of the runtime that the library could stand in front of, and so passes the gate itself.
+//! The operators of CANN's operator libraries (`aclnn*`). The second function of each gives work to a stream, by no
+//! call of the runtime that the library could stand in front of, and so passes the gate itself.
 
 const std = @import("std");
 const acl = @import("acl");
