@@ -96,10 +96,6 @@ fn addPreload(
     root: []const u8,
     name: []const u8,
 ) *std.Build.Step.Compile {
-    const options = b.addOptions();
-    options.addOption(bool, "link_ascendcl", false);
-    const build_options = options.createModule();
-    const core = b.createModule(.{ .root_source_file = b.path("src/core.zig") });
     const module = b.createModule(.{
         .root_source_file = b.path(root),
         .target = target,
@@ -107,13 +103,22 @@ fn addPreload(
         .link_libc = true,
         .strip = optimize != .Debug,
     });
+    addCore(b, module);
+    return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
+}
+
+/// What the preload library imports.
+fn addCore(b: *std.Build, module: *std.Build.Module) void {
+    const options = b.addOptions();
+    options.addOption(bool, "link_ascendcl", false);
+    const build_options = options.createModule();
+    const core = b.createModule(.{ .root_source_file = b.path("src/core.zig") });
     addShared(b, core);
     core.addImport("build_options", build_options);
     module.addImport("core", core);
     for ([_][]const u8{ "acl", "c_function" }) |shared|
         module.addImport(shared, core.import_table.get(shared).?);
     module.addImport("build_options", build_options);
-    return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }
 
 fn addEmulator(b: *std.Build, target: std.Build.ResolvedTarget) *std.Build.Step.Compile {
@@ -140,6 +145,14 @@ fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build
         module.addAnonymousImport("symbols.gen.ts", .{ .root_source_file = bindings });
         step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = module })).step);
     }
+    const preload = b.createModule(.{
+        .root_source_file = b.path("preload/tests.zig"),
+        .target = target,
+        .optimize = .Debug,
+        .link_libc = true,
+    });
+    addCore(b, preload);
+    step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = preload })).step);
     const run = b.addRunArtifact(b.addTest(.{
         .root_module = addEmulatedModule(b, "src/exhaustion_test.zig", target),
         .filters = &.{"exhaustion_test.test"}, // the loader's tests need a search

@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const launch = @import("calls/launch.zig");
+const operators = @import("operators.zig");
 
 const files = .{
     @import("calls/copy.zig"),
@@ -14,7 +15,7 @@ const files = .{
 };
 
 comptime {
-    @setEvalBranchQuota(1_000_000);
+    @setEvalBranchQuota(10_000_000);
     for (files) |file| {
         for (@typeInfo(file).@"struct".decls) |declaration| {
             if (isCall(declaration.name))
@@ -22,6 +23,7 @@ comptime {
         }
     }
     for (launch.calls) |call| @export(launch.gated(call), .{ .name = call.name });
+    for (operators.names) |name| @export(operators.gated(name), .{ .name = name });
 }
 
 fn isCall(name: []const u8) bool {

@@ -10,18 +10,26 @@ const next_object: *anyopaque = @ptrFromInt(std.math.maxInt(usize));
 pub fn function(comptime name: [:0]const u8, comptime F: type) ?*const F {
     if (build_options.link_ascendcl) return @extern(?*const F, .{ .name = name, .linkage = .weak });
     const slot = struct {
-        var address: std.atomic.Value(usize) = .init(0);
+        var address: Address = .init(0);
         const of = name; // one slot for each name
     };
-    const known = slot.address.load(.acquire);
-    if (known != 0) return @ptrFromInt(known);
-    const found = find(slot.of) orelse return null; // until a library that has it is loaded
-    slot.address.store(@intFromPtr(found), .release);
-    return @ptrCast(@alignCast(found));
+    return @ptrFromInt(lookUp(&slot.address, slot.of) orelse return null);
+}
+
+/// Where a function is, or 0 before it was found.
+pub const Address = std.atomic.Value(usize);
+
+/// The address of a function, which is looked up once; null until a library that has it is loaded.
+pub fn lookUp(address: *Address, name: [:0]const u8) ?usize {
+    const known = address.load(.acquire);
+    if (known != 0) return known;
+    const found = @intFromPtr(find(name) orelse return null);
+    address.store(found, .release);
+    return found;
 }
 
 /// Looks a name up in the objects behind this one, then in every object that is loaded.
-pub fn find(name: [:0]const u8) ?*anyopaque {
+fn find(name: [:0]const u8) ?*anyopaque {
     if (std.c.dlsym(next_object, name)) |found| return found;
     var index: usize = 0;
     while (true) : (index += 1) {

@@ -13,3 +13,6 @@ pub const stale_handle: acl.Error = acl.code.rt_invalid_handle;
 
 /// A range that cannot be mapped or released as it is.
 pub const bad_range: acl.Error = acl.code.rt_drv_internal_error;
+
+/// What an operator returns where the runtime refuses its work.
+pub const operator: acl.Error = 361001;

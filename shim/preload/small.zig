@@ -214,3 +214,21 @@ pub fn forget() void {
     mutex = .{};
     chunks = .empty;
 }
+
+test "Chunk gives out units again and joins them when they are free" {
+    const chunk: *Chunk = try .create(0, 1 << 40, smallest_chunk_bytes);
+    defer chunk.destroy();
+    const units = smallest_chunk_bytes / unit_bytes;
+    var addresses: [units]u64 = undefined;
+    for (&addresses) |*address| address.* = (try chunk.take(1)) orelse return error.Full;
+    try std.testing.expectEqual(null, try chunk.take(1));
+    try std.testing.expectEqual(addresses[7], chunk.allocationAt(addresses[7] + 100).?.start);
+    // Every other one, then the rest: the runs join to one.
+    for (0..units / 2) |index| chunk.give(@intCast(2 * index));
+    try std.testing.expectEqual(null, try chunk.take(2));
+    try std.testing.expectEqual(null, chunk.allocationAt(addresses[0]));
+    for (0..units / 2) |index| chunk.give(@intCast(2 * index + 1));
+    try std.testing.expectEqual(1, chunk.free.items.len);
+    try std.testing.expectEqual(addresses[0], try chunk.take(units));
+    chunk.give(0);
+}

@@ -147,6 +147,15 @@ test("a call that touches sleeping memory fails with CAMEM_ON_TOUCH=fail", async
   await expectAnswers(running, ["read a . 3", "0 5"]);
 });
 
+test("an operator waits at the gate, and fails as operators do with CAMEM_ON_TOUCH=fail", async () => {
+  const { running, allocator } = await startAsleep("fail");
+  await using _ = running;
+  await using __ = allocator;
+  await expectAnswers(running, ["operator a . 33", "361001"]);
+  await allocator.wakeUp();
+  await expectAnswers(running, ["operator a . 33", "0"], ["read a . 0", "0 33"]);
+});
+
 test("a program ends at once while it is asleep", async () => {
   const { running, allocator } = await startAsleep();
   await using _ = running;

@@ -93,6 +93,7 @@ const scripts: Record<string, readonly string[]> = {
     ..."abdefghi".split("").map((name) => `free ${name} .`),
     "free a .",
   ],
+  "an operator": [...begin, `malloc a . ${3 * mib} 0`, "operator a . 33", "read a . 0", "free a ."],
   "calls without a context": [
     "malloc a . 100 0",
     "free a .",

@@ -57,7 +57,9 @@ export function buildEngine(): BuiltEngine {
   compile(plugIn, backend, ["-shared", "-fPIC", ...ascendcl]);
   compile(join(folder, "engine"), ["main.c", "http.c"]);
   compile(join(folder, "engine-linked"), ["main.c", "http.c", ...backend], ["-DENGINE_LINKED", ...ascendcl]);
-  compile(join(folder, "probe"), ["probe.c"], ascendcl);
+  compile(join(folder, "liboperator.so"), ["operator.c"], ["-shared", "-fPIC", ...ascendcl]);
+  const operator = [`-L${folder}`, "-loperator", `-Wl,-rpath,${folder}`];
+  compile(join(folder, "probe"), ["probe.c"], [...ascendcl, ...operator]);
   return {
     folder,
     command: (program) =>

@@ -18,6 +18,8 @@ typedef struct {
 extern aclError aclrtMallocWithCfg(void **devPtr, size_t size, aclrtMemMallocPolicy policy, mallocConfig *cfg)
     __attribute__((weak));
 
+extern int aclnnAdd(void *workspace, uint64_t workspaceSize, void *executor, aclrtStream stream);
+
 static char *named[256];
 static _Thread_local char shown[256];
 
@@ -164,6 +166,7 @@ static aclError do_free_bytes(struct words *words) {
     show("%lld", (long long)free_bytes, 0);
     return code;
 }
+static aclError do_operator(struct words *words) { return aclnnAdd(NAMED, (uint64_t)words->first, NULL, NULL); }
 static aclError do_thread(struct words *words);
 
 static const struct {
@@ -178,7 +181,7 @@ static const struct {
     {"free_physical", do_free_physical}, {"map", do_map}, {"map_no_access", do_map_no_access}, {"unmap", do_unmap},
     {"access", do_access}, {"get_access", do_get_access}, {"retain", do_retain}, {"properties", do_properties},
     {"export", do_export}, {"ipc_key", do_ipc_key}, {"attributes", do_attributes}, {"range", do_range},
-    {"free_bytes", do_free_bytes}, {"thread", do_thread},
+    {"free_bytes", do_free_bytes}, {"operator", do_operator}, {"thread", do_thread},
 };
 
 /* Two letters follow the name of a call, "." where it needs none, then up to three numbers. */

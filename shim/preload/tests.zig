@@ -1,0 +1,4 @@
+test {
+    _ = @import("rules.zig");
+    _ = @import("small.zig");
+}
