@@ -27,8 +27,8 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-function startEngine(name: string): Promise<EngineProcess> {
-  const environment = { CAMEM_SOCKET_DIR: folder, CAMEM_ENGINE_NAME: name };
+function startEngine(name: string, rules = ""): Promise<EngineProcess> {
+  const environment = { CAMEM_SOCKET_DIR: folder, CAMEM_ENGINE_NAME: name, CAMEM_RULES: rules };
   return EngineProcess.start(built, { preload: preloadLibrary, environment });
 }
 
@@ -76,6 +76,20 @@ test("camem status --segments shows how each segment was written", async () => {
   expect(output).toMatch(/^address +device +size +allocations +state +written +rule\n/);
   expect(output).toMatch(/^0x[0-9a-f]+ +0 +3 MiB +1 +mapped +host copy +none: offload$/m);
   expect(output).toContain("memset");
+});
+
+test("camem status --segments shows the rule that applies to each segment, and camem sleep obeys it", async () => {
+  const rules = "size>=3MiB and written=host: immutable\nwritten=memset: discard";
+  const ruled = await startEngine("ruled", rules);
+  await using _ = ruled;
+  await ruled.generate();
+  await camem("sleep", "ruled");
+  const [, output] = await camem("status", "ruled", "--segments");
+  expect(output).toMatch(
+    /^0x[0-9a-f]+ +0 +3 MiB .* offloaded +host copy +size>=3MiB and written=host: immutable$/m,
+  );
+  expect(output).toMatch(/^0x[0-9a-f]+ .* discarded +memset +written=memset: discard$/m);
+  expect(output).toMatch(/ offloaded +host copy, memset +none: offload$/m);
 });
 
 test("camem names the engines when it does not know one, and exits with 3", async () => {

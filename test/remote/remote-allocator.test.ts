@@ -116,21 +116,27 @@ describe("when the engine is gone", () => {
     expect(await codeOf(() => connect(engine))).toBe("ENGINE_NOT_FOUND");
   });
 
-  test.each(["waiting", "preparing", "copying", "releasing"])(
-    "sleep() rejects with ENGINE_GONE when it is killed while %s",
-    async (phase) => {
-      await using engine = await startControlProgram(["default=6", "default=6"], slow);
-      await using allocator = await connect(engine);
-      let isKilled = false;
-      const onProgress = (progress: { phase: string }) => {
-        if (progress.phase !== phase || isKilled) return;
-        isKilled = true;
-        process.kill(engine.pid, "SIGKILL");
-      };
-      expect(await codeOf(() => allocator.sleep({ onProgress }))).toBe("ENGINE_GONE");
-      expect(isKilled).toBe(true);
-    },
-  );
+  test.each([
+    ["sleep", "waiting"],
+    ["sleep", "preparing"],
+    ["sleep", "copying"],
+    ["sleep", "releasing"],
+    ["wakeUp", "waiting"],
+    ["wakeUp", "copying"],
+    ["wakeUp", "releasing"],
+  ] as const)("%s() rejects with ENGINE_GONE when it is killed while %s", async (verb, phase) => {
+    await using engine = await startControlProgram(["default=6", "default=6"], slow);
+    await using allocator = await connect(engine);
+    if (verb === "wakeUp") await allocator.sleep();
+    let isKilled = false;
+    const onProgress = (progress: { phase: string }) => {
+      if (progress.phase !== phase || isKilled) return;
+      isKilled = true;
+      process.kill(engine.pid, "SIGKILL");
+    };
+    expect(await codeOf(() => allocator[verb]({ onProgress }))).toBe("ENGINE_GONE");
+    expect(isKilled).toBe(true);
+  });
 
   test("it is gone although a forked child holds what it has inherited", async () => {
     await using engine = await startControlProgram(["default=2"]);
