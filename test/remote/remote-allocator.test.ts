@@ -121,7 +121,6 @@ describe("when the engine is gone", () => {
     ["sleep", "preparing"],
     ["sleep", "copying"],
     ["sleep", "releasing"],
-    ["wakeUp", "waiting"],
     ["wakeUp", "copying"],
     ["wakeUp", "releasing"],
   ] as const)("%s() rejects with ENGINE_GONE when it is killed while %s", async (verb, phase) => {
