@@ -21,6 +21,8 @@ const State = struct {
     start_time: u64,
     thread: sync.Thread = undefined,
     stopping: std.atomic.Value(bool) = .init(false),
+    /// 1 once the thread has ended.
+    ended: std.atomic.Value(u32) = .init(0),
     /// Held while a slot changes, so that a child of fork() finds each whole.
     slots: sync.Mutex = .{},
     connections: [most_connections]?Connection = @splat(null),
@@ -55,15 +57,23 @@ pub fn start(engine: *const Engine, failure: *Failure) status.Error!void {
     state.?.thread = try .spawn(run, .{&state.?});
 }
 
-/// Ends the thread and every connection, and removes the socket. Plans go on.
+/// A thread that answers does not wait, but may be held up by whoever opens or closes a session meanwhile.
+const longest_stop_ns = std.time.ns_per_s;
+
+/// Ends the thread and every connection, and removes the socket. Plans go on. Never holds up a process that ends.
 pub fn stop() void {
     mutex.lock();
     defer mutex.unlock();
     const open = if (state) |*open| open else return;
     open.stopping.store(true, .release);
     announceChange();
-    open.thread.join();
     open.socket.unlink();
+    const deadline = sync.now() +| longest_stop_ns;
+    while (open.ended.load(.acquire) == 0) {
+        if (sync.now() >= deadline) return; // its memory stays, and it ends by itself
+        sync.waitWhile(&open.ended, 0, longest_stop_ns);
+    }
+    open.thread.join();
     open.socket.close();
     for (&open.connections) |*slot| if (slot.*) |*connection| connection.deinit();
     engines.serve(null);
@@ -107,6 +117,12 @@ pub fn announceChange() void {
 }
 
 fn run(open: *State) void {
+    serve(open);
+    open.ended.store(1, .release);
+    sync.wakeAll(&open.ended);
+}
+
+fn serve(open: *State) void {
     const name: [*:0]const u8 = "camem-control";
     _ = linux.prctl(@intFromEnum(linux.PR.SET_NAME), @intFromPtr(name), 0, 0, 0);
     while (!open.stopping.load(.acquire)) {
