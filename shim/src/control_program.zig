@@ -116,11 +116,17 @@ fn verify(out: *std.Io.Writer) !void {
     return out.writeAll("equal\n");
 }
 
-/// The child ends by itself.
+/// Returns once the child has let go of the sockets. The child ends by itself.
 fn leaveChild() void {
+    var pipe: [2]i32 = undefined;
+    if (linux.errno(linux.pipe2(&pipe, .{ .CLOEXEC = true })) != .SUCCESS) return;
     control_server.beforeFork();
     const is_child = std.c.fork() == 0;
     control_server.afterFork(is_child);
+    _ = linux.close(pipe[1]);
+    var byte: [1]u8 = undefined;
+    if (!is_child) _ = linux.read(pipe[0], &byte, byte.len); // its end
+    _ = linux.close(pipe[0]);
     if (!is_child) return;
     const rest: linux.timespec = .{ .sec = 5, .nsec = 0 };
     _ = linux.nanosleep(&rest, null);
