@@ -95,15 +95,29 @@ export class CamemError extends Error {
   }
 }
 
+/** @internal True for an allocator that is closed, or whose engine in another process has ended. */
+export function isUnusable(error: unknown): boolean {
+  return error instanceof CamemError && (error.code === "CLOSED" || error.code === "ENGINE_GONE");
+}
+
 /** The AscendCL call behind a failure, and its code: of `cause` or the first of its errors that has one. */
 function failedCall(cause: unknown): Pick<CamemErrorDetails, "call" | "aclCode"> | undefined {
-  const causes: readonly unknown[] = cause instanceof AggregateError ? cause.errors : [cause];
+  const causes: readonly unknown[] = isA(AggregateError, cause) ? cause.errors : [cause];
   for (const each of causes) {
-    if (!(each instanceof CamemError) || each.call === undefined) continue;
+    if (!isA(CamemError, each) || each.call === undefined) continue;
     const { call, aclCode } = each;
     return aclCode === undefined ? { call } : { call, aclCode };
   }
   return undefined;
+}
+
+/** As `instanceof`, which a thrown proxy can make throw. */
+function isA<Kind>(kind: abstract new (...args: never[]) => Kind, value: unknown): value is Kind {
+  try {
+    return value instanceof kind;
+  } catch {
+    return false;
+  }
 }
 
 /** A value as an error message names it: short, and never the content of a buffer. */

@@ -20,6 +20,14 @@ test("CamemError has the AscendCL call of its cause when it wraps another error"
   }
   const own = new CamemError("ACL_CALL_FAILED", "its own", { call: "aclInit", aclCode: 5, cause: failed });
   expect(own).toMatchObject({ call: "aclInit", aclCode: 5 });
-  for (const cause of [undefined, alone, new Error("foreign"), Object.create(null)])
+  const trap = new Proxy(
+    {},
+    {
+      getPrototypeOf: () => {
+        throw new RangeError("trap");
+      },
+    },
+  );
+  for (const cause of [undefined, alone, new Error("foreign"), Object.create(null), trap])
     expect(Object.keys(new CamemError("ABORTED", "none", { cause }))).not.toContain("call");
 });

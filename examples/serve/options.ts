@@ -21,7 +21,12 @@ Serves a small language model with sleep mode: OpenAI's completions and vLLM's s
   --help                 print this text
 
 The sleep endpoints accept requests from this machine only. If CAMEM_TOKEN is set in the environment, they accept every request
-that sends this secret: Authorization: Bearer <secret>. With CAMEM_API_KEY, OpenAI's routes require that key in the same way.`;
+that sends this secret: Authorization: Bearer <secret>. With CAMEM_API_KEY, OpenAI's routes require that key in the same way.
+
+Examples:
+  bun run serve
+  bun run serve --port 9000 --idle 5m:1,1h:2 --log
+  CAMEM_TOKEN=secret bun run serve --host 0.0.0.0 --admin-port 8001`;
 
 export interface ServeOptions {
   readonly models: readonly string[];

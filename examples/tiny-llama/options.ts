@@ -10,7 +10,12 @@ Loads a small language model into NPU memory, writes some text, sleeps, wakes up
   --prompt <text>      the text to continue          (default: "Call me Ishmael.")
   --tokens <number>    how many bytes to write       (default: 120)
   --json               print one line of JSON on standard output and nothing else
-  --help               print this text`;
+  --help               print this text
+
+Examples:
+  bun run demo
+  bun run demo --backend emulator --prompt "Once upon a time" --tokens 60
+  bun run demo --json`;
 
 export interface DemoOptions {
   readonly backend: "ascend" | "emulator" | undefined;

@@ -6,6 +6,7 @@
 
 const std = @import("std");
 const control_server = @import("core").control_server;
+const program_memory = @import("core").program_memory;
 const sync = @import("core").sync;
 const status = @import("core").status;
 const Session = @import("core").session.Session;
@@ -158,7 +159,7 @@ pub fn settle(any_asleep: bool) void {
 /// Memory was given back. Opens where that was the last that was asleep, unless a plan begins meanwhile.
 pub fn settleAfterFree(session: *Session) void {
     const seen = state.load(.seq_cst);
-    if (stateOf(seen) != .asleep or session.registry.isAnyAsleep()) return;
+    if (stateOf(seen) != .asleep or program_memory.isAnyAsleep(&session.registry)) return;
     if (state.cmpxchgStrong(seen, next(seen, .open), .seq_cst, .seq_cst) != null) return;
     sync.wakeAll(&state);
     control_server.announceChange();

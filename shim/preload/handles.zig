@@ -106,15 +106,6 @@ pub fn reservationBytes(address: u64) ?u64 {
     return reservations.get(address);
 }
 
-/// Whether a range lies inside one reservation of the program's. With the mutex held.
-pub fn isReserved(address: u64, size_bytes: u64) bool {
-    for (reservations.keys(), reservations.values()) |first, reserved_bytes| {
-        if (address >= first and address - first <= reserved_bytes and size_bytes <= reserved_bytes - (address - first))
-            return true;
-    }
-    return false;
-}
-
 /// Drops the handles of one device, or of all, whose memory is gone.
 pub fn drop(device: ?u32) void {
     mutex.lock();

@@ -106,7 +106,7 @@ pub fn at(address: u64) ?*Block {
 }
 
 /// What is known of the memory that an address is in.
-pub const Found = struct { start: u64, size_bytes: u64, device: u32, kind: Kind, segment_id: u64 };
+const Found = struct { start: u64, size_bytes: u64, device: u32, kind: Kind, segment_id: u64 };
 
 pub fn find(address: u64) ?Found {
     mutex.lock();

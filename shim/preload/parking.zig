@@ -3,6 +3,7 @@
 
 const acl = @import("acl");
 const core = @import("core");
+const program_memory = core.program_memory;
 const gate = @import("gate.zig");
 const handles = @import("handles.zig");
 const memory = @import("memory.zig");
@@ -32,7 +33,7 @@ pub fn unmap(session: *Session, address: u64, call: *const Unmap) Unmapped {
         forgetMapping(session, number, own, address);
         return .{ .done = code };
     }
-    const segment = session.registry.claimAny(address, own.segment_id) catch
+    const segment = program_memory.claimAny(&session.registry, address, own.segment_id) catch
         return .{ .moving = .{ .address = address, .segment_id = own.segment_id } };
     if (segment.mapped) {
         const code = call(@ptrFromInt(address));
@@ -68,7 +69,7 @@ fn dropAsleep(session: *Session, own: *handles.Handle, segment: *Segment) void {
     own.address = 0;
     own.segment_id = 0;
     const registry = &session.registry;
-    registry.doomClaimed(segment);
+    program_memory.doomClaimed(registry, segment);
     registry.set(segment, .borrowed, &nobodys);
     var failure: Failure = .{};
     session.memory.giveBack(segment, &failure) catch {
@@ -88,7 +89,7 @@ fn park(session: *Session, own: *handles.Handle, segment: *Segment) bool {
     var pointer: ?*anyopaque = null;
     if (api.aclrtReserveMemAddress(&pointer, segment.size_bytes, 0, null, 0) != acl.code.success) return false;
     const address = @intFromPtr(pointer orelse return false);
-    session.registry.moveTo(segment, address);
+    program_memory.moveTo(&session.registry, segment, address);
     own.address = address;
     _ = session.registry.stopMoving(segment);
     return true;

@@ -33,7 +33,7 @@ pub fn release(session: *Session, address: u64, segment_id: u64) void {
             return gate.settleAfterFree(session);
         } else |err| ignore(err);
     }
-    session.registry.postpone(segment, false);
+    _ = session.registry.stopMoving(segment);
     session.executor.requestSweep();
     gate.settleAfterFree(session);
 }

@@ -2,6 +2,7 @@
 
 const acl = @import("acl");
 const core = @import("core");
+const program_memory = core.program_memory;
 const handles = @import("handles.zig");
 const memory = @import("memory.zig");
 const passage = @import("passage.zig");
@@ -24,7 +25,7 @@ pub fn whileAwake(session: *Session, attempt: anytype) acl.Error {
         passage.leave();
         switch (outcome) {
             .done => |code| return code,
-            .moving => |segment| session.registry.waitWhileMoving(segment.address, segment.segment_id),
+            .moving => |segment| program_memory.waitWhileMoving(&session.registry, segment.address, segment.segment_id),
         }
     }
 }
@@ -46,7 +47,7 @@ pub fn shareHandle(handle: acl.DrvMemHandle, exporting: anytype) acl.Error {
                 if (code == acl.code.success) own.pinned = .exported;
                 return .{ .done = code };
             }
-            const segment = open.registry.claimAny(own.address, own.segment_id) catch
+            const segment = program_memory.claimAny(&open.registry, own.address, own.segment_id) catch
                 return .{ .moving = .{ .address = own.address, .segment_id = own.segment_id } };
             const code = self.exporting.run(segment.handle);
             if (code == acl.code.success) pin(open, own, segment, .exported) else _ = open.registry.stopMoving(segment);
@@ -90,7 +91,7 @@ pub fn shareAddress(address: u64, reason: memory.Pinned, call: anytype) acl.Erro
             if (found.segment_id == 0) return .{ .done = self.call.run() };
             handles.mutex.lock();
             defer handles.mutex.unlock();
-            const segment = open.registry.claimAny(found.start, found.segment_id) catch
+            const segment = program_memory.claimAny(&open.registry, found.start, found.segment_id) catch
                 return .{ .moving = .{ .address = found.start, .segment_id = found.segment_id } };
             const code = self.call.run();
             if (code != acl.code.success)

@@ -3,12 +3,13 @@
 const std = @import("std");
 const core = @import("core");
 const memory = @import("memory.zig");
+const release = @import("release.zig");
 const Failure = core.status.Failure;
 const Session = core.session.Session;
 const heap = core.heap.allocator;
 
 /// The alignment that AscendCL asks its driver for.
-pub const unit_bytes = 512;
+const unit_bytes = 512;
 pub const largest_bytes = 1 << 20;
 const smallest_chunk_bytes = 2 << 20;
 const largest_chunk_bytes = 32 << 20;
@@ -131,7 +132,7 @@ fn grow(session: *Session, device: u32, held_bytes: u64, failure: *Failure) core
     const size_bytes = std.math.clamp(share, smallest_chunk_bytes, largest_chunk_bytes);
     chunks.ensureUnusedCapacity(heap, 1) catch return error.OutOfHostMemory;
     const made = try session.allocate(device, 0, size_bytes, failure);
-    errdefer session.free(made.address, made.segment_id, failure) catch {};
+    errdefer release.release(session, made.address, made.segment_id);
     const chunk: *Chunk = try .create(device, made.address, size_bytes);
     errdefer chunk.destroy();
     _ = try memory.add(.{

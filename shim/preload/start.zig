@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const core = @import("core");
+const program_memory = core.program_memory;
 const contexts = @import("contexts.zig");
 const control = @import("control.zig");
 const gate = @import("gate.zig");
@@ -134,6 +135,7 @@ pub fn close() void {
     defer mutex.unlock();
     if (current() == null) return;
     opened.store(null, .release);
+    core.control_server.endSession();
     closeSession() catch |err| noteFailure(err);
     gate.stop();
 }
@@ -149,12 +151,12 @@ fn noteFailure(_: core.status.Error) void {}
 fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
     try gate.close(interrupt);
     const started = current() orelse return;
-    if (started.registry.takeOutdated()) return error.Stale;
+    if (program_memory.takeOutdated(&started.registry)) return error.Stale;
 }
 
 fn settleGate() void {
     const started = current() orelse return gate.start();
-    gate.settle(started.registry.isAnyAsleep());
+    gate.settle(program_memory.isAnyAsleep(&started.registry));
 }
 
 fn createContext(context: *acl.Context, device: i32) callconv(.c) acl.Error {

@@ -1,5 +1,5 @@
-//! Notices that the program is asked to end while its calls wait at the gate: a server that waits for its requests would
-//! never end, since they wait for a wake-up. Only while calls wait, the library's handler stands in front of the
+//! Notices that the program is asked to end while its calls wait at the gate: a server that waits for its requests
+//! would never end, since they wait for a wake-up. Only while calls wait, the library's handler stands in front of the
 //! program's own for SIGTERM and SIGINT.
 
 const std = @import("std");

@@ -2,6 +2,7 @@
 //! matches them, which says to a controller what a sleep does with them.
 
 const core = @import("core");
+const program_memory = core.program_memory;
 const memory = @import("memory.zig");
 const rules = @import("rules.zig");
 const settings = @import("settings.zig");
@@ -36,7 +37,7 @@ fn apply(block: *memory.Block) void {
     const session = start.current() orelse return;
     const number, const action = match(block);
     const tag = session.internTag(action.tag()) catch return; // the tag before stays
-    session.registry.retag(block.start, block.segment_id, tag);
+    program_memory.retag(&session.registry, block.start, block.segment_id, tag);
     block.rule = number;
     block.keeps_backup = action == .immutable;
 }

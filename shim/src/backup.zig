@@ -18,7 +18,7 @@ pub const Stores = struct {
 
     /// Whether no backup needs staging to be copied back, other than one in a checkpoint.
     pub fn hasOnlyPageLocked(self: *Stores) bool {
-        return self.pageable.counts().usedBytes() == 0 and self.spills.isEmpty();
+        return self.pageable.counts().used_bytes == 0 and self.spills.isEmpty();
     }
 
     /// Gives back the host memory that nothing keeps; see `Pool.trim`.

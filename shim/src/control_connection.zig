@@ -20,6 +20,8 @@ const watch_ns = std.time.ns_per_s;
 
 pub const Connection = struct {
     descriptor: i32,
+    /// The number of the session that the client connected to: numbers of tags and segments are of that one.
+    session: u32,
     request: wire.Bytes = .init(heap.allocator),
     reply: wire.Bytes = .init(heap.allocator),
     sent: usize = 0,

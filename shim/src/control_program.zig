@@ -4,6 +4,7 @@
 //! - `verify` prints `equal` where every awake segment has the content that it was given, or else `different`;
 //! - `touch` reports a call that found memory asleep;
 //! - `fork` leaves a child behind that holds what it has inherited;
+//! - `renew` says that the session has ended and another one has begun;
 //! - `stop` ends the server; the end of the input ends the program.
 
 const std = @import("std");
@@ -127,7 +128,8 @@ fn leaveChild() void {
 }
 
 fn obey(line: []const u8, out: *std.Io.Writer) !void {
-    const command = std.meta.stringToEnum(enum { verify, touch, fork, stop }, line) orelse return error.UnknownCommand;
+    const Command = enum { verify, touch, fork, renew, stop };
+    const command = std.meta.stringToEnum(Command, line) orelse return error.UnknownCommand;
     switch (command) {
         .verify => try verify(out),
         .touch => {
@@ -135,6 +137,7 @@ fn obey(line: []const u8, out: *std.Io.Writer) !void {
             control_server.announceChange();
         },
         .fork => leaveChild(),
+        .renew => control_server.endSession(),
         .stop => control_server.stop(),
     }
     try out.writeAll("done\n");

@@ -70,6 +70,12 @@ pub fn stop() void {
     state = null;
 }
 
+/// The session ends: so do the connections of its clients, who know its numbers. The next session's may connect.
+pub fn endSession() void {
+    _ = engines.session.fetchAdd(1, .acq_rel);
+    announceChange();
+}
+
 /// Before fork(): pair it with `afterFork`, in the parent and in the child.
 pub fn beforeFork() void {
     mutex.lock();
@@ -108,10 +114,11 @@ fn run(open: *State) void {
         const changes = open.engine.changes();
         for (&open.connections) |*slot| {
             const connection = if (slot.*) |*connection| connection else continue;
-            connection.advance(changes) catch {
+            if (connection.session != engines.session.load(.acquire)) {
                 fill(open, slot, null);
                 continue;
-            };
+            }
+            connection.advance(changes) catch fill(open, slot, null);
         }
     }
 }
@@ -163,16 +170,20 @@ fn accept(open: *State) void {
     }
 }
 
+fn greetingStatus(peer: *const sockets.Peer, has_room: bool) status.Status {
+    if (!peer.mayControl()) return .engine_refused;
+    return if (has_room) .ok else .busy;
+}
+
 fn admit(open: *State, descriptor: i32) void {
-    var connection: Connection = .{ .descriptor = descriptor };
+    var connection: Connection = .{ .descriptor = descriptor, .session = engines.session.load(.acquire) };
     var failure: Failure = .{};
     const peer = sockets.peerOf(descriptor, &failure) catch return connection.deinit();
-    if (!peer.isTrusted()) return connection.deinit();
-    const slot = for (&open.connections) |*slot| {
+    const slot = if (!peer.mayControl()) null else for (&open.connections) |*slot| {
         if (slot.* == null) break slot;
     } else null;
     const greeting: wire.Greeting = .{
-        .status = @intFromEnum(if (slot == null) status.Status.busy else status.Status.ok),
+        .status = @intFromEnum(greetingStatus(&peer, slot != null)),
         .start_time = open.start_time,
         .pid = @intCast(linux.getpid()),
     };

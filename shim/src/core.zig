@@ -1,6 +1,7 @@
 //! The parts of the shim that the preload library is built from.
 
 pub const attach = @import("attach.zig");
+pub const program_memory = @import("program_memory.zig");
 pub const control_server = @import("control_server.zig");
 pub const engine = @import("engine.zig");
 pub const heap = @import("heap.zig");

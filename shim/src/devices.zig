@@ -108,9 +108,14 @@ pub const Devices = struct {
         _ = self.kept_bytes.fetchAdd(staging_bytes, .monotonic);
     }
 
+    /// Whether staging is kept that no backup needs. Any thread may ask.
+    pub fn hasNeedlessStaging(self: *Devices) bool {
+        return self.keeps_staging.load(.acquire) and self.memory.stores.hasOnlyPageLocked();
+    }
+
     /// Gives back staging that was kept, once no backup needs it.
     pub fn letGoOfKept(self: *Devices) void {
-        if (!self.keeps_staging.load(.acquire) or !self.memory.stores.hasOnlyPageLocked()) return;
+        if (!self.hasNeedlessStaging()) return;
         self.keeps_staging.store(false, .release);
         for (&self.kept_staging) |*staging| self.giveStaging(staging);
         self.kept_bytes.store(0, .monotonic);

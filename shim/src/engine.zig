@@ -1,5 +1,6 @@
 //! What an engine that runs under the preload library reports about itself, besides what its shim reports.
 
+const std = @import("std");
 const status = @import("status.zig");
 
 /// What a call does that touches sleeping memory.
@@ -41,7 +42,8 @@ pub const EngineInfo = extern struct {
     own_wake_ups: u64 = 0,
     /// The `Status` of the last of them.
     own_wake_up_status: i32 = 0,
-    reserved: u32 = 0,
+    /// The number of the session in this process: numbers of tags and segments are of that one.
+    session: u32 = 0,
     /// The engine's live allocations.
     allocations: u64 = 0,
     allocated_bytes: u64 = 0,
@@ -113,6 +115,9 @@ pub const Engine = struct {
 /// Set while an engine is served.
 var served: ?*const Engine = null;
 
+/// The number of the session.
+pub var session: std.atomic.Value(u32) = .init(0);
+
 pub fn serve(engine: ?*const Engine) void {
     served = engine;
 }
@@ -123,7 +128,9 @@ const ok = @intFromEnum(status.Status.ok);
 /// What the engine reports about itself now.
 pub fn camem_engine_info(info: *EngineInfo) callconv(.c) i32 {
     const engine = served orelse return not_open;
+    info.* = .{};
     engine.info(info);
+    info.session = session.load(.acquire);
     return ok;
 }
 

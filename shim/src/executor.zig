@@ -4,6 +4,7 @@
 //! reported, and what could not be given back stays recorded and is tried again by the next plan.
 
 const std = @import("std");
+const program_memory = @import("program_memory.zig");
 const Devices = @import("devices.zig").Devices;
 const heap = @import("heap.zig");
 const host = @import("host.zig");
@@ -95,7 +96,7 @@ pub const Executor = struct {
         defer self.mutex.unlock();
         if (!self.close_wanted[device]) return;
         const memory = self.devices.memory;
-        if (memory.registry.hasDevice(device)) return;
+        if (program_memory.hasDevice(memory.registry, device)) return;
         var ignored: Failure = .{};
         memory.runtime.close(device, &ignored) catch return; // the next sweep tries again
         self.close_wanted[device] = false;
@@ -105,7 +106,7 @@ pub const Executor = struct {
     /// Lets go of a device that the program beside has let go of, on the executor's thread: cancels the plan that
     /// runs, and releases every segment of the device. Returns when that is done, or after `timeout_ns`.
     pub fn closeDevice(self: *Executor, device: u32, timeout_ns: u64) void {
-        self.devices.memory.registry.doomDevice(device);
+        program_memory.doomDevice(self.devices.memory.registry, device);
         const deadline_ns = sync.now() +| timeout_ns;
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -173,7 +174,7 @@ pub const Executor = struct {
         options: plans.Options,
     ) status.Error!u64 {
         if (device >= self.devices.memory.runtime.device_count) return error.UnknownDevice;
-        if (free_bytes > std.math.maxInt(u64) - host.block_bytes) return error.InvalidSize;
+        if (free_bytes > host.machineBytes()) return error.OutOfHostMemory; // before it takes all there is
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();

@@ -30,8 +30,6 @@ const Scenario = struct {
     tag: u32 = 0,
     segments: [most_segments]Segment = undefined,
     count: usize = 0,
-    /// For plans, besides `plan_verify`.
-    options: u32 = 0,
     failure: abi.Failure = .{},
 
     /// Goes on past every failure, as a process that has something to lose does.
@@ -85,7 +83,7 @@ const Scenario = struct {
             planned += 1;
         }
         var ticket: u64 = 0;
-        const options = abi.plan_verify | self.options;
+        const options = abi.plan_verify;
         if (abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, options, &ticket) != ok) return;
         _ = abi.camem_plan_wait(ticket, std.math.maxInt(u64));
         var progress: abi.PlanProgress = undefined;

@@ -22,6 +22,14 @@ pub const block_bytes: u64 = 2 << 20;
 const blocks_at_most = 32;
 const slab_bytes_at_most = blocks_at_most * block_bytes;
 
+/// The memory of the machine: no preparation can take more.
+pub fn machineBytes() u64 {
+    var info: std.os.linux.Sysinfo = undefined;
+    const unknown = std.math.maxInt(u64) - block_bytes;
+    if (std.os.linux.errno(std.os.linux.sysinfo(&info)) != .SUCCESS) return unknown;
+    return std.math.mul(u64, info.totalram, info.mem_unit) catch unknown;
+}
+
 const Slab = struct {
     memory: [*]u8,
     block_count: u6,
@@ -128,6 +136,8 @@ pub const Pool = struct {
     full: std.DoublyLinkedList = .{},
     held_bytes: u64 = 0,
     free_bytes: u64 = 0,
+    /// Unlike the difference, this is exact while `trim` gives memory back.
+    used_bytes: u64 = 0,
     /// Free memory that `trim` leaves because a sleep is expected to need it.
     reserved_bytes: u64 = 0,
     /// Free memory that `trim` leaves in any case.
@@ -245,10 +255,12 @@ pub const Pool = struct {
             .free => {
                 slab.free |= extent.bits();
                 self.free_bytes += extent.sizeBytes();
+                self.used_bytes -= extent.sizeBytes();
             },
             .used => {
                 slab.free &= ~extent.bits();
                 self.free_bytes -= extent.sizeBytes();
+                self.used_bytes += extent.sizeBytes();
             },
         }
         self.listOf(slab).prepend(&slab.node);
@@ -259,20 +271,17 @@ pub const Pool = struct {
         return if (slab.free == slab.all()) &self.empty else &self.shared;
     }
 
-    pub const Counts = struct {
-        held_bytes: u64,
-        free_bytes: u64,
-        reserved_bytes: u64,
-
-        pub fn usedBytes(self: Counts) u64 {
-            return self.held_bytes - self.free_bytes;
-        }
-    };
+    pub const Counts = struct { held_bytes: u64, free_bytes: u64, used_bytes: u64, reserved_bytes: u64 };
 
     pub fn counts(self: *Pool) Counts {
         self.mutex.lock();
         defer self.mutex.unlock();
-        return .{ .held_bytes = self.held_bytes, .free_bytes = self.free_bytes, .reserved_bytes = self.reserved_bytes };
+        return .{
+            .held_bytes = self.held_bytes,
+            .free_bytes = self.free_bytes,
+            .used_bytes = self.used_bytes,
+            .reserved_bytes = self.reserved_bytes,
+        };
     }
 
     /// Sets how much free memory `trim` leaves for a sleep that is expected.

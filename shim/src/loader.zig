@@ -31,6 +31,35 @@ pub const Library = struct {
         return std.mem.sliceTo(&self.path, 0);
     }
 
+    /// Turns a code that is not success into an error, with AscendCL's own message of this thread.
+    pub fn check(
+        self: *const Library,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        failure: *status.Failure,
+    ) status.Error!void {
+        if (code == acl.code.success) return;
+        self.describe(call, code, address, size_bytes, failure);
+        return status.fromAcl(code);
+    }
+
+    pub fn describe(
+        self: *const Library,
+        call: []const u8,
+        code: acl.Error,
+        address: u64,
+        size_bytes: u64,
+        failure: *status.Failure,
+    ) void {
+        var message: []const u8 = "";
+        if (self.api.aclGetRecentErrMsg) |recent| {
+            if (recent()) |text| message = std.mem.span(text);
+        }
+        failure.describe(call, code, address, size_bytes, message);
+    }
+
     /// Copies the names of the AscendCL symbols, one a line, "required" or "optional" and "present" or "absent" after
     /// tabs. Returns how long that is.
     pub fn copySymbols(self: *const Library, target: []u8) status.Error!u64 {

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const doomed_segments = @import("doomed.zig");
 const heap = @import("heap.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -85,37 +86,6 @@ pub const Registry = struct {
         return taken;
     }
 
-    /// Takes the backup of content that is awake; null where it has none.
-    pub fn takeClean(self: *Registry, address: u64, id: u64) ?Backup {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = self.find(address, id) catch return null;
-        if (!segment.isClean()) return null;
-        self.version += 1;
-        const taken = segment.content.takeBackup();
-        segment.content.setImmutable(false);
-        return taken;
-    }
-
-    /// Gives a segment another tag. A plan that has claimed it was made for the tag before, and must not run.
-    pub fn retag(self: *Registry, address: u64, id: u64, tag: u32) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = self.find(address, id) catch return;
-        if (segment.tag == tag) return;
-        segment.tag = tag;
-        self.version += 1;
-        if (segment.moving) self.is_plan_outdated = true;
-    }
-
-    /// Whether the plan that runs was made for other tags. Asked once, when nothing can change them any more.
-    pub fn takeOutdated(self: *Registry) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        defer self.is_plan_outdated = false;
-        return self.is_plan_outdated;
-    }
-
     /// Claims a segment that is awake, as a plan does: no copy of a user runs on it until `stopMoving`.
     pub fn claim(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         self.mutex.lock();
@@ -127,47 +97,8 @@ pub const Registry = struct {
         return segment;
     }
 
-    /// As `claim`, whether the segment is awake or asleep.
-    pub fn claimAny(self: *Registry, address: u64, id: u64) status.Error!*Segment {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const segment = try self.findAtRest(address, id);
-        self.version += 1;
-        self.startMoving(segment);
-        return segment;
-    }
-
-    /// Returns once nothing moves a segment, or there is none.
-    pub fn waitWhileMoving(self: *Registry, address: u64, id: u64) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        while (true) {
-            const segment = self.find(address, id) catch return;
-            if (!segment.moving) return;
-            self.changed.wait(&self.mutex);
-        }
-    }
-
-    /// Gives a claimed segment that is not mapped another address range, one of ours.
-    pub fn moveTo(self: *Registry, segment: *Segment, address: u64) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        _ = self.segments.remove(segment.address);
-        if (segment.borrowed) |owner| segment.mem_attr = owner.prop.mem_attr;
-        segment.borrowed = null;
-        segment.address = address;
-        self.segments.putAssumeCapacity(address, segment);
-    }
-
-    /// Marks a claimed segment for release by the caller.
-    pub fn doomClaimed(self: *Registry, segment: *Segment) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        self.markDoomed(segment);
-    }
-
     /// Takes a segment at rest for one user alone, and waits for the copies that run on it. With the mutex held.
-    fn startMoving(self: *Registry, segment: *Segment) void {
+    pub fn startMoving(self: *Registry, segment: *Segment) void {
         segment.moving = true;
         self.waitForPins(segment);
     }
@@ -190,15 +121,6 @@ pub const Registry = struct {
         self.version += 1;
         segment.content = .{ .clean = .{ .backup = new } };
         return replaced;
-    }
-
-    /// Whether the content of any segment is not in device memory. What waits for its release does not count.
-    pub fn isAnyAsleep(self: *Registry) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator: Iterator = .init(self);
-        while (iterator.next()) |segment| if (!segment.doomed and !segment.isAwake()) return true;
-        return false;
     }
 
     /// Whether a failed sleep left a backup that its copies may still write to.
@@ -276,7 +198,7 @@ pub const Registry = struct {
     }
 
     /// As `find`, of a segment that nobody moves or releases. With the mutex held.
-    fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
+    pub fn findAtRest(self: *Registry, address: u64, id: u64) status.Error!*Segment {
         const segment = try self.find(address, id);
         if (segment.doomed) return error.UnknownSegment;
         return if (segment.moving) error.Moving else segment;
@@ -285,7 +207,7 @@ pub const Registry = struct {
     /// How many segments there are, also without a place in the table. With the mutex held.
     pub fn segmentCount(self: *const Registry) usize {
         var unlisted: usize = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
+        var iterator: doomed_segments.Iterator = .init(&self.doomed);
         while (iterator.next()) |segment| unlisted += @intFromBool(!segment.listed);
         return self.segments.count() + unlisted;
     }
@@ -296,7 +218,7 @@ pub const Registry = struct {
         list.ensureTotalCapacityPrecise(heap.allocator, self.segmentCount()) catch return error.OutOfHostMemory;
         var listed = self.segments.valueIterator();
         while (listed.next()) |entry| list.appendAssumeCapacity(entry.*);
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
+        var doomed: doomed_segments.Iterator = .init(&self.doomed);
         while (doomed.next()) |segment| if (!segment.listed) list.appendAssumeCapacity(segment);
         std.mem.sortUnstable(*const Segment, list.items, {}, isOlder);
         return list.items;
@@ -416,7 +338,7 @@ pub const Registry = struct {
         self.markDoomed(segment);
     }
 
-    fn markDoomed(self: *Registry, segment: *Segment) void {
+    pub fn markDoomed(self: *Registry, segment: *Segment) void {
         if (!segment.doomed) self.doomed.append(&segment.doomed_node);
         segment.doomed = true;
     }
@@ -434,21 +356,14 @@ pub const Registry = struct {
     pub fn awaitsDevice(self: *Registry, device: u32) bool {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| if (segment.awaits_device and segment.device == device) return true;
-        return false;
+        return doomed_segments.awaitsDevice(&self.doomed, device);
     }
 
     /// Bytes whose release waits for a device.
     pub fn awaitedBytes(self: *Registry, device: u32) u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
-        var sum: u64 = 0;
-        var iterator: DoomedIterator = .{ .node = self.doomed.first };
-        while (iterator.next()) |segment| {
-            if (segment.awaits_device and segment.device == device) sum += segment.committedBytes();
-        }
-        return sum;
+        return doomed_segments.awaitedBytes(&self.doomed, device);
     }
 
     /// True while the release of a segment is still to come, or under way.
@@ -463,24 +378,6 @@ pub const Registry = struct {
         defer self.mutex.unlock();
         var iterator = self.segments.valueIterator();
         while (iterator.next()) |entry| self.markDoomed(entry.*);
-    }
-
-    pub fn doomDevice(self: *Registry, device: u32) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator = self.segments.valueIterator();
-        while (iterator.next()) |entry| if (entry.*.device == device) self.markDoomed(entry.*);
-    }
-
-    /// Whether any segment of a device is left, also one that waits for its release.
-    pub fn hasDevice(self: *Registry, device: u32) bool {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        var iterator: Iterator = .init(self);
-        while (iterator.next()) |segment| if (segment.device == device) return true;
-        var doomed: DoomedIterator = .{ .node = self.doomed.first };
-        while (doomed.next()) |segment| if (segment.device == device) return true;
-        return false;
     }
 
     /// Makes the content of every segment of a tag immutable, or ends that: then a backup of it is only memory, which
@@ -535,16 +432,6 @@ pub const Registry = struct {
     /// Waits, with the mutex held, until no copy runs on a segment that is already marked as moving.
     pub fn waitForPins(self: *Registry, segment: *const Segment) void {
         while (segment.pins > 0) self.changed.wait(&self.mutex);
-    }
-};
-
-const DoomedIterator = struct {
-    node: ?*std.DoublyLinkedList.Node,
-
-    fn next(self: *DoomedIterator) ?*const Segment {
-        const node = self.node orelse return null;
-        self.node = node.next;
-        return @fieldParentPtr("doomed_node", node);
     }
 };
 

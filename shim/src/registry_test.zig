@@ -69,7 +69,7 @@ test "Registry.takeDoomed hands out each doomed segment once in a sweep when the
         try std.testing.expectEqual(kept, table.takeDoomed(sweep));
         try std.testing.expectEqual(listed, table.takeDoomed(sweep));
         try std.testing.expectEqual(null, table.takeDoomed(sweep));
-        for ([_]*Segment{ listed, kept }) |segment| table.postpone(segment, false);
+        for ([_]*Segment{ listed, kept }) |segment| try std.testing.expect(table.stopMoving(segment));
     }
     table.set(kept, .moving, true);
     try std.testing.expectEqual(listed, table.takeDoomed(table.beginSweep()));
@@ -89,7 +89,7 @@ test "Registry.relist leaves a doomed segment unlisted when another segment has 
     try std.testing.expect(table.unlist(stale));
     try std.testing.expect(table.insert(fresh) != null);
     table.relist(stale);
-    table.postpone(stale, false);
+    try std.testing.expect(table.stopMoving(stale));
     try std.testing.expectEqual(fresh, try table.find(fresh.address, fresh.id));
     try std.testing.expectEqual(stale, table.takeDoomed(table.beginSweep()));
     _ = table.unlist(fresh);

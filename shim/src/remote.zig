@@ -169,7 +169,7 @@ fn connect(path: []const u8, timeout_ns: u64, failure: *Failure) status.Error!Op
 
 fn receiveGreeting(descriptor: i32, deadline: u64, failure: *Failure) status.Error!wire.Greeting {
     const peer = try sockets.peerOf(descriptor, failure);
-    if (!peer.isTrusted()) {
+    if (!peer.mayBeControlled()) {
         failure.describe("", 0, 0, 0, "it belongs to another user");
         return error.EngineRefused;
     }
@@ -187,7 +187,9 @@ fn receiveGreeting(descriptor: i32, deadline: u64, failure: *Failure) status.Err
         return error.EngineRefused;
     }
     if (greeting.status != @intFromEnum(status.Status.ok)) {
-        failure.describe("", 0, 0, 0, "it has as many clients as it takes");
+        const is_full = greeting.status == @intFromEnum(status.Status.busy);
+        const message = if (is_full) "it has as many clients as it takes" else "it belongs to another user";
+        failure.describe("", 0, 0, 0, message);
         return error.EngineRefused;
     }
     // A child that the engine forked may answer for it.

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const Initialization = @import("initialization.zig").Initialization;
 const LeftBehind = @import("left_behind.zig").LeftBehind;
 const loader = @import("loader.zig");
 const status = @import("status.zig");
@@ -76,16 +77,6 @@ fn nextSession() u64 {
     return sessions.fetchAdd(1, .monotonic);
 }
 
-/// Who has to undo `aclInit`.
-const Initialization = enum { ours, counted, foreign };
-
-/// The initialisation that a failed attach could not give up: the next one with that library takes it over.
-var stray_initialization: ?struct {
-    /// `aclInit` of the library.
-    library: *const fn (?[*:0]const u8) callconv(.c) acl.Error,
-    kind: Initialization,
-} = null;
-
 pub const Runtime = struct {
     library: loader.Library,
     initialization: Initialization,
@@ -106,7 +97,7 @@ pub const Runtime = struct {
             .session = nextSession(),
             .left_behind = try .ofProcess(),
         };
-        if (beside == null) self.initialization = try self.initialize(failure);
+        if (beside == null) self.initialization = try .take(&library, failure);
         errdefer self.abandon();
         var count: u32 = 0;
         const code = library.api.aclrtGetDeviceCount(&count);
@@ -119,46 +110,14 @@ pub const Runtime = struct {
         return self;
     }
 
-    fn initialize(self: *Runtime, failure: *Failure) status.Error!Initialization {
-        if (stray_initialization) |stray| if (stray.library == self.library.api.aclInit) {
-            stray_initialization = null;
-            return stray.kind;
-        };
-        const code = self.library.api.aclInit(null);
-        switch (code) {
-            acl.code.success => return .ours,
-            acl.code.repeat_initialize => return .counted,
-            // Someone initialised AscendCL with a configuration file of their own: no count was taken.
-            acl.code.invalid_param => {
-                var count: u32 = 0;
-                if (self.library.api.aclrtGetDeviceCount(&count) == acl.code.success) return .foreign;
-            },
-            else => {},
-        }
-        self.describe("aclInit", code, 0, 0, failure);
-        return error.BackendUnavailable;
-    }
-
     /// Gives up our count of `aclInit`. The last one in the process tears AscendCL down.
     pub fn finalize(self: *Runtime, failure: *Failure) status.Error!void {
-        const api = &self.library.api;
-        if (self.initialization == .foreign) return;
-        const call, const code = if (api.aclFinalizeReference) |finalizeReference|
-            .{ "aclFinalizeReference", finalizeReference(null) }
-        else if (self.initialization == .ours)
-            .{ "aclFinalize", api.aclFinalize() }
-        else
-            return;
-        if (code == acl.code.repeat_finalize) return; // somebody else has torn AscendCL down already
-        return self.check(call, code, 0, 0, failure);
+        return self.initialization.giveUp(&self.library, failure);
     }
 
     /// Finalizes after a failed attach, whose own failure is reported.
     pub fn abandon(self: *Runtime) void {
-        var ignored: Failure = .{};
-        self.finalize(&ignored) catch {
-            stray_initialization = .{ .library = self.library.api.aclInit, .kind = self.initialization };
-        };
+        self.initialization.abandon(&self.library);
     }
 
     /// Turns a code that is not success into an error, with AscendCL's own message of this thread.
@@ -170,24 +129,7 @@ pub const Runtime = struct {
         size_bytes: u64,
         failure: *Failure,
     ) status.Error!void {
-        if (code == acl.code.success) return;
-        self.describe(call, code, address, size_bytes, failure);
-        return status.fromAcl(code);
-    }
-
-    fn describe(
-        self: *const Runtime,
-        call: []const u8,
-        code: acl.Error,
-        address: u64,
-        size_bytes: u64,
-        failure: *Failure,
-    ) void {
-        var message: []const u8 = "";
-        if (self.library.api.aclGetRecentErrMsg) |recent| {
-            if (recent()) |text| message = std.mem.span(text);
-        }
-        failure.describe(call, code, address, size_bytes, message);
+        return self.library.check(call, code, address, size_bytes, failure);
     }
 
     /// The primary context of `device`, which is opened on first use and stays open until `closeDevices`.
@@ -252,8 +194,30 @@ pub const Runtime = struct {
 
     /// Bytes that every mapping on `device` is a multiple of.
     pub fn granularityOf(self: *Runtime, device: u32, failure: *Failure) status.Error!usize {
-        if (!self.isOpen(device)) try (try Scope.enter(self, device, failure)).leave(failure);
+        if (!self.isOpen(device)) try if (self.beside == null)
+            self.open(device, failure)
+        else
+            self.openAside(device, failure);
         return self.devices[device].granularity;
+    }
+
+    fn open(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        return (try Scope.enter(self, device, failure)).leave(failure);
+    }
+
+    /// As `open`, on another thread: the program's own keeps its context even where a call fails.
+    fn openAside(self: *Runtime, device: u32, failure: *Failure) status.Error!void {
+        var outcome: status.Outcome = .{};
+        const opening: sync.Thread = try .spawn(openOn, .{ self, device, &outcome });
+        opening.join();
+        failure.* = outcome.failure;
+        return outcome.err orelse {};
+    }
+
+    fn openOn(self: *Runtime, device: u32, outcome: *status.Outcome) void {
+        self.open(device, &outcome.failure) catch |err| {
+            outcome.err = err;
+        };
     }
 
     pub fn memoryInfo(self: *Runtime, device: u32, failure: *Failure) status.Error!MemoryInfo {
@@ -388,7 +352,7 @@ pub const Runtime = struct {
         const code = self.library.api.aclrtSetCurrentContext(context);
         if (code == acl.code.rt_param_invalid) {
             if (try self.becomesCurrent(context, device, failure)) return;
-            self.describe("aclrtSetCurrentContext", code, 0, 0, failure);
+            self.library.describe("aclrtSetCurrentContext", code, 0, 0, failure);
             self.mutex.lock();
             defer self.mutex.unlock();
             self.devices[device].gone = true;

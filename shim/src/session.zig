@@ -1,6 +1,7 @@
 //! The verbs behind the C ABI, for the AscendCL that this process has opened. Any thread may call each.
 
 const std = @import("std");
+const program_memory = @import("program_memory.zig");
 const acl = @import("acl");
 const backups = @import("backup.zig");
 const devices = @import("devices.zig");
@@ -276,14 +277,14 @@ pub const Session = struct {
 
     /// After the release of a segment: gives back host memory that nothing keeps.
     pub fn trimHost(self: *Session) void {
-        if (self.executor.devices.keeps_staging.load(.acquire)) self.executor.requestSweep();
+        if (self.executor.devices.hasNeedlessStaging()) self.executor.requestSweep();
         var ignored: Failure = .{};
         self.stores.trim(&ignored) catch return; // what stays serves the next sleep
     }
 
     /// Drops the backup that immutable content has kept: the program beside is about to write to it.
     pub fn dropKeptBackup(self: *Session, address: u64, id: u64) void {
-        const backup = self.registry.takeClean(address, id) orelse return;
+        const backup = program_memory.takeClean(&self.registry, address, id) orelse return;
         backup.drop(&self.stores);
         self.executor.requestSweep(); // gives back what nothing retains
     }
@@ -428,7 +429,7 @@ pub const Session = struct {
             .reserved_bytes = counts.reserved_bytes,
             .staging_bytes = devices.staging_bytes,
             .kept_staging_bytes = self.executor.devices.kept_bytes.load(.monotonic),
-            .pageable_bytes = self.stores.pageable.counts().usedBytes(),
+            .pageable_bytes = self.stores.pageable.counts().used_bytes,
         };
     }
 

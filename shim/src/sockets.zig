@@ -69,10 +69,14 @@ pub const Peer = struct {
     pid: i32,
     uid: u32,
 
-    /// Root may do as it likes, on either side.
-    pub fn isTrusted(self: Peer) bool {
-        const own = linux.geteuid();
-        return self.uid == own or self.uid == 0 or own == 0;
+    /// Whether it may control this process.
+    pub fn mayControl(self: Peer) bool {
+        return self.uid == linux.geteuid() or self.uid == 0;
+    }
+
+    /// Whether this process may control it.
+    pub fn mayBeControlled(self: Peer) bool {
+        return self.mayControl() or linux.geteuid() == 0;
     }
 };
 

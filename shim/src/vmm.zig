@@ -50,7 +50,10 @@ pub const Memory = struct {
     pub fn back(self: Memory, segment: *Segment, failure: *Failure) status.Error!void {
         const api = &self.runtime.library.api;
         if (segment.handle == null) {
-            const prop = if (segment.borrowed) |owner| owner.prop else runtime.physicalMemory(segment.device, segment.mem_attr);
+            const prop = if (segment.borrowed) |owner|
+                owner.prop
+            else
+                runtime.physicalMemory(segment.device, segment.mem_attr);
             var handle: acl.DrvMemHandle = null;
             const call = "aclrtMallocPhysical";
             try self.check(call, api.aclrtMallocPhysical(&handle, segment.size_bytes, &prop, 0), segment, failure);

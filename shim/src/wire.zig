@@ -15,7 +15,8 @@ const Failure = status.Failure;
 pub const Greeting = extern struct {
     magic: [8]u8 = magic_bytes,
     protocol: u32 = version,
-    /// A `Status`: `ok`, or `busy` where the server has too many clients and closes the connection.
+    /// A `Status`. The server closes the connection unless it is `ok`: `busy` where it has too many clients,
+    /// `engine_refused` for another user.
     status: i32,
     fingerprint: u64 = served_calls.fingerprint,
     /// Of the engine's process, in clock ticks after the machine's start.

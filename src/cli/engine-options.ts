@@ -21,7 +21,8 @@ export const engineOptions = {
 
 /** Details that these verbs share. */
 export const engineDetails: readonly string[] = [
-  "<engine> is a URL such as http://localhost:8000, or unix:/path/to/socket.",
+  "<engine> is the name or process number of an engine on this machine that `camem run` started, or a",
+  "URL such as http://localhost:8000, or unix:/path/to/socket. --mode, --model and --token are for URLs.",
   "Exits with 1 when the engine refuses or fails, and with 3 when it cannot be reached.",
 ];
 

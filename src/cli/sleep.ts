@@ -1,12 +1,15 @@
-/** `camem sleep` puts an engine to sleep over HTTP. */
+/** `camem sleep` puts an engine to sleep: of this machine, or over HTTP. */
 
+import { formatSize } from "../options/sizes.ts";
+import type { SleepLevel } from "../policy/tag-policies.ts";
 import { type Command, UsageError } from "./command.ts";
 import { clientFor, engineDetails, engineOptions, given, listOf, textOf } from "./engine-options.ts";
+import { isLocal, refuseServerOptions, withEngine } from "./local-engine.ts";
 import { withProgress } from "./transition-progress.ts";
 
 export const sleep: Command = {
   synopsis: "sleep <engine> [options]",
-  purpose: "puts an engine to sleep, as POST /sleep, and shows the progress",
+  purpose: "puts an engine to sleep and shows the progress",
   details: engineDetails,
   options: {
     level: {
@@ -28,11 +31,14 @@ export const sleep: Command = {
     ...engineOptions,
   },
   examples: [
+    "sleep llama-server",
     "sleep localhost:8000",
     "sleep localhost:8000 --level 2 --mode wait",
     "sleep unix:/run/engine/admin.sock --tags kv_cache",
   ],
   run: async (values, operands) => {
+    const [target] = operands;
+    if (target !== undefined && operands.length === 1 && isLocal(target)) return sleepLocal(target, values);
     const client = clientFor(values, operands);
     const model = textOf(values["model"]);
     const body = given({
@@ -51,8 +57,28 @@ export const sleep: Command = {
   },
 };
 
-function levelOf(value: unknown): number | undefined {
+async function sleepLocal(target: string, values: Readonly<Record<string, unknown>>): Promise<number> {
+  refuseServerOptions(values, "sleep");
+  const [level, tags, offloadTags] = [
+    levelOf(values["level"]),
+    listOf(values["tags"]),
+    listOf(values["offload-tags"]),
+  ];
+  const report = await withEngine(target, (allocator, onProgress) =>
+    allocator.sleep({ level, tags, offloadTags, onProgress }),
+  );
+  const { freedBytes, alreadySleeping } = report;
+  const depth = report.level === null ? "" : ` at level ${report.level}`;
+  console.log(
+    alreadySleeping
+      ? `already asleep${depth}`
+      : `asleep${depth}, ${formatSize(freedBytes)} of device memory freed`,
+  );
+  return 0;
+}
+
+function levelOf(value: unknown): SleepLevel | undefined {
   if (value === undefined) return undefined;
-  if (typeof value === "string" && /^[012]$/.test(value)) return Number(value);
+  if (typeof value === "string" && /^[012]$/.test(value)) return Number(value) as SleepLevel;
   throw new UsageError(`--level is "${value}"; it must be 0, 1 or 2`);
 }

@@ -1,8 +1,10 @@
-/** `camem status` shows the engines of a server, and their memory. */
+/** `camem status` shows the engines of this machine or of a server, and their memory. */
 
 import { formatSize } from "../options/sizes.ts";
-import { type Command, CommandFailure, exitStatus } from "./command.ts";
+import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { clientFor, engineDetails, engineOptions, textOf } from "./engine-options.ts";
+import { isLocal } from "./local-engine.ts";
+import { printLocalStatus } from "./local-status.ts";
 
 /** The answer of `/camem/usage`. */
 interface Usage {
@@ -28,15 +30,24 @@ interface EngineUsage {
 }
 
 export const status: Command = {
-  synopsis: "status <engine> [options]",
-  purpose: "shows the state of each engine of a server, its memory by tag, and the devices",
+  synopsis: "status [engine] [options]",
+  purpose: "shows engines and their memory: all on this machine, the one named, or those of a server",
   details: engineDetails,
   options: {
-    json: { type: "boolean", description: "prints the answer of GET /camem/usage" },
+    json: { type: "boolean", description: "prints JSON; for a server the answer of GET /camem/usage" },
+    segments: {
+      type: "boolean",
+      description: "shows each piece of memory, how it was written, and its rule",
+    },
     ...engineOptions,
   },
-  examples: ["status localhost:8000", "status localhost:8000 --json"],
+  examples: ["status", "status llama-server --segments", "status localhost:8000 --json"],
   run: async (values, operands) => {
+    const [target] = operands;
+    if (operands.length === 0 || (operands.length === 1 && isLocal(target ?? "")))
+      return printLocalStatus(target, values);
+    if (values["segments"] === true)
+      throw new UsageError("--segments is for an engine on this machine: give its name or process number");
     const client = clientFor(values, operands);
     const answer = (await client.get("camem/usage")) as Usage | undefined;
     if (typeof answer?.engines !== "object" || !Array.isArray(answer.devices))

@@ -1,7 +1,8 @@
-/** Shows a running sleep or wake-up on standard error: one line that changes on a terminal, a line for each phase elsewhere. */
+/** Shows a running sleep or wake-up of a server on standard error. */
 
 import { formatSize } from "../options/sizes.ts";
 import type { EngineClient, SentEvent } from "./engine-client.ts";
+import { ProgressLine } from "./progress-line.ts";
 
 interface Progress {
   readonly phase: string;
@@ -71,16 +72,13 @@ async function show(
   signal: AbortSignal,
   onReady: () => void,
 ): Promise<void> {
-  const isTerminal = process.stderr.isTTY === true;
-  let phase = "";
+  const shown = new ProgressLine();
   for await (const event of client.events(signal)) {
     // The snapshot comes first: from then on nothing is missed.
     onReady();
     if (isEnd(event, what)) break;
     const line = lineOf(event, what);
-    if (line === undefined || (!isTerminal && line.phase === phase)) continue;
-    phase = line.phase;
-    process.stderr.write(isTerminal ? `\r\x1b[K${line.text}` : `${line.text}\n`);
+    if (line !== undefined) shown.show(line.phase, line.text);
   }
-  if (isTerminal && phase !== "") process.stderr.write("\r\x1b[K");
+  shown.clear();
 }

@@ -5,7 +5,7 @@ import type { RemoteName, ServedExports } from "./exports.ts";
 import { exports } from "./library.ts";
 import { callsOf, type Native } from "./native.ts";
 import { check, failureBytes, firstResult, secondResult, takeFirst, takeSecond } from "./status.ts";
-import { servedCalls } from "./symbols.gen.ts";
+import { Status, servedCalls } from "./symbols.gen.ts";
 
 /** The shim of an engine in another process. */
 interface EngineNative extends Native, ReturnType<typeof engineCalls> {}
@@ -17,15 +17,22 @@ export interface EngineConnection {
   readonly pid: number;
   /** When the process began, in clock ticks after the machine did. */
   readonly startTime: number;
+  /** Called when a call finds that the engine has ended or does not answer. Every later call fails as well. */
+  onGone: () => void;
   /** Ends the connection; later calls fail. */
   close(): void;
 }
 
-function remoteExports(connection: number): ServedExports {
+function remoteExports(connection: number, onGone: () => void): ServedExports {
   const calls = servedCalls.map((name) => {
     const remoteName = name.replace("camem_", "camem_remote_") as RemoteName<typeof name>;
     const call = exports()[remoteName] as (connection: number, ...values: unknown[]) => number;
-    return [name, (...values: unknown[]) => call(connection, ...values)] as const;
+    const entry = (...values: unknown[]) => {
+      const status = call(connection, ...values);
+      if (status === Status.engine_gone) onGone();
+      return status;
+    };
+    return [name, entry] as const;
   });
   return Object.fromEntries(calls) as unknown as ServedExports;
 }
@@ -52,12 +59,14 @@ export function connectEngine(path: string, timeoutMs: number): EngineConnection
       ),
   );
   const connection = takeFirst();
-  const served = remoteExports(connection);
+  const served = remoteExports(connection, () => opened.onGone());
   const calls = () => served;
-  return {
+  const opened: EngineConnection = {
     native: { ...callsOf(calls), ...engineCalls(calls) },
     pid: pid[0] as number,
     startTime: takeSecond(),
+    onGone: () => undefined,
     close: () => void exports().camem_remote_close(connection),
   };
+  return opened;
 }

@@ -125,6 +125,7 @@ export const EngineInfo = {
     touches: { kind: "u64", offset: 32, length: 8 },
     ownWakeUps: { kind: "u64", offset: 40, length: 8 },
     ownWakeUpStatus: { kind: "i32", offset: 48, length: 4 },
+    session: { kind: "u32", offset: 52, length: 4 },
     allocations: { kind: "u64", offset: 56, length: 8 },
     allocatedBytes: { kind: "u64", offset: 64, length: 8 },
     pinnedSegments: { kind: "u64", offset: 72, length: 8 },

@@ -21,6 +21,7 @@ const states: readonly EngineState[] = [
   "waking",
   "awaiting-weights",
   "failed",
+  "closed",
 ];
 
 const sleepStates = ["awake", "weights_offloaded", "discard_all"] as const;

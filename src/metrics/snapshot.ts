@@ -1,5 +1,5 @@
 import type { CaMemAllocator } from "../allocator.ts";
-import { CamemError, type CamemErrorCode } from "../errors.ts";
+import { CamemError, type CamemErrorCode, isUnusable } from "../errors.ts";
 import type { HostUsage, TagUsage } from "../memory/usage.ts";
 import type { EngineStatus, RequestCounts } from "../server/engine/events.ts";
 import type { DeviceMemory } from "../server/engine/results.ts";
@@ -93,8 +93,8 @@ export class SnapshotReader {
       return read();
     } catch (error) {
       if (!(error instanceof CamemError)) throw error;
-      // A closed allocator holds no memory, so reading it is no failure.
-      if (error.code !== "CLOSED") this.#failures.set(error.code, (this.#failures.get(error.code) ?? 0) + 1);
+      // A closed allocator and an engine that has ended hold no memory, so reading them is no failure.
+      if (!isUnusable(error)) this.#failures.set(error.code, (this.#failures.get(error.code) ?? 0) + 1);
       return fallback;
     }
   }

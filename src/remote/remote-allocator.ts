@@ -90,10 +90,11 @@ export class RemoteAllocator {
     this.#deviceCount = native.runtimeInfo().deviceCount;
     checkDevice(config.device, this.#deviceCount);
     if (config.spillDir !== null) native.setSpillFolder(config.spillDir);
-    this.#lifecycle = new Lifecycle(() => this.#disconnect(), "RemoteAllocator.connect()");
+    this.#lifecycle = new Lifecycle(async () => this.#disconnect(), "RemoteAllocator.connect()");
     this.#table = new SegmentTable(native, () => this.#assertUsable());
     this.#policies = new TagPolicies(native, (tag) => this.#table.tagId(tag), enginePolicies);
     this.#transitions = new Transitions(native, config, this.#table, this.#policies, this.#isKnown);
+    connection.onGone = () => this.#noteEnd("it does not answer");
     this.#watch = new EngineWatch(path, {
       onChange: (info) => this.#noteChange(info),
       onEnd: (how) => this.#noteEnd(how),
@@ -310,7 +311,7 @@ export class RemoteAllocator {
     return this.close();
   }
 
-  async #disconnect(): Promise<void> {
+  #disconnect(): void {
     this.#watch.stop();
     this.#connection.close();
   }
@@ -322,6 +323,10 @@ export class RemoteAllocator {
 
   #noteChange(info: EngineInfo): void {
     const last = this.#last;
+    if (info.session !== last.session || info.startTime !== last.startTime) {
+      this.#noteEnd("it has let go of its devices");
+      return;
+    }
     this.#last = info;
     const status = statusOf(info);
     if (info.touches > last.touches) this.#listeners.emit({ type: "touched", status });
@@ -330,6 +335,8 @@ export class RemoteAllocator {
   }
 
   #noteEnd(how: string): void {
+    if (this.#gone !== undefined) return;
+    this.#watch.stop();
     this.#gone = new CamemError(
       "ENGINE_GONE",
       `the engine ${formatValue(this.#last.name)} (process ${this.pid}) is gone: ${how}; \`camem status\` lists those that run`,

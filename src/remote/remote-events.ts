@@ -10,5 +10,7 @@ import type { EngineStatus } from "./engine-status.ts";
  * - `gone`: the engine has ended or does not answer. No event follows.
  */
 export type RemoteEvent =
-  | { readonly type: "touched" | "woke" | "changed"; readonly status: EngineStatus }
+  | { readonly type: "touched"; readonly status: EngineStatus }
+  | { readonly type: "woke"; readonly status: EngineStatus }
+  | { readonly type: "changed"; readonly status: EngineStatus }
   | { readonly type: "gone"; readonly error: CamemError };

@@ -2,7 +2,6 @@
 
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { messageOf } from "../errors.ts";
 
 /** The socket of an engine. */
 export interface EngineSocket {
@@ -11,34 +10,49 @@ export interface EngineSocket {
   readonly path: string;
 }
 
-/** The folder that engines of this user make their sockets in. */
-export function socketFolder(
-  environment: Readonly<Record<string, string | undefined>> = process.env,
-): string {
-  const { CAMEM_SOCKET_DIR: own, XDG_RUNTIME_DIR: runtime } = environment;
-  if (own !== undefined && own !== "") return own;
-  if (runtime !== undefined && runtime !== "") return join(runtime, "camem");
-  return `/tmp/camem-${process.geteuid?.() ?? 0}`;
-}
-
-export function socketPath(pid: number): string {
-  return join(socketFolder(), `${pid}.sock`);
-}
-
-/** The sockets of this user's engines, including those that an engine left behind when it was killed. */
-export function engineSockets(): EngineSocket[] {
-  const folder = socketFolder();
-  let names: string[];
+/** The names in a folder; none where it does not exist or is not ours to read. */
+function namesIn(folder: string): string[] {
   try {
-    names = readdirSync(folder);
+    return readdirSync(folder);
   } catch (error) {
-    if (messageOf(error).startsWith("ENOENT")) return [];
+    const { code } = error as { readonly code?: string };
+    if (code === "ENOENT" || code === "EACCES" || code === "ENOTDIR") return [];
     throw error;
   }
-  return names
-    .flatMap((name) => {
-      const pid = /^(\d+)\.sock$/.exec(name)?.[1];
-      return pid === undefined ? [] : [{ pid: Number(pid), path: join(folder, name) }];
-    })
-    .sort((first, second) => first.pid - second.pid);
+}
+
+/**
+ * The folders that engines of this user make their sockets in, the most likely first; for root, those of every user. An engine
+ * may have been started with another environment than this process.
+ */
+function socketFolders({ CAMEM_SOCKET_DIR: own, XDG_RUNTIME_DIR: runtime }: typeof process.env): string[] {
+  const user = process.geteuid?.() ?? 0;
+  const named = [own, runtime && join(runtime, "camem")].filter((path) => path !== undefined && path !== "");
+  const usual = [`/run/user/${user}/camem`, `/tmp/camem-${user}`];
+  const others =
+    user === 0
+      ? [
+          ...namesIn("/run/user").map((name) => `/run/user/${name}/camem`),
+          ...namesIn("/tmp").flatMap((name) => (/^camem-\d+$/.test(name) ? [`/tmp/${name}`] : [])),
+        ]
+      : [];
+  return [...new Set([...(named as string[]), ...usual, ...others])];
+}
+
+/** The sockets of engines on this machine, including those that an engine left behind when it was killed. */
+export function engineSockets(environment: typeof process.env = process.env): EngineSocket[] {
+  return socketFolders(environment).flatMap((folder) =>
+    namesIn(folder)
+      .flatMap((name) => {
+        const pid = /^(\d+)\.sock$/.exec(name)?.[1];
+        return pid === undefined ? [] : [{ pid: Number(pid), path: join(folder, name) }];
+      })
+      .sort((first, second) => first.pid - second.pid),
+  );
+}
+
+/** The path of the socket of a process; where there is none, the path that it should have. */
+export function socketPath(pid: number): string {
+  const found = engineSockets().find((socket) => socket.pid === pid);
+  return found?.path ?? join(socketFolders(process.env)[0] ?? "/tmp", `${pid}.sock`);
 }

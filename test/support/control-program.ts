@@ -16,7 +16,7 @@ export interface ControlProgram extends AsyncDisposable {
   /** The path of its socket. */
   readonly path: string;
   /** Sends a line and returns what the program prints for it. */
-  tell(command: "verify" | "touch" | "fork" | "stop"): Promise<string>;
+  tell(command: "verify" | "touch" | "fork" | "renew" | "stop"): Promise<string>;
   kill(signal?: NodeJS.Signals): Promise<void>;
 }
 
@@ -30,7 +30,7 @@ export async function startControlProgram(
     env: { ...process.env, ...environment, CAMEM_SOCKET_DIR: own },
     stdin: "pipe",
     stdout: "pipe",
-    stderr: "inherit",
+    stderr: "ignore",
   });
   const lines = linesOf(child.stdout);
   if ((await lines.next()).value !== "serving") throw new Error("the control program does not serve");

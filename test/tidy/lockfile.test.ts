@@ -10,6 +10,7 @@ interface LockedPackage {
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly optionalDependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
 }
 
 const lockfile: { readonly packages: Readonly<Record<string, LockedPackage>> } = JSON.parse(
@@ -33,7 +34,29 @@ test("package-lock.json lists every dependency, also optional ones for other pla
   expect(missing).toEqual([]);
 });
 
+test("package-lock.json has no version that a package refuses as its peer, not even an optional one", () => {
+  const refused = [...packages].flatMap(([path, { peerDependencies = {} }]) =>
+    Object.entries(peerDependencies).flatMap(([name, range]) => {
+      const version = locked(path, name)?.version;
+      const fits = version === undefined || Bun.semver.satisfies(version, range);
+      return fits ? [] : [`${path} needs ${name} ${range}, not ${version}: npm 10 would add it`];
+    }),
+  );
+  expect(refused).toEqual([]);
+});
+
 test("package-lock.json has the dependencies of package.json", () => {
   const { dependencies, devDependencies, peerDependencies } = manifest;
   expect(lockfile.packages[""]).toMatchObject({ dependencies, devDependencies, peerDependencies });
+});
+
+test("package-lock.json has a version that fits for every peer that it lists, as npm 10 demands", () => {
+  const unfit = [...packages].flatMap(([path, { peerDependencies = {} }]) =>
+    Object.entries(peerDependencies).flatMap(([name, range]) => {
+      const version = path === "" ? undefined : locked(path, name)?.version;
+      if (version === undefined || Bun.semver.satisfies(version, range)) return [];
+      return [`${path} needs ${name} ${range}, not ${version}`];
+    }),
+  );
+  expect(unfit).toEqual([]);
 });

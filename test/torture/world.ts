@@ -242,7 +242,10 @@ export class World {
         "device memory": [held.physicalBytes, sum((segment) => segment.committedBytes)],
         "address space": [held.reservedBytes, sum((segment) => segment.sizeBytes)],
         "host memory": [held.hostAllocationBytes, host.heldBytes],
-        backups: [sum((segment) => segment.hostBytes), host.heldBytes - host.freeBytes],
+        backups: [
+          sum((segment) => segment.hostBytes),
+          host.heldBytes - host.freeBytes - host.keptStagingBytes,
+        ],
       };
     };
     const isExact = () =>

@@ -51,7 +51,8 @@ pub fn aclrtCreateContext(context: ?*acl.Context, device: i32) callconv(.c) acl.
 }
 
 pub fn aclrtDestroyContext(context: acl.Context) callconv(.c) acl.Error {
-    const call = real.function("aclrtDestroyContext", fn (acl.Context) callconv(.c) acl.Error) orelse return refusal.missing;
+    const Call = fn (acl.Context) callconv(.c) acl.Error;
+    const call = real.function("aclrtDestroyContext", Call) orelse return refusal.missing;
     const left = blk: {
         contexts.lock();
         defer contexts.unlock();

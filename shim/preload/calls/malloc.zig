@@ -100,16 +100,17 @@ fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.
     const largest = std.math.maxInt(u48);
     const device = currentDevice() orelse return call.real_(pointer, size, policy);
     if (size == 0 or size > largest) return call.real_(pointer, size, policy);
-    if (!call.isPlain() or attributeOf(policy) == null) return allocateUnmanaged(call, out, size, policy, device, .special);
+    const attribute = attributeOf(policy);
+    if (!call.isPlain() or attribute == null) return allocateUnmanaged(call, out, size, policy, device, .special);
     const session = start.session() orelse return allocateUnmanaged(call, out, size, policy, device, .refused);
     if (written.isKept(size, device)) return allocateUnmanaged(call, out, size, policy, device, .rule);
     contexts.noteCurrent(device, false);
     const size_bytes = std.mem.alignForward(u64, size, rounding_bytes) + call.padding();
     var failure: Failure = .{};
-    var address = place(session, device, size_bytes, attributeOf(policy).?, &failure);
+    var address = place(session, device, size_bytes, attribute.?, &failure);
     if (address) |_| {} else |err| {
         if (err == error.OutOfDeviceMemory and makeRoom(session))
-            address = place(session, device, size_bytes, attributeOf(policy).?, &failure);
+            address = place(session, device, size_bytes, attribute.?, &failure);
     }
     out.* = @ptrFromInt(address catch return allocateUnmanaged(call, out, size, policy, device, .refused));
     return acl.code.success;
@@ -185,7 +186,8 @@ pub fn aclrtFree(pointer: ?*anyopaque) callconv(.c) acl.Error {
 
 pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
     if (memory.isAllocation(pointer)) {
-        const synchronize = real.function("aclrtSynchronizeDevice", fn () callconv(.c) acl.Error) orelse return refusal.missing;
+        const Synchronize = fn () callconv(.c) acl.Error;
+        const synchronize = real.function("aclrtSynchronizeDevice", Synchronize) orelse return refusal.missing;
         const code = synchronize();
         if (code != acl.code.success and !core.status.isSynchronizeNotice(code)) return code;
     }

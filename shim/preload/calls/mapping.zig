@@ -3,6 +3,7 @@
 const std = @import("std");
 const acl = @import("acl");
 const core = @import("core");
+const program_memory = core.program_memory;
 const handles = @import("../handles.zig");
 const memory = @import("../memory.zig");
 const parking = @import("../parking.zig");
@@ -123,7 +124,7 @@ const Mapping = struct {
         defer handles.mutex.unlock();
         const own = handles.get(@ptrFromInt(self.handle)) orelse return .{ .done = refusal.stale_handle };
         if (own.isSegment()) {
-            const segment = session.registry.claimAny(own.address, own.segment_id) catch
+            const segment = program_memory.claimAny(&session.registry, own.address, own.segment_id) catch
                 return .{ .moving = .{ .address = own.address, .segment_id = own.segment_id } };
             const reason: memory.Pinned = if (own.isParked()) .none else .mapped_in_part;
             sharing.pin(session, own, segment, reason);
@@ -166,7 +167,7 @@ pub fn aclrtUnmapMem(pointer: Pointer) callconv(.c) acl.Error {
     while (true) switch (parking.unmap(session, @intFromPtr(pointer), call)) {
         .foreign => return if (memory.isAllocation(pointer)) refusal.bad_range else call(pointer),
         .done => |code| return code,
-        .moving => |segment| session.registry.waitWhileMoving(segment.address, segment.segment_id),
+        .moving => |segment| program_memory.waitWhileMoving(&session.registry, segment.address, segment.segment_id),
         // There is no room to keep the content elsewhere: it comes back first.
         .needs_memory => {
             if (!passage.enter()) return refusal.asleep;

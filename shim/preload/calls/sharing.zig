@@ -11,7 +11,13 @@ const Session = core.session.Session;
 
 const Pointer = ?*anyopaque;
 
-pub fn aclrtIpcMemGetExportKey(pointer: Pointer, size: usize, key: Pointer, length: usize, flags: u64) callconv(.c) acl.Error {
+pub fn aclrtIpcMemGetExportKey(
+    pointer: Pointer,
+    size: usize,
+    key: Pointer,
+    length: usize,
+    flags: u64,
+) callconv(.c) acl.Error {
     const Call = fn (Pointer, usize, Pointer, usize, u64) callconv(.c) acl.Error;
     const call = real.function("aclrtIpcMemGetExportKey", Call) orelse return refusal.missing;
     const Export = struct {

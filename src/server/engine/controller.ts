@@ -302,7 +302,7 @@ export class SleepController {
         await this.#memory.loadAnew(reload, modelPath, signal);
         this.#state.clearFailure();
       } catch (error) {
-        this.#noteFailure(error);
+        this.#state.noteFailure(error);
         throw error;
       } finally {
         this.#state.endTransition();
@@ -345,15 +345,17 @@ export class SleepController {
   }
 
   async #closeNow(): Promise<void> {
+    this.#state.close();
     const closed = closedError();
     const ended = this.#transitions.end(closed);
     this.#admission.close(closed);
+    this.#announce();
     await ended;
     this.#releaseTags();
   }
 
   #assertOpen(): void {
-    if (this.#closing) throw closedError();
+    if (this.#state.isClosed) throw closedError();
   }
 
   #assertCanMove(): void {
@@ -366,7 +368,7 @@ export class SleepController {
     try {
       this.plan("sleep", { tags, level, offloadTags });
     } catch (error) {
-      this.#noteFailure(error);
+      this.#state.noteFailure(error);
       this.#applyState();
       throw error;
     }
@@ -465,15 +467,11 @@ export class SleepController {
       settle: (outcome) => {
         const hasMoved = "error" in outcome ? isComplete(outcome.error) : outcome.result.report !== null;
         if (hasMoved) this.#state.clearFailure();
-        if ("error" in outcome) this.#noteFailure(outcome.error);
+        if ("error" in outcome) this.#state.noteFailure(outcome.error);
         this.#state.endTransition();
         this.#applyState();
       },
     });
-  }
-
-  #noteFailure(error: unknown): void {
-    if (!this.#closing) this.#state.noteFailure(error);
   }
 
   async #quiesce(

@@ -1,5 +1,5 @@
 import { abortable, aborted } from "../../async/abortable.ts";
-import { CamemError } from "../../errors.ts";
+import { CamemError, isUnusable } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
 import { defaultTag } from "../../policy/tag-names.ts";
 import type { SleepLevel, SleepSelection } from "../../policy/tag-policies.ts";
@@ -70,13 +70,13 @@ export class EngineMemory {
       );
   }
 
-  /** False once the allocator is closed. */
+  /** False once the allocator is closed or its engine in another process has ended. */
   get isReachable(): boolean {
     try {
       this.#tags.usage();
       return true;
     } catch (error) {
-      if (error instanceof CamemError && error.code === "CLOSED") return false;
+      if (isUnusable(error)) return false;
       throw error;
     }
   }

@@ -15,6 +15,7 @@ import type { SleepReason } from "./controller-options.ts";
  * - `waking`: memory is moving back.
  * - `awaiting-weights`: memory is awake, but the content of weights is lost until they are loaded.
  * - `failed`: the device is lost or the allocator is closed; a successful transition ends this state.
+ * - `closed`: the controller is closed, and its calls reject; memory stays as it is.
  */
 export type EngineState =
   | "awake"
@@ -23,7 +24,8 @@ export type EngineState =
   | "asleep"
   | "waking"
   | "awaiting-weights"
-  | "failed";
+  | "failed"
+  | "closed";
 
 /** How many requests an engine has, now and since its controller was made. */
 export interface RequestCounts {

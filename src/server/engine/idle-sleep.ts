@@ -1,6 +1,6 @@
 import Type, { type Static } from "typebox";
 import { backgroundClock, type Clock } from "../../async/clock.ts";
-import { CamemError, formatValue } from "../../errors.ts";
+import { CamemError, formatValue, isUnusable } from "../../errors.ts";
 import { millisecondsOf } from "../../options/durations.ts";
 import {
   closedObject,
@@ -204,7 +204,7 @@ export class IdleSleep implements Disposable {
     try {
       await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
     } catch (error) {
-      if (error instanceof CamemError && error.code === "CLOSED") return this.close();
+      if (isUnusable(error)) return this.close();
       // The controller's events have the failure. Try again after the same time once more; a deeper rung may be due earlier.
       this.#failedAtMs.set(rung, this.#clock.nowMs());
     } finally {

@@ -1,4 +1,4 @@
-import { CamemError } from "../../errors.ts";
+import { CamemError, isUnusable } from "../../errors.ts";
 import type { SleepReason } from "./controller-options.ts";
 import type { EngineMemory } from "./engine-memory.ts";
 import { type EngineState, type FailureSummary, summaryOf } from "./events.ts";
@@ -6,6 +6,7 @@ import { type EngineState, type FailureSummary, summaryOf } from "./events.ts";
 /** Derives the state of an engine from its memory, its pause, its failure and the transition in progress. */
 export class EngineStateTracker {
   paused = false;
+  #isClosed = false;
   readonly #memory: EngineMemory;
   #moving: "falling-asleep" | "waking" | "awaiting-weights" | undefined;
   #sleepInProgress: SleepReason | undefined;
@@ -17,6 +18,7 @@ export class EngineStateTracker {
 
   get current(): EngineState {
     if (this.#moving) return this.#moving;
+    if (this.#isClosed) return "closed";
     if (this.#failure) return "failed";
     const { sleeping, awaitingTags } = this.#memory;
     if (sleeping && sleeping.level > 0) return "asleep";
@@ -27,6 +29,10 @@ export class EngineStateTracker {
   /** True after `pause()`, and after a sleep of level 0. */
   get isPaused(): boolean {
     return this.paused || this.#memory.sleeping?.level === 0;
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
   }
 
   /** True during a transition. */
@@ -61,12 +67,15 @@ export class EngineStateTracker {
     this.#sleepInProgress = undefined;
   }
 
-  /** Records a failure that outlasts its transition: the device is lost or the allocator is closed. */
+  /** Records a failure that outlasts its transition: the device is lost, or the allocator is closed or its engine gone. */
   noteFailure(error: unknown): void {
-    if (!(error instanceof CamemError)) return;
-    const isPermanent =
-      error.code === "DEVICE_LOST" || (error.code === "CLOSED" && !this.#memory.isReachable);
+    if (this.#isClosed || !(error instanceof CamemError)) return;
+    const isPermanent = error.code === "DEVICE_LOST" || (isUnusable(error) && !this.#memory.isReachable);
     if (isPermanent) this.#failure = summaryOf(error);
+  }
+
+  close(): void {
+    this.#isClosed = true;
   }
 
   clearFailure(): void {

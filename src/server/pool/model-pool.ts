@@ -29,8 +29,8 @@ import type { Lease } from "../engine/lease.ts";
 import type { EngineWakeResult } from "../engine/results.ts";
 import { type EngineGroup, engineOf, type QueueCounts } from "./engine-group.ts";
 import { PoolMember } from "./pool-member.ts";
-import { mayWakeForRequest, type RequestRule, requestRule } from "./rules.ts";
-import { type EvictionOptions, planEviction, Switch, type SwitchRequest } from "./switch.ts";
+import { isClosed, mayWakeForRequest, type RequestRule, requestRule } from "./rules.ts";
+import { type EvictionOptions, isShortage, planEviction, Switch, type SwitchRequest } from "./switch.ts";
 
 const Names = Type.Unsafe<readonly string[]>(
   Type.Array(Type.String(), { description: "an array of names of engines" }),
@@ -94,6 +94,8 @@ export class ModelPool implements EngineGroup {
   #current: { readonly member: PoolMember; readonly run: Switch } | undefined;
   #cancelTimer: (() => void) | undefined;
   #arrivals = 0;
+  /** Transitions so far that operators, idleness or clients asked for at an engine. */
+  #foreignTransitions = 0;
   #closing: Promise<void> | undefined;
 
   /** @throws CamemError `INVALID_CONFIG` */
@@ -173,9 +175,11 @@ export class ModelPool implements EngineGroup {
   async wakeUp(model: string, options: EngineWakeOptions = {}): Promise<EngineWakeResult> {
     const member = this.#memberOf(model);
     this.#assertOpen();
-    const always = () => true;
+    if (isClosed(member.engine.status))
+      throw new CamemError("CLOSED", `the controller of the engine ${member.engine.name} is closed`);
     const { signal: requested, tags, reason } = options;
-    const operated = this.#newSwitch(member, { tags, reason, isWanted: always, isDue: always });
+    const isWanted = () => !isClosed(member.engine.status);
+    const operated = this.#newSwitch(member, { tags, reason, isWanted, isDue: () => true });
     return this.#switches.run(requested, (signal) => operated.run(signal)).finally(() => this.#schedule());
   }
 
@@ -248,6 +252,7 @@ export class ModelPool implements EngineGroup {
     const member = this.#members.get(event.engine);
     if (member === undefined) return;
     if (event.type === "requests") member.lastUsedMs = this.#clock.nowMs();
+    if (event.type === "transition-started" && event.reason !== "pool") this.#foreignTransitions++;
     if (event.type !== "state") return;
     if (event.status.state === "awake") member.residentSinceMs = this.#clock.nowMs();
     this.#cancelUnwanted();
@@ -317,7 +322,7 @@ export class ModelPool implements EngineGroup {
 
   /**
    * The members that make room. If all together do not suffice, returns undefined and refuses the requests; while others are
-   * moving it refuses nothing, since the pool schedules again when they have settled.
+   * busy it refuses nothing, since the pool schedules again when they have settled.
    */
   #victimsOrRefusal(member: PoolMember): readonly PoolMember[] | undefined {
     try {
@@ -325,10 +330,15 @@ export class ModelPool implements EngineGroup {
       const { victims } = planEviction(member, undefined, { members, available: members }, this.#eviction);
       return victims.map(({ candidate }) => candidate.member);
     } catch (error) {
-      const areOthersMoving = [...this.#members.values()].some((other) => other !== member && other.isMoving);
-      if (!areOthersMoving) member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
+      if (!this.#areOthersBusy(member))
+        member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
       return undefined;
     }
+  }
+
+  /** True while memory of another member moves, or is about to. */
+  #areOthersBusy(member: PoolMember): boolean {
+    return [...this.#members.values()].some((other) => other !== member && other.isMoving);
   }
 
   #newSwitch(member: PoolMember, request: SwitchRequest): Switch {
@@ -340,7 +350,9 @@ export class ModelPool implements EngineGroup {
     const isWanted = () => this.#isWanted(member);
     const run = this.#newSwitch(member, { reason: "pool", isWanted, isDue });
     this.#current = { member, run };
+    let foreignBefore = this.#foreignTransitions;
     const start = async (signal: AbortSignal) => {
+      foreignBefore = this.#foreignTransitions;
       // An operator's switch may have come first.
       const victims = isWanted() ? this.#victimsOrRefusal(member) : undefined;
       if (victims?.every(isDue)) await run.run(signal);
@@ -348,8 +360,12 @@ export class ModelPool implements EngineGroup {
     const end = (failure?: unknown) => {
       this.#current = undefined;
       // Requests that came after a cancelled switch are scheduled anew.
-      if (failure !== undefined && !run.isCancelled && this.#ruleOf(member) === "wake")
-        member.refuse(this.#unavailable(member, "asleep and could not be woken", failure));
+      if (failure !== undefined && !run.isCancelled && this.#ruleOf(member) === "wake") {
+        // What moves may have taken the room; the pool schedules again once that has settled.
+        if (isShortage(failure) && this.#areOthersBusy(member)) return;
+        const hasLostRoom = isShortage(failure) && this.#foreignTransitions > foreignBefore;
+        if (!hasLostRoom) member.refuse(this.#unavailable(member, "asleep and could not be woken", failure));
+      }
       this.#schedule();
     };
     this.#switches.run(undefined, start).then(() => end(), end);

@@ -23,6 +23,11 @@ export function requestRule(
   return disposition === "hold" ? "wait" : "serve";
 }
 
+/** True once the engine's controller is closed: nothing moves its memory, and its requests are refused. */
+export function isClosed({ state }: EngineStatus): boolean {
+  return state === "closed";
+}
+
 /** True while memory of the engine moves or is about to. */
 export function isMoving({ state }: EngineStatus): boolean {
   return state === "falling-asleep" || state === "waking";

@@ -167,6 +167,14 @@ function hostShortage({ engine }: PoolMember, sizeBytes: number): CamemError {
   );
 }
 
+/** True for the failure of a switch that found too little room, on a device or for backups. */
+export function isShortage(failure: unknown): boolean {
+  if (!(failure instanceof CamemError)) return false;
+  const { code, cause } = failure;
+  if (cause instanceof AggregateError) return isShortage(cause.errors[0]);
+  return code === "OUT_OF_DEVICE_MEMORY" || code === "HOST_BUDGET_EXCEEDED";
+}
+
 /** Makes room and wakes one engine, all or nothing: if the wake-up fails, the engines that made room are woken again. */
 export class Switch {
   readonly #member: PoolMember;

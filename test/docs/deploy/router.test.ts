@@ -118,22 +118,27 @@ describe("vLLM's production-stack router", () => {
     expect(await router.complete("qwen")).toBe(200);
   });
 
-  test("engine of a container named vllm sleeps idle, wakes for requests, and is withheld after the router's sleep", async () => {
+  test("router withholds a pod named vllm that sleeps at an event, also idle, until it wakes it", async () => {
     const { port } = await route({ IDLE_AFTER: "50ms" });
     const router = new RouterModel(port, key, labelled, "/health");
-    await router.podChanged();
     await untilIdle(port);
-    expect(await router.complete("qwen")).toBe(200);
-    expect(await router.operate("/sleep")).toBe(200);
+    await router.podChanged();
     expect(await router.complete("qwen")).toBe(503);
-    expect((await usageOf(port)).status.reason).toBe("operator");
-    expect(await router.operate("/wake_up")).toBe(200);
-    expect(await router.complete("qwen")).toBe(200);
+    await server.end();
+    const second = await route({ IDLE_AFTER: "never" });
+    const other = new RouterModel(second.port, key, labelled, "/health");
+    await other.podChanged();
+    expect(await other.complete("qwen")).toBe(200);
+    expect(await other.operate("/sleep")).toBe(200);
+    expect(await other.complete("qwen")).toBe(503);
+    expect((await usageOf(second.port)).status.reason).toBe("operator");
+    expect(await other.operate("/wake_up")).toBe(200);
+    expect(await other.complete("qwen")).toBe(200);
   });
 
-  test("engine that refuses requests gets 503 for ever after an idle sleep, and never with IDLE_AFTER=never", async () => {
+  test("engine that refuses requests answers 503 for ever after an idle sleep, and never with IDLE_AFTER=never", async () => {
     const idle = await route({ WHEN_ASLEEP: "refuse", IDLE_AFTER: "50ms" });
-    const router = new RouterModel(idle.port, key, labelled, "/health");
+    const router = new RouterModel(idle.port, key, manifest, "/health");
     await router.podChanged();
     await untilIdle(idle.port);
     for (let request = 0; request < 3; request++) expect(await router.complete("qwen")).toBe(503);

@@ -20,9 +20,10 @@ ACL_FUNCTION aclError aclmdlRICaptureEnd(aclrtStream stream, aclmdlRI *model);
 ACL_FUNCTION aclError aclmdlRIExecuteAsync(aclmdlRI model, aclrtStream stream);
 ACL_FUNCTION aclError aclmdlRIDestroy(aclmdlRI model);
 
-/* Sizes in bytes. */
+/* Sizes in bytes, and how many sequences there are. */
 struct sizes {
     size_t weights, cache, compute;
+    int slots;
 };
 
 struct slot;

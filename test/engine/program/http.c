@@ -37,7 +37,7 @@ static int take_slot(struct server *server) {
     int slot = -1;
     pthread_mutex_lock(&server->mutex);
     while (slot < 0) {
-        for (int i = 0; i < SLOTS && slot < 0; i++)
+        for (int i = 0; i < server->engine->sizes.slots && slot < 0; i++)
             if (!server->busy[i]) slot = i;
         if (slot < 0) pthread_cond_wait(&server->changed, &server->mutex);
     }

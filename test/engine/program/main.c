@@ -1,4 +1,4 @@
-/* engine [--backend library] [--port port] [--weights MiB] [--cache MiB]: commands on standard input, one a line, each answered by one
+/* engine [--backend library] [--port port] [--weights MiB] [--cache MiB] [--slots n]: commands on standard input, one a line, each answered by one
  * line. With --backend the engine's library is loaded as a plug-in is, with RTLD_LOCAL. With --port it also serves HTTP. */
 #include "engine.h"
 #include <dlfcn.h>
@@ -51,13 +51,13 @@ static void generate_on_all(const struct backend *backend, struct engine *engine
     static char texts[SLOTS * LONGEST_TEXT];
     pthread_t threads[SLOTS];
     texts[0] = 0;
-    for (int i = 0; i < SLOTS; i++) {
+    for (int i = 0; i < engine->sizes.slots; i++) {
         jobs[i] = (struct job){.backend = backend, .engine = engine, .slot = i, .tokens = tokens};
         snprintf(jobs[i].prompt, sizeof jobs[i].prompt, "%s%d", prompt, i);
         pthread_create(&threads[i], NULL, work, &jobs[i]);
     }
     struct job *failed = NULL;
-    for (int i = 0; i < SLOTS; i++) {
+    for (int i = 0; i < engine->sizes.slots; i++) {
         pthread_join(threads[i], NULL);
         if (jobs[i].code != 0) failed = &jobs[i];
         strcat(texts, jobs[i].text);
@@ -85,9 +85,14 @@ static int obey(const struct backend *backend, struct engine *engine, char *line
         answer(backend->open(engine, &sizes), backend->failed_call(), "");
     } else if (strncmp(line, "quit", 4) == 0) {
         return 0;
-    } else if (sscanf(line, "call %31s", what) == 1) { /* a function of no parameters, of any loaded library */
-        int (*function)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, what);
-        answer(function == NULL ? -1 : function(), what, "");
+    } else if (strncmp(line, "faults", 6) == 0) { /* the emulator's; restarts its counters */
+        int (*set)(const char *) = (int (*)(const char *))dlsym(RTLD_DEFAULT, "camem_emulator_set_faults");
+        line[strcspn(line, "\n")] = 0;
+        answer(set == NULL ? -1 : set(line[6] == 0 ? "" : line + 7), "camem_emulator_set_faults", "");
+    } else if (sscanf(line, "count %63s", prompt) == 1) {
+        uint64_t (*count)(const char *) = (uint64_t (*)(const char *))dlsym(RTLD_DEFAULT, "camem_emulator_call_count");
+        snprintf(text, sizeof text, "%llu", count == NULL ? 0ull : (unsigned long long)count(prompt));
+        answer(count == NULL ? -1 : 0, "camem_emulator_call_count", text);
     } else {
         answer(-1, "unknown command", "");
     }
@@ -97,12 +102,13 @@ static int obey(const struct backend *backend, struct engine *engine, char *line
 int main(int count, char **arguments) {
     static struct engine engine;
     const char *library = NULL;
-    struct sizes sizes = {3 << 20, 1 << 20, 3 << 19};
+    struct sizes sizes = {3 << 20, 1 << 20, 3 << 19, SLOTS};
     int port = 0;
     for (int i = 1; i + 1 < count; i += 2) {
         if (strcmp(arguments[i], "--backend") == 0) library = arguments[i + 1];
         if (strcmp(arguments[i], "--port") == 0) port = atoi(arguments[i + 1]);
         if (strcmp(arguments[i], "--weights") == 0) sizes.weights = (size_t)atoi(arguments[i + 1]) << 20;
+        if (strcmp(arguments[i], "--slots") == 0) sizes.slots = atoi(arguments[i + 1]);
         if (strcmp(arguments[i], "--cache") == 0) sizes.cache = (size_t)atoi(arguments[i + 1]) << 20;
     }
     const struct backend *backend = load_backend(library);

@@ -78,7 +78,7 @@ static aclError open_engine(struct engine *engine, const struct sizes *sizes) {
     for (int device = 0; device < DEVICES; device++) {
         TRY(aclrtSetDevice(device));
         TRY(load_weights(engine, device));
-        for (int i = 0; i < SLOTS; i++) TRY(open_slot(engine, &engine->slots[i], device));
+        for (int i = 0; i < engine->sizes.slots; i++) TRY(open_slot(engine, &engine->slots[i], device));
         TRY(make_constants(engine, device, engine->slots[0].parts[device].stream));
     }
     TRY(aclrtSetDevice(0));
@@ -177,7 +177,7 @@ static aclError close_engine(struct engine *engine) {
     TRY(scratch_close(&engine->scratch));
     for (int device = 0; device < DEVICES; device++) {
         TRY(aclrtSetDevice(device));
-        for (int i = 0; i < SLOTS; i++) TRY(close_slot(&engine->slots[i], device));
+        for (int i = 0; i < engine->sizes.slots; i++) TRY(close_slot(&engine->slots[i], device));
         for (int i = 0; i < CONSTANTS; i++) TRY(aclrtFree(engine->constants[device][i]));
         TRY(aclrtFree(engine->weights[device]));
         TRY(aclrtResetDeviceForce(device));

@@ -14,7 +14,8 @@ export interface PoolCase {
   readonly engines: readonly EngineCase[];
 }
 
-export type EventName = "request" | "sleep" | "wake" | "pause" | "resume" | "fault";
+/** `wake alone` is an operator's wake-up of the engine itself: nothing makes room for it. */
+export type EventName = "request" | "sleep" | "wake" | "wake alone" | "pause" | "resume" | "fault" | "close";
 
 export interface PoolEvent {
   readonly name: EventName;
@@ -28,6 +29,7 @@ interface ModelEngine {
   readonly reload: boolean;
   asleep: { level: 1 | 2; reason: "operator" | "pool" } | undefined;
   paused: boolean;
+  closed: boolean;
   left: number;
   queue: number[];
   lastUsed: number;
@@ -56,6 +58,7 @@ export class PoolModel {
       reload,
       asleep: awake ? undefined : { level: 1, reason: "pool" },
       paused: false,
+      closed: false,
       left: 0,
       queue: [],
       lastUsed: 0,
@@ -68,11 +71,17 @@ export class PoolModel {
     this.#now++;
     if (name === "request") engine.queue.push(this.#requests++);
     if (name === "fault") this.#fault = true;
+    if (name === "close") engine.closed = true;
+    if (!engine.closed) this.#operate(name, engine);
+    this.#settle();
+  }
+
+  #operate(name: EventName, engine: ModelEngine): void {
     if (name === "pause") engine.paused = true;
     if (name === "resume") this.#resume(engine);
     if (name === "sleep") this.#operatorSleep(engine);
     if (name === "wake" && engine.asleep && this.#eviction(engine)) this.#switchTo(engine);
-    this.#settle();
+    if (name === "wake alone" && engine.asleep && this.#eviction(engine)?.length === 0) this.#wake(engine);
   }
 
   #resume(engine: ModelEngine): void {
@@ -108,6 +117,7 @@ export class PoolModel {
   #settle(): void {
     while (true) {
       for (const engine of this.engines) {
+        if (engine.closed) this.#end(engine, "refused");
         if (engine.asleep || engine.paused || engine.queue.length === 0) continue;
         this.#end(engine, "served");
         engine.lastUsed = this.#now;
@@ -146,6 +156,10 @@ export class PoolModel {
       if (next.level === undefined) next.engine.left = 0;
       else this.#sleep(next.engine, next.level, "pool");
     }
+    this.#wake(engine);
+  }
+
+  #wake(engine: ModelEngine): void {
     engine.asleep = undefined;
     engine.left = 0;
     if (!engine.paused) engine.lastUsed = this.#now;
@@ -156,10 +170,10 @@ export class PoolModel {
     let missing = engine.units - engine.left - this.#free(engine.device);
     if (missing <= 0) return [];
     const others = this.engines.filter((other) => other !== engine && other.device === engine.device);
-    const leftovers = others.filter(({ left }) => left > 0);
+    const leftovers = others.filter(({ left, closed }) => left > 0 && !closed);
     for (const { left } of leftovers) missing -= left;
     const awake = others
-      .filter(({ asleep, paused }) => !asleep && !paused)
+      .filter(({ asleep, paused, closed }) => !asleep && !paused && !closed)
       .toSorted((a, b) => b.units - a.units || a.lastUsed - b.lastUsed);
     const lightest = this.#cheapest(awake, missing, false) ?? this.#cheapest(awake, missing, true);
     return lightest && [...leftovers.map((each) => ({ engine: each, level: undefined })), ...lightest];

@@ -47,7 +47,9 @@ const cases: readonly PoolCase[] = [
   },
 ];
 
-const eventNames: readonly EventName[] = ["request", "sleep", "wake", "pause", "resume", "fault"];
+const eventNames: readonly EventName[] = [
+  ...(["request", "sleep", "wake", "wake alone", "pause", "resume", "fault", "close"] as const),
+];
 
 function eventsOf({ engines }: PoolCase): PoolEvent[] {
   const all = engines.flatMap((_, index) => eventNames.map((name) => ({ name, engine: index })));
@@ -107,6 +109,15 @@ class Pool {
     });
   }
 
+  /** Calls `then` once, when the pool has put an engine to sleep and not yet woken another. */
+  onRoom(index: number, then: () => void): void {
+    const unsubscribe = this.pool.subscribe((event) => {
+      if (event.type !== "transition-ended" || event.engine !== `${index}` || event.reason !== "pool") return;
+      unsubscribe();
+      then();
+    });
+  }
+
   #controller(index: number): SleepController {
     const controller = this.controllers[index];
     if (controller === undefined) throw new Error(`there is no engine ${index}`);
@@ -131,6 +142,8 @@ class Pool {
     if (name === "resume") ignored(controller.resume());
     if (name === "sleep") ignored(controller.sleep());
     if (name === "wake") ignored(this.pool.wakeUp(`${index}`));
+    if (name === "wake alone") ignored(controller.wakeUp());
+    if (name === "close") ignored(controller.close());
   }
 
   #request(name: string, isBrief: boolean): void {
@@ -180,7 +193,8 @@ class Pool {
 }
 
 function viewOf({ engines, outcomes }: PoolModel) {
-  const states = engines.map(({ asleep: sleep, paused }) => {
+  const states = engines.map(({ asleep: sleep, paused, closed }) => {
+    if (closed) return `closed ${sleep?.level ?? null} ${sleep?.reason ?? null}`;
     if (sleep) return `asleep ${sleep.level} ${sleep.reason}`;
     return paused ? "paused null null" : "awake null null";
   });
@@ -205,6 +219,39 @@ function* sequences(events: readonly PoolEvent[], length: number): Generator<Poo
   if (length === 0) return yield [];
   for (const shorter of sequences(events, length - 1)) for (const event of events) yield [...shorter, event];
 }
+
+test("admit() rejects with CLOSED when the controller of its engine closes while it waits", async () => {
+  const real = await Pool.start({ ...plenty, totals: [1], engines: [engine(1), engine(1, asleep)] });
+  real.apply({ name: "pause", engine: 0 }, true);
+  await settle();
+  const waiting = real.pool.admit("0", undefined, { deadlineMs: 1e9 }).catch((error) => error.code);
+  await settle();
+  real.apply({ name: "close", engine: 0 }, true);
+  expect(await waiting).toBe("CLOSED");
+  expect(await real.pool.wakeUp("0").catch((error) => error.code)).toBe("CLOSED");
+  await real.pool.close();
+});
+
+test("admit() waits when an operator's wake-up takes the room that was made for it", async () => {
+  const engines = [engine(1), engine(1, asleep), engine(1, asleep)];
+  const real = await Pool.start({ ...plenty, totals: [1], engines });
+  real.onRoom(0, () => real.apply({ name: "wake alone", engine: 2 }, true));
+  real.apply({ name: "request", engine: 1 }, true);
+  await settle();
+  expect(real.view()).toEqual(["asleep 1 pool", "awake null null", "asleep 1 pool", '[[0,"served"]]']);
+  await real.pool.close();
+});
+
+test("admit() waits when an operator's switch takes host memory only meanwhile", async () => {
+  const engines = [engine(1), engine(3), engine(1, asleep), engine(3, asleep)];
+  const real = await Pool.start({ ...plenty, totals: [4], hostUnits: 7, engines });
+  real.onRoom(0, () => real.apply({ name: "request", engine: 3 }, true));
+  real.apply({ name: "wake", engine: 2 }, true);
+  await settle();
+  const states = ["asleep 1 pool", "asleep 1 pool", "awake null null", "awake null null"];
+  expect(real.view()).toEqual([...states, '[[0,"served"]]']);
+  await real.pool.close();
+});
 
 test("pool does what the model does after every short sequence of events", async () => {
   let count = 0;
