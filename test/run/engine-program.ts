@@ -31,3 +31,5 @@ else
     },
   });
 console.log("started");
+
+export {};
