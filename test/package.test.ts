@@ -13,6 +13,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { buildLinkedEngine } from "./engine/linked.ts";
+import { freePort } from "./run/run-fixture.ts";
 
 const root = join(import.meta.dir, "..");
 const folder = mkdtempSync(join(tmpdir(), "camem-package-"));
@@ -107,6 +109,48 @@ test("camem/server imports without side effects and puts an engine to sleep", as
   );
   expect(run(project, process.execPath, "server.ts")).toBe('{"status":"sleeping","level":1} asleep\n');
 });
+
+test("camem run puts an engine that knows nothing of camem to sleep, and wakes it for a request", async () => {
+  const engine = buildLinkedEngine();
+  const [port, enginePort] = [freePort(), freePort()];
+  const options = ["--listen", `127.0.0.1:${port}`, "--upstream", `http://127.0.0.1:${enginePort}`];
+  const main = join(installed, "src/cli/main.ts");
+  const child = Bun.spawn(
+    [
+      process.execPath,
+      main,
+      "run",
+      ...options,
+      "--ready-path",
+      "/health",
+      "--",
+      engine,
+      "--port",
+      `${enginePort}`,
+    ],
+    {
+      cwd: project,
+      env: {
+        ...process.env,
+        PATH: bin,
+        LD_LIBRARY_PATH: join(installed, "native", `linux-${process.arch}`, "emulator"),
+        CAMEM_EMULATOR_DEVICES: "2",
+      },
+      stdio: ["ignore", "ignore", "ignore"],
+    },
+  );
+  const url = `http://127.0.0.1:${port}`;
+  const post = (path: string, body = "") =>
+    fetch(`${url}${path}`, { method: "POST", body }).catch(() => undefined);
+  while (!(await post("/sleep"))?.ok) await Bun.sleep(50);
+  expect(await (await fetch(`${url}/is_sleeping`)).json()).toEqual({ is_sleeping: true });
+  const answer = await post("/v1/completions", '{"prompt":"once","max_tokens":4}');
+  expect(await answer?.text()).toContain("text_completion");
+  expect(await (await fetch(`${url}/is_sleeping`)).json()).toEqual({ is_sleeping: false });
+  child.kill("SIGTERM");
+  await child.exited;
+  rmSync(dirname(engine), { recursive: true });
+}, 120_000);
 
 test("package contains the page", async () => {
   await Bun.write(

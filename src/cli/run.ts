@@ -1,7 +1,7 @@
 /** `camem run` starts a program whose device memory can sleep. */
 
 import { millisecondsOf } from "../options/durations.ts";
-import { parseListenAddress } from "../proxy/reverse-proxy.ts";
+import { parseListenAddress } from "../proxy/listen.ts";
 import { parseUpstream } from "../proxy/upstream.ts";
 import { connectToRun } from "../run/connect.ts";
 import { EngineRun } from "../run/engine-run.ts";

@@ -6,7 +6,7 @@ import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { parseDuration } from "../options/durations.ts";
 import { parseSize } from "../options/sizes.ts";
 import { checkRules } from "../process/rules.ts";
-import { type ListenAddress, parseListenAddress } from "../proxy/reverse-proxy.ts";
+import { type ListenAddress, parseListenAddress } from "../proxy/listen.ts";
 import { parseUpstream } from "../proxy/upstream.ts";
 import { parseLadder } from "../run/ladder.ts";
 import type { IdleRung } from "../server/engine/idle-sleep.ts";

@@ -4,7 +4,8 @@ import { messageOf } from "../errors.ts";
 import type { HostUsage } from "../memory/usage.ts";
 import { exposeMetrics } from "../metrics/exposition.ts";
 import { endAll, processesWith } from "../process/family.ts";
-import { type Backend, listen, ReverseProxy } from "../proxy/reverse-proxy.ts";
+import { listen } from "../proxy/listen.ts";
+import { type Backend, ReverseProxy } from "../proxy/reverse-proxy.ts";
 import { noHostUsage } from "../run/no-memory.ts";
 import { IdleSleep } from "../server/engine/idle-sleep.ts";
 import type { AccessOptions } from "../server/http/access.ts";
@@ -154,7 +155,12 @@ export class Gateway implements AsyncDisposable {
     const described = id === undefined ? undefined : await this.#models.describe(decodeURIComponent(id));
     if (described !== undefined) return described;
     const direct = this.#directRoute(pathname);
-    if (direct !== undefined) return this.#backend(direct.engine, { path: `${direct.path}${search}` });
+    if (direct !== undefined) {
+      // The links of an engine's page are relative to its folder.
+      if (direct.path === "")
+        return new Response(null, { status: 307, headers: { location: `${pathname}/${search}` } });
+      return this.#backend(direct.engine, { path: `${direct.path}${search}` });
+    }
     const asked = searchParams.get("model") ?? undefined;
     if (request.body === null) return this.#backend(this.#engineOf(asked ?? id));
     const { model, body } = await readContent(request, this.#config.bodyLimitBytes);
@@ -168,7 +174,7 @@ export class Gateway implements AsyncDisposable {
     const fitting = [...this.#engines.keys()].filter((name) => rest === name || rest.startsWith(`${name}/`));
     const engine = fitting.toSorted((a, b) => b.length - a.length)[0];
     if (engine === undefined) throw this.#unknown(rest.replace(/\/.*$/s, ""));
-    return { engine, path: rest.slice(engine.length) || "/" };
+    return { engine, path: rest.slice(engine.length) };
   }
 
   #engineOf(model: string | undefined): string {

@@ -28,13 +28,20 @@ function has(pid: number, variable: string, value: string): boolean {
 }
 
 const checkIntervalMs = 20;
+/** A process that waits for a device in the kernel cannot be killed before that answers. */
+const killPatienceMs = 10_000;
 
-/** Ends the processes that `list` names: SIGTERM, and SIGKILL once `graceMs` has passed. Resolves when none is left. */
+/**
+ * Ends the processes that `list` names: SIGTERM, and SIGKILL once `graceMs` has passed. Resolves when none is left, or when the
+ * kernel has not ended one for 10 seconds.
+ */
 export async function endAll(list: () => readonly number[], graceMs: number): Promise<void> {
   for (const pid of list()) sendSignal(pid, "SIGTERM");
   const untilMs = performance.now() + graceMs;
   for (let left = list(); left.length > 0; left = list()) {
-    if (performance.now() > untilMs) for (const pid of left) sendSignal(pid, "SIGKILL");
+    const overdueMs = performance.now() - untilMs;
+    if (overdueMs > killPatienceMs) return;
+    if (overdueMs > 0) for (const pid of left) sendSignal(pid, "SIGKILL");
     await Bun.sleep(checkIntervalMs);
   }
 }

@@ -1,7 +1,7 @@
 /** Forwards one request to an engine, and its answer to the client. */
 
 import { aborted } from "../async/abortable.ts";
-import { messageOf } from "../errors.ts";
+import { CamemError, messageOf } from "../errors.ts";
 import type { Lease } from "../server/engine/lease.ts";
 import { leasedStream } from "../server/http/leased-stream.ts";
 import { errorResponse, RequestError } from "../server/http/replies.ts";
@@ -21,6 +21,9 @@ const connectionHeaders = [
   "upgrade",
 ];
 const clientHeaders = ["expect", "host"];
+
+/** When a request should be sent again that a sleep or pause has ended. */
+const retryAfterSeconds = 5;
 
 /** Statuses whose answers have no body. */
 const withoutBody = new Set([101, 204, 205, 304]);
@@ -66,7 +69,8 @@ export async function forward(request: Request, options: ForwardOptions): Promis
     return new Response(lease ? leasedStream(lease, quietly(body)) : body, { status, statusText, headers });
   } catch (error) {
     lease?.release();
-    if (signal.aborted) return errorResponse(aborted(signal));
+    if (request.signal.aborted) return errorResponse(aborted(signal));
+    if (signal.aborted) return errorResponse(endedByOperator(aborted(signal)));
     return errorResponse(
       new RequestError(
         502,
@@ -75,6 +79,14 @@ export async function forward(request: Request, options: ForwardOptions): Promis
       ),
     );
   }
+}
+
+/** The request had not begun to be answered, so it may be sent again. */
+function endedByOperator(cause: CamemError): CamemError {
+  return new CamemError("ENGINE_UNAVAILABLE", `${cause.message}; send it again`, {
+    cause,
+    retryAfterSeconds,
+  });
 }
 
 /**

@@ -3,7 +3,7 @@ import { CamemError } from "../errors.ts";
 import { closedObject, Milliseconds, optional, required, unchecked } from "../options/schemas.ts";
 import { validate } from "../options/validate.ts";
 import { checkRules } from "../process/rules.ts";
-import type { ListenAddress } from "../proxy/reverse-proxy.ts";
+import type { ListenAddress } from "../proxy/listen.ts";
 import type { IdleRung } from "../server/engine/idle-sleep.ts";
 import { accessProperties } from "../server/http/access.ts";
 

@@ -134,6 +134,9 @@ groups: { together: { engines: [one, two], swap: false } }`);
   expect(answers[0]).toStartWith("POST /v1/audio/transcriptions ");
   expect(answers[1]).toBe("POST /tokenize text");
   expect(answers[2]).toBe("POST /slots ");
+  const redirect = await fixture.fetch("/upstream/two?x=1", { redirect: "manual" });
+  expect([redirect.status, redirect.headers.get("location")]).toEqual([307, "/upstream/two/?x=1"]);
+  expect(await (await fixture.fetch("/upstream/two/")).text()).toBe("GET / ");
 });
 
 test.each([

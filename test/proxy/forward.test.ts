@@ -81,6 +81,19 @@ test("forward ends the answer when a sleep in mode abort begins", async () => {
   expect(fixture.controller.status.state).toBe("asleep");
 });
 
+test("forward answers 503 when a sleep in mode abort begins before the answer", async () => {
+  let isReached = false;
+  await using fixture = new ProxyFixture(() => {
+    isReached = true;
+    return new Promise<Response>(() => undefined);
+  });
+  const pending = fixture.fetch("/v1/completions", post);
+  await until(() => isReached);
+  await fixture.controller.sleep({ mode: "abort" });
+  const response = await pending;
+  expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
+});
+
 test("forward cuts the answer off when the engine dies in the middle", async () => {
   await using engine = new RawEngine((socket) => {
     socket.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");

@@ -1,6 +1,7 @@
 import { CaMemAllocator } from "camem";
 import { type ControllerOptions, SleepController } from "camem/server";
-import { listen, ReverseProxy } from "../../src/proxy/reverse-proxy.ts";
+import { listen } from "../../src/proxy/listen.ts";
+import { ReverseProxy } from "../../src/proxy/reverse-proxy.ts";
 import { FakeEngine } from "../support/fake-engine.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;

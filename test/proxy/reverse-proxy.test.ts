@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { parseListenAddress } from "../../src/proxy/reverse-proxy.ts";
+import { parseListenAddress } from "../../src/proxy/listen.ts";
 import { codeOf } from "../support/device.ts";
 import { until } from "../support/fake-engine.ts";
 import { raw } from "../support/test-server.ts";

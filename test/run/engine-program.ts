@@ -5,15 +5,13 @@ const has = (name: string) => behaviours.includes(name);
 
 if (has("ignores-sigterm"))
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => undefined);
-if (has("counts-signals"))
-  for (const signal of ["SIGUSR1", "SIGHUP"] as const) process.on(signal, () => console.log(`got ${signal}`));
+process.on("SIGUSR1", () => process.exit(3));
 if (has("leaves-children"))
   Bun.spawn(["setsid", process.execPath, "-e", "setInterval(() => {}, 1000)"], {
     stdio: ["ignore", "ignore", "ignore"],
   });
 if (has("exits-7")) process.exit(7);
 if (has("dies")) process.kill(process.pid, "SIGKILL");
-if (has("prints-environment")) console.log(JSON.stringify(process.env));
 
 let isReady = !has("is-slow");
 setTimeout(() => {
@@ -33,3 +31,5 @@ else
     },
   });
 console.log("started");
+
+export {};

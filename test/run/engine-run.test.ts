@@ -17,6 +17,12 @@ test("EngineRun holds a request until the program is ready", async () => {
   expect((await fixture.fetch("/health")).status).toBe(200);
 });
 
+test("EngineRun refuses a request whose deadline passes while the program starts", async () => {
+  await using fixture = new RunFixture(["never-listens"], { holdDeadlineMs: 30 });
+  const response = await fixture.fetch("/v1/completions", post);
+  expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
+});
+
 test("EngineRun sleeps when the engine is idle and wakes for a request", async () => {
   await using fixture = new RunFixture([], { idle: [{ after: 50, level: 1 }] });
   fixture.allocator.malloc(4 * MiB, { tag: "weights" });
@@ -58,6 +64,14 @@ test("EngineRun passes signals on and ends when the program does", async () => {
   expect(await fixture.run.ended).toBe(143);
   expect(fixture.reports).toContain("engine was ended by SIGTERM");
   await expect(fixture.fetch("/health")).rejects.toThrow();
+});
+
+test("EngineRun passes a signal on that does not ask the program to end", async () => {
+  await using fixture = new RunFixture([], { stopDeadlineMs: 0 });
+  await fixture.untilReady();
+  fixture.run.signal("SIGUSR1");
+  expect(await fixture.run.ended).toBe(3);
+  expect(fixture.reports.join()).not.toContain("killing it");
 });
 
 test("EngineRun kills a program that ignores SIGTERM", async () => {

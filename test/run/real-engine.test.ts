@@ -33,12 +33,20 @@ class Command implements AsyncDisposable {
   readonly url: string;
   readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
-  constructor(command: (enginePort: number) => readonly string[]) {
+  constructor(command: (enginePort: number) => readonly string[], more: readonly string[] = []) {
     const [port, enginePort] = [freePort(), freePort()];
     this.url = `http://127.0.0.1:${port}`;
     const upstream = `http://127.0.0.1:${enginePort}`;
     const main = join(import.meta.dir, "../../src/cli/main.ts");
-    const options = ["--listen", `127.0.0.1:${port}`, "--upstream", upstream, "--ready-path", "/health"];
+    const options = [
+      "--listen",
+      `127.0.0.1:${port}`,
+      "--upstream",
+      upstream,
+      "--ready-path",
+      "/health",
+      ...more,
+    ];
     this.child = Bun.spawn([process.execPath, main, "run", ...options, "--", ...command(enginePort)], {
       env: { ...process.env, ...engineEnvironment },
       stdin: "ignore",
@@ -102,6 +110,21 @@ test("camem run ends a sleeping engine at once when it gets SIGTERM", async () =
   await command.child.exited;
   expect(performance.now() - begun).toBeLessThan(5_000);
   expect(await new Response(command.child.stderr).text()).not.toContain("killing it");
+}, 30_000);
+
+test("camem run holds a request until somebody wakes the engine when it has --on-touch hold", async () => {
+  await using command = new Command((port) => [engine, "--port", String(port)], ["--on-touch", "hold"]);
+  await command.untilReady();
+  await command.sleep();
+  let answer = "";
+  const held = complete(command.url).then((text) => {
+    answer = text;
+  });
+  await Bun.sleep(100);
+  expect(answer).toBe("");
+  expect((await fetch(`${command.url}/wake_up`, { method: "POST" })).status).toBe(200);
+  await held;
+  expect(answer).toContain("text_completion");
 }, 30_000);
 
 test("camem run finds the engine behind a shell, and ends it with the shell", async () => {
