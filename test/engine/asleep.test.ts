@@ -214,3 +214,23 @@ test("a child of fork() that uses AscendCL starts with memory of its own", async
     ["device . .", "107002 -1"],
   );
 });
+
+test("the status says how a program bypasses the library", async () => {
+  await using running = await EngineProcess.start(engine, { program: "probe", preload: preloadLibrary });
+  await expectAnswers(
+    running,
+    ["init . .", "0"],
+    ["set . . 0", "0"],
+    [`bypass a . ${4 * mib}`, "0"],
+    [`fill a . ${4 * mib} 5 0`, "0"],
+  );
+  await using allocator = await running.connect();
+  const nothing =
+    "uses a device and has allocated nothing through libcamem_preload.so, so that nothing sleeps";
+  const frees = "frees memory that it allocated past libcamem_preload.so, which does not sleep";
+  expect(allocator.status().bypasses).toEqual([nothing]);
+  await expectAnswers(running, ["free a .", "0"]);
+  expect(allocator.status().bypasses).toEqual([nothing, frees]);
+  await expectAnswers(running, ["malloc a . 100 0", "0"]);
+  expect(allocator.status().bypasses).toEqual([frees]);
+});
