@@ -215,6 +215,19 @@ test("a child of fork() that uses AscendCL starts with memory of its own", async
   );
 });
 
+test("a sleep waits for the end of a capture, which it does not disturb", async () => {
+  const { running, allocator } = await startAsleep();
+  await using _ = running;
+  await using __ = allocator;
+  await allocator.wakeUp();
+  await expectAnswers(running, ["stream s .", "0"], ["capture s . 1", "0"], ["free a .", "0"]);
+  const sleep = allocator.sleep();
+  await Bun.sleep(30);
+  expect(allocator.status().gate).toBe("moving");
+  await expectAnswers(running, ["end_capture s m", "0"]);
+  expect((await sleep).freedBytes).toBeGreaterThan(0);
+});
+
 test("the status says how a program bypasses the library", async () => {
   await using running = await EngineProcess.start(engine, { program: "probe", preload: preloadLibrary });
   await expectAnswers(
