@@ -2,7 +2,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
-import type { RemoteAllocator } from "camem";
+import type { CamemError, RemoteAllocator } from "camem";
 import { type BuiltEngine, buildEngine, EngineProcess, preloadLibrary } from "./engine.ts";
 
 let engine: BuiltEngine;
@@ -226,6 +226,18 @@ test("a sleep waits for the end of a capture, which it does not disturb", async 
   expect(allocator.status().gate).toBe("moving");
   await expectAnswers(running, ["end_capture s m", "0"]);
   expect((await sleep).freedBytes).toBeGreaterThan(0);
+});
+
+test("a sleep is undone when a call that it waits for unmaps memory", async () => {
+  const { running, allocator } = await startAsleep();
+  await using _ = running;
+  await using __ = allocator;
+  await allocator.wakeUp();
+  const answer = running.ask("operator v . 0");
+  await Bun.sleep(30);
+  expect(await allocator.sleep().catch((error: CamemError) => error.code)).toBe("BUFFER_MOVING");
+  expect(await answer).toBe("0");
+  expect((await allocator.sleep()).freedBytes).toBeGreaterThan(0);
 });
 
 test("the status says how a program bypasses the library", async () => {
