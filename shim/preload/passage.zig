@@ -15,8 +15,8 @@ pub inline fn leave() void {
     gate.leave();
 }
 
-/// Returns once no plan moves a segment. A plan that waits for the call that this thread is in would wait forever: it is
-/// cancelled.
+/// Returns once no plan moves a segment. A plan that waits for the call that this thread is in would wait forever: it
+/// is withdrawn.
 pub fn waitWhileMoving(session: *core.session.Session, address: u64, segment_id: u64) void {
     if (gate.isInside()) session.executor.cancelRunning();
     core.program_memory.waitWhileMoving(&session.registry, address, segment_id);
