@@ -59,6 +59,7 @@ pub fn build(b: *std.Build) void {
     const sanitize_help = "build test programs with the thread sanitizer";
     const sanitize_thread = b.option(bool, "sanitize-thread", sanitize_help) orelse false;
     addStress(b, host, sanitize_thread);
+    addPreloadStress(b, host, sanitize_thread);
     const program = addEmulatedProgram(b, "control-program", "src/control_program.zig", host, sanitize_thread);
     const install = b.addInstallArtifact(program, .{ .dest_dir = .{ .override = .{ .custom = "test" } } });
     b.step("control-program", "build an engine for tests of the control socket").dependOn(&install.step);
@@ -103,14 +104,14 @@ fn addPreload(
         .link_libc = true,
         .strip = optimize != .Debug,
     });
-    addCore(b, module);
+    addCore(b, module, false);
     return b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = module });
 }
 
 /// What the preload library imports.
-fn addCore(b: *std.Build, module: *std.Build.Module) void {
+fn addCore(b: *std.Build, module: *std.Build.Module, link_ascendcl: bool) void {
     const options = b.addOptions();
-    options.addOption(bool, "link_ascendcl", false);
+    options.addOption(bool, "link_ascendcl", link_ascendcl);
     const build_options = options.createModule();
     const core = b.createModule(.{ .root_source_file = b.path("src/core.zig") });
     addShared(b, core);
@@ -151,7 +152,7 @@ fn addTests(b: *std.Build, target: std.Build.ResolvedTarget, options: *std.Build
         .optimize = .Debug,
         .link_libc = true,
     });
-    addCore(b, preload);
+    addCore(b, preload, false);
     step.dependOn(&b.addRunArtifact(b.addTest(.{ .root_module = preload })).step);
     const run = b.addRunArtifact(b.addTest(.{
         .root_module = addEmulatedModule(b, "src/exhaustion_test.zig", target),
@@ -178,6 +179,29 @@ fn addStress(b: *std.Build, target: std.Build.ResolvedTarget, sanitize_thread: b
     run.has_side_effects = true; // no two runs are alike
     if (b.args) |arguments| run.addArgs(arguments);
     b.step("stress", "hammer the shim from native threads while everything sleeps and wakes").dependOn(&run.step);
+}
+
+/// `zig build stress-preload -- <cycles>`: the same with the preload library.
+fn addPreloadStress(b: *std.Build, target: std.Build.ResolvedTarget, sanitize_thread: bool) void {
+    const module = b.createModule(.{
+        .root_source_file = b.path("preload/stress.zig"),
+        .target = target,
+        .optimize = .Debug,
+        .link_libc = true,
+        .sanitize_thread = sanitize_thread,
+    });
+    addCore(b, module, true);
+    const emulator = b.createModule(.{ .root_source_file = b.path("emulator/emulator.zig") });
+    for ([_][]const u8{ "acl", "c_function" }) |name| emulator.addImport(name, module.import_table.get(name).?);
+    module.addImport("emulator", emulator);
+    const run = b.addRunArtifact(b.addExecutable(.{
+        .name = "stress-preload",
+        .root_module = module,
+        .use_llvm = if (sanitize_thread) true else null,
+    }));
+    run.has_side_effects = true; // no two runs are alike
+    if (b.args) |arguments| run.addArgs(arguments);
+    b.step("stress-preload", "hammer the preload library while everything sleeps").dependOn(&run.step);
 }
 
 /// The shim and the emulator in one program.

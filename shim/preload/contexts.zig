@@ -19,6 +19,20 @@ var holds: [core.runtime.max_devices]u32 = @splat(0);
 /// Calls of the program that wait for `mutex`.
 var waiting: std.atomic.Value(u32) = .init(0);
 
+/// Graphs that are being captured.
+var captures: std.atomic.Value(u32) = .init(0);
+
+pub fn beginCapture() void {
+    lock(); // no wait for a device is under way
+    defer unlock();
+    _ = captures.fetchAdd(1, .acq_rel);
+}
+
+pub fn endCapture() void {
+    var seen = captures.load(.acquire);
+    while (seen > 0) seen = captures.cmpxchgWeak(seen, seen - 1, .acq_rel, .acquire) orelse return;
+}
+
 /// Waiting is cut into pieces, between which the program's calls get their turn.
 const slice_ms = 10;
 
@@ -96,6 +110,7 @@ pub fn forget() void {
     waiting.store(0, .monotonic);
     known = .empty;
     holds = @splat(0);
+    captures.store(0, .monotonic);
 }
 
 /// Waits for what the program has given to a device. For threads of the library: their current context changes.
@@ -108,7 +123,10 @@ pub fn synchronize(
     var index: usize = 0;
     while (true) {
         if (interrupt) |given| try given.check();
-        while (waiting.load(.acquire) > 0) core.sync.sleep(100 * std.time.ns_per_us);
+        while (waiting.load(.acquire) > 0 or captures.load(.acquire) > 0) {
+            if (interrupt) |given| try given.check();
+            core.sync.sleep(100 * std.time.ns_per_us);
+        }
         mutex.lock();
         defer mutex.unlock();
         while (index < known.items.len and known.items[index].device != device) index += 1;
@@ -151,6 +169,7 @@ pub fn isIdle(runtime: *Runtime, device: u32) bool {
     if (runtime.library.api.aclrtGetCurrentContext(&current) != acl.code.success) return false;
     lock();
     defer unlock();
+    if (captures.load(.acquire) > 0) return false;
     var count: usize = 0;
     for (known.items) |entry| {
         if (entry.device != device) continue;

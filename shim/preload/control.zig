@@ -67,9 +67,16 @@ fn addMemory(info: *engines.EngineInfo) void {
         info.pinned_segments += 1;
         info.pinned_bytes += block.size_bytes;
     }
-    if (memory.counts.foreign_frees == 0) return;
-    const text = "frees memory that it allocated past libcamem_preload.so, which therefore does not sleep";
-    core.status.copyText(&info.bypasses, text);
+    core.status.copyText(&info.bypasses, bypasses());
+}
+
+/// How the program gets device memory past the library. With the mutex of the memory held.
+fn bypasses() []const u8 {
+    const nothing = "uses a device and has allocated nothing through libcamem_preload.so, so that nothing sleeps";
+    const frees = "frees memory that it allocated past libcamem_preload.so, which does not sleep";
+    const never_allocated = memory.counts.allocations == 0;
+    if (memory.counts.foreign_frees == 0) return if (never_allocated) nothing else "";
+    return if (never_allocated) nothing ++ "\n" ++ frees else frees;
 }
 
 fn allocationsIn(block: *const memory.Block) u64 {

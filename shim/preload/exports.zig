@@ -5,6 +5,7 @@ const launch = @import("calls/launch.zig");
 const operators = @import("operators.zig");
 
 const files = .{
+    @import("calls/capture.zig"),
     @import("calls/copy.zig"),
     @import("calls/device.zig"),
     @import("calls/malloc.zig"),

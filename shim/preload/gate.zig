@@ -63,6 +63,11 @@ pub inline fn tryEnter() bool {
     return false;
 }
 
+/// Whether this thread is in a call that holds the gate open.
+pub fn isInside() bool {
+    return thread.depth > 0;
+}
+
 pub inline fn leave() void {
     const own = &thread;
     own.depth -= 1;

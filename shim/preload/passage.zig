@@ -1,5 +1,6 @@
 //! The way of a call through the gate: what happens when it cannot pass at once.
 
+const core = @import("core");
 const gate = @import("gate.zig");
 const start = @import("start.zig");
 const termination = @import("termination.zig");
@@ -12,6 +13,13 @@ pub inline fn enter() bool {
 
 pub inline fn leave() void {
     gate.leave();
+}
+
+/// Returns once no plan moves a segment. A plan that waits for the call that this thread is in would wait forever: it
+/// is withdrawn.
+pub fn waitWhileMoving(session: *core.session.Session, address: u64, segment_id: u64) void {
+    if (gate.isInside()) session.executor.cancelRunning();
+    core.program_memory.waitWhileMoving(&session.registry, address, segment_id);
 }
 
 fn enterSlowly() bool {

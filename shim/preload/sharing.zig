@@ -25,7 +25,7 @@ pub fn whileAwake(session: *Session, attempt: anytype) acl.Error {
         passage.leave();
         switch (outcome) {
             .done => |code| return code,
-            .moving => |segment| program_memory.waitWhileMoving(&session.registry, segment.address, segment.segment_id),
+            .moving => |segment| passage.waitWhileMoving(session, segment.address, segment.segment_id),
         }
     }
 }

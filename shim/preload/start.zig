@@ -151,7 +151,7 @@ fn noteFailure(_: core.status.Error) void {}
 fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void {
     try gate.close(interrupt);
     const started = current() orelse return;
-    if (program_memory.takeOutdated(&started.registry)) return error.Stale;
+    if (program_memory.takeOutdated(&started.registry)) return error.Moving;
 }
 
 fn settleGate() void {

@@ -112,7 +112,7 @@ pub const Executor = struct {
         defer self.mutex.unlock();
         self.close_wanted[device] = true;
         while (self.close_wanted[device] and !self.stopping and sync.now() < deadline_ns) {
-            if (self.pending) |plan| plan.cancelled.store(true, .release);
+            if (self.pending) |plan| plan.withdraw();
             self.sweep_wanted = true;
             self.changed.broadcast();
             self.mutex.unlock();
@@ -220,6 +220,13 @@ pub const Executor = struct {
         sync.wakeAll(&self.ended);
     }
 
+    /// Asks the plan that runs, if any, to stop and undo itself.
+    pub fn cancelRunning(self: *Executor) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (self.pending) |plan| plan.withdraw();
+    }
+
     pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();
@@ -277,7 +284,8 @@ pub const Executor = struct {
         self.waitForPins(plan);
         var failure: Failure = .{};
         self.run(plan, &failure) catch |err| {
-            plan.note(err, &failure);
+            const is_withdrawn = err == error.Aborted and plan.withdrawn.load(.acquire);
+            plan.note(if (is_withdrawn) error.Moving else err, &failure);
             plan.enter(.undoing);
             self.undo(plan);
         };

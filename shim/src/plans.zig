@@ -222,6 +222,8 @@ pub const Plan = struct {
     /// Where its spill files are made.
     spill_folder: [*:0]const u8 = "",
     cancelled: std.atomic.Value(bool) = .init(false),
+    /// Cancelled for the program beside, and not by whoever submitted it.
+    withdrawn: std.atomic.Value(bool) = .init(false),
     /// A device's thread has failed: the others end as well.
     failed: std.atomic.Value(bool) = .init(false),
     /// Copies may still be running: nothing they touch is given back by this plan.
@@ -248,6 +250,11 @@ pub const Plan = struct {
         self.spent_ns[self.phase.load(.monotonic)] +|= now -| self.phase_started_ns;
         self.phase_started_ns = now;
         self.phase.store(@intFromEnum(phase), .release);
+    }
+
+    pub fn withdraw(self: *Plan) void {
+        self.withdrawn.store(true, .release);
+        self.cancelled.store(true, .release);
     }
 
     pub fn isDone(self: *const Plan) bool {

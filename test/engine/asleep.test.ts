@@ -2,7 +2,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
-import type { RemoteAllocator } from "camem";
+import type { CamemError, RemoteAllocator } from "camem";
 import { type BuiltEngine, buildEngine, EngineProcess, preloadLibrary } from "./engine.ts";
 
 let engine: BuiltEngine;
@@ -213,4 +213,49 @@ test("a child of fork() that uses AscendCL starts with memory of its own", async
     ["done", "0"],
     ["device . .", "107002 -1"],
   );
+});
+
+test("a sleep waits for the end of a capture, which it does not disturb", async () => {
+  const { running, allocator } = await startAsleep();
+  await using _ = running;
+  await using __ = allocator;
+  await allocator.wakeUp();
+  await expectAnswers(running, ["stream s .", "0"], ["capture s . 1", "0"], ["free a .", "0"]);
+  const sleep = allocator.sleep();
+  await Bun.sleep(30);
+  expect(allocator.status().gate).toBe("moving");
+  await expectAnswers(running, ["end_capture s m", "0"]);
+  expect((await sleep).freedBytes).toBeGreaterThan(0);
+});
+
+test("a sleep is undone when a call that it waits for unmaps memory", async () => {
+  const { running, allocator } = await startAsleep();
+  await using _ = running;
+  await using __ = allocator;
+  await allocator.wakeUp();
+  const answer = running.ask("operator v . 0");
+  await Bun.sleep(30);
+  expect(await allocator.sleep().catch((error: CamemError) => error.code)).toBe("BUFFER_MOVING");
+  expect(await answer).toBe("0");
+  expect((await allocator.sleep()).freedBytes).toBeGreaterThan(0);
+});
+
+test("the status says how a program bypasses the library", async () => {
+  await using running = await EngineProcess.start(engine, { program: "probe", preload: preloadLibrary });
+  await expectAnswers(
+    running,
+    ["init . .", "0"],
+    ["set . . 0", "0"],
+    [`bypass a . ${4 * mib}`, "0"],
+    [`fill a . ${4 * mib} 5 0`, "0"],
+  );
+  await using allocator = await running.connect();
+  const nothing =
+    "uses a device and has allocated nothing through libcamem_preload.so, so that nothing sleeps";
+  const frees = "frees memory that it allocated past libcamem_preload.so, which does not sleep";
+  expect(allocator.status().bypasses).toEqual([nothing]);
+  await expectAnswers(running, ["free a .", "0"]);
+  expect(allocator.status().bypasses).toEqual([nothing, frees]);
+  await expectAnswers(running, ["malloc a . 100 0", "0"]);
+  expect(allocator.status().bypasses).toEqual([frees]);
 });

@@ -21,7 +21,7 @@ export const preloadLibrary = join(native, "libcamem_preload.so");
 export type Linkage = "linked" | "plug-in";
 
 /** The engine, or the program that makes one call of AscendCL's for each command. */
-export type Program = Linkage | "probe";
+type Program = Linkage | "probe";
 
 export interface BuiltEngine {
   readonly folder: string;

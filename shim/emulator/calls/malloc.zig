@@ -14,6 +14,7 @@ const device_module = @import("../device.zig");
 const errors = @import("../errors.zig");
 const lock = @import("../lock.zig");
 const physical = @import("../physical.zig");
+const stream = @import("stream.zig");
 
 const normal_page_bytes = physical.normal_page_bytes;
 const huge_page_bytes = physical.huge_page_bytes;
@@ -30,6 +31,22 @@ pub fn aclrtMallocAlign32(pointer: ?*?*anyopaque, size: usize, policy: c_int) ac
 }
 
 pub fn aclrtMallocCached(pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
+    return aclrtMalloc(pointer, size, policy);
+}
+
+const MallocAttribute = extern struct { name: c_int, value: [2]u32 };
+const MallocConfiguration = extern struct { attributes: ?[*]const MallocAttribute, count: usize };
+
+/// Its attributes say who asks for the memory, and on which device; here only the current device has any.
+pub fn aclrtMallocWithCfg(
+    pointer: ?*?*anyopaque,
+    size: usize,
+    policy: c_int,
+    configuration: ?*const MallocConfiguration,
+) acl.Error {
+    if (configuration) |given| {
+        if (given.attributes == null and given.count > 0) return errors.fail(acl.code.invalid_param, "attrs is NULL");
+    }
     return aclrtMalloc(pointer, size, policy);
 }
 
@@ -86,6 +103,12 @@ pub fn aclrtFree(pointer: ?*anyopaque) acl.Error {
     if (block.kind != .allocation) return notAllocated();
     block.remove();
     return acl.code.success;
+}
+
+pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) acl.Error {
+    if (pointer == null) return errors.fail(acl.code.invalid_param, "devPtr is NULL");
+    const code = stream.aclrtSynchronizeDevice();
+    return if (code == acl.code.success) aclrtFree(pointer) else code;
 }
 
 fn notAllocated() acl.Error {

@@ -167,7 +167,7 @@ pub fn aclrtUnmapMem(pointer: Pointer) callconv(.c) acl.Error {
     while (true) switch (parking.unmap(session, @intFromPtr(pointer), call)) {
         .foreign => return if (memory.isAllocation(pointer)) refusal.bad_range else call(pointer),
         .done => |code| return code,
-        .moving => |segment| program_memory.waitWhileMoving(&session.registry, segment.address, segment.segment_id),
+        .moving => |segment| passage.waitWhileMoving(session, segment.address, segment.segment_id),
         // There is no room to keep the content elsewhere: it comes back first.
         .needs_memory => {
             if (!passage.enter()) return refusal.asleep;

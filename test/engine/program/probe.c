@@ -1,6 +1,7 @@
 /* A program that makes the AscendCL calls it is ordered to make, one a line of standard input, and answers each with the code and what
  * the call returned: "0 …" or "107000". Pointers, handles and contexts are stored under names of one letter. */
 #include "engine.h"
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,15 @@ static aclError do_free_bytes(struct words *words) {
     show("%lld", (long long)free_bytes, 0);
     return code;
 }
+/* Allocates as a program does that looks AscendCL's functions up by itself. */
+static aclError do_bypass(struct words *words) {
+    void *library = dlopen("libascendcl.so", RTLD_NOW | RTLD_NOLOAD);
+    aclError (*allocate)(void **, size_t, int) = (aclError (*)(void **, size_t, int))dlsym(library, "aclrtMalloc");
+    return allocate((void **)&NAMED, (size_t)words->first, ACL_MEM_MALLOC_HUGE_FIRST);
+}
+static aclError do_stream(struct words *words) { return aclrtCreateStream((aclrtStream *)&NAMED); }
+static aclError do_capture(struct words *words) { return aclmdlRICaptureBegin(NAMED, (aclmdlRICaptureMode)words->first); }
+static aclError do_end_capture(struct words *words) { return aclmdlRICaptureEnd(NAMED, (aclmdlRI *)&OTHER); }
 static aclError do_operator(struct words *words) { return aclnnAdd(NAMED, (uint64_t)words->first, NULL, NULL); }
 static aclError do_thread(struct words *words);
 
@@ -181,7 +191,8 @@ static const struct {
     {"free_physical", do_free_physical}, {"map", do_map}, {"map_no_access", do_map_no_access}, {"unmap", do_unmap},
     {"access", do_access}, {"get_access", do_get_access}, {"retain", do_retain}, {"properties", do_properties},
     {"export", do_export}, {"ipc_key", do_ipc_key}, {"attributes", do_attributes}, {"range", do_range},
-    {"free_bytes", do_free_bytes}, {"operator", do_operator}, {"thread", do_thread},
+    {"free_bytes", do_free_bytes}, {"operator", do_operator}, {"stream", do_stream}, {"capture", do_capture},
+    {"end_capture", do_end_capture}, {"bypass", do_bypass}, {"thread", do_thread},
 };
 
 /* Two letters follow the name of a call, "." where it needs none, then up to three numbers. */
