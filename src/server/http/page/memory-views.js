@@ -9,12 +9,13 @@ import { element, newId } from "./dom.js";
 import { formatBytes } from "./format.js";
 
 /** The properties of a tag's usage that are sizes, in the order of the bars. Older packages lack some. */
-const kinds = ["mapped", "host", "spilled", "checkpoint", "discarded"];
+const kinds = ["mapped", "host", "pageable", "spilled", "checkpoint", "discarded"];
 
 /** @type {Readonly<Record<string, string>>} */
 const kindTexts = {
   mapped: "on the device",
   host: "in host memory",
+  pageable: "in pageable memory",
   spilled: "on disk",
   checkpoint: "in the checkpoint",
   discarded: "discarded",
