@@ -134,6 +134,9 @@ describe("shutdown", () => {
     const closed = fixture.controller.close();
     device.release();
     await closed;
-    expect(["awake", "asleep"]).toContain(fixture.controller.status.state);
+    expect(fixture.controller.status.state).toBe("closed");
+    const states = new Set(Object.values(fixture.allocator.usage()).map(({ state }) => state));
+    expect(states.size).toBe(1);
+    expect(states.has("partial")).toBe(false);
   });
 });
