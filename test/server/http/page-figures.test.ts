@@ -3,7 +3,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 import { MiB } from "../../support/device.ts";
-import { PageFixture } from "./page-fixture.ts";
+import { PageFixture, soon } from "./page-fixture.ts";
 
 const executablePath = Bun.which("chromium");
 let fixture: PageFixture;
@@ -55,41 +55,39 @@ describe.skipIf(executablePath === null)("figures of the page", () => {
   test("page has legends for what exists only, in plain words", async () => {
     const legend = (tag: string) =>
       alpha().locator(".tag").filter({ hasText: tag }).locator("dl > div:visible").allTextContents();
-    expect(await legend("weights")).toEqual(["on the device4 MiB"]);
+    await soon(async () => expect(await legend("weights")).toEqual(["on the device4 MiB"]));
     await fixture.alpha.sleep();
-    await shown(alpha().locator(".tag"), "in host memory");
-    expect(await legend("weights")).toEqual(["in host memory4 MiB"]);
-    expect(await legend("kv_cache")).toEqual(["discarded6 MiB"]);
+    await soon(async () => expect(await legend("weights")).toEqual(["in host memory4 MiB"]));
+    await soon(async () => expect(await legend("kv_cache")).toEqual(["discarded6 MiB"]));
   });
 
   test("page draws a visible bar for memory that is small beside the rest", async () => {
     const used = page.locator("#devices .part.used");
     // A few MiB of 64 GiB are less than a hundredth of a pixel.
-    expect((await used.boundingBox())?.width).toBeGreaterThanOrEqual(4);
+    await soon(async () => expect((await used.boundingBox())?.width).toBeGreaterThanOrEqual(4));
     const bar = alpha().locator(".bar").first();
-    const parts = await bar.locator(".part").evaluateAll((all) => all.map((part) => part.clientWidth));
-    expect(parts.filter((width) => width > 0)).toHaveLength(1);
+    await soon(async () => {
+      const parts = await bar.locator(".part").evaluateAll((all) => all.map((part) => part.clientWidth));
+      expect(parts.filter((width) => width > 0)).toHaveLength(1);
+    });
   });
 
   test("page disables buttons that would change nothing", async () => {
-    const disabled = async () => [
-      await button("Sleep, level 1").getAttribute("aria-disabled"),
-      await button("Sleep, level 2").getAttribute("aria-disabled"),
-      await button("Wake up").getAttribute("aria-disabled"),
-    ];
-    const state = alpha().locator(".state");
-    const tags = alpha().locator(".tag");
-    expect(await disabled()).toEqual(["false", "false", "true"]);
+    const expectDisabled = (...expected: string[]) =>
+      soon(async () =>
+        expect([
+          await button("Sleep, level 1").getAttribute("aria-disabled"),
+          await button("Sleep, level 2").getAttribute("aria-disabled"),
+          await button("Wake up").getAttribute("aria-disabled"),
+        ]).toEqual(expected),
+      );
+    await expectDisabled("false", "false", "true");
     await fixture.alpha.sleep({ level: 1 });
-    await shown(state, /^asleep$/);
-    await shown(tags, "in host memory");
-    expect(await disabled()).toEqual(["true", "false", "false"]);
+    await expectDisabled("true", "false", "false");
     await fixture.alpha.wakeUp({ tags: ["weights"] });
-    await shown(tags.filter({ hasText: "weights" }), "on the device");
-    expect(await disabled()).toEqual(["false", "false", "false"]);
+    await expectDisabled("false", "false", "false");
     await fixture.alpha.sleep({ level: 2 });
-    await shown(tags.filter({ hasText: "weights" }), "discarded");
-    expect(await disabled()).toEqual(["true", "true", "false"]);
+    await expectDisabled("true", "true", "false");
     const sent: string[] = [];
     page.on("request", (request) => sent.push(request.method()));
     await button("Sleep, level 2").dispatchEvent("click");

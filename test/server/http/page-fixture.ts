@@ -8,6 +8,19 @@ export const token = "a-secret";
 /** Runs a script where a page inserts it as HTML. */
 export const markup = `<img src=x onerror="window.hacked = true">`;
 
+/** Repeats `assertions` until they hold: the page shows a change some time after the server made it. */
+export async function soon(assertions: () => Promise<void>, deadlineMs = 10_000): Promise<void> {
+  const end = performance.now() + deadlineMs;
+  for (;;) {
+    try {
+      return await assertions();
+    } catch (error) {
+      if (performance.now() > end) throw error;
+    }
+    await Bun.sleep(10);
+  }
+}
+
 /** A server with the page and two models, `alpha` and `beta`; the name and a tag of `beta` contain HTML. */
 export class PageFixture {
   readonly allocator = CaMemAllocator.getInstance();

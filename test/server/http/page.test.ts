@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { EngineListener } from "camem/server";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 import { MiB, onEmulator, setFaults } from "../../support/device.ts";
-import { markup, PageFixture, token } from "./page-fixture.ts";
+import { markup, PageFixture, soon, token } from "./page-fixture.ts";
 
 const executablePath = Bun.which("chromium");
 if (executablePath === null)
@@ -74,18 +74,20 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
 
   test("page shows bytes before and after a sleep, and the running transition", async () => {
     await open();
-    expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights"));
-    expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 4 * MiB, host: 0, discarded: 0 });
-    expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 6 * MiB });
+    await soon(async () => expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights")));
+    await soon(async () =>
+      expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 4 * MiB, host: 0, discarded: 0 }),
+    );
+    await soon(async () => expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 6 * MiB }));
     const used = async () =>
       Number(await page.locator('#devices data[data-kind="used"]').getAttribute("value"));
     const { freeBytes, totalBytes } = fixture.allocator.memGetInfo();
-    expect(await used()).toBe(totalBytes - freeBytes);
+    await soon(async () => expect(await used()).toBe(totalBytes - freeBytes));
 
     const release = fixture.hold();
     await press("Sleep, level 1: alpha");
     await shown(model("alpha").locator(".running"), "sleep at level 1: waiting");
-    await shown(model("alpha").locator(".state"), "falling asleep");
+    await shown(model("alpha").locator(".state"), /^falling asleep$/);
     expect(await model("alpha").getByRole("progressbar", { name: "sleep at level 1" }).isVisible()).toBe(
       true,
     );
@@ -94,27 +96,35 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     ).toBe("true");
     release();
 
-    await shown(model("alpha").locator(".state"), "asleep");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
     await shown(
       page.locator("#transitions li"),
       /alpha: sleep at level 1, by an operator\s*done, [\d.]+ m?s/,
     );
     await shown(model("alpha").locator(".tag"), "asleep");
-    expect(await model("alpha").getByRole("progressbar").count()).toBe(0);
-    expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights"));
-    expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 4 * MiB, discarded: 0 });
-    expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 0, host: 0, discarded: 6 * MiB });
-    expect(await bytesOf("beta", "weights")).toMatchObject({ mapped: 4 * MiB });
-    expect(await used()).toBe(totalBytes - fixture.allocator.memGetInfo().freeBytes);
+    await soon(async () => expect(await model("alpha").getByRole("progressbar").count()).toBe(0));
+    await soon(async () => expect(await bytesOf("alpha", "weights")).toEqual(expectedOf("alpha/weights")));
+    await soon(async () =>
+      expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 4 * MiB, discarded: 0 }),
+    );
+    await soon(async () =>
+      expect(await bytesOf("alpha", "kv_cache")).toMatchObject({ mapped: 0, host: 0, discarded: 6 * MiB }),
+    );
+    await soon(async () => expect(await bytesOf("beta", "weights")).toMatchObject({ mapped: 4 * MiB }));
+    await soon(async () => expect(await used()).toBe(totalBytes - fixture.allocator.memGetInfo().freeBytes));
     const meter = model("alpha").getByRole("meter", { name: "weights" });
-    expect(await meter.getAttribute("aria-valuetext")).toContain("4 MiB in host memory");
+    await soon(async () =>
+      expect(await meter.getAttribute("aria-valuetext")).toContain("4 MiB in host memory"),
+    );
 
     await press("Wake up: alpha");
-    await shown(model("alpha").locator(".state"), "awake");
+    await shown(model("alpha").locator(".state"), /^awake$/);
     await shown(page.locator("#transitions li"), "alpha: wake-up, by an operator");
-    expect(await page.locator("#transitions li").count()).toBe(2);
+    await soon(async () => expect(await page.locator("#transitions li").count()).toBe(2));
     await shown(model("alpha").locator(".tag"), "awake");
-    expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 4 * MiB, host: 0 });
+    await soon(async () =>
+      expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 4 * MiB, host: 0 }),
+    );
     expect(problems).toEqual([]);
   });
 
@@ -123,9 +133,11 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await press("Sleep, level 2: alpha");
     await shown(model("alpha").locator(".details"), /at level 2, by an operator\. Asleep: weights, kv_cache/);
     await shown(model("alpha").locator(".tag"), "asleep");
-    expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 0, discarded: 4 * MiB });
+    await soon(async () =>
+      expect(await bytesOf("alpha", "weights")).toMatchObject({ mapped: 0, host: 0, discarded: 4 * MiB }),
+    );
     await press("Wake up: alpha");
-    await shown(model("alpha").locator(".state"), "awaiting weights");
+    await shown(model("alpha").locator(".state"), /^awaiting weights$/);
     await shown(model("alpha").locator(".details"), "Weights to load: weights");
     expect(problems).toEqual([]);
   });
@@ -152,22 +164,22 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     setFaults("");
     await shown(page.locator("#transitions li"), /failed, [\d.]+ m?s/);
     await shown(page.locator("#transitions .what"), "aclrtMemcpyAsync");
-    await shown(model("alpha").locator(".state"), "awake");
+    await shown(model("alpha").locator(".state"), /^awake$/);
     await press("Sleep, level 1: alpha");
-    await shown(model("alpha").locator(".state"), "asleep");
-    expect(await page.getByRole("alert").textContent()).toBe("");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
+    await soon(async () => expect(await page.getByRole("alert").textContent()).toBe(""));
   });
 
   test("page sleeps with the chosen mode for requests in flight", async () => {
     await open();
     const lease = await fixture.alpha.admit();
     await press("Sleep, level 1: alpha");
-    await shown(model("alpha").locator(".state"), "falling asleep");
+    await shown(model("alpha").locator(".state"), /^falling asleep$/);
     expect(lease.signal.aborted).toBe(false);
     lease.release();
     await shown(model("alpha").locator(".state"), /^asleep$/);
     await press("Wake up: alpha");
-    await shown(model("alpha").locator(".state"), "awake");
+    await shown(model("alpha").locator(".state"), /^awake$/);
     const other = await fixture.alpha.admit();
     other.signal.addEventListener("abort", () => other.release());
     await page.getByLabel("When a model with running requests goes to sleep").selectOption("abort");
@@ -188,7 +200,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await page.getByLabel("Token").fill(token);
     await press("Use this token");
     await connected();
-    expect(await page.getByRole("alert").textContent()).toBe("");
+    await soon(async () => expect(await page.getByRole("alert").textContent()).toBe(""));
     // The token lasts as long as the tab; forgetting it also removes all data.
     await page.reload();
     await connected();
@@ -207,7 +219,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await model("alpha").waitFor();
     expect(await page.getByLabel("Token").isVisible()).toBe(false);
     await press("Sleep, level 1: alpha");
-    await shown(model("alpha").locator(".state"), "asleep");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(problems).toEqual([]);
   });
 
@@ -229,13 +241,13 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
       page.evaluate(() => getComputedStyle(document.activeElement ?? document.body).outlineStyle);
     expect(await outline()).toBe("solid");
     await page.keyboard.press("Enter");
-    await shown(model("alpha").locator(".state"), "asleep");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
     expect(await focused()).toBe("Sleep, level 1: alpha");
     await page.keyboard.press("Tab");
     await page.keyboard.press("Tab");
     expect(await focused()).toBe("Wake up: alpha");
     await page.keyboard.press("Space");
-    await shown(model("alpha").locator(".state"), "awake");
+    await shown(model("alpha").locator(".state"), /^awake$/);
     expect(await focused()).toBe("Wake up: alpha");
     expect(problems).toEqual([]);
   });
@@ -377,14 +389,14 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
     await open();
     await fixture.alpha.sleep();
     await shown(page.locator("#transitions li"), "alpha: sleep at level 1");
-    await shown(model("alpha").locator(".state"), "asleep");
+    await shown(model("alpha").locator(".state"), /^asleep$/);
     const port = Number(fixture.server.port);
     await fixture.stop();
     await shown(page.locator("#connection"), "Disconnected");
     await fixture.alpha.wakeUp();
     fixture.serve({ token }, port);
     await connected();
-    await shown(model("alpha").locator(".state"), "awake");
+    await shown(model("alpha").locator(".state"), /^awake$/);
     await shown(page.locator("#transitions li"), "alpha: sleep at level 1");
     await press("Sleep, level 2: alpha");
     await shown(page.locator("#transitions li"), "alpha: sleep at level 2");
