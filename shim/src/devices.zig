@@ -84,7 +84,7 @@ pub const Devices = struct {
         }
         const pool = &self.memory.stores.page_locked;
         const share_bytes = transfer.staging_bytes_per_stream;
-        try pool.reserve(share_bytes * steps.staging.len, plan.interrupt(), failure);
+        try pool.reserve(steps.device, share_bytes * steps.staging.len, plan.interrupt(), failure);
         errdefer self.giveStaging(&steps.staging);
         for (&steps.staging) |*share| share.* = try pool.take(share_bytes);
     }

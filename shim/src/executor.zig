@@ -338,7 +338,7 @@ pub const Executor = struct {
         const reserved_before = pool.counts().reserved_bytes;
         errdefer pool.expect(reserved_before);
         pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
-        switch (try pool.tryReserve(plan.host_bytes, plan.interrupt(), failure)) {
+        switch (try pool.tryReserve(plan.host_device, plan.host_bytes, plan.interrupt(), failure)) {
             .granted => {},
             .refused => |refusal| {
                 if (!plan.options.isContentWithLess()) return refusal;

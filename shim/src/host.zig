@@ -4,6 +4,7 @@
 //! TypeScript sets.
 
 const std = @import("std");
+const Growth = @import("growth.zig").Growth;
 const heap = @import("heap.zig");
 const linux = std.os.linux;
 const runtime = @import("runtime.zig");
@@ -17,10 +18,10 @@ const populate_write = 23;
 /// The granularity of device memory, so that a backup wastes nothing.
 pub const block_bytes: u64 = 2 << 20;
 
-/// The blocks of a slab are the bits of one word. A slab is also what a cancelled preparation may take at most beyond
-/// the cancellation, and what one block that is in use can keep from being given back.
+/// The blocks of a slab are the bits of one word. A slab is also what a thread of a cancelled preparation may take at
+/// most beyond the cancellation, and what one block that is in use can keep from being given back.
 const blocks_at_most = 32;
-const slab_bytes_at_most = blocks_at_most * block_bytes;
+pub const slab_bytes_at_most = blocks_at_most * block_bytes;
 
 /// The memory of the machine: no preparation can take more.
 pub fn machineBytes() u64 {
@@ -148,10 +149,17 @@ pub const Pool = struct {
     }
 
     /// Takes memory from the system until `wanted_bytes`, a multiple of the block size, are free, and keeps them from
-    /// being trimmed until they are taken. Called inside a `Scope`. After a failure what was taken by then stays free.
-    pub fn reserve(self: *Pool, wanted_bytes: u64, interrupt: sync.Interrupt, failure: *Failure) status.Error!void {
+    /// being trimmed until they are taken. Called inside a `Scope` of `device`. After a failure what was taken by then
+    /// stays free.
+    pub fn reserve(
+        self: *Pool,
+        device: u32,
+        wanted_bytes: u64,
+        interrupt: sync.Interrupt,
+        failure: *Failure,
+    ) status.Error!void {
         const before = self.counts().reserved_bytes;
-        switch (try self.tryReserve(wanted_bytes, interrupt, failure)) {
+        switch (try self.tryReserve(device, wanted_bytes, interrupt, failure)) {
             .granted => {},
             .refused => |refusal| {
                 self.expect(before);
@@ -169,39 +177,48 @@ pub const Pool = struct {
     /// As `reserve`, but a refusal of the system's is no failure: what is free by then is kept from being trimmed.
     pub fn tryReserve(
         self: *Pool,
+        device: u32,
         wanted_bytes: u64,
         interrupt: sync.Interrupt,
         failure: *Failure,
     ) status.Error!Reservation {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        const before = self.reserved_bytes;
-        self.reserved_bytes = @max(before, wanted_bytes);
-        errdefer self.reserved_bytes = before;
-        while (self.free_bytes < wanted_bytes) {
-            try interrupt.check();
-            const missing_bytes = wanted_bytes - self.free_bytes;
-            self.mutex.unlock();
-            const created = self.createSlab(@min(missing_bytes, slab_bytes_at_most), failure);
-            self.mutex.lock();
-            switch (try created) {
-                .created => |slab| {
-                    self.empty.append(&slab.node);
-                    self.held_bytes += slab.sizeBytes();
-                    self.free_bytes += slab.sizeBytes();
-                },
-                .refused => |refusal| {
-                    self.reserved_bytes = @max(before, @min(wanted_bytes, self.free_bytes));
-                    return .{ .refused = refusal };
-                },
-            }
+        const before = self.counts().reserved_bytes;
+        var growth = self.grow(device, wanted_bytes, interrupt) orelse return .granted;
+        if (self.source == .page_locked) growth.start(.beside_caller);
+        growth.runHere();
+        const end = growth.finish(failure) orelse return .granted;
+        switch (end) {
+            .failed => |err| {
+                self.expect(before);
+                return err;
+            },
+            .refused => |refusal| {
+                self.expect(@max(before, @min(wanted_bytes, self.counts().free_bytes)));
+                return .{ .refused = refusal };
+            },
         }
-        return .granted;
     }
 
-    const Created = union(enum) { created: *Slab, refused: status.Error };
+    /// What is missing until `wanted_bytes` are free, which are kept from being trimmed. Null when nothing is.
+    pub fn grow(self: *Pool, device: u32, wanted_bytes: u64, interrupt: sync.Interrupt) ?Growth {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        self.reserved_bytes = @max(self.reserved_bytes, wanted_bytes);
+        if (self.free_bytes >= wanted_bytes) return null;
+        return .init(self, device, wanted_bytes - self.free_bytes, interrupt);
+    }
 
-    fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!Created {
+    /// Of a `Growth`, which holds the mutex.
+    pub fn append(self: *Pool, slab: *Slab) void {
+        self.empty.append(&slab.node);
+        self.held_bytes += slab.sizeBytes();
+        self.free_bytes += slab.sizeBytes();
+    }
+
+    pub const Created = union(enum) { created: *Slab, refused: status.Error };
+
+    /// A slab that the pool does not have yet.
+    pub fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!Created {
         const slab = heap.allocator.create(Slab) catch return error.OutOfHostMemory;
         errdefer heap.allocator.destroy(slab);
         switch (try self.source.take(size_bytes, failure)) {

@@ -14,7 +14,7 @@ const Step = plans.Step;
 pub fn takeBackups(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void {
     for (plan.devices) |*steps| try devices.on(plan, steps, takeInPageLocked, failure);
     for (plan.devices) |*steps| {
-        if (plan.options.pageable) try takePageable(devices, plan, steps.steps, failure);
+        if (plan.options.pageable) try takePageable(devices, plan, steps, failure);
         try takeSpill(devices, plan, steps, failure);
     }
     if (plan.refused) devices.memory.stores.page_locked.expect(0); // backups have what could be had
@@ -22,21 +22,35 @@ pub fn takeBackups(devices: *Devices, plan: *Plan, failure: *Failure) status.Err
 
 fn takeInPageLocked(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
     if (steps.needsStaging(plan.options.verify)) try devices.takeStaging(plan, steps, failure);
+    try mapStranded(devices, steps, failure);
+    var tags: Tags = .{ .steps = steps.steps };
+    while (tags.next()) |of_tag| try takeForTag(devices, plan, steps.device, of_tag, failure);
+}
+
+/// Maps content that a sleep whose undoing failed has left unmapped, so that it can be copied.
+pub fn mapStranded(devices: *Devices, steps: *const DeviceSteps, failure: *Failure) status.Error!void {
     for (steps.steps) |step| {
         if (step.copies() and step.segment.content.isLive()) try devices.memory.back(step.segment, failure);
     }
-    var first: usize = 0;
-    while (first < steps.steps.len) {
-        const tag = steps.steps[first].segment.tag;
-        var end = first;
-        while (end < steps.steps.len and steps.steps[end].segment.tag == tag) end += 1;
-        try takeForTag(devices, plan, steps.steps[first..end], failure);
-        first = end;
-    }
 }
 
+/// The steps of each tag, which follow each other: a slab serves one tag.
+pub const Tags = struct {
+    steps: []Step,
+    first: usize = 0,
+
+    pub fn next(self: *Tags) ?[]Step {
+        if (self.first == self.steps.len) return null;
+        const tag = self.steps[self.first].segment.tag;
+        var end = self.first;
+        while (end < self.steps.len and self.steps[end].segment.tag == tag) end += 1;
+        defer self.first = end;
+        return self.steps[self.first..end];
+    }
+};
+
 /// Bytes in whole blocks of the backups that still need a place.
-fn missingBytes(steps: []const Step, which: enum { all, in_memory }) u64 {
+pub fn missingBytes(steps: []const Step, which: enum { all, in_memory }) u64 {
     var sum: u64 = 0;
     for (steps) |step| {
         if (step.needsBackup() and !(which == .in_memory and step.spill))
@@ -45,13 +59,18 @@ fn missingBytes(steps: []const Step, which: enum { all, in_memory }) u64 {
     return sum;
 }
 
-/// For the steps of one tag, so that a slab serves one tag.
-fn takeForTag(devices: *Devices, plan: *Plan, steps: []const Step, failure: *Failure) status.Error!void {
+fn takeForTag(
+    devices: *Devices,
+    plan: *Plan,
+    device: u32,
+    steps: []const Step,
+    failure: *Failure,
+) status.Error!void {
     const pool = &devices.memory.stores.page_locked;
     const wanted_bytes = missingBytes(steps, .in_memory);
     if (wanted_bytes == 0) return;
     if (!plan.refused) {
-        switch (try pool.tryReserve(wanted_bytes, plan.interrupt(), failure)) {
+        switch (try pool.tryReserve(device, wanted_bytes, plan.interrupt(), failure)) {
             .granted => {},
             .refused => |refusal| {
                 if (!plan.options.isContentWithLess()) return refusal;
@@ -68,7 +87,17 @@ fn takeForTag(devices: *Devices, plan: *Plan, steps: []const Step, failure: *Fai
     }
 }
 
-/// What is page-locked already goes to staging before it goes to backups. Nothing is copied to them yet.
+/// After AscendCL has refused: staging for the devices whose backups will not all be page-locked.
+pub fn takeStagingAfterRefusal(
+    devices: *Devices,
+    plan: *Plan,
+    _: *DeviceSteps,
+    failure: *Failure,
+) status.Error!void {
+    return takeStagingForRest(devices, plan, failure);
+}
+
+/// What is page-locked already goes to staging before it goes to backups. What was copied to them is copied again.
 fn takeStagingForRest(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void {
     const pool = &devices.memory.stores.page_locked;
     while (stagingBytesMissing(devices, plan) > pool.counts().free_bytes) {
@@ -101,16 +130,16 @@ fn lastPageLocked(plan: *const Plan) ?Step {
     return found;
 }
 
-fn takePageable(devices: *Devices, plan: *Plan, steps: []const Step, failure: *Failure) status.Error!void {
+fn takePageable(devices: *Devices, plan: *Plan, steps: *const DeviceSteps, failure: *Failure) status.Error!void {
     const pool = &devices.memory.stores.pageable;
-    const wanted_bytes = missingBytes(steps, .in_memory);
+    const wanted_bytes = missingBytes(steps.steps, .in_memory);
     if (wanted_bytes == 0) return;
     defer pool.expect(0);
-    switch (try pool.tryReserve(wanted_bytes, plan.interrupt(), failure)) {
+    switch (try pool.tryReserve(steps.device, wanted_bytes, plan.interrupt(), failure)) {
         .granted => {},
         .refused => |refusal| if (!plan.options.spill) return refusal,
     }
-    for (steps) |step| {
+    for (steps.steps) |step| {
         if (!step.needsBackup() or step.spill) continue;
         const size_bytes = host.Pool.blockSize(step.segment.size_bytes);
         if (pool.counts().free_bytes < size_bytes) continue;

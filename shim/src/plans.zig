@@ -5,6 +5,7 @@ const files = @import("files.zig");
 const heap = @import("heap.zig");
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
+const Pipeline = @import("pipeline.zig").Pipeline;
 const Key = @import("segment_groups.zig").Key;
 const segments = @import("segment.zig");
 const status = @import("status.zig");
@@ -213,6 +214,8 @@ pub const Plan = struct {
     /// For a plan without steps, which only page-locks host memory: how much is to be free.
     host_bytes: u64 = 0,
     host_device: u32 = 0,
+    /// While backups are page-locked and copied side by side.
+    pipeline: ?*Pipeline = null,
     options: Options = .{},
     /// AscendCL has refused to page-lock more.
     refused: bool = false,

@@ -5,6 +5,7 @@
 const checksum = @import("checksum.zig");
 const Devices = @import("devices.zig").Devices;
 const files = @import("files.zig");
+const pipeline = @import("pipeline.zig");
 const placement = @import("placement.zig");
 const plans = @import("plans.zig");
 const status = @import("status.zig");
@@ -20,11 +21,14 @@ pub fn run(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!void 
     const pool = &devices.memory.stores.page_locked;
     const reserved_before = pool.counts().reserved_bytes;
     errdefer pool.expect(reserved_before);
-    try placement.takeBackups(devices, plan, failure);
+    const is_copied = try pipeline.copy(devices, plan, failure);
+    if (!is_copied) try placement.takeBackups(devices, plan, failure);
     plan.enter(.verifying);
     if (plan.options.verify) try devices.onEach(plan, checksum.verifyKept, failure);
-    plan.enter(.copying);
-    try devices.onEach(plan, copyToBackups, failure);
+    if (!is_copied) {
+        plan.enter(.copying);
+        try devices.onEach(plan, copyToBackups, failure);
+    }
     plan.enter(.verifying);
     try devices.onEach(plan, checksum.takeNew, failure);
     try plan.checkFiles(failure); // again: the copies took their time

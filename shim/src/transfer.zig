@@ -102,6 +102,13 @@ pub const Copier = struct {
         self.changed.broadcast();
     }
 
+    /// Whether nothing that is added will be copied any more.
+    pub fn hasFailed(self: *Copier) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.failed;
+    }
+
     /// Returns when everything has arrived, or with the first failure, when no copy runs any more. Where that is not
     /// sure, the observer's `unsettled` is set.
     pub fn finish(self: *Copier, failure: *Failure) status.Error!void {
