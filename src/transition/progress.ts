@@ -152,8 +152,10 @@ function errorOf(
   remedyOf: RemedyOf,
 ): CamemError | undefined {
   if (progress.status === native.Status.ok) return undefined;
-  // Without an aborted signal `onProgress` has thrown, which `follow` reports.
-  if (progress.status === native.Status.aborted) return signal?.aborted ? aborted(signal) : undefined;
+  if (progress.status === native.Status.aborted)
+    return signal?.aborted
+      ? aborted(signal)
+      : new CamemError("ABORTED", `another caller cancelled the ${operation}; nothing has changed`);
   const transitionComplete = progress.complete === 1;
   const attempt = transitionComplete
     ? `give all memory back after the ${operation}`
@@ -209,7 +211,9 @@ export async function follow(
     const { progress, failure, reportFailure } = await poll(shim, ticket, onProgress);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
-    const planFailure = errorOf(operation, progress, failure, signal, remedyOf);
+    // A report that fails cancels the plan.
+    const isOwnEnd = reportFailure !== undefined && progress.status === native.Status.aborted;
+    const planFailure = isOwnEnd ? undefined : errorOf(operation, progress, failure, signal, remedyOf);
     if (reportFailure) {
       const cause = planFailure
         ? new AggregateError([reportFailure.cause, planFailure])

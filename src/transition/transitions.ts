@@ -93,8 +93,8 @@ function freeDiskBytes(folder: string | null): number | undefined {
   return bavail * bsize;
 }
 
-/** The result of submitting a plan: its ticket, or why there is none. */
-type Submission = number | native.Refusal | "nothing";
+/** Submits a plan, in one step with following it, so that no abort falls between the two. */
+type Submit = () => number | native.Refusal | "nothing";
 
 /** From this size on, what reads the whole table has a turn of the event loop of its own. */
 const largeTableSegments = 1000;
@@ -267,7 +267,12 @@ export class Transitions {
     const device = planned.steps[0]?.group.device ?? this.#config.device;
     const bytes = this.#hostBytesNeeded(planned.steps);
     const submit = () => this.#native.submitPreparation(device, bytes, this.#planOptions);
-    const { durations } = await this.#submit("preparation", submit, options, () => bytes);
+    const { durations } = await this.#submit(
+      "preparation",
+      async () => submit,
+      options,
+      () => bytes,
+    );
     return { preparedBytes: preparedBytes(this.#native), durations };
   }
 
@@ -325,15 +330,8 @@ export class Transitions {
     let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
     let first = await this.#retryLeftovers(operation, plan(), control);
-    const submit = async () => {
-      const planned = first ?? plan();
-      first = undefined;
-      steps = planned.steps;
-      if (steps.length === 0) return this.#giveBackLeftovers(planned);
-      await restAfter(planned, control);
-      if (this.#mustWait(planned)) return "busy";
-      await restAfter(planned, control);
-      const ticket = this.#native.submitPlan(steps, planned, this.#planOptions);
+    const submitPlan = (planned: Planned) => {
+      const ticket = this.#native.submitPlan(planned.steps, planned, this.#planOptions);
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
@@ -342,7 +340,17 @@ export class Transitions {
       }
       return ticket;
     };
-    const result = await this.#submit(operation, submit, control, () => this.#hostBytesNeeded(steps));
+    const makeReady = async () => {
+      const planned = first ?? plan();
+      first = undefined;
+      steps = planned.steps;
+      if (steps.length === 0) return this.#giveBackLeftovers(planned);
+      await restAfter(planned, control);
+      if (this.#mustWait(planned)) return "busy";
+      await restAfter(planned, control);
+      return () => submitPlan(planned);
+    };
+    const result = await this.#submit(operation, makeReady, control, () => this.#hostBytesNeeded(steps));
     return { steps, ...result };
   }
 
@@ -359,7 +367,12 @@ export class Transitions {
       return ticket === "stale" ? "nothing" : ticket;
     };
     try {
-      await this.#submit(operation, submit, { signal }, () => 0);
+      await this.#submit(
+        operation,
+        async () => submit,
+        { signal },
+        () => 0,
+      );
     } catch (error) {
       // What cannot be freed still counts as held, so the plan itself decides whether there is room.
       if (signal.aborted) throw error;
@@ -370,7 +383,7 @@ export class Transitions {
   /** Submits until the shim accepts, unless there is nothing to do, and waits for the end. */
   async #submit(
     operation: Operation,
-    submit: () => Submission | Promise<Submission>,
+    makeReady: () => Promise<Submit | "busy" | "nothing">,
     control: TransitionControl & Signalled,
     neededBytes: () => number,
     retainBytes = this.#retention.limitBytes,
@@ -381,7 +394,9 @@ export class Transitions {
       if (control.signal.aborted) throw aborted(control.signal);
       // Workers may have different limits: the one that moves memory decides.
       this.#native.retainHost(Math.min(retainBytes, Number.MAX_SAFE_INTEGER));
-      const ticket = await submit();
+      const submit = await makeReady();
+      if (control.signal.aborted) throw aborted(control.signal);
+      const ticket = typeof submit === "function" ? submit() : submit;
       if (ticket === "nothing") return nothingDone;
       if (typeof ticket === "number")
         return follow(this.#native, operation, ticket, control, remedyOf).finally(() => {
@@ -432,15 +447,15 @@ export class Transitions {
   }
 
   /** Retries what an earlier plan could not give back, although the transition itself has nothing to do. */
-  #giveBackLeftovers({ groups }: Planned): number | native.Refusal | "nothing" {
-    return this.#retention.hasLeftovers(groups) ? this.#submitReserved() : "nothing";
+  #giveBackLeftovers({ groups }: Planned): Submit | "nothing" {
+    return this.#retention.hasLeftovers(groups) ? () => this.#submitReserved() : "nothing";
   }
 
   #giveBackRetained(): void {
     const giveBack = (signal: AbortSignal) =>
       this.#submit(
         "preparation",
-        () => this.#submitReserved(),
+        async () => () => this.#submitReserved(),
         { signal },
         () => 0,
         0,

@@ -55,9 +55,12 @@ async function fill(world: World, random: Random, live: Live): Promise<void> {
   const { buffer } = live;
   if (buffer === undefined) return;
   const content = random.bytes(live.sizeBytes);
-  const { error } = await world.attempt("write", awakeOnly, () => buffer.write(content));
-  if (error === undefined) live.content = content;
-  else if (!awakeOnly.includes(error.code)) live.content = undefined;
+  // The record changes with the memory: another operation may follow at once.
+  const { error } = await world.attempt("write", awakeOnly, () => {
+    buffer.write(content);
+    live.content = content;
+  });
+  if (error !== undefined && !awakeOnly.includes(error.code)) live.content = undefined;
 }
 
 export const mallocMany: Operation = async (world, random, log) => {
@@ -109,11 +112,11 @@ export const write: Operation = async (world, random, log) => {
   const offset = random.below(live.sizeBytes);
   const size = random.between(1, live.sizeBytes - offset);
   log(`fill ${size} bytes of ${live.tag}`);
-  const { error } = await world.attempt("fill", awakeOnly, () =>
-    buffer.fill(random.below(1) + 9, offset, size),
-  );
-  if (error === undefined) content.fill(9, offset, offset + size);
-  else if (!awakeOnly.includes(error.code)) live.content = undefined;
+  const { error } = await world.attempt("fill", awakeOnly, () => {
+    buffer.fill(9, offset, size);
+    content.fill(9, offset, offset + size);
+  });
+  if (error !== undefined && !awakeOnly.includes(error.code)) live.content = undefined;
 };
 
 export const read: Operation = async (world, random, log) => {

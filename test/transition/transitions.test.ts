@@ -58,6 +58,30 @@ test("sleep() changes nothing when aborted", async () => {
   expect(weights.read()).toEqual(content);
 });
 
+test("sleep() changes nothing when aborted in any turn of its own while it must wait", async () => {
+  for (let turn = 0; turn < 60; turn++) {
+    const held = holdDevice();
+    const controller = new AbortController();
+    const code = codeOf(() => allocator.sleep({ signal: controller.signal }));
+    for (let passed = 0; passed < turn; passed++) await Promise.resolve();
+    controller.abort();
+    held.release();
+    expect(await code, `aborted in turn ${turn}`).toBe("ABORTED");
+    expect(weights.state).toBe("mapped");
+  }
+});
+
+test("sleep() rejects when somebody else cancels its plan", async () => {
+  const held = holdDevice();
+  const code = codeOf(() => allocator.sleep());
+  const isMoving = () => weights.state === "moving";
+  while (!isMoving()) await Bun.sleep(1);
+  for (let ticket = 1; ticket < 100_000; ticket++) localNative.cancelPlan(ticket);
+  held.release();
+  expect(await code).toBe("ABORTED");
+  expect(weights.state).toBe("mapped");
+});
+
 test("sleep() and wakeUp() change nothing when the signal is already aborted", async () => {
   const signal = AbortSignal.abort();
   expect(await codeOf(() => allocator.sleep({ signal }))).toBe("ABORTED");
