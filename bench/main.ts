@@ -87,12 +87,13 @@ const deviceVariables: readonly string[] = [
   environmentNames.device,
 ];
 
-function environmentOf({ residentBytes }: Scenario): Record<string, string | undefined> {
+function environmentOf({ residentBytes, timing }: Scenario): Record<string, string | undefined> {
   const otherNames = Object.values(environmentNames).filter((name) => !deviceVariables.includes(name));
   const cleared = Object.fromEntries(
     [...otherNames, "CAMEM_EMULATOR_FAULTS"].map((name) => [name, undefined]),
   );
-  return { ...process.env, ...cleared, CAMEM_EMULATOR_POOL: String(residentBytes) };
+  const model = timing === undefined ? {} : { CAMEM_EMULATOR_TIMING: timing };
+  return { ...process.env, ...cleared, ...model, CAMEM_EMULATOR_POOL: String(residentBytes) };
 }
 
 /** Runs a scenario in its own process, because environment and memory peaks are per process. */

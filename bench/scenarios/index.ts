@@ -8,6 +8,7 @@ import { eventLoop } from "./event-loop.ts";
 import { fileBacking } from "./file-backing.ts";
 import { firstSleep } from "./first-sleep.ts";
 import { hostMemory } from "./host-memory.ts";
+import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
 import { poolOverhead } from "./pool-overhead.ts";
 import { prepared } from "./prepared.ts";
 import { segmentCount } from "./segment-count.ts";
@@ -17,6 +18,8 @@ export interface Scenario {
   readonly measure: (context: Context) => Promise<Findings>;
   /** How much of the emulated device's memory stays in RAM. A real device ignores this. */
   readonly residentBytes: number;
+  /** The emulator's timing model. A real device ignores this. */
+  readonly timing?: string;
 }
 
 /** All device memory of a scenario, so that measurements do not include first touches of memory. */
@@ -29,6 +32,7 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   prepared: { measure: prepared, residentBytes: maxDeviceBytes },
   "first sleep": { measure: firstSleep, residentBytes: maxDeviceBytes },
   cold: { measure: cold, residentBytes: maxDeviceBytes },
+  "modelled first sleep": { measure: modelledFirstSleep, residentBytes: 0, timing: modelledLink },
   "file backing": { measure: fileBacking, residentBytes: maxDeviceBytes },
   "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
   "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },

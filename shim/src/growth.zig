@@ -11,8 +11,8 @@ const Pool = host.Pool;
 
 /// More threads than this gain nothing; a smaller machine has fewer.
 const threads_at_most = 4;
-/// Below this, a further thread costs more than it saves.
-const shared_bytes_at_least = 16 << 20;
+/// A slab. Below this, a further thread costs more than it saves.
+const shared_bytes_at_least = host.slab_bytes_at_most;
 
 /// How many bytes a pool is to grow by, and how far that is. Threads of its own need the device of their context.
 pub const Growth = struct {
@@ -52,7 +52,7 @@ pub const Growth = struct {
 
     /// Whether memory of this size is taken on several threads.
     pub fn isShared(missing_bytes: u64) bool {
-        return missing_bytes >= shared_bytes_at_least;
+        return missing_bytes > shared_bytes_at_least;
     }
 
     fn threadCount(missing_bytes: u64) u64 {

@@ -89,7 +89,7 @@ const Checkpoint = struct {
         const descriptor: i32 = @intCast(opened);
         defer _ = std.os.linux.close(descriptor);
         const block: [4096]u8 = @splat(7);
-        for (0..Weights.size / block.len) |_| {
+        for (0..weights_bytes / block.len) |_| {
             if (std.os.linux.write(descriptor, &block, block.len) != block.len) return error.NoFile;
         }
         var self: Checkpoint = .{ .handle = 0, .weights = weights };
@@ -105,7 +105,7 @@ const Checkpoint = struct {
         const extents = [_]abi.FileExtent{.{
             .segment_offset_bytes = 0,
             .file_offset_bytes = 0,
-            .size_bytes = Weights.size,
+            .size_bytes = weights_bytes,
         }};
         const weights = self.weights;
         var failure: abi.Failure = .{};
@@ -189,8 +189,8 @@ pub fn main(init: std.process.Init) !void {
     var failure: abi.Failure = .{};
     try expect("camem_attach", abi.camem_attach(null, &failure));
     const library = try loader.open(null, &report);
-    const content = try allocateWeights(&failure);
-    const filed = try allocateWeights(&failure);
+    const content = try allocateWeights("weights", weights_bytes, &failure);
+    const filed = try allocateWeights("weights", weights_bytes, &failure);
     const checkpoint: Checkpoint = try .open(filed, &failure);
     const checkpointing = try std.Thread.spawn(.{}, Checkpoint.use, .{&checkpoint});
     var threads: [thread_count]std.Thread = undefined;
@@ -198,12 +198,13 @@ pub fn main(init: std.process.Init) !void {
     for (0..cycles) |cycle| {
         // Every other time the backup is kept, and dropped again while the threads go on.
         const immutable = cycle % 2 == 1;
-        try prepare(Weights.size);
+        try prepare(weights_bytes);
         try transition(content.tag, .restore, .offload, immutable);
         try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
         try filed.verify(&failure);
         if (cycle % 4 == 3) try makeMutable(content.tag);
+        if (cycle % 8 == 0) try firstSleep(&failure);
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();
@@ -222,10 +223,11 @@ pub fn main(init: std.process.Init) !void {
     }
 }
 
+const weights_bytes = 3 << 20;
+
 /// Memory that sleeps and wakes, beside that of the threads, which stays awake under the first tag.
 const Weights = struct {
-    const size = 3 << 20;
-
+    size: u64,
     tag: u32,
     address: u64,
     id: u64,
@@ -233,7 +235,7 @@ const Weights = struct {
     fn verify(self: Weights, failure: *abi.Failure) !void {
         var found: [16]u8 = undefined;
         const moving = @intFromEnum(abi.Status.moving);
-        const end = size - found.len;
+        const end = self.size - found.len;
         var status: i32 = moving;
         // Refused while a backup is just being replaced.
         while (status == moving)
@@ -243,12 +245,21 @@ const Weights = struct {
     }
 };
 
-fn allocateWeights(failure: *abi.Failure) !Weights {
-    var weights: Weights = .{ .tag = 0, .address = 0, .id = 0 };
-    try expect("camem_tag_intern", abi.camem_tag_intern("weights", "weights".len, &weights.tag));
+fn allocateWeights(tag: []const u8, size: u64, failure: *abi.Failure) !Weights {
+    var weights: Weights = .{ .size = size, .tag = 0, .address = 0, .id = 0 };
+    try expect("camem_tag_intern", abi.camem_tag_intern(tag.ptr, tag.len, &weights.tag));
     const newSegment = abi.camem_segment_allocate;
-    const status = newSegment(0, weights.tag, Weights.size, &weights.address, &weights.id, failure);
+    const status = newSegment(0, weights.tag, size, &weights.address, &weights.id, failure);
     try expect("camem_segment_allocate", status);
-    try expect("camem_segment_fill", abi.camem_segment_fill(weights.address, weights.id, 0, Weights.size, 7, failure));
+    try expect("camem_segment_fill", abi.camem_segment_fill(weights.address, weights.id, 0, size, 7, failure));
     return weights;
+}
+
+/// A first sleep so large that it page-locks and copies side by side.
+fn firstSleep(failure: *abi.Failure) !void {
+    const large = try allocateWeights("large", 70 << 20, failure);
+    try transition(large.tag, .restore, .offload, false);
+    try transition(large.tag, .restore, .offload, false);
+    try large.verify(failure);
+    try expect("camem_segment_free", abi.camem_segment_free(large.address, large.id, failure));
 }

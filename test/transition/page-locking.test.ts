@@ -203,8 +203,11 @@ describe.skipIf(!onEmulator)("when AscendCL refuses to page-lock", () => {
       open(options());
       allocator.malloc(40 * MiB, { tag: "weights" });
       setFaults(refusedFrom(2));
-      expect((await allocator.prepare()).preparedBytes).toBe(64 * MiB);
-      expect(allocator.hostUsage()).toMatchObject({ pageLockedBytes: 64 * MiB, pageableBytes: 0 });
+      // As much as one thread asks for at a time.
+      const { preparedBytes } = await allocator.prepare();
+      expect(preparedBytes).toBeGreaterThan(16 * MiB);
+      expect(preparedBytes).toBeLessThanOrEqual(64 * MiB);
+      expect(allocator.hostUsage()).toMatchObject({ pageLockedBytes: preparedBytes, pageableBytes: 0 });
       setFaults(refusedFrom(1));
       await allocator.sleep();
       expect(allocator.hostUsage().preparedBytes).toBe(0);
