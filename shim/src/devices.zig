@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const growth = @import("growth.zig");
 const heap = @import("heap.zig");
 const plans = @import("plans.zig");
 const runtime = @import("runtime.zig");
@@ -84,7 +85,7 @@ pub const Devices = struct {
         }
         const pool = &self.memory.stores.page_locked;
         const share_bytes = transfer.staging_bytes_per_stream;
-        try pool.reserve(steps.device, share_bytes * steps.staging.len, plan.interrupt(), failure);
+        try growth.reserve(pool, steps.device, share_bytes * steps.staging.len, plan.interrupt(), failure);
         errdefer self.giveStaging(&steps.staging);
         for (&steps.staging) |*share| share.* = try pool.take(share_bytes);
     }

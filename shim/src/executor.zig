@@ -6,6 +6,7 @@
 const std = @import("std");
 const program_memory = @import("program_memory.zig");
 const Devices = @import("devices.zig").Devices;
+const growth = @import("growth.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
 const plans = @import("plans.zig");
@@ -338,7 +339,7 @@ pub const Executor = struct {
         const reserved_before = pool.counts().reserved_bytes;
         errdefer pool.expect(reserved_before);
         pool.expect(plan.host_bytes); // replaces what an earlier preparation reserved
-        switch (try pool.tryReserve(plan.host_device, plan.host_bytes, plan.interrupt(), failure)) {
+        switch (try growth.tryReserve(pool, plan.host_device, plan.host_bytes, plan.interrupt(), failure)) {
             .granted => {},
             .refused => |refusal| {
                 if (!plan.options.isContentWithLess()) return refusal;

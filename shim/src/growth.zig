@@ -14,6 +14,59 @@ const threads_at_most = 4;
 /// A slab. Below this, a further thread costs more than it saves.
 const shared_bytes_at_least = host.slab_bytes_at_most;
 
+/// Takes memory from the system until `wanted_bytes`, a multiple of the block size, are free in the pool. Keeps them
+/// from being trimmed until they are taken. Called inside a `Scope` of `device`. After a failure what was taken by then
+/// stays free.
+pub fn reserve(
+    pool: *Pool,
+    device: u32,
+    wanted_bytes: u64,
+    interrupt: sync.Interrupt,
+    failure: *Failure,
+) status.Error!void {
+    const before = pool.counts().reserved_bytes;
+    switch (try tryReserve(pool, device, wanted_bytes, interrupt, failure)) {
+        .granted => {},
+        .refused => |refusal| {
+            pool.expect(before);
+            return refusal;
+        },
+    }
+}
+
+const Reservation = union(enum) {
+    granted,
+    /// With this error, which `failure` describes.
+    refused: status.Error,
+};
+
+/// As `reserve`, but a refusal of the system's is no failure: what is free by then is kept from being trimmed.
+pub fn tryReserve(
+    pool: *Pool,
+    device: u32,
+    wanted_bytes: u64,
+    interrupt: sync.Interrupt,
+    failure: *Failure,
+) status.Error!Reservation {
+    const before = pool.counts().reserved_bytes;
+    const missing_bytes = pool.want(wanted_bytes);
+    if (missing_bytes == 0) return .granted;
+    var growth: Growth = .init(pool, device, missing_bytes, interrupt);
+    if (pool.source == .page_locked) growth.start(.beside_caller);
+    growth.runHere();
+    const end = growth.finish(failure) orelse return .granted;
+    switch (end) {
+        .failed => |err| {
+            pool.expect(before);
+            return err;
+        },
+        .refused => |refusal| {
+            pool.expect(@max(before, @min(wanted_bytes, pool.counts().free_bytes)));
+            return .{ .refused = refusal };
+        },
+    }
+}
+
 /// How many bytes a pool is to grow by, and how far that is. Threads of its own need the device of their context.
 pub const Growth = struct {
     pool: *Pool,
@@ -32,7 +85,7 @@ pub const Growth = struct {
     threads: [threads_at_most]?sync.Thread = @splat(null),
 
     /// Why it has stopped before nothing was missing.
-    pub const End = union(enum) {
+    const End = union(enum) {
         /// The system has no more.
         refused: status.Error,
         failed: status.Error,
@@ -71,7 +124,7 @@ pub const Growth = struct {
     }
 
     /// Takes memory on this thread, inside a `Scope` of the device, until none is missing or it has stopped.
-    pub fn runHere(self: *Growth) void {
+    fn runHere(self: *Growth) void {
         self.countThread(.begins);
         self.takePieces();
     }
@@ -95,7 +148,7 @@ pub const Growth = struct {
         self.missing_bytes = 0;
     }
 
-    /// Waits until the pool has `wanted_bytes` free, of which nobody else takes any. False when it has stopped before.
+    /// Waits until the pool has `wanted_bytes` free. Nobody else takes any. False when it has stopped before.
     pub fn waitFor(self: *Growth, wanted_bytes: u64) bool {
         self.pool.mutex.lock();
         defer self.pool.mutex.unlock();

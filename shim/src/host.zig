@@ -4,7 +4,6 @@
 //! TypeScript sets.
 
 const std = @import("std");
-const Growth = @import("growth.zig").Growth;
 const heap = @import("heap.zig");
 const linux = std.os.linux;
 const runtime = @import("runtime.zig");
@@ -148,74 +147,22 @@ pub const Pool = struct {
         return std.mem.alignForward(u64, size_bytes, block_bytes);
     }
 
-    /// Takes memory from the system until `wanted_bytes`, a multiple of the block size, are free, and keeps them from
-    /// being trimmed until they are taken. Called inside a `Scope` of `device`. After a failure what was taken by then
-    /// stays free.
-    pub fn reserve(
-        self: *Pool,
-        device: u32,
-        wanted_bytes: u64,
-        interrupt: sync.Interrupt,
-        failure: *Failure,
-    ) status.Error!void {
-        const before = self.counts().reserved_bytes;
-        switch (try self.tryReserve(device, wanted_bytes, interrupt, failure)) {
-            .granted => {},
-            .refused => |refusal| {
-                self.expect(before);
-                return refusal;
-            },
-        }
-    }
-
-    pub const Reservation = union(enum) {
-        granted,
-        /// With this error, which `failure` describes.
-        refused: status.Error,
-    };
-
-    /// As `reserve`, but a refusal of the system's is no failure: what is free by then is kept from being trimmed.
-    pub fn tryReserve(
-        self: *Pool,
-        device: u32,
-        wanted_bytes: u64,
-        interrupt: sync.Interrupt,
-        failure: *Failure,
-    ) status.Error!Reservation {
-        const before = self.counts().reserved_bytes;
-        var growth = self.grow(device, wanted_bytes, interrupt) orelse return .granted;
-        if (self.source == .page_locked) growth.start(.beside_caller);
-        growth.runHere();
-        const end = growth.finish(failure) orelse return .granted;
-        switch (end) {
-            .failed => |err| {
-                self.expect(before);
-                return err;
-            },
-            .refused => |refusal| {
-                self.expect(@max(before, @min(wanted_bytes, self.counts().free_bytes)));
-                return .{ .refused = refusal };
-            },
-        }
-    }
-
-    /// What is missing until `wanted_bytes` are free, which are kept from being trimmed. Null when nothing is.
-    pub fn grow(self: *Pool, device: u32, wanted_bytes: u64, interrupt: sync.Interrupt) ?Growth {
+    /// Keeps `wanted_bytes` from being trimmed until they are taken. Returns how many of them are missing.
+    pub fn want(self: *Pool, wanted_bytes: u64) u64 {
         self.mutex.lock();
         defer self.mutex.unlock();
         self.reserved_bytes = @max(self.reserved_bytes, wanted_bytes);
-        if (self.free_bytes >= wanted_bytes) return null;
-        return .init(self, device, wanted_bytes - self.free_bytes, interrupt);
+        return wanted_bytes -| self.free_bytes;
     }
 
-    /// Of a `Growth`, which holds the mutex.
+    /// The caller holds the mutex.
     pub fn append(self: *Pool, slab: *Slab) void {
         self.empty.append(&slab.node);
         self.held_bytes += slab.sizeBytes();
         self.free_bytes += slab.sizeBytes();
     }
 
-    pub const Created = union(enum) { created: *Slab, refused: status.Error };
+    const Created = union(enum) { created: *Slab, refused: status.Error };
 
     /// A slab that the pool does not have yet.
     pub fn createSlab(self: *Pool, size_bytes: u64, failure: *Failure) status.Error!Created {

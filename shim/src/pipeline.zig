@@ -1,10 +1,10 @@
 //! The copies of a sleep that has to page-lock memory for its backups: content is copied to what is page-locked already
 //! while more is page-locked. Nothing is unmapped before all of it has been copied.
 
-const std = @import("std");
 const Devices = @import("devices.zig").Devices;
-const growth = @import("growth.zig");
+const Growth = @import("growth.zig").Growth;
 const host = @import("host.zig");
+const Placed = @import("placed.zig").Placed;
 const placement = @import("placement.zig");
 const plans = @import("plans.zig");
 const runtime = @import("runtime.zig");
@@ -19,26 +19,24 @@ const Plan = plans.Plan;
 /// is as fast, where some are not page-locked, and where AscendCL has refused and the plan permits other backups.
 pub fn copy(devices: *Devices, plan: *Plan, failure: *Failure) status.Error!bool {
     if (!isWorthwhile(devices, plan)) return false;
-    var pipeline: Pipeline = .{ .devices = devices, .plan = plan };
-    for (plan.devices, 0..) |steps, index| pipeline.bytes_to_copy[index] = steps.bytesToCopy();
-    plan.pipeline = &pipeline;
-    defer plan.pipeline = null;
-    const placer = sync.Thread.spawn(Pipeline.place, .{&pipeline}) catch return false;
+    var placed: Placed = .{};
+    plan.placed = &placed;
+    defer plan.placed = null;
+    for (plan.devices) |*steps| steps.copy_bytes = steps.bytesToCopy();
+    var placer: Placer = .{ .devices = devices, .plan = plan, .placed = &placed };
+    const thread = sync.Thread.spawn(Placer.run, .{&placer}) catch return false;
     const copied = devices.onEach(plan, copyWhatIsPlaced, failure);
-    pipeline.stop();
-    placer.join();
+    thread.join();
     try copied;
-    if (pipeline.outcome.err) |err| {
-        if (!pipeline.refused or !plan.options.isContentWithLess() or plan.unsettled.load(.acquire)) {
-            failure.* = pipeline.outcome.failure;
-            return err;
-        }
-        plan.refused = true;
-        plan.bytes_done.store(0, .monotonic); // they are copied again, as some backups give way to staging
-        try devices.on(plan, &plan.devices[0], placement.takeStagingAfterRefusal, failure);
-        return false;
+    const err = placer.outcome.err orelse return true;
+    if (!placer.refused or !plan.options.isContentWithLess() or plan.unsettled.load(.acquire)) {
+        failure.* = placer.outcome.failure;
+        return err;
     }
-    return true;
+    plan.refused = true;
+    plan.bytes_done.store(0, .monotonic); // all is copied again, as some backups give way to staging
+    try devices.on(plan, &plan.devices[0], placement.takeStagingAfterRefusal, failure);
+    return false;
 }
 
 fn isWorthwhile(devices: *Devices, plan: *const Plan) bool {
@@ -47,119 +45,86 @@ fn isWorthwhile(devices: *Devices, plan: *const Plan) bool {
         if (steps.needsStaging(plan.options.verify)) return false;
         wanted_bytes += placement.missingBytes(steps.steps, .all);
     }
-    return growth.Growth.isShared(wanted_bytes -| devices.memory.stores.page_locked.counts().free_bytes);
+    return Growth.isShared(wanted_bytes -| devices.memory.stores.page_locked.counts().free_bytes);
 }
 
 fn copyWhatIsPlaced(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
-    const pipeline = plan.pipeline.?;
-    errdefer pipeline.stop();
-    const index = (@intFromPtr(steps) - @intFromPtr(plan.devices.ptr)) / @sizeOf(DeviceSteps);
+    const placed = plan.placed.?;
+    errdefer plan.placing_stopped.store(true, .release);
     const first = (@intFromPtr(steps.steps.ptr) - @intFromPtr(plan.steps.ptr)) / @sizeOf(plans.Step);
     var copier = devices.copier(plan, steps, .to_host);
-    try copier.start(steps.steps.len, pipeline.bytes_to_copy[index], failure);
+    try copier.start(steps.steps.len, steps.copy_bytes, failure);
     var added: usize = 0;
-    while (added < steps.steps.len) {
-        const placed = pipeline.waitFor(first + added + 1) orelse {
-            copier.abandon();
-            return; // the pipeline's own outcome says why
-        };
-        const ready = @min(placed - first, steps.steps.len);
+    while (added < steps.steps.len and !copier.hasFailed()) {
+        const all_placed = placed.waitFor(first + added + 1) orelse return copier.abandon(); // the placer says why
+        const ready = @min(all_placed - first, steps.steps.len);
         for (steps.steps[added..ready]) |step| if (step.copies()) copier.add(step.segment);
         added = ready;
-        if (copier.hasFailed()) break;
     }
-    if (index == 0) plan.enter(.copying); // on the executor's thread
+    if (first == 0) plan.enter(.copying); // on the executor's thread
     return copier.finish(failure);
 }
 
-/// A thread of its own gives backups their places, in the order of the steps.
-pub const Pipeline = struct {
+/// Gives backups their places on a thread of its own, in the order of the steps.
+const Placer = struct {
     devices: *Devices,
     plan: *Plan,
-    bytes_to_copy: [runtime.max_devices]u64 = @splat(0),
-    mutex: sync.Mutex = .{},
-    changed: sync.Condition = .{},
-    /// Steps of the plan that have what they need.
-    placed: usize = 0,
-    ended: bool = false,
-    /// A copy has failed, or everything is over.
-    stopped: std.atomic.Value(bool) = .init(false),
+    placed: *Placed,
     /// Its failure is that AscendCL has refused to page-lock.
     refused: bool = false,
     outcome: Outcome = .{},
 
-    fn place(self: *Pipeline) void {
+    fn run(self: *Placer) void {
+        defer self.placed.end();
         for (self.plan.devices) |*steps| {
-            self.devices.on(self.plan, steps, placeOn, &self.outcome.failure) catch |err| {
+            self.placeOn(steps) catch |err| {
                 self.outcome.err = err;
-                break;
+                return;
             };
         }
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        self.ended = true;
-        self.changed.broadcast();
     }
 
-    fn placeOn(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
-        const self = plan.pipeline.?;
-        try placement.mapStranded(devices, steps, failure);
+    fn placeOn(self: *Placer, steps: *DeviceSteps) status.Error!void {
+        const failure = &self.outcome.failure;
+        const scope = try runtime.Scope.enter(self.devices.memory.runtime, steps.device, failure);
+        defer scope.abandon();
+        try placement.mapStranded(self.devices, steps, failure);
         var tags: placement.Tags = .{ .steps = steps.steps };
-        while (tags.next()) |of_tag| try self.placeTag(steps.device, of_tag, failure);
+        while (tags.next()) |of_tag| try self.placeTag(steps.device, of_tag);
     }
 
-    fn placeTag(self: *Pipeline, device: u32, steps: []plans.Step, failure: *Failure) status.Error!void {
+    fn placeTag(self: *Placer, device: u32, steps: []const plans.Step) status.Error!void {
         const pool = &self.devices.memory.stores.page_locked;
-        const interrupt: sync.Interrupt = .{ .cancelled = &self.plan.cancelled, .failed = &self.stopped };
-        var grown = pool.grow(device, placement.missingBytes(steps, .all), interrupt);
-        if (grown) |*growing| growing.start(.alone);
-        self.placeSteps(steps, if (grown) |*growing| growing else null) catch |err| {
-            const growing = if (grown) |*growing| growing else return err;
-            growing.stop();
-            const end = growing.finish(failure) orelse return err;
-            self.refused = end == .refused;
-            return switch (end) {
-                .refused, .failed => |reason| reason,
-            };
+        const missing_bytes = pool.want(placement.missingBytes(steps, .all));
+        if (missing_bytes == 0) return self.placeSteps(steps, null);
+        const interrupt: sync.Interrupt = .{
+            .cancelled = &self.plan.cancelled,
+            .failed = &self.plan.placing_stopped,
         };
-        const growing = if (grown) |*growing| growing else return;
-        // All that is needed is there. What a thread failed at was for other users of the pool.
-        var spare: Failure = .{};
-        _ = growing.finish(&spare);
+        var growth: Growth = .init(pool, device, missing_bytes, interrupt);
+        growth.start(.alone);
+        const taken = self.placeSteps(steps, &growth);
+        growth.stop();
+        const end = growth.finish(&self.outcome.failure);
+        taken catch |err| switch (end orelse return err) {
+            .refused => |refusal| {
+                self.refused = true;
+                return refusal;
+            },
+            .failed => |reason| return reason,
+        };
+        self.outcome.failure = .{}; // of a thread that was not needed any more
     }
 
-    fn placeSteps(self: *Pipeline, steps: []plans.Step, growing: ?*growth.Growth) status.Error!void {
+    fn placeSteps(self: *Placer, steps: []const plans.Step, growth: ?*Growth) status.Error!void {
         const pool = &self.devices.memory.stores.page_locked;
         for (steps) |step| {
             if (step.needsBackup()) {
                 const size_bytes = host.Pool.blockSize(step.segment.size_bytes);
-                const is_there = if (growing) |grown| grown.waitFor(size_bytes) else true;
-                if (!is_there) return error.OutOfHostMemory;
+                if (growth) |growing| if (!growing.waitFor(size_bytes)) return error.OutOfHostMemory;
                 self.devices.memory.registry.save(step.segment, .{ .host = try pool.take(size_bytes) });
             }
-            self.advance();
+            self.placed.advance();
         }
-    }
-
-    fn advance(self: *Pipeline) void {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        self.placed += 1;
-        self.changed.broadcast();
-    }
-
-    /// Waits until at least `count` steps of the plan are placed, and returns how many are. Null after a failure.
-    fn waitFor(self: *Pipeline, count: usize) ?usize {
-        self.mutex.lock();
-        defer self.mutex.unlock();
-        while (self.placed < count) {
-            if (self.ended) return null;
-            self.changed.wait(&self.mutex);
-        }
-        return self.placed;
-    }
-
-    fn stop(self: *Pipeline) void {
-        self.stopped.store(true, .release);
     }
 };

@@ -3,6 +3,7 @@
 
 const Devices = @import("devices.zig").Devices;
 const staging_bytes = @import("devices.zig").staging_bytes;
+const growth = @import("growth.zig");
 const host = @import("host.zig");
 const plans = @import("plans.zig");
 const status = @import("status.zig");
@@ -70,7 +71,7 @@ fn takeForTag(
     const wanted_bytes = missingBytes(steps, .in_memory);
     if (wanted_bytes == 0) return;
     if (!plan.refused) {
-        switch (try pool.tryReserve(device, wanted_bytes, plan.interrupt(), failure)) {
+        switch (try growth.tryReserve(pool, device, wanted_bytes, plan.interrupt(), failure)) {
             .granted => {},
             .refused => |refusal| {
                 if (!plan.options.isContentWithLess()) return refusal;
@@ -135,7 +136,7 @@ fn takePageable(devices: *Devices, plan: *Plan, steps: *const DeviceSteps, failu
     const wanted_bytes = missingBytes(steps.steps, .in_memory);
     if (wanted_bytes == 0) return;
     defer pool.expect(0);
-    switch (try pool.tryReserve(steps.device, wanted_bytes, plan.interrupt(), failure)) {
+    switch (try growth.tryReserve(pool, steps.device, wanted_bytes, plan.interrupt(), failure)) {
         .granted => {},
         .refused => |refusal| if (!plan.options.spill) return refusal,
     }

@@ -3,9 +3,9 @@
 const std = @import("std");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
+const Placed = @import("placed.zig").Placed;
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
-const Pipeline = @import("pipeline.zig").Pipeline;
 const Key = @import("segment_groups.zig").Key;
 const segments = @import("segment.zig");
 const status = @import("status.zig");
@@ -186,6 +186,8 @@ pub const DeviceSteps = struct {
     steps: []Step,
     /// Page-locked memory for content in files and in ordinary memory.
     staging: transfer.Staging = transfer.no_staging,
+    /// While `Plan.placed` is set, where the steps themselves change.
+    copy_bytes: u64 = 0,
 
     pub fn bytesToCopy(self: DeviceSteps) u64 {
         var sum: u64 = 0;
@@ -214,8 +216,10 @@ pub const Plan = struct {
     /// For a plan without steps, which only page-locks host memory: how much is to be free.
     host_bytes: u64 = 0,
     host_device: u32 = 0,
-    /// While backups are page-locked and copied side by side.
-    pipeline: ?*Pipeline = null,
+    /// While memory is page-locked and copied to side by side.
+    placed: ?*Placed = null,
+    /// A copy has failed, so nothing more is page-locked.
+    placing_stopped: std.atomic.Value(bool) = .init(false),
     options: Options = .{},
     /// AscendCL has refused to page-lock more.
     refused: bool = false,
