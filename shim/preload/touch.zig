@@ -65,7 +65,10 @@ fn submit(session: *Session) core.status.Error!u64 {
 fn groupsOf(session: *Session, last_segment_id: u64) core.status.Error!struct { []SegmentGroup, u64 } {
     session.registry.mutex.lock();
     defer session.registry.mutex.unlock();
-    const groups = try core.segment_groups.collect(&session.registry, last_segment_id);
+    const count = try core.segment_groups.collect(&session.registry, last_segment_id, &.{});
+    const groups = heap.alloc(SegmentGroup, count) catch return error.OutOfHostMemory;
+    errdefer heap.free(groups);
+    _ = try core.segment_groups.collect(&session.registry, last_segment_id, groups);
     return .{ groups, session.registry.version };
 }
 

@@ -200,7 +200,7 @@ pub fn camem_snapshot(buffer: [*]SegmentInfo, capacity: u64, count: *u64) callco
 
 /// Sums up the segments with ids up to `last_segment_id` for planning, in the order of the groups' first segments, into
 /// `buffer`, which has room for `capacity` entries, and writes how many there are to `count` and the table's version to
-/// `version`. Where there are more than `capacity`, none is copied.
+/// `version`. Where there are more than `capacity`, the buffer is without meaning.
 pub fn camem_segment_groups(
     last_segment_id: u64,
     buffer: [*]SegmentGroup,

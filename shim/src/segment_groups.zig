@@ -109,37 +109,38 @@ pub const SegmentGroup = extern struct {
     }
 };
 
-/// The groups of the table, in the order of their first segments, without segments that have ids beyond
-/// `last_segment_id` or wait for their release. With the registry's mutex held; the caller frees the list.
-pub fn collect(table: *const Registry, last_segment_id: u64) status.Error![]SegmentGroup {
-    var groups: std.ArrayList(SegmentGroup) = .empty;
-    defer groups.deinit(heap.allocator);
+/// Writes the groups of the table to `target` where all fit, in the order of their first segments, without segments
+/// that have ids beyond `last_segment_id` or wait for their release. Returns how many there are. With the registry's
+/// mutex held.
+pub fn collect(table: *const Registry, last_segment_id: u64, target: []SegmentGroup) status.Error!usize {
     var indices: std.HashMapUnmanaged(Key, u32, Key.HashContext, std.hash_map.default_max_load_percentage) = .empty;
     defer indices.deinit(heap.allocator);
     // Most segments are like the one before, and need no look-up.
     var last: ?Key = null;
     var index: u32 = 0;
+    var count: u32 = 0;
     var iterator: registry.Iterator = .init(table);
     while (iterator.next()) |segment| {
         if (segment.doomed or segment.id > last_segment_id) continue;
         const key = Key.of(segment);
         if (last == null or !last.?.eql(key)) {
-            groups.ensureUnusedCapacity(heap.allocator, 1) catch return error.OutOfHostMemory;
             const slot = indices.getOrPut(heap.allocator, key) catch return error.OutOfHostMemory;
             if (!slot.found_existing) {
-                slot.value_ptr.* = @intCast(groups.items.len);
-                groups.appendAssumeCapacity(.init(key, segment.id));
+                slot.value_ptr.* = count;
+                if (count < target.len) target[count] = .init(key, segment.id);
+                count += 1;
             }
             index = slot.value_ptr.*;
         }
         last = key;
-        groups.items[index].add(segment);
+        if (index < target.len) target[index].add(segment);
     }
-    return inOrder(groups.items);
+    if (count <= target.len) try sort(target[0..count]);
+    return count;
 }
 
-/// The groups in the order of their first segments. Groups are large, so places are sorted instead.
-fn inOrder(groups: []const SegmentGroup) status.Error![]SegmentGroup {
+/// Sorts groups by their first segments. Groups are large, so places are sorted, and each group moves once.
+fn sort(groups: []SegmentGroup) status.Error!void {
     const Place = struct {
         first_segment_id: u64,
         index: usize,
@@ -153,9 +154,18 @@ fn inOrder(groups: []const SegmentGroup) status.Error![]SegmentGroup {
     for (places, groups, 0..) |*place, group, index|
         place.* = .{ .first_segment_id = group.first_segment_id, .index = index };
     std.mem.sortUnstable(Place, places, {}, Place.before);
-    const list = heap.allocator.alloc(SegmentGroup, groups.len) catch return error.OutOfHostMemory;
-    for (list, places) |*group, place| group.* = groups[place.index];
-    return list;
+    for (places, 0..) |*place, start| {
+        const moved = groups[start];
+        var hole = start;
+        while (place.index != start) {
+            const origin = places[hole].index;
+            places[hole].index = hole;
+            if (origin == start) break;
+            groups[hole] = groups[origin];
+            hole = origin;
+        }
+        groups[hole] = moved;
+    }
 }
 
 test "collect groups segments that are alike" {
@@ -178,16 +188,14 @@ test "collect groups segments that are alike" {
     table.set(four[1], .moving, true);
     table.set(four[3], .mapped, false);
     _ = try table.doom(four[3].address, null, .waits);
-    const groups = try collect(&table, four[3].id);
-    defer heap.allocator.free(groups);
-    try std.testing.expectEqual(2, groups.len);
+    var groups: [2]SegmentGroup = undefined;
+    try std.testing.expectEqual(2, try collect(&table, four[3].id, groups[0..1]));
+    try std.testing.expectEqual(2, try collect(&table, four[3].id, &groups));
     try std.testing.expectEqual(2, groups[0].segments);
     try std.testing.expectEqual(four[0].id, groups[0].first_segment_id);
     try std.testing.expectEqual(four[2].id, groups[0].last_segment_id);
     try std.testing.expectEqual(1, groups[1].segments);
     try std.testing.expectEqual(1, groups[1].moving);
-    const first = try collect(&table, four[0].id);
-    defer heap.allocator.free(first);
-    try std.testing.expectEqual(1, first.len);
-    try std.testing.expectEqual(1, first[0].segments);
+    try std.testing.expectEqual(1, try collect(&table, four[0].id, &groups));
+    try std.testing.expectEqual(1, groups[0].segments);
 }

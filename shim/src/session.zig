@@ -316,10 +316,8 @@ pub const Session = struct {
     ) status.Error!Groups {
         self.registry.mutex.lock();
         defer self.registry.mutex.unlock();
-        const found = try segment_groups.collect(&self.registry, last_segment_id);
-        defer heap.allocator.free(found);
-        if (found.len <= target.len) @memcpy(target[0..found.len], found);
-        return .{ .count = found.len, .version = self.registry.version };
+        const count = try segment_groups.collect(&self.registry, last_segment_id, target);
+        return .{ .count = count, .version = self.registry.version };
     }
 
     /// Copies the sums of each tag to `target` where they fit, and returns how many tags there are.

@@ -15,10 +15,15 @@ export interface PlanBasis {
   readonly version: number;
 }
 
+/** A table of ten thousand tags fits in. */
+const keptBytes = 4 * 2 ** 20;
+
 /** Reads tables of the shim, which say how much room they take. */
 function tableReader() {
   /** Grows to a quarter more than the largest number of entries so far. */
   let capacity = 64;
+  /** Kept, because the first touch of fresh memory takes longer than what the shim does. */
+  let buffer = new Uint8Array(0);
 
   /** The entries that an export writes, each as `read` decodes it. The export puts their number into `firstResult`. */
   return <T>(
@@ -27,7 +32,9 @@ function tableReader() {
     read: (words: Uint32Array, at: number) => T,
   ): T[] => {
     while (true) {
-      const bytes = new Uint8Array(capacity * entryBytes);
+      const sizeBytes = capacity * entryBytes;
+      const bytes = buffer.length < sizeBytes ? new Uint8Array(sizeBytes) : buffer;
+      if (bytes.length <= keptBytes) buffer = bytes;
       check("read the table of segments", () => fill(bytes, capacity));
       const count = takeFirst();
       const entryWords = entryBytes / Uint32Array.BYTES_PER_ELEMENT;

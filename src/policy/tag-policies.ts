@@ -77,14 +77,24 @@ function encodePolicy(policy: TagPolicy): number {
   return zero | isDefined | immutable | (actions.indexOf(policy[2]) << 2) | actions.indexOf(policy[1]);
 }
 
+/** There are fewer policies than tags. */
+const policiesByWord = new Map<number, TagPolicy>();
+
 function decodePolicy(word: number): TagPolicy | undefined {
+  const known = policiesByWord.get(word);
+  if (known !== undefined) return known;
   const [first, second] = [actions[word & 3], actions[(word >> 2) & 3]];
   if (word === 0 || first === undefined || second === undefined) return undefined;
-  return { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0, zero: (word & (1 << 6)) !== 0 };
+  const policy = { 1: first, 2: second, immutable: (word & (1 << 4)) !== 0, zero: (word & (1 << 6)) !== 0 };
+  policiesByWord.set(word, policy);
+  return policy;
 }
 
 /** Policies by tag. */
-export type PolicyLookup = Pick<ReadonlyMap<string, TagPolicy>, "get">;
+export interface PolicyLookup {
+  /** @param id the shim's number of the tag, where it is known: saves a look-up for each of many tags */
+  get(tag: string, id?: number): TagPolicy | undefined;
+}
 
 /** The policies of the process's tags, which all Workers share. */
 export class TagPolicies {
@@ -107,8 +117,8 @@ export class TagPolicies {
   snapshot(): PolicyLookup {
     const words = this.#native.tagPolicies();
     return {
-      get: (tag) => {
-        const word = words[this.#tagId(tag)];
+      get: (tag, id = this.#tagId(tag)) => {
+        const word = words[id];
         // A tag that is new since has its policy in the table only.
         return word === undefined ? this.get(tag) : (decodePolicy(word) ?? this.#presets.get(tag));
       },
@@ -164,12 +174,15 @@ export interface TagTreatment {
   readonly isUnknown: boolean;
 }
 
+/** The treatment of a tag, by its name and, where it is known, the shim's number of it. */
+export type TreatmentOf = (tag: string, id?: number) => TagTreatment;
+
 /** What a sleep does to the memory of each tag. It never touches `sleep_persistent`. */
 export function treatmentOf(
   { level = defaultLevel, offloadTags, tags }: SleepSelection,
   policies: PolicyLookup,
   unknownTags: "discard" | "offload" | "refuse" = "discard",
-): (tag: string) => TagTreatment {
+): TreatmentOf {
   const selected = tags && new Set(tags);
   const offloaded = offloadTags && new Set(offloadTags);
   const actionOf = (tag: string, policy: TagPolicy): TagAction => {
@@ -177,18 +190,13 @@ export function treatmentOf(
     if (offloaded !== undefined) return offloaded.has(tag) ? "offload" : "discard";
     return policy[level];
   };
-  const known = new Map<string, TagTreatment>();
-  return (tag) => {
-    const existing = known.get(tag);
-    if (existing) return existing;
-    const own = policies.get(tag);
+  return (tag, id) => {
+    const own = policies.get(tag, id);
     const policy = own ?? (unknownTags === "offload" ? offloadPolicy : discardPolicy);
-    const treatment = {
+    return {
       action: actionOf(tag, policy),
       immutable: policy.immutable ?? false,
       isUnknown: own === undefined && offloaded === undefined,
     };
-    known.set(tag, treatment);
-    return treatment;
   };
 }

@@ -1,7 +1,7 @@
 /** Pure planning: turns groups of segments into the steps of one sleep or wake-up. */
 
 import type { SegmentGroup } from "../memory/table.ts";
-import type { TagAction, TagPolicy, TagTreatment } from "../policy/tag-policies.ts";
+import type { TagAction, TagPolicy, TreatmentOf } from "../policy/tag-policies.ts";
 
 type StepAction = "offload" | "discard" | "restore" | "remap" | "release";
 
@@ -32,13 +32,10 @@ function sleepAction(group: SegmentGroup, wanted: TagAction): StepAction | undef
 }
 
 /** The steps that put memory to sleep, by the treatment of each tag. */
-export function planSleep(
-  groups: readonly SegmentGroup[],
-  treatmentOf: (tag: string) => TagTreatment,
-): Step[] {
+export function planSleep(groups: readonly SegmentGroup[], treatmentOf: TreatmentOf): Step[] {
   const steps: Step[] = [];
   for (const group of groups) {
-    const { action: wanted, immutable } = treatmentOf(group.tag);
+    const { action: wanted, immutable } = treatmentOf(group.tag, group.tagId);
     const action = sleepAction(group, wanted);
     if (action !== undefined) steps.push({ group, action, immutable, zero: false, spilledSegments: 0 });
   }
@@ -53,13 +50,13 @@ export function planSleep(
 export function planWake(
   groups: readonly SegmentGroup[],
   tags: readonly string[] | undefined,
-  policyOf: (tag: string) => Pick<TagPolicy, "immutable" | "zero"> | undefined,
+  policyOf: (tag: string, id: number) => Pick<TagPolicy, "immutable" | "zero"> | undefined,
   zero?: boolean,
 ): Step[] {
   const selected = tags && new Set(tags);
   const asleep = groups.filter(({ state, tag }) => state !== "mapped" && (selected?.has(tag) ?? true));
   return asleep.map((group) => {
-    const policy = policyOf(group.tag);
+    const policy = policyOf(group.tag, group.tagId);
     const isRemap = group.state === "discarded";
     return {
       group,

@@ -3,7 +3,7 @@ import {
   defaultLevel,
   type SleepLevel,
   type SleepSelection,
-  type TagTreatment,
+  type TreatmentOf,
 } from "../policy/tag-policies.ts";
 import { lostTagsOf, type Step, sizeBytesOf } from "./plan.ts";
 import type { PlanResult, TransitionDurations } from "./progress.ts";
@@ -68,7 +68,7 @@ export interface Executed extends PlanResult {
 
 export function sleepReport(
   { level, offloadTags }: SleepSelection,
-  treatment: (tag: string) => TagTreatment,
+  treatment: TreatmentOf,
   { steps, durations, pageableBytes, spilledBytes }: Executed,
   table: SegmentTable,
 ): SleepReport {

@@ -13,7 +13,7 @@ import type { Config } from "../options/allocator-options.ts";
 import {
   type SleepSelection,
   type TagPolicies,
-  type TagTreatment,
+  type TreatmentOf,
   treatmentOf,
 } from "../policy/tag-policies.ts";
 import { Hooks } from "./hooks.ts";
@@ -199,10 +199,7 @@ export class Transitions {
     return sleepReport(options, treatment, executed, this.#table);
   }
 
-  async #sleepWithHooks(
-    treatment: (tag: string) => TagTreatment,
-    options: SleepOptions & Signalled,
-  ): Promise<Executed> {
+  async #sleepWithHooks(treatment: TreatmentOf, options: SleepOptions & Signalled): Promise<Executed> {
     const planned = this.#planSleep(treatment);
     if (planned.steps.length === 0) return { steps: [], ...nothingDone };
     await restAfter(planned, options);
@@ -295,11 +292,11 @@ export class Transitions {
     return devices.size * this.#native.hostInfo().stagingBytes;
   }
 
-  #treatmentOf(selection: SleepSelection): (tag: string) => TagTreatment {
+  #treatmentOf(selection: SleepSelection): TreatmentOf {
     return treatmentOf(selection, this.#policies.snapshot(), this.#config.unknownTags);
   }
 
-  #planSleep(treatment: (tag: string) => TagTreatment, scope?: HookScope): Planned {
+  #planSleep(treatment: TreatmentOf, scope?: HookScope): Planned {
     const whole = this.#table.summary();
     const hasNewer = scope !== undefined && whole.lastSegmentId > scope.lastSegmentId;
     const table = hasNewer ? this.#table.summary(scope.lastSegmentId) : whole;
@@ -317,7 +314,7 @@ export class Transitions {
   #planWake({ tags, zero }: WakeSelection): Planned {
     const table = this.#table.summary();
     const policies = this.#policies.snapshot();
-    const steps = planWake(table.groups, tags, (tag) => policies.get(tag), zero);
+    const steps = planWake(table.groups, tags, (tag, id) => policies.get(tag, id), zero);
     return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
   }
 

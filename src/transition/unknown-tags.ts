@@ -1,6 +1,6 @@
 import { CamemError, formatValue } from "../errors.ts";
 import type { Config } from "../options/allocator-options.ts";
-import type { TagTreatment } from "../policy/tag-policies.ts";
+import type { TreatmentOf } from "../policy/tag-policies.ts";
 import { type Step, tagsOf } from "./plan.ts";
 
 /** Tags without a policy whose content a sleep would discard. */
@@ -13,7 +13,7 @@ export class UnknownTags {
   }
 
   /** @throws CamemError `UNKNOWN_TAG` where `unknownTags` is `refuse` */
-  assertAccepted(steps: readonly Step[], treatment: (tag: string) => TagTreatment): void {
+  assertAccepted(steps: readonly Step[], treatment: TreatmentOf): void {
     if (this.#action !== "refuse") return;
     const [tag] = unknownTagsOf(steps, treatment);
     if (tag === undefined) return;
@@ -24,7 +24,7 @@ export class UnknownTags {
   }
 
   /** Warns of each tag the first time that it is discarded. */
-  warnOnce(steps: readonly Step[], treatment: (tag: string) => TagTreatment): void {
+  warnOnce(steps: readonly Step[], treatment: TreatmentOf): void {
     for (const tag of unknownTagsOf(steps, treatment)) {
       if (this.#warned.has(tag)) continue;
       this.#warned.add(tag);
@@ -36,7 +36,7 @@ export class UnknownTags {
   }
 }
 
-function unknownTagsOf(steps: readonly Step[], treatment: (tag: string) => TagTreatment): string[] {
+function unknownTagsOf(steps: readonly Step[], treatment: TreatmentOf): string[] {
   const discarded = steps.filter(({ action }) => action === "discard").map(({ group }) => group);
   return tagsOf(discarded).filter((tag) => treatment(tag).isUnknown);
 }
