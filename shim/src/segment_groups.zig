@@ -154,17 +154,39 @@ fn sort(groups: []SegmentGroup) status.Error!void {
     for (places, groups, 0..) |*place, group, index|
         place.* = .{ .first_segment_id = group.first_segment_id, .index = index };
     std.mem.sortUnstable(Place, places, {}, Place.before);
-    for (places, 0..) |*place, start| {
+    for (0..groups.len) |start| {
         const moved = groups[start];
         var hole = start;
-        while (place.index != start) {
+        while (places[hole].index != start) {
             const origin = places[hole].index;
-            places[hole].index = hole;
-            if (origin == start) break;
             groups[hole] = groups[origin];
+            places[hole].index = hole;
             hole = origin;
         }
         groups[hole] = moved;
+        places[hole].index = hole;
+    }
+}
+
+test "sort puts groups in the order of their first segments" {
+    var groups: [50]SegmentGroup = undefined;
+    for (&groups, 0..) |*group, index| {
+        const key: Key = .{
+            .segment_bytes = index,
+            .tag = 0,
+            .device = 0,
+            .state = .mapped,
+            .moving = false,
+            .unreleased = false,
+            .clean = false,
+            .backed_up = false,
+        };
+        group.* = .init(key, (index * 7 + 3) % groups.len);
+    }
+    try sort(&groups);
+    for (groups, 0..) |group, index| {
+        try std.testing.expectEqual(index, group.first_segment_id);
+        try std.testing.expectEqual(index, (group.segment_bytes * 7 + 3) % groups.len);
     }
 }
 
