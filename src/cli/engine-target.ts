@@ -22,7 +22,9 @@ const socketPrefix = "unix:";
 export function parseTarget(operands: readonly string[]): EngineTarget {
   const [text, ...more] = operands;
   if (text === undefined)
-    throw new UsageError("say which engine: a URL such as http://localhost:8000, or unix:/path/to/socket");
+    throw new UsageError(
+      "say which engine: a name or process number that `camem status` shows, a URL such as http://localhost:8000, or unix:/path/to/socket",
+    );
   if (more.length > 0) throw new UsageError(`unexpected argument "${more.join(" ")}"`);
   if (text.startsWith(socketPrefix)) {
     const unix = text.slice(socketPrefix.length).replace(/^\/\/(?=\/)/, "");

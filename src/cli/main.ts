@@ -81,7 +81,9 @@ function parse(args: string[], options: ParseArgsOptionsConfig) {
     const message = error.message.split(". ")[0] ?? "";
     const unknown = /^Unknown option '--([^']+)'$/.exec(message)?.[1];
     const nearest = unknown && nearestName(unknown, Object.keys(options));
-    throw new UsageError(nearest ? `${message}; did you mean --${nearest}?` : message);
+    if (unknown === undefined) throw new UsageError(message);
+    const hint = nearest === undefined ? "" : `; did you mean --${nearest}?`;
+    throw new UsageError(`there is no option --${unknown}${hint}`);
   }
 }
 

@@ -5,7 +5,7 @@ import { connectEngine, type EngineConnection } from "../ffi/index.ts";
 import { SegmentTable } from "../memory/table.ts";
 import { type TagUsage, usageByTag } from "../memory/usage.ts";
 import { type EngineStatus, statusOf } from "./engine-status.ts";
-import { engineSockets } from "./sockets.ts";
+import { engineSockets, removeLeftBehind } from "./sockets.ts";
 
 /** Memory of an engine on one device, in bytes. */
 interface EngineDeviceUsage {
@@ -46,14 +46,16 @@ export interface UnreachableEngine {
 /** For one of several engines; the others must not wait for one that is stopped. */
 const timeoutMs = 2_000;
 
-/** Every engine on this machine that this user may ask. Sockets of processes that have ended are left out. */
+/** Every engine on this machine that this user may ask. Sockets of processes that have ended are removed. */
 export function listEngines(): (EngineOverview | UnreachableEngine)[] {
   return engineSockets().flatMap(({ pid, path }): (EngineOverview | UnreachableEngine)[] => {
     try {
       return [overviewOf(path)];
     } catch (error) {
       if (!(error instanceof CamemError)) throw error;
-      return error.code === "ENGINE_NOT_FOUND" ? [] : [{ socket: path, pid, error }];
+      if (error.code !== "ENGINE_NOT_FOUND") return [{ socket: path, pid, error }];
+      removeLeftBehind({ pid, path });
+      return [];
     }
   });
 }

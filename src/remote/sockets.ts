@@ -1,6 +1,6 @@
 /** Where the control sockets of engines on this machine are. */
 
-import { readdirSync } from "node:fs";
+import { existsSync, lstatSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 /** The socket of an engine. */
@@ -55,4 +55,14 @@ export function engineSockets(environment: typeof process.env = process.env): En
 export function socketPath(pid: number): string {
   const found = engineSockets().find((socket) => socket.pid === pid);
   return found?.path ?? join(socketFolders(process.env)[0] ?? "/tmp", `${pid}.sock`);
+}
+
+/** Removes a socket that nothing serves, if its engine has ended. One that is starting serves it in a moment. */
+export function removeLeftBehind({ pid, path }: EngineSocket): void {
+  if (existsSync(`/proc/${pid}`)) return;
+  try {
+    if (lstatSync(path).isSocket()) rmSync(path);
+  } catch {
+    // Removed meanwhile, another user's, or in a read-only folder: it does no harm.
+  }
 }

@@ -80,9 +80,9 @@ test("camem refuses an unknown command with the usage", () => {
 test("camem names an unknown option, and asks for a command when there is none", () => {
   const { errors } = camem(["doctor", "--backed", "emulator"]);
   expect(errors).toStartWith(
-    "camem: Unknown option '--backed'; did you mean --backend?\nusage: camem doctor",
+    "camem: there is no option --backed; did you mean --backend?\nusage: camem doctor",
   );
-  expect(camem(["doctor", "--foo"]).errors).toStartWith("camem: Unknown option '--foo'\nusage:");
+  expect(camem(["doctor", "--foo"]).errors).toStartWith("camem: there is no option --foo\nusage:");
   expect(camem([]).errors).toStartWith("camem: say which command\nusage:");
   expect(camem([]).exitCode).toBe(2);
 });

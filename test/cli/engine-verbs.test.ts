@@ -128,7 +128,7 @@ test.each([
   [["status", "host:1", "host:2"], 'unexpected argument "host:2"'],
   [["status", "unix:engine.sock"], "no absolute path"],
   [["sleep", "host:1", "--level", "3"], "--level is"],
-  [["wake", "host:1", "--level", "1"], "Unknown option '--level'"],
+  [["wake", "host:1", "--level", "1"], "there is no option --level"],
   [["status", "host:1", "--token", "a b"], "the token is empty or not printable"],
 ])("camem %p exits with 2 and says what is wrong", async (args, words) => {
   const [code, output, errors] = await camem(args);

@@ -1,7 +1,7 @@
 /** `camem sleep`, `wake` and `status` of engines on this machine. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type BuiltEngine, buildEngine, EngineProcess, preloadLibrary } from "../engine/engine.ts";
@@ -109,7 +109,7 @@ test("camem refuses a name that two engines have, and options of servers", async
   expect((await camem("status", "localhost:1", "--segments"))[0]).toBe(2);
 });
 
-test("camem status leaves out a socket whose process was killed, and shows one that does not answer", async () => {
+test("camem status removes a socket whose process was killed, and shows one that does not answer", async () => {
   const killed = await startEngine("killed");
   await killed.generate();
   await killed[Symbol.asyncDispose]();
@@ -120,6 +120,9 @@ test("camem status leaves out a socket whose process was killed, and shows one t
   const [, output] = await camem("status");
   stopped.process.kill("SIGCONT");
   expect(output).not.toContain(`process ${killed.process.pid}`);
+  expect(readdirSync(folder).sort()).toEqual(
+    [`${stopped.process.pid}.sock`, `${engine.process.pid}.sock`].sort(),
+  );
   expect(output).toContain(`process ${stopped.process.pid}: cannot connect`);
   expect(output).toContain("it does not answer");
 });
