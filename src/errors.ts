@@ -138,3 +138,8 @@ export function messageOf(thrown: unknown): string {
     return "a value that cannot be read";
   }
 }
+
+/** The message of a typed error, to go on from a message about what it has prevented. */
+export function becauseOf(cause: unknown): string {
+  return cause instanceof CamemError ? `: ${cause.message}` : "";
+}

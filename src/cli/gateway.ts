@@ -1,8 +1,10 @@
 /** `camem gateway` serves several engines on shared devices. */
 
+import { messageOf } from "../errors.ts";
 import { gatewayJsonSchema } from "../gateway/file-schema.ts";
 import { Gateway } from "../gateway/gateway.ts";
 import { readGatewayFile } from "../gateway/gateway-config.ts";
+import { findProgram } from "../process/program.ts";
 import { connectSocket, connectToRun } from "../run/connect.ts";
 import { accessFrom, type Command, UsageError } from "./command.ts";
 import { passSignals } from "./signals.ts";
@@ -15,7 +17,10 @@ export const gateway: Command = {
     "have died. CAMEM_TOKEN protects the administrative routes; without it only this machine may use them.",
   ],
   options: {
-    check: { type: "boolean", description: "says whether the file is valid, and serves nothing" },
+    check: {
+      type: "boolean",
+      description: "says whether the file is valid and its programs exist, and serves nothing",
+    },
     schema: { type: "boolean", description: "prints the JSON Schema of the file, for editors" },
   },
   examples: ["gateway camem.yaml", "gateway camem.yaml --check", "gateway --schema"],
@@ -36,7 +41,17 @@ async function printSchema(operands: readonly string[]): Promise<number> {
 async function checkFile(file: string): Promise<number> {
   const { engines } = readGatewayFile(file);
   console.log(`${file} is valid: ${engines.map(({ name }) => name).join(", ")}`);
+  for (const { name, origin } of engines) if (origin.kind === "command") warnWithout(name, origin.command[0]);
   return 0;
+}
+
+/** Warns when a program does not exist: the file may be for another machine. */
+function warnWithout(engine: string, program: string): void {
+  try {
+    findProgram(program);
+  } catch (error) {
+    console.error(`camem: warning: ${engine}: ${messageOf(error)}`);
+  }
 }
 
 async function serve(file: string): Promise<number> {

@@ -1,6 +1,6 @@
 /** An engine that the gateway starts. */
 
-import { CamemError } from "../errors.ts";
+import { CamemError, messageOf } from "../errors.ts";
 import { EngineProcess, type ProcessEnd } from "../process/engine-process.ts";
 import { preloadEnvironment } from "../process/preload.ts";
 import { findProgram } from "../process/program.ts";
@@ -53,6 +53,16 @@ export class CommandEngine implements EngineSource {
   }
 
   async start(signal: AbortSignal): Promise<EngineConnection | undefined> {
+    try {
+      return await this.#start(signal);
+    } catch (error) {
+      const { config, report } = this.#options;
+      if (!signal.aborted) report(`${config.name}: not started: ${messageOf(error)}`);
+      throw error;
+    }
+  }
+
+  async #start(signal: AbortSignal): Promise<EngineConnection | undefined> {
     const { config, origin, report, connect, connectGraceMs = defaultConnectGraceMs } = this.#options;
     const port = String(freePort());
     const upstream = new URL(withPort(origin.upstream, port));

@@ -2,7 +2,7 @@
 
 import { aborted } from "../../async/abortable.ts";
 import { Deferred } from "../../async/deferred.ts";
-import { CamemError } from "../../errors.ts";
+import { becauseOf, CamemError } from "../../errors.ts";
 import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
 import { type EngineMemory, isComplete } from "./engine-memory.ts";
 import type { RequestCounts } from "./events.ts";
@@ -212,7 +212,8 @@ export class Admission {
     this.#options
       .wakeUp()
       .catch((cause) => {
-        if (!isComplete(cause)) this.#refuseWaiting(this.#unavailable(" and could not be woken", cause));
+        if (!isComplete(cause))
+          this.#refuseWaiting(this.#unavailable(` and could not be woken${becauseOf(cause)}`, cause));
       })
       .finally(() => {
         this.#isWakingOnDemand = false;

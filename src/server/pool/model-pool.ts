@@ -2,7 +2,7 @@ import Type, { type Static } from "typebox";
 import { type Clock, systemClock } from "../../async/clock.ts";
 import { Deferred } from "../../async/deferred.ts";
 import { SerialQueue } from "../../async/serial-queue.ts";
-import { CamemError, formatValue } from "../../errors.ts";
+import { becauseOf, CamemError, formatValue } from "../../errors.ts";
 import { millisecondsOf } from "../../options/durations.ts";
 import {
   Count,
@@ -331,7 +331,7 @@ export class ModelPool implements EngineGroup {
       return victims.map(({ candidate }) => candidate.member);
     } catch (error) {
       if (!this.#areOthersBusy(member))
-        member.refuse(this.#unavailable(member, "asleep and cannot be woken", error));
+        member.refuse(this.#unavailable(member, `asleep and cannot be woken${becauseOf(error)}`, error));
       return undefined;
     }
   }
@@ -364,7 +364,8 @@ export class ModelPool implements EngineGroup {
         // What moves may have taken the room; the pool schedules again once that has settled.
         if (isShortage(failure) && this.#areOthersBusy(member)) return;
         const hasLostRoom = isShortage(failure) && this.#foreignTransitions > foreignBefore;
-        if (!hasLostRoom) member.refuse(this.#unavailable(member, "asleep and could not be woken", failure));
+        const why = `asleep and could not be woken${becauseOf(failure)}`;
+        if (!hasLostRoom) member.refuse(this.#unavailable(member, why, failure));
       }
       this.#schedule();
     };
