@@ -74,6 +74,10 @@ export class CommandEngine implements EngineSource {
     try {
       await untilReady({ upstream, path, deadlineMs, signal: AbortSignal.any([signal, ending.signal]) });
       const connection = await firstConnection(() => connect(process.runId), connectGraceMs, ending.signal);
+      if (ending.signal.aborted) {
+        await connection?.close();
+        throw ending.signal.reason;
+      }
       this.#upstream = upstream;
       if (connection === undefined)
         report(`${name}: has used no device memory; to free it, camem ends the program`);

@@ -36,6 +36,8 @@ export class EntryAllocator implements ControlledAllocator {
   readonly #options: EntryOptions;
   #state: "new" | "stopped" | "running" = "new";
   #connection: EngineConnection | undefined;
+  /** Since its last start. */
+  #hasEnded = false;
   /** What the engine took of each device when it was last awake. */
   #measured: ReadonlyMap<number, number> | undefined;
 
@@ -54,6 +56,7 @@ export class EntryAllocator implements ControlledAllocator {
 
   /** Forgets an engine that has ended. */
   async noteEnd(): Promise<void> {
+    this.#hasEnded = true;
     if (this.#state === "running") this.#state = "stopped";
     const connection = this.#connection;
     this.#connection = undefined;
@@ -139,7 +142,14 @@ export class EntryAllocator implements ControlledAllocator {
       return wakeReport(0, true);
     }
     const { signal = new AbortController().signal } = options;
-    this.#connection = await this.#options.source.start(signal);
+    this.#hasEnded = false;
+    const connection = await this.#options.source.start(signal);
+    // Nobody would learn of an end that came before it counted as running.
+    if (this.#hasEnded) {
+      await connection?.close();
+      throw new CamemError("ENGINE_UNAVAILABLE", `the engine ${this.#options.name} ended while it started`);
+    }
+    this.#connection = connection;
     this.#state = "running";
     // It may have slept before the gateway found it.
     await this.#connection?.wakeUp({ signal });

@@ -284,9 +284,15 @@ export class Harness {
     await this.#await(() => accounting().reservations === this.model.segments.length);
   }
 
-  /** After `free` of the last backup outside of page-locked memory, the same thread gives the staging back. */
-  async awaitStaging(): Promise<void> {
-    await this.#await(() => !this.#hasNeedlessStaging());
+  /** What nothing needs any more is given back by the same thread. */
+  async awaitHostMemory(): Promise<void> {
+    await this.#await(() => {
+      const { pageLockedBytes } = this.allocator.hostUsage();
+      const isGivenBack = pageLockedBytes === accounting().hostAllocationBytes;
+      return (
+        isGivenBack && this.#backups().allBytes === this.model.hostBytes() && !this.#hasNeedlessStaging()
+      );
+    });
   }
 
   async #await(condition: () => boolean): Promise<void> {
@@ -296,8 +302,16 @@ export class Harness {
 
   #hasNeedlessStaging(): boolean {
     const { stagingBytes, pageableBytes } = this.allocator.hostUsage();
-    if (stagingBytes === 0 || pageableBytes > 0) return false;
-    return Object.values(this.allocator.usage()).every((own) => own.spilledBytes === 0);
+    return stagingBytes > 0 && pageableBytes === 0 && this.#backups().spilled === 0;
+  }
+
+  /** Bytes of backups, by place. */
+  #backups(): { readonly inMemory: number; readonly spilled: number; readonly allBytes: number } {
+    const tags = Object.values(this.allocator.usage());
+    const spilled = tags.reduce((total, own) => total + own.spilledBytes, 0);
+    const { pageLockedBytes, freeBytes, stagingBytes, pageableBytes } = this.allocator.hostUsage();
+    const inMemory = pageLockedBytes - freeBytes - stagingBytes + pageableBytes;
+    return { inMemory, spilled, allBytes: inMemory + spilled };
   }
 
   /** Usage in the terms of the model, where every backup counts as on the host. */
@@ -350,13 +364,10 @@ export class Harness {
 
   /** Where backups are: the options permit it, and page-locked memory holds nothing else. */
   #comparePlaces(host: HostUsage): void {
-    const { allocator, model } = this;
+    const { model } = this;
     const { spills, pageable, hostBudgetBytes } = model.options;
-    const tags = Object.values(allocator.usage());
-    const spilled = tags.reduce((total, own) => total + own.spilledBytes, 0);
-    const locked = host.pageLockedBytes - host.freeBytes - host.stagingBytes;
-    const inMemory = locked + host.pageableBytes;
-    expectSame("bytes of backups", inMemory + spilled, model.hostBytes());
+    const { inMemory, spilled, allBytes } = this.#backups();
+    expectSame("bytes of backups", allBytes, model.hostBytes());
     expectThat(inMemory <= hostBudgetBytes, "backups beyond the host budget");
     expectThat(spills || spilled === 0, "something spilled without a folder");
     expectThat(pageable || host.pageableBytes === 0, "backups in ordinary memory without the option");
