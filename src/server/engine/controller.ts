@@ -468,6 +468,7 @@ export class SleepController {
         const hasMoved = "error" in outcome ? isComplete(outcome.error) : outcome.result.report !== null;
         if (hasMoved) this.#state.clearFailure();
         if ("error" in outcome) this.#state.noteFailure(outcome.error);
+        else this.#state.noteReached();
         this.#state.endTransition();
         this.#applyState();
       },

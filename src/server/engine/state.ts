@@ -11,6 +11,8 @@ export class EngineStateTracker {
   #moving: "falling-asleep" | "waking" | "awaiting-weights" | undefined;
   #sleepInProgress: SleepReason | undefined;
   #failure: FailureSummary | undefined;
+  /** The failure is that the memory could not be reached. */
+  #wasUnreachable = false;
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
@@ -70,8 +72,15 @@ export class EngineStateTracker {
   /** Records a failure that outlasts its transition: the device is lost, or the allocator is closed or its engine gone. */
   noteFailure(error: unknown): void {
     if (this.#isClosed || !(error instanceof CamemError)) return;
-    const isPermanent = error.code === "DEVICE_LOST" || (isUnusable(error) && !this.#memory.isReachable);
-    if (isPermanent) this.#failure = summaryOf(error);
+    const isUnreachable = isUnusable(error) && !this.#memory.isReachable;
+    if (error.code !== "DEVICE_LOST" && !isUnreachable) return;
+    this.#failure = summaryOf(error);
+    this.#wasUnreachable = isUnreachable;
+  }
+
+  /** A call has succeeded that moved nothing: an engine that was gone may have a successor. */
+  noteReached(): void {
+    if (this.#wasUnreachable && this.#memory.isReachable) this.clearFailure();
   }
 
   close(): void {
@@ -80,5 +89,6 @@ export class EngineStateTracker {
 
   clearFailure(): void {
     this.#failure = undefined;
+    this.#wasUnreachable = false;
   }
 }

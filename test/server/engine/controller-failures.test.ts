@@ -1,10 +1,12 @@
 /** The state of an engine after each failure, and the events that it emits. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { CamemError } from "camem";
 import { SleepController } from "camem/server";
 import { summaryOf } from "../../../src/server/engine/events.ts";
 import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
+import { FakeMemory } from "../pool/fake-memory.ts";
 import { ControllerFixture } from "./controller-fixture.ts";
 
 let fixture: ControllerFixture;
@@ -238,4 +240,24 @@ describe("events", () => {
     await fixture.controller.sleep();
     expect(fixture.controller.status.state).toBe("asleep");
   });
+});
+
+test("controller is asleep again after its engine was gone during a wake-up and its memory is known again", async () => {
+  const memory = new FakeMemory([4], 4);
+  memory.memories.set("weights", { device: 0, units: 2, state: "mapped", left: 0 });
+  await using controller = new SleepController(memory);
+  await controller.sleep({ level: 2 });
+  const gone = () => {
+    throw new CamemError("ENGINE_GONE", "the engine is gone");
+  };
+  const [usage, wakeUp] = [memory.usage.bind(memory), memory.wakeUp.bind(memory)];
+  memory.wakeUp = async () => {
+    memory.usage = gone;
+    return gone();
+  };
+  expect(await codeOf(() => controller.wakeUp())).toBe("ENGINE_GONE");
+  expect(controller.status.state).toBe("failed");
+  Object.assign(memory, { usage, wakeUp });
+  expect(await controller.sleep({ level: 2 })).toMatchObject({ alreadySleeping: true });
+  expect(controller.status).toMatchObject({ state: "asleep", failure: null });
 });
