@@ -113,6 +113,14 @@ pub fn forget() void {
     captures.store(0, .monotonic);
 }
 
+/// The device of this thread's context.
+pub fn currentDevice() ?u32 {
+    const getDevice = real.function("aclrtGetDevice", fn (*i32) callconv(.c) acl.Error) orelse return null;
+    var device: i32 = 0;
+    if (getDevice(&device) != acl.code.success or device < 0) return null;
+    return @intCast(device);
+}
+
 /// Waits for what the program has given to a device. For threads of the library: their current context changes.
 pub fn synchronize(
     runtime: *Runtime,
@@ -131,12 +139,12 @@ pub fn synchronize(
         defer mutex.unlock();
         while (index < known.items.len and known.items[index].device != device) index += 1;
         if (index >= known.items.len) return;
-        if (try isDone(runtime, known.items[index].context, failure)) index += 1;
+        if (try isDone(runtime, device, known.items[index].context, failure)) index += 1;
     }
 }
 
 /// Waits for one context, for a moment. With the lock held.
-fn isDone(runtime: *Runtime, context: *anyopaque, failure: *Failure) core.status.Error!bool {
+fn isDone(runtime: *Runtime, device: u32, context: *anyopaque, failure: *Failure) core.status.Error!bool {
     const api = &runtime.library.api;
     const entered = api.aclrtSetCurrentContext(context);
     if (entered == acl.code.rt_param_invalid or entered == acl.code.rt_context_null) {
@@ -144,21 +152,7 @@ fn isDone(runtime: *Runtime, context: *anyopaque, failure: *Failure) core.status
         return false;
     }
     try runtime.check("aclrtSetCurrentContext", entered, 0, 0, failure);
-    return waitBriefly(runtime, failure);
-}
-
-fn waitBriefly(runtime: *Runtime, failure: *Failure) core.status.Error!bool {
-    const api = &runtime.library.api;
-    const withTimeout = api.aclrtSynchronizeDeviceWithTimeout orelse {
-        const code = api.aclrtSynchronizeDevice();
-        if (!core.status.isSynchronizeNotice(code)) try runtime.check("aclrtSynchronizeDevice", code, 0, 0, failure);
-        return true;
-    };
-    const code = withTimeout(slice_ms);
-    if (code == acl.code.rt_stream_sync_timeout) return false;
-    if (!core.status.isSynchronizeNotice(code))
-        try runtime.check("aclrtSynchronizeDeviceWithTimeout", code, 0, 0, failure);
-    return true;
+    return runtime.waitForDevice(device, slice_ms, failure);
 }
 
 /// Whether the current context of this thread, which is one of the program's, has no work left, and no other context
@@ -177,5 +171,5 @@ pub fn isIdle(runtime: *Runtime, device: u32) bool {
         count += 1;
     }
     var ignored: Failure = .{};
-    return count == 1 and (waitBriefly(runtime, &ignored) catch false);
+    return count == 1 and (runtime.waitForDevice(device, slice_ms, &ignored) catch false);
 }

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const acl = @import("acl");
+const DeviceWaits = @import("device_waits.zig").DeviceWaits;
 const Initialization = @import("initialization.zig").Initialization;
 const LeftBehind = @import("left_behind.zig").LeftBehind;
 const loader = @import("loader.zig");
@@ -87,6 +88,7 @@ pub const Runtime = struct {
     beside: ?*const Beside,
     mutex: sync.Mutex = .{},
     devices: [max_devices]Device = @splat(.{}),
+    device_waits: [max_devices]DeviceWaits = @splat(.{}),
 
     pub fn init(library: loader.Library, beside: ?*const Beside, failure: *Failure) status.Error!Runtime {
         var self: Runtime = .{
@@ -261,19 +263,15 @@ pub const Runtime = struct {
         if (self.beside) |beside| try beside.synchronize(self, device, interrupt, failure);
         const scope = try Scope.enter(self, device, failure);
         defer scope.abandon();
-        const api = &self.library.api;
-        const withTimeout = api.aclrtSynchronizeDeviceWithTimeout orelse {
-            const code = api.aclrtSynchronizeDevice();
-            if (status.isSynchronizeNotice(code)) return;
-            return self.check("aclrtSynchronizeDevice", code, 0, 0, failure);
-        };
-        while (true) {
-            const code = withTimeout(if (interrupt) |given| given.waitMs(synchronize_slice_ms) else -1);
-            if (code == acl.code.success or status.isSynchronizeNotice(code)) return;
-            if (code != acl.code.rt_stream_sync_timeout or interrupt == null)
-                return self.check("aclrtSynchronizeDeviceWithTimeout", code, 0, 0, failure);
-            try interrupt.?.check();
+        const slice_ms = synchronize_slice_ms;
+        while (!try self.waitForDevice(device, if (interrupt) |given| given.waitMs(slice_ms) else slice_ms, failure)) {
+            if (interrupt) |given| try given.check();
         }
+    }
+
+    /// As `DeviceWaits.wait`, in one of the contexts of `device`.
+    pub fn waitForDevice(self: *Runtime, device: u32, timeout_ms: i32, failure: *Failure) status.Error!bool {
+        return self.device_waits[device].wait(&self.library, timeout_ms, failure);
     }
 
     /// The copy streams of `device`, created on first use. Only the executor's thread calls this, inside a `Scope`.

@@ -148,6 +148,11 @@ pub fn isSynchronizeNotice(code: acl.Error) bool {
     };
 }
 
+/// Whether the wait for a device or a stream returned the failure of work that it has waited for.
+pub fn isFailedWait(code: acl.Error) bool {
+    return code != acl.code.success and code != acl.code.rt_stream_sync_timeout and !isSynchronizeNotice(code);
+}
+
 /// Where and why a call failed. The caller owns it; the shim only writes it, and only when it returns a failure.
 pub const Failure = extern struct {
     /// NUL-terminated name of the AscendCL call, or empty.

@@ -37,6 +37,9 @@ pub const no_staging: Staging = @splat(&.{});
 /// Small, so that data is still in the cache when it is copied (docs/performance.md).
 pub const staging_bytes_per_stream = 4 << 20;
 
+/// For other threads' waits for the device, which were about to end: the copies had to wait for the same work.
+const device_wait_patience_ns = 2 * std.time.ns_per_s;
+
 /// Bytes read or copied through staging at a time: one piece is copied while the next is read, still in the cache.
 const staged_piece_bytes = 1 << 20;
 
@@ -79,6 +82,8 @@ pub const Copier = struct {
     piece: ?backups.Piece = null,
     /// Bytes not taken yet, including those of segments not added yet.
     remaining_bytes: u64 = 0,
+    /// Of the device's waits, before the first copy.
+    waits_before: u64 = 0,
     threads: [runtime.streams_per_device - 1]?sync.Thread = @splat(null),
     outcomes: [runtime.streams_per_device]Outcome = @splat(.{}),
 
@@ -89,6 +94,7 @@ pub const Copier = struct {
         errdefer self.segments.deinit(heap.allocator);
         self.streams = try self.runtime.streamsOf(self.device, failure);
         self.remaining_bytes = total_bytes;
+        self.waits_before = self.runtime.device_waits[self.device].mark();
         if (total_bytes <= smallest_batch_bytes) return;
         // Without its thread a stream has nothing to do, and the others have more.
         for (&self.threads, 1..) |*thread, lane| thread.* = sync.Thread.spawn(runLane, .{ self, lane }) catch null;
@@ -115,7 +121,10 @@ pub const Copier = struct {
         self.end(.closed);
         self.runLaneHere(0);
         self.join();
-        return Outcome.first(&self.outcomes, failure);
+        try Outcome.first(&self.outcomes, failure);
+        const waits = &self.runtime.device_waits[self.device];
+        const code = waits.failureSince(self.waits_before, device_wait_patience_ns) orelse return;
+        return self.runtime.check("aclrtSynchronizeDevice", code, 0, 0, failure);
     }
 
     /// Ends the copies after a failure of the caller's. Returns when none runs, as `finish` does.

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { CaMemAllocator } from "camem";
 import { zigPath } from "../../scripts/native.ts";
 import { shimPath } from "../../src/ffi/index.ts";
-import { granulesBetween, MiB, pattern } from "../support/device.ts";
+import { granulesBetween, MiB, onEmulator, pattern, setFaults } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
 
 const threadCount = 8;
@@ -55,7 +55,14 @@ beforeEach(() => {
 
 afterEach(() => allocator.close());
 
-async function sleepAndWakeBeside(tag: string, verifyContent: boolean) {
+type Cycle = (cycle: number) => Promise<void>;
+
+async function sleepAndWake(): Promise<void> {
+  await allocator.sleep();
+  await allocator.wakeUp();
+}
+
+async function runBeside(tag: string, verifyContent: boolean, run: Cycle = sleepAndWake) {
   const content = pattern(5 * MiB, 1);
   const weights = allocator.malloc(content.length, { tag: "weights" });
   weights.write(content);
@@ -69,9 +76,7 @@ async function sleepAndWakeBeside(tag: string, verifyContent: boolean) {
     );
     expect(started).toBe(0);
     for (let cycle = 0; cycle < cycles; cycle++) {
-      await allocator.sleep();
-      expect(weights.state).toBe("offloaded");
-      await allocator.wakeUp();
+      await run(cycle);
       expect(Buffer.compare(weights.read(), content)).toBe(0);
     }
     // Every thread makes progress even when the cycles are fast.
@@ -88,7 +93,7 @@ describe("eight native threads during sleeps and wake-ups", () => {
   test(
     "my_malloc() and my_free() lose no byte of memory that no sleep touches",
     async () => {
-      const totals = await sleepAndWakeBeside("sleep_persistent", true);
+      const totals = await runBeside("sleep_persistent", true);
       expect(totals).toMatchObject({ nulls: 0, mismatches: 0, failedCopies: 0 });
       expect(totals.allocations).toBeGreaterThan(threadCount * 8);
     },
@@ -99,13 +104,31 @@ describe("eight native threads during sleeps and wake-ups", () => {
     "my_malloc() and my_free() leave nothing while memory of their tag sleeps",
     async () => {
       const { freeBytes } = allocator.memGetInfo();
-      const totals = await sleepAndWakeBeside("kv_cache", false);
+      const totals = await runBeside("kv_cache", false);
       expect(totals).toMatchObject({ nulls: 0 });
       expect(granulesBetween(freeBytes - allocator.memGetInfo().freeBytes, 6 * MiB)).toBe(0);
     },
     longMs,
   );
 });
+
+test.skipIf(!onEmulator)(
+  "a sleep or wake-up whose copies fail rejects, although frees on other threads wait for the device",
+  async () => {
+    let failures = 0;
+    const totals = await runBeside("sleep_persistent", false, async () => {
+      for (const verb of ["sleep", "wakeUp"] as const) {
+        setFaults("aclrtMemcpyAsync.task:1=507000");
+        await allocator[verb]().catch(() => failures++);
+        setFaults("");
+        await allocator[verb]();
+      }
+    });
+    expect(failures).toBe(2 * cycles);
+    expect(totals.nulls).toBe(0);
+  },
+  longMs,
+);
 
 describe("my_malloc and my_free", () => {
   const pluggable = openPluggable();

@@ -7,6 +7,7 @@ const contexts = @import("../contexts.zig");
 const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const reset = @import("../reset.zig");
+const start = @import("../start.zig");
 
 pub fn aclrtSetDevice(device: i32) callconv(.c) acl.Error {
     const call = real.function("aclrtSetDevice", fn (i32) callconv(.c) acl.Error) orelse return refusal.missing;
@@ -25,6 +26,29 @@ pub fn aclrtResetDevice(device: i32) callconv(.c) acl.Error {
 
 pub fn aclrtResetDeviceForce(device: i32) callconv(.c) acl.Error {
     return letGo("aclrtResetDeviceForce", device, true);
+}
+
+pub fn aclrtSynchronizeDevice() callconv(.c) acl.Error {
+    const call = real.function("aclrtSynchronizeDevice", fn () callconv(.c) acl.Error) orelse return refusal.missing;
+    return waitForDevice(call, .{});
+}
+
+pub fn aclrtSynchronizeDeviceWithTimeout(milliseconds: i32) callconv(.c) acl.Error {
+    const Call = fn (i32) callconv(.c) acl.Error;
+    const call = real.function("aclrtSynchronizeDeviceWithTimeout", Call) orelse return refusal.missing;
+    return waitForDevice(call, .{milliseconds});
+}
+
+/// The wait may take the failure of one of our copies.
+fn waitForDevice(call: anytype, arguments: anytype) acl.Error {
+    const session = start.current() orelse return @call(.auto, call, arguments);
+    const device = contexts.currentDevice() orelse return @call(.auto, call, arguments);
+    if (device >= core.runtime.max_devices) return @call(.auto, call, arguments);
+    const waits = &session.runtime.device_waits[device];
+    const side = waits.begin();
+    const code = @call(.auto, call, arguments);
+    waits.end(side, if (core.status.isFailedWait(code)) code else null);
+    return code;
 }
 
 fn letGo(comptime name: [:0]const u8, device: i32, all: bool) acl.Error {

@@ -98,7 +98,7 @@ const Call = union(enum) {
 fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.Error {
     const out = pointer orelse return call.real_(pointer, size, policy);
     const largest = std.math.maxInt(u48);
-    const device = currentDevice() orelse return call.real_(pointer, size, policy);
+    const device = contexts.currentDevice() orelse return call.real_(pointer, size, policy);
     if (size == 0 or size > largest) return call.real_(pointer, size, policy);
     const attribute = attributeOf(policy);
     if (!call.isPlain() or attribute == null) return allocateUnmanaged(call, out, size, policy, device, .special);
@@ -114,14 +114,6 @@ fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.
     }
     out.* = @ptrFromInt(address catch return allocateUnmanaged(call, out, size, policy, device, .refused));
     return acl.code.success;
-}
-
-/// The device of this thread's context.
-fn currentDevice() ?u32 {
-    const getDevice = real.function("aclrtGetDevice", fn (*i32) callconv(.c) acl.Error) orelse return null;
-    var device: i32 = 0;
-    if (getDevice(&device) != acl.code.success or device < 0) return null;
-    return @intCast(device);
 }
 
 /// The attribute of physical memory that a policy asks for; null where segments cannot have it.
