@@ -167,7 +167,7 @@ export const SleepSelection = closedObject({
 export interface SleepSelection extends Static<typeof SleepSelection> {}
 
 /** What happens to a tag's memory in a sleep. */
-export interface TagTreatment {
+interface TagTreatment {
   readonly action: TagAction;
   readonly immutable: boolean;
   /** True when the tag has no policy, so that the action follows from `unknownTags`. */

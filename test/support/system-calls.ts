@@ -8,12 +8,12 @@ const allThreads = 1;
 const allow = 0x7fff0000;
 const failWith = 0x00050000;
 
-export const errno = { io: 5, noSpace: 28 } as const;
+export const errno = { io: 5, noMemory: 12, noSpace: 28 } as const;
 
 /** Numbers of the calls, by architecture. */
 const numbers = {
-  x64: { seccomp: 317, pread64: 17, pwrite64: 18, fdatasync: 75, fallocate: 285 },
-  arm64: { seccomp: 277, pread64: 67, pwrite64: 68, fdatasync: 83, fallocate: 47 },
+  x64: { seccomp: 317, mmap: 9, madvise: 28, pread64: 17, pwrite64: 18, fdatasync: 75, fallocate: 285 },
+  arm64: { seccomp: 277, mmap: 222, madvise: 233, pread64: 67, pwrite64: 68, fdatasync: 83, fallocate: 47 },
 };
 
 const own = numbers[process.arch === "arm64" ? "arm64" : "x64"];

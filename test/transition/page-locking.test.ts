@@ -216,6 +216,21 @@ describe.skipIf(!onEmulator)("when AscendCL refuses to page-lock", () => {
     });
   });
 
+  test.each([
+    ["mmap", "rejects"],
+    ["madvise", "rejects"],
+    ["mmap", "spills"],
+    ["madvise", "spills"],
+  ])("sleep() loses nothing when the kernel refuses ordinary memory by %s, and %s", async (call, outcome) => {
+    open();
+    const program = join(import.meta.dir, "refused-memory-process.ts");
+    const child = Bun.spawn([process.execPath, program, call, outcome], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    const errors = await new Response(child.stderr).text();
+    expect(await child.exited, errors).toBe(0);
+  });
+
   test("sleep() uses page-locked memory again once it is granted", async () => {
     open({ pageable: true });
     await sleepWith(refusedFrom(2));
