@@ -86,12 +86,22 @@ test("Workers of a compiled program share its memory", () => {
   expect(run(program)).toEqual({ exitCode: 0, output: `${2 * 2 ** 21}\n`, errors: "" });
 });
 
+test("command line tool of bun build --compile contains the library to preload", () => {
+  const program = join(folder, "camem");
+  build("--compile", "--outfile", program, join(root, "src/cli/main.ts"));
+  const { exitCode, output } = run(program, "run", "--", "printenv", "LD_PRELOAD");
+  expect({ exitCode, path: output.trim() }).toEqual({
+    exitCode: 0,
+    path: expect.stringMatching(new RegExp(`^${temporary}/.*/libcamem_preload\\.so$`)),
+  });
+});
+
 test("compiled program leaves one private copy of each library for the next run", () => {
   const [owned = ""] = readdirSync(temporary).filter((name) => name !== "exists");
   const copies = join(temporary, owned);
   expect(statSync(copies).mode & 0o777).toBe(0o700);
   const files = readdirSync(copies).flatMap((hash) => readdirSync(join(copies, hash)));
-  expect(files.toSorted()).toEqual(["libascendcl.so", "libcamem.so"]);
+  expect(files.toSorted()).toEqual(["libascendcl.so", "libcamem.so", "libcamem_preload.so"]);
 });
 
 test("compiled program refuses a folder for its libraries that others can write to", async () => {

@@ -19,8 +19,12 @@ const nativeFolder = join(import.meta.dir, "../../native", platform);
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
 export const shimPath = join(nativeFolder, "libcamem.so");
 
-/** The name of each library in the package. */
-const packagedPaths = { shim: shimPath, emulator: emulatorLibraryPath } as const;
+/** Where the package has each library. `preload` goes into an unmodified engine. */
+const packagedPaths = {
+  shim: shimPath,
+  preload: join(nativeFolder, "libcamem_preload.so"),
+  emulator: emulatorLibraryPath,
+} as const;
 export type LibraryName = keyof typeof packagedPaths;
 
 /**
@@ -28,17 +32,23 @@ export type LibraryName = keyof typeof packagedPaths;
  * bundler copies what a literal `require` names, and ignores a missing file only inside `try`: a checkout has one platform.
  */
 function bundledPath(name: LibraryName): string | undefined {
-  const isShim = name === "shim";
   try {
-    if (platform === "linux-x64")
-      return isShim
-        ? require("../../native/linux-x64/libcamem.so")
-        : require("../../native/linux-x64/emulator/libascendcl.so");
-    if (platform === "linux-arm64")
-      return isShim
-        ? require("../../native/linux-arm64/libcamem.so")
-        : require("../../native/linux-arm64/emulator/libascendcl.so");
-    return undefined;
+    switch (`${name} for ${platform}`) {
+      case "shim for linux-x64":
+        return require("../../native/linux-x64/libcamem.so");
+      case "shim for linux-arm64":
+        return require("../../native/linux-arm64/libcamem.so");
+      case "preload for linux-x64":
+        return require("../../native/linux-x64/libcamem_preload.so");
+      case "preload for linux-arm64":
+        return require("../../native/linux-arm64/libcamem_preload.so");
+      case "emulator for linux-x64":
+        return require("../../native/linux-x64/emulator/libascendcl.so");
+      case "emulator for linux-arm64":
+        return require("../../native/linux-arm64/emulator/libascendcl.so");
+      default:
+        return undefined;
+    }
   } catch {
     return undefined;
   }

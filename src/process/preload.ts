@@ -1,7 +1,8 @@
 /** The environment in which a program's device memory can sleep. */
 
 import { CamemError, formatValue } from "../errors.ts";
-import { checkLibrary, preloadLibrary } from "./program.ts";
+import { libraryPath } from "../ffi/library-files.ts";
+import { checkLibrary } from "./program.ts";
 
 /** What a call of the engine does that touches sleeping memory: it wakes it, waits for somebody else to, or fails. */
 type OnTouch = "wake" | "hold" | "fail";
@@ -22,7 +23,7 @@ export interface PreloadOptions {
  * @throws CamemError `LIBRARY_NOT_FOUND` or `LIBRARY_INVALID`
  */
 export function preloadEnvironment(
-  { name, onTouch, rules, library = preloadLibrary }: PreloadOptions,
+  { name, onTouch, rules, library = libraryPath("preload") }: PreloadOptions,
   environment: Readonly<Record<string, string | undefined>> = process.env,
 ): Record<string, string> {
   checkLibrary(library);

@@ -1,15 +1,8 @@
-/** Finds a program and the library to preload, and checks that they fit each other. */
+/** Finds a program, and checks that the library to preload fits this machine. */
 
 import { accessSync, constants, statSync } from "node:fs";
-import { join } from "node:path";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { type ElfFile, readElf } from "./elf.ts";
-
-/** The library that puts an unmodified program's device memory to sleep. */
-export const preloadLibrary = join(
-  import.meta.dir,
-  `../../native/${process.platform}-${process.arch}/libcamem_preload.so`,
-);
 
 /** A program that can be started. */
 export interface Program {

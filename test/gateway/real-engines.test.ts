@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { randomUUID } from "node:crypto";
 import { rmSync } from "node:fs";
 import { dirname } from "node:path";
-import { preloadLibrary } from "../../src/process/program.ts";
+import { libraryPath } from "../../src/ffi/library-files.ts";
 import { socketPath } from "../../src/remote/sockets.ts";
 import { buildLinkedEngine, engineEnvironment } from "../engine/linked.ts";
 import { freePort } from "../run/run-fixture.ts";
@@ -82,7 +82,7 @@ test("Gateway starts an engine again that was killed while it slept", async () =
 test("Gateway wakes and puts to sleep an engine that somebody else has started", async () => {
   const port = freePort();
   const started = Bun.spawn([engine, "--port", String(port)], {
-    env: { ...process.env, ...engineEnvironment, LD_PRELOAD: preloadLibrary },
+    env: { ...process.env, ...engineEnvironment, LD_PRELOAD: libraryPath("preload") },
     stdio: ["ignore", "ignore", "inherit"],
   });
   const upstream = `http://127.0.0.1:${port}`;
