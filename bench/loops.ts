@@ -2,22 +2,16 @@
 
 import { dlopen, type Pointer } from "bun:ffi";
 import { join } from "node:path";
-import { zigPath } from "../scripts/native.ts";
 import type { DeviceBuffer } from "../src/memory/buffer.ts";
+import { compile } from "./compile.ts";
 
 const sources = join(import.meta.dir, "native");
 
 /** Compiles the loops into `folder` and returns the library's path. */
 export async function compileLoops(folder: string): Promise<string> {
   const library = join(folder, "libloops.so");
-  const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
-  const options = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined"];
   const files = [...new Bun.Glob("*.c").scanSync(sources)].sort().map((name) => join(sources, name));
-  const linking = ["-shared", "-fPIC", "-fvisibility=hidden", "-lpthread", "-ldl", "-o", library];
-  const command = [zigPath(), "cc", "-target", target, ...options, ...files, ...linking];
-  const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
-  const [exitCode, output] = await Promise.all([child.exited, new Response(child.stderr).text()]);
-  if (exitCode !== 0) throw new Error(`the C loops do not compile:\n${output}`);
+  await compile(library, files, ["-shared", "-fPIC", "-fvisibility=hidden", "-lpthread", "-ldl"]);
   return library;
 }
 

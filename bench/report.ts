@@ -151,8 +151,14 @@ const sections: Readonly<Record<string, Section>> = {
   },
   latency: { title: "One segment", columns: plainColumns },
   "first sleep": { title: "First sleep after `prepare`", columns: plainColumns },
+  "modelled first sleep": {
+    title: "First sleep without `prepare`, with the timing model",
+    columns: plainColumns,
+  },
   "event loop": { title: "Event loop", columns: plainColumns },
   "host memory": { title: "Host memory of a cold level-1 sleep", columns: plainColumns },
+  preload: { title: "Calls under the library of `camem run`", columns: plainColumns },
+  proxy: { title: "Answers through the proxy of `camem run`", columns: plainColumns },
   pools: { title: "Device memory of Qwen2.5-0.5B-Instruct's tensors", columns: plainColumns },
 };
 

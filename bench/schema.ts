@@ -32,7 +32,7 @@ export const Figure = Type.Object(
     operation: Type.String(),
     sizeBytes: Count,
     segments: Count,
-    unit: Type.Enum(["ms", "µs", "bytes", "%"]),
+    unit: Type.Enum(["ms", "µs", "ns", "bytes", "%"]),
     value: Statistic,
     /** The same work without camem. */
     limit: Type.Optional(Comparison),

@@ -10,7 +10,9 @@ import { firstSleep } from "./first-sleep.ts";
 import { hostMemory } from "./host-memory.ts";
 import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
 import { poolOverhead } from "./pool-overhead.ts";
+import { preload } from "./preload.ts";
 import { prepared } from "./prepared.ts";
+import { proxy } from "./proxy.ts";
 import { segmentCount } from "./segment-count.ts";
 import { segmentLatency } from "./segment-latency.ts";
 
@@ -36,4 +38,6 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   "file backing": { measure: fileBacking, residentBytes: maxDeviceBytes },
   "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
   "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },
+  preload: { measure: preload, residentBytes: maxDeviceBytes },
+  proxy: { measure: proxy, residentBytes: maxDeviceBytes },
 };

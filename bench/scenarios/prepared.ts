@@ -12,9 +12,10 @@ import {
 } from "../layout.ts";
 import { type HostMemory, rangesOf } from "../loops.ts";
 import { alternate, passes, type Rounds, RoundsByName } from "../rounds.ts";
-import type { Figure, Findings, TargetValue } from "../schema.ts";
+import type { Figure, Findings } from "../schema.ts";
 import { type Context, Memory, Session, sizesThatFit } from "../session.ts";
-import { compare, ratios, statistic, sums } from "../statistics.ts";
+import { compare, ratios, statistic } from "../statistics.ts";
+import { throughputTarget } from "../throughput.ts";
 import {
   copyBothWays,
   limitHostBytes,
@@ -59,26 +60,6 @@ function figuresOf(
   return [figure("sleep", sleepLimit), figure("wake", wakeLimit)];
 }
 
-const quietShare = 0.9;
-const minQuietRounds = 3;
-
-/**
- * Copy threads that share a core with other processes are no limit. So only quiet rounds count, in which each
- * thread had a core to itself. With too few quiet rounds, the threads' running time counts instead.
- */
-function throughputTarget(measured: Rounds, layout: Layout): TargetValue {
-  const cycle = (part: "camem" | "copy") => sums(measured.get(part, "sleep"), measured.get(part, "wake"));
-  const [camem, copy, running] = [cycle("camem"), cycle("copy"), measured.get("copy", "running")];
-  const isQuiet = (_: number, round: number) => (running[round] ?? 0) >= quietShare;
-  const quiet = running.filter(isQuiet).length;
-  const hasEnough = quiet >= minQuietRounds;
-  const values = hasEnough
-    ? ratios(copy.filter(isQuiet), camem.filter(isQuiet))
-    : ratios(copy, camem).map((ratio, round) => ratio * (running[round] ?? Number.NaN));
-  const condition = hasEnough ? `${quiet} quiet rounds of ${running.length}` : "the machine was busy";
-  return { id: "throughput", measured: `${describeLayout(layout)}; ${condition}`, value: statistic(values) };
-}
-
 async function measurePrepared({ session, host, layout, rounds, into }: Setup): Promise<Findings> {
   const { allocator } = session;
   using memory = new Memory(allocator, "weights", layout);
@@ -93,7 +74,7 @@ async function measurePrepared({ session, host, layout, rounds, into }: Setup): 
   const wakeLimit = { name: limits.copy, part: "copy", duration: "wake" };
   return {
     figures: figuresOf(measured, "prepared", layout, sleepLimit, wakeLimit),
-    targets: [throughputTarget(measured, layout)],
+    targets: [throughputTarget("throughput", measured, layout)],
     notes: [],
   };
 }

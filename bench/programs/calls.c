@@ -1,8 +1,12 @@
-/* Times AscendCL calls, for a comparison of the program with and without the preload library: one line a figure, in nanoseconds. */
+/*
+ * A program that knows nothing of camem. Without an argument it times AscendCL calls, one line a figure: name, size and value. With
+ * a number of bytes it writes that much device memory, says "ready", and ends with its input.
+ */
 #include "../../test/support/acl.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static uint64_t now(void) {
@@ -75,9 +79,26 @@ static void measure_waste(void) {
     printf("waste_ppm 0 %llu\n", (unsigned long long)((before - after - wanted) * 1000000 / wanted));
 }
 
-int main(void) {
+enum { SEGMENT = 32 << 20 };
+
+static int hold(size_t size) {
+    char *content = malloc(SEGMENT);
+    if (content == NULL) return 1;
+    memset(content, 7, SEGMENT);
+    for (size_t held = 0; held < size; held += SEGMENT) {
+        void *pointer;
+        check(aclrtMalloc(&pointer, SEGMENT, ACL_MEM_MALLOC_HUGE_FIRST), "aclrtMalloc");
+        check(aclrtMemcpy(pointer, SEGMENT, content, SEGMENT, ACL_MEMCPY_HOST_TO_DEVICE), "aclrtMemcpy");
+    }
+    puts("ready");
+    fflush(stdout);
+    return getchar() != EOF;
+}
+
+int main(int count, char **arguments) {
     check(aclInit(NULL), "aclInit");
     check(aclrtSetDevice(0), "aclrtSetDevice");
+    if (count > 1) return hold(strtoull(arguments[1], NULL, 10));
     void *first; /* the library starts with the first allocation */
     check(aclrtMalloc(&first, 100, ACL_MEM_MALLOC_HUGE_FIRST), "aclrtMalloc");
     for (size_t size = 64; size <= (size_t)64 << 20; size *= 16) time_malloc(size);
