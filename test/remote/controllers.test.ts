@@ -1,7 +1,7 @@
 /** What serves an engine in this process serves one in another process. */
 
 import { afterEach, beforeAll, expect, test } from "bun:test";
-import { RemoteAllocator } from "camem";
+import { CaMemAllocator, RemoteAllocator } from "camem";
 import { registerMetrics } from "camem/metrics";
 import { createHandler, IdleSleep, ModelPool, SleepController } from "camem/server";
 import { Registry } from "prom-client";
@@ -58,6 +58,51 @@ test("IdleSleep puts an engine in another process to sleep, and a request wakes 
   using _ = await controller.admit();
   expect(allocator.isSleeping).toBe(false);
   expect(await program.tell("verify")).toBe("equal");
+});
+
+/** Values of all samples, by name and labels. */
+async function samplesOf(registry: Registry): Promise<Map<string, number>> {
+  const lines = (await registry.metrics()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
+  return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(" ")), Number(line.split(" ").at(-1))]));
+}
+
+const namesOf = (samples: Map<string, number>) =>
+  [...new Set([...samples.keys()].map((sample) => sample.replace(/\{.*/, "")))].sort();
+
+test("metrics of an engine in another process are those of one in this process", async () => {
+  await using local = CaMemAllocator.getInstance({ backend: "emulator", hostBudget: "1GiB" });
+  local.malloc(2 * MiB, { tag: "default" });
+  await using localController = new SleepController(local, { name: "local", whenAsleep: "wake" });
+  const localRegistry = new Registry();
+  using _local = await registerMetrics(localRegistry, { engine: localController, allocator: local });
+
+  const { allocator, controller } = await startEngine("measured");
+  const registry = new Registry();
+  using _remote = await registerMetrics(registry, { engine: controller, allocator });
+  for (const each of [localController, controller]) {
+    await each.sleep();
+    await each.wakeUp();
+    await each.sleep();
+  }
+  const samples = await samplesOf(registry);
+  expect(namesOf(samples)).toEqual(namesOf(await samplesOf(localRegistry)));
+  const { totalBytes, freeBytes } = allocator.memGetInfo();
+  const figures = {
+    'camem_engine_state{model_name="measured",state="asleep"}': 1,
+    'camem_mapped_bytes{model_name="measured",tag="default"}': 0,
+    'camem_host_bytes{model_name="measured",tag="default"}': 40 * MiB,
+    'camem_segments{model_name="measured",tag="default"}': allocator.usage()["default"]?.segments,
+    'camem_device_total_bytes{device="0"}': totalBytes,
+    'camem_device_free_bytes{device="0"}': freeBytes,
+    'camem_transition_duration_seconds_count{model_name="measured",operation="sleep",outcome="done"}': 2,
+    'camem_transition_duration_seconds_count{model_name="measured",operation="wake",outcome="done"}': 1,
+  };
+  expect(Object.fromEntries(Object.keys(figures).map((name) => [name, samples.get(name)]))).toEqual(figures);
+  expect(
+    samples.get(
+      'camem_transition_phase_seconds_total{model_name="measured",operation="sleep",phase="copying"}',
+    ),
+  ).toBeGreaterThan(0);
 });
 
 test("routes and metrics show and move the memory of an engine in another process", async () => {
