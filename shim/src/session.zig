@@ -423,7 +423,7 @@ pub const Session = struct {
         const counts = self.stores.page_locked.counts();
         return .{
             .held_bytes = counts.held_bytes,
-            .free_bytes = counts.free_bytes,
+            .free_bytes = counts.held_bytes - counts.used_bytes, // also what is being given back
             .reserved_bytes = counts.reserved_bytes,
             .staging_bytes = devices.staging_bytes,
             .kept_staging_bytes = self.executor.devices.kept_bytes.load(.monotonic),

@@ -117,7 +117,7 @@ export async function fuzz({ seed, events: count, deadlineMs, mistake }: FuzzOpt
       };
       if (history.length > historyLength) history.shift();
       await withinTime(event(harness, random, log));
-      await harness.awaitHostMemory();
+      await harness.compareHostMemory();
       harness.compare(random);
       counts.set(name, (counts.get(name) ?? 0) + 1);
     }
