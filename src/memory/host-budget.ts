@@ -25,6 +25,8 @@ export interface HostHoldings {
   readonly reusableBytes: number;
 }
 
+const noLimit: HostBudget = { sizeBytes: null, source: "unknown", path: null };
+
 /** Left free for everything else: a sixteenth of the machine's memory or the container's limit, and at most this. */
 const largestMarginBytes = 4 * 2 ** 30;
 const marginShare = 1 / 16;
@@ -57,7 +59,7 @@ export function hostBudget(
     freeBytes,
     source: "container" as const,
   }));
-  let budget: HostBudget = { sizeBytes: null, source: "unknown", path: null };
+  let budget = noLimit;
   for (const { path, totalBytes, freeBytes, source } of [...machines, ...containers]) {
     const sizeBytes = backupBytes + reusableBytes + withoutMargin(freeBytes, totalBytes);
     if (budget.sizeBytes === null || sizeBytes < budget.sizeBytes) budget = { sizeBytes, source, path };
@@ -81,6 +83,15 @@ export class HostBudgets {
   now(backupBytes: number): HostBudget {
     const reusableBytes = this.#native.hostInfo().freeBytes;
     return hostBudget(this.#configuredBytes, this.#memory, { backupBytes, reusableBytes });
+  }
+
+  /**
+   * As `now`, for a transition that takes `neededBytes`: no limit where these fit in any case. A derived budget has room for what
+   * is page-locked already, and reading free memory takes as long as the sleep of a small model.
+   */
+  for(neededBytes: number, backupBytes: number): HostBudget {
+    const fitsAlways = this.#configuredBytes === null && neededBytes <= this.#native.hostInfo().freeBytes;
+    return fitsAlways ? noLimit : this.now(backupBytes);
   }
 
   lockLimit(): LockLimit | undefined {

@@ -168,11 +168,11 @@ export class Transitions {
   plan(operation: "sleep" | "wake", options: SleepSelection): TransitionPlan {
     if (operation === "sleep") {
       checkSleepOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planSleep(this.#treatmentOf(options)));
+      return this.#assess(this.#withBudget(this.#planSleep(this.#treatmentOf(options))));
     }
     if (operation === "wake") {
       checkWakeOptions(options, this.#isKnownTag);
-      return this.#assess(this.#planWake(options));
+      return this.#assess(this.#withBudget(this.#planWake(options)));
     }
     throw new CamemError(
       "INVALID_ARGUMENT",
@@ -305,7 +305,7 @@ export class Transitions {
     this.#unknownTags.assertAccepted(steps, treatment);
     // Newer segments stay awake, but their backups count: another Worker may have put them to sleep while a hook ran.
     const { groups } = whole;
-    const budget = this.#hostBudgets.now(backupBytesHeld(groups));
+    const budget = this.#hostBudgets.for(backupBytesNeeded(steps).hostBytes, backupBytesHeld(groups));
     const spills = this.#config.spillDir !== null;
     const placed = spills ? spillBeyond(steps, hostBytesLeft(groups, budget)) : steps;
     return { ...table, groups, steps: placed, hostBudget: budget };
@@ -315,7 +315,12 @@ export class Transitions {
     const table = this.#table.summary();
     const policies = this.#policies.snapshot();
     const steps = planWake(table.groups, tags, (tag, id) => policies.get(tag, id), zero);
-    return { ...table, steps, hostBudget: this.#hostBudgets.now(backupBytesHeld(table.groups)) };
+    return { ...table, steps, hostBudget: this.#hostBudgets.for(0, backupBytesHeld(table.groups)) };
+  }
+
+  /** The plan with the budget of this moment, also where the plan does not depend on it. */
+  #withBudget(planned: Planned): Planned {
+    return { ...planned, hostBudget: this.#hostBudgets.now(backupBytesHeld(planned.groups)) };
   }
 
   /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */

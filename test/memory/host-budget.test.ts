@@ -179,4 +179,18 @@ describe("transitions", () => {
     });
     await transitions.wakeUp({});
   });
+
+  test("HostBudgets.for reads free memory only where it decides", async () => {
+    await using allocator = CaMemAllocator.getInstance();
+    allocator.malloc(8 * MiB, { tag: "weights" });
+    writeTree(root, machineFiles(16 * GiB, GiB + MiB));
+    const derived = new HostBudgets(localNative, null, new HostMemory(root));
+    expect(derived.for(0, 0).sizeBytes).toBeNull();
+    expect(derived.for(8 * MiB, 0)).toMatchObject({ sizeBytes: MiB, source: "machine" });
+    await allocator.prepare();
+    expect(derived.for(8 * MiB, 0).sizeBytes).toBeNull();
+    expect(derived.for(8 * MiB + 1, 0)).toMatchObject({ sizeBytes: 9 * MiB, source: "machine" });
+    const configured = new HostBudgets(localNative, 4 * MiB, new HostMemory(root));
+    expect(configured.for(0, 0)).toMatchObject({ sizeBytes: 4 * MiB, source: "option" });
+  });
 });
