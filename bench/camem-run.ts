@@ -41,6 +41,12 @@ export class ServingProgram implements AsyncDisposable {
     }
   }
 
+  /** Waits until `camem run` has found the memory of the engine, which it looks for once the engine has allocated some. */
+  async untilItCanSleep(): Promise<void> {
+    while (!(await fetch(`${this.#url}/sleep?level=1&mode=keep`, { method: "POST" })).ok) await Bun.sleep(2);
+    await this.post("/wake_up");
+  }
+
   post(path: string, body?: object): Promise<string> {
     return post(`${this.#url}${path}`, body);
   }

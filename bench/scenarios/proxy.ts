@@ -93,6 +93,7 @@ async function measureFirstAnswer({ quick, folder }: Context): Promise<Findings>
     awakened: async () => {
       await using proxied = runBehindProxy(engine, port, environment);
       await proxied.untilHealthy();
+      await proxied.untilItCanSleep();
       await answer(proxied);
       await proxied.post("/sleep?level=1");
       const startedMs = performance.now();
