@@ -33,10 +33,11 @@ fn enterSlowly() bool {
 
 /// Waits while memory moves or is asleep. False when the caller must fail instead.
 pub fn waitUntilOpen() bool {
-    gate.beginWait();
-    defer gate.endWait();
+    // First, so that a signal reaches every call that counts as waiting.
     termination.beginWait();
     defer termination.endWait();
+    gate.beginWait();
+    defer gate.endWait();
     while (true) {
         const seen = gate.word();
         switch (gate.stateOf(seen)) {

@@ -22,16 +22,8 @@ async function serve(onTouch: string): Promise<{ running: EngineProcess; url: st
     environment: { CAMEM_ON_TOUCH: onTouch },
   });
   const url = `http://127.0.0.1:${port}/v1/completions`;
-  while (!(await isListening(url))) await Bun.sleep(5);
+  await running.answer(); // it listens
   return { running, url };
-}
-
-async function isListening(url: string): Promise<boolean> {
-  try {
-    return (await fetch(new URL("/health", url))).ok;
-  } catch {
-    return false;
-  }
 }
 
 const completion = { method: "POST", body: JSON.stringify({ prompt: "once", max_tokens: 4 }) };

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #define LONGEST_REQUEST 65536
@@ -135,7 +136,11 @@ static int is_whole(const char *request) {
     return length == NULL || length > end || strlen(end + 4) >= (size_t)atoi(length + 15);
 }
 
+/* A client may connect and send nothing, which must not keep the server from ending. */
+static const struct timeval longest_silence = {.tv_sec = 2};
+
 static void handle(struct connection *connection) {
+    setsockopt(connection->socket, SOL_SOCKET, SO_RCVTIMEO, &longest_silence, sizeof longest_silence);
     char *request = calloc(1, LONGEST_REQUEST);
     size_t used = 0;
     while (request != NULL && used < LONGEST_REQUEST - 1 && !is_whole(request)) {
@@ -210,7 +215,7 @@ int serve(const struct backend *backend, struct engine *engine, int port) {
         perror("listen");
         return 1;
     }
-    printf("listening on %d\n", port);
+    printf("ok listening on %d\n", port);
     fflush(stdout);
     accept_all(&server);
     pthread_mutex_lock(&server.mutex);
