@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { MiB } from "../support/device.ts";
 import { until } from "../support/fake-engine.ts";
+import { rejectionOf } from "../support/rejection.ts";
 import { raw } from "../support/test-server.ts";
 import { ProxyFixture } from "./proxy-fixture.ts";
 
@@ -66,7 +67,7 @@ test("forward tells the engine when the client disconnects before the answer", a
   const pending = fixture.fetch("/v1/completions", { ...post, signal: abort.signal });
   await until(() => state === "reached");
   abort.abort();
-  await expect(pending).rejects.toThrow();
+  await rejectionOf(pending);
   await until(() => state === "aborted" && fixture.controller.status.requests.running === 0);
 });
 

@@ -6,6 +6,7 @@ import { processesOf } from "../../src/process/family.ts";
 import { EngineRun } from "../../src/run/engine-run.ts";
 import { codeOf, failureOf, MiB } from "../support/device.ts";
 import { until } from "../support/fake-engine.ts";
+import { rejectionOf } from "../support/rejection.ts";
 import { RunFixture } from "./run-fixture.ts";
 
 const post = { method: "POST", body: "once" };
@@ -63,7 +64,7 @@ test("EngineRun passes signals on and ends when the program does", async () => {
   fixture.run.signal("SIGTERM");
   expect(await fixture.run.ended).toBe(143);
   expect(fixture.reports).toContain("engine was ended by SIGTERM");
-  await expect(fixture.fetch("/health")).rejects.toThrow();
+  await rejectionOf(fixture.fetch("/health"));
 });
 
 test("EngineRun passes a signal on that does not ask the program to end", async () => {

@@ -35,3 +35,9 @@ test("the shim prints nothing and never ends the process", () => {
   const pattern = /std\.debug\.print|std\.log|process\.exit|@panic|std\.c\.abort/g;
   expect(matches(files, pattern, "return a status")).toEqual([]);
 });
+
+test("no test awaits expect().rejects or expect().resolves", () => {
+  const files = sources("test/**/*.ts").filter(({ path }) => path !== "test/tidy/calls.test.ts");
+  const remedy = "Bun can lose messages in it: use rejectionMessage() of test/support/rejection.ts, or await";
+  expect(matches(files, /\)\.(rejects|resolves)\./g, remedy)).toEqual([]);
+});

@@ -5,6 +5,7 @@ import { connect } from "node:net";
 import { type AdmitRequestOptions, admitRequest, leasedStream } from "camem/server";
 import { failureOf, holdDevice } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
+import { rejectionOf } from "../../support/rejection.ts";
 import { HandlerFixture } from "./handler-fixture.ts";
 
 let fixture: HandlerFixture;
@@ -118,7 +119,7 @@ describe("admitRequest()", () => {
       await reader.read();
       await fixture.controller.pause({ mode: "abort", deadlineMs: 2000 });
       await fixture.controller.resume();
-      await expect(reader.closed).rejects.toBeUndefined();
+      expect(await rejectionOf(reader.closed)).toBeUndefined();
     }
     expect(fixture.controller.status.requests.running).toBe(0);
   });
