@@ -103,8 +103,9 @@ export class CaMemAllocator {
   static getInstance(options?: AllocatorOptions): CaMemAllocator {
     const existing = open.get();
     if (existing === undefined) {
-      const created = new CaMemAllocator(resolveConfig(options));
+      // First, since a misspelt variable is often why opening fails.
       warnOfMisspeltVariables(process.env);
+      const created = new CaMemAllocator(resolveConfig(options));
       open.set(created);
       return created;
     }

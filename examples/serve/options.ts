@@ -56,6 +56,8 @@ export function parseCommandLine(args: readonly string[], environment: Environme
   const values = parseValues(args);
   if (values["admin-port"] !== undefined && values["admin-socket"] !== undefined)
     throw new UsageError("give --admin-port or --admin-socket, not both.");
+  if (values["admin-port"] !== undefined && values["admin-port"] === values.port && values.port !== "0")
+    throw new UsageError(`--admin-port is ${values.port}, where --port listens too; give another port.`);
   return {
     options: {
       models: parseModels(values.models),

@@ -20,7 +20,9 @@ type Server = Bun.Server<undefined>;
 
 type Handler = (request: Request, server: Server) => Response | Promise<Response>;
 
-type Address = { readonly hostname: string; readonly port: number } | { readonly unix: string };
+type Address =
+  | { readonly hostname: string; readonly port: number; readonly reusePort: false }
+  | { readonly unix: string };
 
 /** The models, the pool in which they share the device, and the listeners. */
 export class ExampleServer implements AsyncDisposable {
@@ -129,11 +131,11 @@ function listen(
     servers.push(server);
     return server.url;
   };
+  // With `development: false` alone, Bun lets a second server share the port without a word.
+  const onPort = (number: number): Address => ({ hostname, port: number, reusePort: false });
   const openModels = (adminRoutes: AdminHandler["routes"]) => {
     const directory = new Directory([...routePaths, ...Object.keys(adminRoutes)]);
-    return open({ hostname, port }, adminRoutes, (request, server) =>
-      routes.answer(request, server, directory),
-    );
+    return open(onPort(port), adminRoutes, (request, server) => routes.answer(request, server, directory));
   };
   if (adminPort === undefined && adminSocket === undefined) {
     const url = openModels(admin.routes);
@@ -141,7 +143,7 @@ function listen(
   }
   const health = Object.entries(admin.routes).filter(([path]) => path === "/health");
   const directory = new Directory(Object.keys(admin.routes));
-  const address = adminSocket === undefined ? { hostname, port: adminPort ?? 0 } : { unix: adminSocket };
+  const address = adminSocket === undefined ? onPort(adminPort ?? 0) : { unix: adminSocket };
   return [
     openModels(Object.fromEntries(health)),
     open(address, admin.routes, (request) => answerOther(request, directory)),

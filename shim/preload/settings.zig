@@ -22,19 +22,42 @@ pub fn hasRules() bool {
     return parsed_count > 0;
 }
 
-/// Reads the variables. One that does not parse is as if it were absent: the program must run.
+/// Reads the variables. One that does not parse is reported on standard error, and is as if it were absent: the
+/// program must run.
 pub fn load() void {
     parsed_count = 0;
     var lines = std.mem.splitScalar(u8, rules(), '\n');
     while (lines.next()) |line| {
-        if (parsed_count == parsed.len) break;
+        if (parsed_count == parsed.len) {
+            report("CAMEM_RULES", line, "only the 64 rules before it count");
+            break;
+        }
         // A line that is no rule matches nothing, and the others keep their numbers.
-        parsed[parsed_count] = rules_module.parse(line) orelse rules_module.nothing;
+        parsed[parsed_count] = rules_module.parse(line) orelse blk: {
+            if (line.len > 0) report("CAMEM_RULES", line, "it is no rule and is ignored; see docs/engines.md");
+            break :blk rules_module.nothing;
+        };
         parsed_count += 1;
     }
     if (rules().len == 0) parsed_count = 0;
-    const text = get("CAMEM_ON_TOUCH") orelse return;
-    on_touch = std.meta.stringToEnum(OnTouch, text) orelse return;
+    if (get("CAMEM_ON_TOUCH")) |text| on_touch = std.meta.stringToEnum(OnTouch, text) orelse blk: {
+        report("CAMEM_ON_TOUCH", text, "it must be wake, hold or fail; wake is used");
+        break :blk .wake;
+    };
+    has_reported = true;
+}
+
+/// The library starts anew in a forked child, and after the program has finalised AscendCL.
+var has_reported = false;
+
+fn report(comptime variable: []const u8, value: []const u8, comptime what: []const u8) void {
+    if (has_reported) return;
+    var buffer: [512]u8 = undefined;
+    const shown = value[0..@min(value.len, 200)];
+    const format = "camem: " ++ variable ++ " has \"{s}\": " ++ what ++ "\n";
+    const text = std.fmt.bufPrint(&buffer, format, .{shown}) catch return;
+    // Without standard error there is nobody to tell.
+    _ = std.c.write(2, text.ptr, text.len);
 }
 
 pub fn apply(session: *Session) void {

@@ -1,6 +1,7 @@
 /** What a verb of the `camem` command is. */
 
 import type { ParseArgsOptionDescriptor } from "node:util";
+import { CamemError } from "../errors.ts";
 import type { AccessOptions } from "../server/http/access.ts";
 
 /** An option of a verb. */
@@ -42,8 +43,8 @@ export interface Command {
 /** Arguments that do not make sense. The exit status is 2. */
 export class UsageError extends Error {}
 
-/** Exit statuses of verbs that fail. */
-export const exitStatus = { refused: 1, unreachable: 3 } as const;
+/** Exit statuses of verbs that fail; 127 is that of a shell for a program that it cannot start. */
+export const exitStatus = { refused: 1, usage: 2, unreachable: 3, notStarted: 127 } as const;
 
 /** A verb that cannot do what it was asked to. */
 export class CommandFailure extends Error {
@@ -58,6 +59,16 @@ export class CommandFailure extends Error {
 /** @throws UsageError for operands, which most verbs do not have */
 export function refuseOperands(operands: readonly string[]): void {
   if (operands.length > 0) throw new UsageError(`unexpected argument "${operands.join(" ")}"`);
+}
+
+/** @throws UsageError for options that `resolve` refuses with `INVALID_CONFIG` */
+export function usageOf<T>(resolve: () => T): T {
+  try {
+    return resolve();
+  } catch (error) {
+    if (error instanceof CamemError && error.code === "INVALID_CONFIG") throw new UsageError(error.message);
+    throw error;
+  }
 }
 
 /** `parse(text)`, or undefined without a text. */

@@ -1,8 +1,11 @@
 /** `camem doctor` shows the backend that would be used and why, and what is wrong where none works. */
 
+import { Value } from "typebox/value";
 import { describeHostBudget } from "../memory/host-budget.ts";
+import { Backend } from "../options/backend.ts";
 import { formatSize } from "../options/sizes.ts";
-import { type Command, refuseOperands } from "./command.ts";
+import { mismatchText } from "../options/validate.ts";
+import { type Command, refuseOperands, UsageError } from "./command.ts";
 import { type Diagnosis, diagnose } from "./diagnosis.ts";
 
 export const doctor: Command = {
@@ -23,8 +26,9 @@ export const doctor: Command = {
   examples: ["doctor", "doctor --backend emulator", "doctor --json"],
   run: async ({ backend, json }, operands) => {
     refuseOperands(operands);
-    // An unknown backend is among the problems.
-    const options = backend === undefined ? {} : { backend: backend as "ascend" };
+    if (backend !== undefined && !Value.Check(Backend, backend))
+      throw new UsageError(mismatchText("--backend", backend, Backend));
+    const options = backend === undefined ? {} : { backend };
     const diagnosis = await diagnose(options, process.env);
     console.log(json === true ? JSON.stringify(diagnosis, null, 2) : linesOf(diagnosis).join("\n"));
     return diagnosis.ready ? 0 : 1;

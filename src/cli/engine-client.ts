@@ -35,9 +35,22 @@ export class EngineClient {
     return this.#call("GET", path);
   }
 
-  /** @throws CommandFailure when the server cannot be reached or refuses */
-  post(path: string, body: Readonly<Record<string, unknown>>): Promise<Json> {
-    return this.#call("POST", path, body);
+  /**
+   * Asks for a transition.
+   *
+   * @returns the answer, which says the engine's state
+   * @throws CommandFailure when the server cannot be reached or refuses, or is no engine of camem
+   */
+  async move(path: "sleep" | "wake_up", body: Readonly<Record<string, unknown>>): Promise<NonNullable<Json>> {
+    const answer = await this.#call("POST", path, body);
+    if (typeof answer?.["status"] !== "string") throw this.foreignAnswer(path);
+    return answer;
+  }
+
+  /** The failure for an answer that no engine of camem gives, such as that of the engine's own server. */
+  foreignAnswer(path: string): CommandFailure {
+    const message = `${this.#target.label} answered /${path}, but not as an engine of camem does: is it another server, or is the port the engine's own?`;
+    return new CommandFailure(message, exitStatus.refused);
   }
 
   /** The server's events until `signal` aborts. Ends at once, without a word, where the server has none for this client. */

@@ -33,6 +33,11 @@ export function commandHelp({ synopsis, purpose, details, options, examples }: C
   ].join("\n");
 }
 
+/** How to use one verb, in two lines. */
+export function commandUsage(verb: string, { synopsis }: Command): string {
+  return `usage: camem ${synopsis}\n"camem ${verb} --help" explains the options`;
+}
+
 /** The help of the command: what each verb is for. */
 export function generalHelp(commands: ReadonlyMap<string, Command>): string {
   return [

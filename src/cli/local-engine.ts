@@ -54,6 +54,17 @@ export function findEngine(target: string): EngineOverview | UnreachableEngine {
   );
 }
 
+/** @throws CommandFailure that lists the engine's tags where `act` names one that it does not have */
+async function namingTags<T>(allocator: RemoteAllocator, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    if (!(error instanceof CamemError) || error.code !== "UNKNOWN_TAG") throw error;
+    const tags = Object.keys(allocator.usage()).join(", ") || "none: its memory has none";
+    throw new CommandFailure(`the engine has no such tag; its tags are ${tags}`, exitStatus.refused);
+  }
+}
+
 /**
  * Calls `act` with the memory of an engine.
  *
@@ -68,10 +79,12 @@ export async function withEngine<T>(
   try {
     if (!isReachable(engine)) throw engine.error;
     await using allocator = await RemoteAllocator.connect({ path: engine.socket });
-    return await act(allocator, ({ phase, bytesDone, bytesTotal }) => {
-      const bytes = bytesTotal > 0 ? ` ${formatSize(bytesDone)} of ${formatSize(bytesTotal)}` : "";
-      line.show(phase, `${engine.status.name}: ${phase}${bytes}`);
-    });
+    return await namingTags(allocator, () =>
+      act(allocator, ({ phase, bytesDone, bytesTotal }) => {
+        const bytes = bytesTotal > 0 ? ` ${formatSize(bytesDone)} of ${formatSize(bytesTotal)}` : "";
+        line.show(phase, `${engine.status.name}: ${phase}${bytes}`);
+      }),
+    );
   } catch (error) {
     if (!(error instanceof CamemError)) throw error;
     const isUnreachable = error.code === "ENGINE_NOT_FOUND" || error.code === "ENGINE_GONE";

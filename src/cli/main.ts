@@ -8,7 +8,7 @@ import { nearestName } from "../options/nearest-name.ts";
 import { type Command, CommandFailure, exitStatus, UsageError } from "./command.ts";
 import { doctor } from "./doctor.ts";
 import { gateway } from "./gateway.ts";
-import { commandHelp, generalHelp } from "./help.ts";
+import { commandHelp, commandUsage, generalHelp } from "./help.ts";
 import { run as runProgram } from "./run.ts";
 import { sleep } from "./sleep.ts";
 import { status } from "./status.ts";
@@ -40,6 +40,13 @@ function verbOf(all: readonly string[]): string | undefined {
 function helpFor(args: readonly string[]): string {
   const command = commands.get(verbOf(args) ?? "");
   return command === undefined ? generalHelp(commands) : commandHelp(command);
+}
+
+/** How to use the verb that arguments name, in two lines; without one the help of the whole command. */
+function usageFor(args: readonly string[]): string {
+  const verb = verbOf(args) ?? "";
+  const command = commands.get(verb);
+  return command === undefined ? generalHelp(commands) : commandUsage(verb, command);
 }
 
 /** @throws UsageError, or CommandFailure */
@@ -100,8 +107,8 @@ async function main(args: string[]): Promise<number> {
       return exitStatus.refused;
     }
     if (!(error instanceof UsageError)) throw error;
-    console.error(`camem: ${error.message}\n${helpFor(args)}`);
-    return 2;
+    console.error(`camem: ${error.message}\n${usageFor(args)}`);
+    return exitStatus.usage;
   }
 }
 

@@ -1,13 +1,23 @@
 /** `camem run` starts a program whose device memory can sleep. */
 
+import { CamemError } from "../errors.ts";
 import { millisecondsOf } from "../options/durations.ts";
+import { misspeltVariables } from "../options/variables.ts";
 import { parseListenAddress } from "../proxy/listen.ts";
 import { parseUpstream } from "../proxy/upstream.ts";
 import { connectToRun } from "../run/connect.ts";
-import { EngineRun } from "../run/engine-run.ts";
+import { EngineRun, type RunSurroundings } from "../run/engine-run.ts";
 import { parseLadder } from "../run/ladder.ts";
-import type { RunOptions } from "../run/run-options.ts";
-import { accessFrom, type Command, optionalOf, UsageError } from "./command.ts";
+import { checkRunOptions, type RunOptions } from "../run/run-options.ts";
+import {
+  accessFrom,
+  type Command,
+  CommandFailure,
+  exitStatus,
+  optionalOf,
+  UsageError,
+  usageOf,
+} from "./command.ts";
 import { passSignals } from "./signals.ts";
 
 export const run: Command = {
@@ -79,7 +89,12 @@ export const run: Command = {
   run: (values, operands, program) => {
     if (operands.length > 0)
       throw new UsageError(`write "--" before the program: camem run [options] -- ${operands.join(" ")}`);
-    return start(runOptions(values as Values, program));
+    const options = usageOf(() => {
+      const given = runOptions(values as Values, program);
+      checkRunOptions(given);
+      return given;
+    });
+    return start(options);
   },
 };
 
@@ -119,10 +134,21 @@ function runOptions(values: Values, [program, ...args]: readonly string[]): RunO
   };
 }
 
+/** @throws CommandFailure when there is no such program, or it cannot be started; else as the constructor */
+function startEngine(options: RunOptions, surroundings: RunSurroundings): EngineRun {
+  try {
+    return new EngineRun(options, surroundings);
+  } catch (error) {
+    if (!(error instanceof CamemError) || error.property !== "program") throw error;
+    throw new CommandFailure(error.message, exitStatus.notStarted);
+  }
+}
+
 async function start(options: RunOptions): Promise<number> {
   // Standard output belongs to the program.
   const report = (line: string) => console.error(`camem: ${line}`);
-  const engine = new EngineRun(options, { connect: connectToRun, report });
+  for (const text of misspeltVariables(process.env)) report(`warning: ${text}`);
+  const engine = startEngine(options, { connect: connectToRun, report });
   const stopPassing = passSignals((signal) => engine.signal(signal));
   if (engine.url !== undefined) report(`serving ${engine.name} at ${engine.url}`);
   try {

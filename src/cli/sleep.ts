@@ -44,14 +44,14 @@ export const sleep: Command = {
     const body = given({
       model,
       level: levelOf(values["level"]),
-      mode: textOf(values["mode"]),
+      mode: modeOf(values["mode"]),
       tags: listOf(values["tags"]),
       offload_tags: listOf(values["offload-tags"]),
     });
     const answer = await withProgress(client, { operation: "sleep", model }, () =>
-      client.post("sleep", body),
+      client.move("sleep", body),
     );
-    const { level = body["level"] ?? 1, already_sleeping } = answer ?? {};
+    const { level = body["level"] ?? 1, already_sleeping } = answer;
     console.log(`${already_sleeping === true ? "already " : ""}asleep at level ${level}`);
     return 0;
   },
@@ -75,6 +75,12 @@ async function sleepLocal(target: string, values: Readonly<Record<string, unknow
       : `asleep${depth}, ${formatSize(freedBytes)} of device memory freed`,
   );
   return 0;
+}
+
+function modeOf(value: unknown): string | undefined {
+  const mode = textOf(value);
+  if (mode === undefined || ["abort", "wait", "keep"].includes(mode)) return mode;
+  throw new UsageError(`--mode is "${mode}"; it must be abort, wait or keep`);
 }
 
 function levelOf(value: unknown): SleepLevel | undefined {

@@ -51,7 +51,7 @@ export const status: Command = {
     const client = clientFor(values, operands);
     const answer = (await client.get("camem/usage")) as Usage | undefined;
     if (typeof answer?.engines !== "object" || !Array.isArray(answer.devices))
-      throw new CommandFailure("the answer is not the usage of an engine of camem", exitStatus.refused);
+      throw client.foreignAnswer("camem/usage");
     const usage = ofModel(answer, textOf(values["model"]));
     console.log(values["json"] === true ? JSON.stringify(usage, null, 2) : linesOf(usage).join("\n"));
     return 0;

@@ -21,9 +21,9 @@ export const wake: Command = {
     const model = textOf(values["model"]);
     const body = given({ model, tags: listOf(values["tags"]) });
     const answer = await withProgress(client, { operation: "wake", model }, () =>
-      client.post("wake_up", body),
+      client.move("wake_up", body),
     );
-    console.log(describe(answer ?? {}));
+    console.log(describe(answer));
     return 0;
   },
 };

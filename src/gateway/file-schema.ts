@@ -73,7 +73,9 @@ const EngineEntry = Type.Object(
     on_touch: Type.Optional(Type.Enum(["wake", "hold", "fail"], { description: '"wake", "hold" or "fail"' })),
     rules: Type.Optional(Type.Array(Text, { description: "a list of rules" })),
     environment: Type.Optional(
-      Type.Record(Type.String(), Type.String(), { description: "texts by variable name" }),
+      Type.Record(Type.String(), Type.String({ description: 'a text: quote numbers, as in "1"' }), {
+        description: "texts by variable name",
+      }),
     ),
     directory: Type.Optional(Text),
   },

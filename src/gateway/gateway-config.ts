@@ -101,9 +101,16 @@ export function parseGatewayFile(text: string, name: string, environment: Enviro
       return resolve();
     } catch (error) {
       if (!(error instanceof CamemError)) throw error;
-      faults.push({ path, message: error.message });
+      faults.push({ path: placeOf(path, error.property), message: error.message });
       return undefined;
     }
+  };
+  /** The place of a property, which the file may state for every engine. */
+  const placeOf = (path: Fault["path"], property: string | undefined): Fault["path"] => {
+    const [, engine] = path;
+    if (property === undefined || engine === undefined) return path;
+    const isOwn = Object.hasOwn(file.engines[engine] ?? {}, property);
+    return isOwn ? [...path, property] : Object.hasOwn(file, property) ? [property] : path;
   };
   const listen = check(["listen"], () =>
     parseListenAddress(String(file.listen ?? defaults.listen), "listen"),
@@ -164,17 +171,18 @@ function resolveEngine(
 function resolveOrigin(entry: EngineEntry, environment: Environment): EngineOrigin {
   const refuse = (names: readonly (keyof EngineEntry)[], kind: string) => {
     const given = names.find((each) => entry[each] !== undefined);
-    if (given !== undefined) throw fault(`an engine with ${kind} has no ${given}: camem does not start it`);
+    if (given !== undefined)
+      throw fault(`an engine with ${kind} has no ${given}: camem does not start it`, given);
   };
   if (entry.url !== undefined) {
     refuse(["upstream", "ttl", "rules", "on_touch", "environment", "directory"], "url");
     return { kind: "url", url: parseUpstream(entry.url, "url"), api: entry.api ?? "vllm" };
   }
-  if (entry.api !== undefined) throw fault("only an engine with url has an api");
+  if (entry.api !== undefined) throw fault("only an engine with url has an api", "api");
   if (entry.socket !== undefined) {
     refuse(["ttl", "rules", "on_touch", "environment", "directory"], "socket");
     if (entry.upstream === undefined)
-      throw fault("an engine with socket needs upstream, the address of its server");
+      throw fault("an engine with socket needs upstream, the address of its server", "socket");
     return {
       kind: "socket",
       path: substitute(entry.socket, environment),
@@ -183,9 +191,9 @@ function resolveOrigin(entry: EngineEntry, environment: Environment): EngineOrig
   }
   const { command = "" } = entry;
   const parts = Array.isArray(command) ? command : splitCommand(command);
-  if (parts === undefined) throw fault("command has a quote that is not closed");
+  if (parts === undefined) throw fault("command has a quote that is not closed", "command");
   const [program, ...args] = parts.map((part) => substitute(part, environment));
-  if (program === undefined) throw fault("command is empty");
+  if (program === undefined) throw fault("command is empty", "command");
   const upstream = substitute(entry.upstream ?? defaults.upstream, environment);
   parseUpstream(upstream.replaceAll(portMark, "1"), "upstream");
   return { kind: "command", command: [program, ...args], upstream };
@@ -197,9 +205,9 @@ function resolveLadder(entry: EngineEntry, file: GatewayFile): IdleRung[] {
   const rungs = idle === undefined ? [] : parseLadder(idle, "idle");
   const ttl = canStop ? (entry.ttl ?? file.ttl) : undefined;
   if (ttl !== undefined && rungs.some(({ level }) => level === 2))
-    throw fault("ttl and level 2 in idle both end the program; give one of them");
+    throw fault("ttl and level 2 in idle both end the program; give one of them", "idle");
   if (!canStop && entry.idle !== undefined && rungs.some(({ level }) => level === 2))
-    throw fault("level 2 ends the program, but camem does not start this engine; use level 1");
+    throw fault("level 2 ends the program, but camem does not start this engine; use level 1", "idle");
   const after = ttl === undefined ? 0 : (parseDuration(ttl) ?? 0);
   const usable = rungs.filter(({ level }) => canStop || level === 1);
   return after > 0 ? [...usable, { after, level: 2 }] : usable;
@@ -254,6 +262,6 @@ function bytesOf(size: number | string | undefined): number | undefined {
   return typeof size === "string" ? parseSize(size) : size;
 }
 
-function fault(message: string): CamemError {
-  return new CamemError("INVALID_CONFIG", message);
+function fault(message: string, property?: string): CamemError {
+  return new CamemError("INVALID_CONFIG", message, property === undefined ? {} : { property });
 }

@@ -87,7 +87,8 @@ interface Parts extends TSchema {
   readonly required?: readonly string[];
   readonly patternProperties?: Readonly<Record<string, TSchema>>;
   readonly items?: TSchema;
-  readonly anyOf?: readonly TSchema[];
+  /** Alternatives of which each requires other names. */
+  readonly oneOf?: readonly { readonly required?: readonly string[] }[];
 }
 
 /** The innermost values that do not fit, each with what it must be. */
@@ -106,6 +107,7 @@ function faultsOf(schema: TSchema, value: unknown, path: Path): Fault[] {
     const unknown = Object.keys(value).filter((name) => !known.includes(name));
     const missing = required.filter((name) => !Object.hasOwn(value, name));
     const faults = [
+      ...alternativeFaults(schema, value, path, label),
       ...unknown.map((name) => ({ path: [...path, name], message: unknownText(label, name, known) })),
       ...missing.map((name) => ({ path, message: `${label} lacks ${name}` })),
       ...Object.entries(properties).flatMap(([name, property]) =>
@@ -125,6 +127,15 @@ function faultsOf(schema: TSchema, value: unknown, path: Path): Fault[] {
     if (faults.length > 0) return faults;
   }
   return [{ path, message: `${label} is ${formatValue(value)}; it must be ${description}` }];
+}
+
+/** A value that must have exactly one of several names and has more or none of them. */
+function alternativeFaults({ oneOf = [] }: Parts, value: object, path: Path, label: string): Fault[] {
+  const names = oneOf.flatMap(({ required = [] }) => required);
+  const given = names.filter((name) => Object.hasOwn(value, name));
+  if (names.length === 0 || given.length === 1) return [];
+  const has = given.length === 0 ? "none" : given.join(" and ");
+  return [{ path, message: `${label} has ${has} of ${names.join(", ")}; give exactly one` }];
 }
 
 function unknownText(owner: string, name: string, known: readonly string[]): string {

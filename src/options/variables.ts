@@ -17,9 +17,19 @@ export const emulatorVariables: readonly string[] = [
 /** The variables of the `camem` command, of examples/serve, and of engines in other processes. */
 const otherVariables = ["CAMEM_TOKEN", "CAMEM_API_KEY", "CAMEM_IDLE", "CAMEM_SOCKET_DIR"];
 
+/** The variables that `camem run` and the gateway set for the programs that they start. */
+const programVariables = [
+  "CAMEM_ENGINE_NAME",
+  "CAMEM_ON_TOUCH",
+  "CAMEM_RULES",
+  "CAMEM_RUN_ID",
+  "CAMEM_GATEWAY",
+];
+
 const known: readonly string[] = [
   ...Object.values(environmentNames),
   ...otherVariables,
+  ...programVariables,
   ...emulatorVariables,
 ];
 
@@ -41,13 +51,18 @@ export function unknownVariables(environment: Environment): ReadonlyMap<string, 
   );
 }
 
+/** What {@link unknownVariables} says of those that are most likely misspelt. */
+export function misspeltVariables(environment: Environment): readonly string[] {
+  return [...unknownVariables(environment).values()].filter((text) => text.includes("did you mean"));
+}
+
 const warned = new Set<string>();
 
 /** Warns once of each variable that is most likely misspelt. */
 export function warnOfMisspeltVariables(environment: Environment): void {
-  for (const [name, text] of unknownVariables(environment)) {
-    if (warned.has(name) || !text.includes("did you mean")) continue;
-    warned.add(name);
+  for (const text of misspeltVariables(environment)) {
+    if (warned.has(text)) continue;
+    warned.add(text);
     process.emitWarning(text, "CamemWarning");
   }
 }

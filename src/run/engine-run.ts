@@ -208,7 +208,11 @@ export class EngineRun {
     this.#owned.use(new OperatorFollower(this.controller, this.#allocator));
     this.#owned.defer(async () => this.#allocator.detach()?.close());
     try {
-      void this.#ready.then(() => this.#startIdling()).catch(() => undefined);
+      // A failure to become ready is reported where it is noticed.
+      void this.#ready.then(
+        () => this.#startIdling(),
+        () => undefined,
+      );
       while (!signal.aborted) {
         const connection = await this.#untilConnected(signal);
         if (connection === undefined) return;

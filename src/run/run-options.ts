@@ -8,7 +8,7 @@ import type { IdleRung } from "../server/engine/idle-sleep.ts";
 import { accessProperties } from "../server/http/access.ts";
 
 const OnTouchSchema = Type.Union([Type.Literal("wake"), Type.Literal("hold"), Type.Literal("fail")], {
-  description: '"wake", "hold" or "fail"',
+  description: "wake, hold or fail",
 });
 
 const Name = Type.String({
@@ -53,9 +53,12 @@ const RunOptions = closedObject({
 /** Options of {@link EngineRun}. */
 export interface RunOptions extends Static<typeof RunOptions> {}
 
+/** The names that users of `camem run` write. */
+const labels = { name: "--name", readyPath: "--ready-path", onTouch: "--on-touch" };
+
 /** @throws CamemError `INVALID_CONFIG` */
 export function checkRunOptions(options: RunOptions): void {
-  validate(RunOptions, options, "camem run", "INVALID_CONFIG");
+  validate(RunOptions, options, "camem run", "INVALID_CONFIG", { labels });
   const { listen, upstream, idle, rules = [] } = options;
   checkRules(rules);
   const missing = (name: string, by: string, why: string) =>

@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import manifest from "../../package.json" with { type: "json" };
 import { emulatorLibraryPath } from "../../src/ffi/index.ts";
+import { unknownVariables } from "../../src/options/variables.ts";
 
 const cli = join(import.meta.dir, "../../src/cli/main.ts");
 
@@ -117,6 +119,21 @@ test("camem doctor shows every variable, invalid value and misspelt name when a 
     expect.stringContaining('CAMEM_BACKEND is "cuda"'),
     expect.stringContaining('(CAMEM_HOST_BUDGET) is "lots"'),
   ]);
+});
+
+test("camem doctor refuses a backend that does not exist", () => {
+  const { exitCode, output, errors } = camem(["doctor", "--backend", "emulater"]);
+  expect({ exitCode, output }).toEqual({ exitCode: 2, output: "" });
+  expect(errors).toContain('--backend is "emulater"; it must be "ascend" or "emulator"');
+});
+
+test("camem doctor knows every variable of docs/configuration.md and docs/testing.md", () => {
+  const texts = ["configuration.md", "testing.md"].map((name) =>
+    readFileSync(join(import.meta.dir, "../../docs", name), "utf8"),
+  );
+  const names = new Set(texts.join("\n").match(/\bCAMEM_[A-Z_]*[A-Z]\b/g));
+  expect(names.size).toBeGreaterThan(20);
+  expect([...unknownVariables(Object.fromEntries([...names].map((name) => [name, "1"]))).keys()]).toEqual([]);
 });
 
 test("camem prints its version or its help when asked", () => {

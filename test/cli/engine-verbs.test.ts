@@ -98,8 +98,30 @@ test("camem says that a server has no such routes", async () => {
   });
   const [code, , errors] = await camem(["sleep", String(other.url)]);
   expect([code, errors]).toEqual([1, expect.stringContaining("has no /sleep: it is not an engine")]);
-  await using site = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response("<html>") });
-  expect((await camem(["status", String(site.url)]))[2]).toContain("not the usage of an engine");
+});
+
+test.each(["<html>", "", '{"ok":true}'])(
+  "camem says that an answer of %p is not an engine's",
+  async (body) => {
+    await using site = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(body) });
+    for (const [verb, path] of [
+      ["status", "camem/usage"],
+      ["sleep", "sleep"],
+      ["wake", "wake_up"],
+    ] as const) {
+      const [code, output, errors] = await camem([verb, String(site.url)]);
+      expect([code, output]).toEqual([1, ""]);
+      expect(errors).toContain(`answered /${path}, but not as an engine of camem does`);
+    }
+  },
+);
+
+test("camem sleep refuses a mode that does not exist", async () => {
+  const [code, , errors] = await camem(["sleep", address, "--mode", "weit"]);
+  expect([code, errors]).toEqual([
+    2,
+    expect.stringContaining('--mode is "weit"; it must be abort, wait or keep'),
+  ]);
 });
 
 test("camem exits with 3 when nothing listens", async () => {

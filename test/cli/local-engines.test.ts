@@ -92,6 +92,14 @@ test("camem status --segments shows the rule that applies to each segment, and c
   expect(output).toMatch(/ offloaded +host copy, memset +none: offload$/m);
 });
 
+test("camem names the tags of an engine when it does not have the one given", async () => {
+  for (const verb of ["sleep", "wake"]) {
+    const [code, output, errors] = await camem(verb, "llama", "--tags", "weights");
+    expect([code, output]).toEqual([1, ""]);
+    expect(errors).toContain("the engine has no such tag; its tags are default");
+  }
+});
+
 test("camem names the engines when it does not know one, and exits with 3", async () => {
   const [code, , errors] = await camem("sleep", "qwen");
   expect(code).toBe(3);

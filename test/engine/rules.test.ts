@@ -93,3 +93,20 @@ test("a line that is no rule matches nothing and leaves the others as they are",
   await using allocator = await running.connect();
   expect(await allocator.sleep()).toMatchObject({ discardedBytes: 8 * mib });
 });
+
+test("the library reports on standard error what it cannot parse in its variables, once", async () => {
+  const environment = { CAMEM_RULES: "size>=1: lose\nwritten=memset: discard", CAMEM_ON_TOUCH: "wkae" };
+  await using running = await EngineProcess.start(engine, {
+    program: "probe",
+    preload: preloadLibrary,
+    environment,
+  });
+  for (const call of ["init . .", "set . . 0"]) expect(await running.ask(call)).toBe("0");
+  await allocateTwo(running);
+  running.process.kill();
+  const errors = await running.process.stderr.text();
+  expect(errors.trim().split("\n")).toEqual([
+    'camem: CAMEM_RULES has "size>=1: lose": it is no rule and is ignored; see docs/engines.md',
+    'camem: CAMEM_ON_TOUCH has "wkae": it must be wake, hold or fail; wake is used',
+  ]);
+});

@@ -58,7 +58,9 @@ describe("ExampleServer.start()", () => {
   });
 
   test("ExampleServer.start() succeeds after an earlier start failed", async () => {
-    using squatter = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
+    // Without `development`, Bun lets several servers share a port unless all of them refuse to.
+    const production = { development: false, fetch: () => new Response() };
+    using squatter = Bun.serve({ port: 0, hostname: "127.0.0.1", ...production });
     const start = (port: number) => ExampleServer.start({ ...defaults, port });
     expect(await rejectionMessage(start(Number(squatter.port)))).toContain("in use");
     await using server = await start(0);

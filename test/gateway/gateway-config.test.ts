@@ -67,7 +67,7 @@ groups:
     "camem.yaml:1:1: listen is 99999; it must be a port or an address, such as :8000 or 127.0.0.1:8000",
     'camem.yaml:5:5: engines.qwen has no "idel"; did you mean idle?',
     "camem.yaml:6:18: engines.qwen.devices.1 is -1; it must be a device number, 0 or above",
-    "camem.yaml:7:3: engines.other is an object; it must be an engine with exactly one of command, url and socket",
+    "camem.yaml:7:3: engines.other has none of command, url, socket; give exactly one",
     "camem.yaml:9:8: groups.g.engines is an array; it must be a list of engines",
   ]);
 });
@@ -80,9 +80,18 @@ test.each([
   ["engines:\n  a: { command: x, idle: 5x }", 'engines.a.idle is "5x"; it must be times and levels'],
   [
     "engines:\n  a: { command: x, url: http://b }",
-    "camem.yaml:2:3: engines.a is an object; it must be an engine with exactly one of command, url and socket",
+    "camem.yaml:2:3: engines.a has command and url of command, url, socket; give exactly one",
   ],
-  ["engines:\n  a: { memory: 1GiB }", "exactly one of command, url and socket"],
+  ["engines:\n  a: { memory: 1GiB }", "engines.a has none of command, url, socket; give exactly one"],
+  [
+    "engines:\n  a: { command: x, environment: { A: 1 } }",
+    "environment.A is 1; it must be a text: quote numbers",
+  ],
+  [
+    "engines:\n  a: { command: x, idle: '5:1' }",
+    'camem.yaml:2:20: idle is "5:1"; the time "5" must be a number with',
+  ],
+  ["engines:\n  a: { command: x }\nidle: 1m:1,1s:2", "camem.yaml:3:1: idle is"],
   ["engines:\n  a: { url: ftp://b }", 'camem.yaml:2:8: engines.a.url is "ftp://b"; it must be an address'],
   ["engines:\n  a: { url: http://b, ttl: 5m }", "an engine with url has no ttl"],
   ["engines:\n  a: { url: http://b, idle: 5m:2 }", "level 2 ends the program"],
@@ -91,7 +100,7 @@ test.each([
   ["engines:\n  a: { command: x, api: vllm }", "only an engine with url has an api"],
   ['engines:\n  a: { command: "x \'y" }', "a quote that is not closed"],
   ['engines:\n  a: { command: "x $' + '{NOTHING}" }', "no variable NOTHING"],
-  ["engines:\n  a: { command: x, rules: ['size>=1: lose'] }", "camem.yaml:2:3: the rule"],
+  ["engines:\n  a: { command: x, rules: ['size>=1: lose'] }", "camem.yaml:2:20: the rule"],
   ["engines:\n  'a b': { command: x }", "must be of letters"],
   [
     "engines:\n  a: { command: x, models: [b] }\n  b: { command: x }",

@@ -57,16 +57,22 @@ function resolveLadder(ladder: readonly IdleRung[]): Rung[] {
     });
     return { afterMs: millisecondsOf(rung.after, `${label}.after`), level: rung.level };
   });
-  for (const [index, rung] of rungs.entries()) {
-    const before = rungs[index - 1];
-    if (before && (before.afterMs >= rung.afterMs || before.level >= rung.level))
-      throw new CamemError(
-        "INVALID_CONFIG",
-        `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" following level 1 after "5m"`,
-        { property: "ladder" },
-      );
-  }
+  const index = misplacedRung(rungs);
+  if (index > 0)
+    throw new CamemError(
+      "INVALID_CONFIG",
+      `ladder[${index}] must be later and deeper than ladder[${index - 1}], such as level 2 after "1h" following level 1 after "5m"`,
+      { property: "ladder" },
+    );
   return rungs;
+}
+
+/** The index of the first rung that is not later and deeper than the one before it; -1 where there is none. */
+export function misplacedRung(rungs: readonly Rung[]): number {
+  return rungs.findIndex((rung, index) => {
+    const before = rungs[index - 1];
+    return before !== undefined && (before.afterMs >= rung.afterMs || before.level >= rung.level);
+  });
 }
 
 /**
