@@ -47,7 +47,7 @@ export function findEngine(target: string): EngineOverview | UnreachableEngine {
     );
   if (first !== undefined) return first;
   const known = engines.map((engine) => (isReachable(engine) ? engine.status.name : pid(engine)));
-  const list = known.length === 0 ? "no engine runs" : `the engines are ${known.join(", ")}`;
+  const list = known.length === 0 ? "none has used a device so far" : `the engines are ${known.join(", ")}`;
   throw new CommandFailure(
     `there is no engine "${target}" on this machine: ${list}; for a server give its URL`,
     exitStatus.unreachable,

@@ -87,7 +87,7 @@ interface Parts extends TSchema {
   readonly required?: readonly string[];
   readonly patternProperties?: Readonly<Record<string, TSchema>>;
   readonly items?: TSchema;
-  /** Alternatives of which each requires other names. */
+  /** Alternatives, each with the names that it requires. */
   readonly oneOf?: readonly { readonly required?: readonly string[] }[];
 }
 

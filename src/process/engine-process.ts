@@ -1,6 +1,7 @@
 /** One run of a program: its start, its signals, and its end with everything that it has started. */
 
 import { randomUUID } from "node:crypto";
+import { statSync } from "node:fs";
 import { constants } from "node:os";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { endAll, processesOf, runVariable, sendSignal } from "./family.ts";
@@ -25,6 +26,10 @@ export interface StartOptions {
   readonly output?: "inherit" | "stderr";
 }
 
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+}
+
 /** The time for processes that were left behind to end by SIGTERM. */
 const leftBehindGraceMs = 2_000;
 
@@ -41,10 +46,19 @@ export class EngineProcess {
   readonly #child: Bun.Subprocess;
   #hasEnded = false;
 
-  /** @throws CamemError `INVALID_CONFIG` when the program cannot be started */
+  /** @throws CamemError `INVALID_CONFIG` when the program cannot be started, or not in that folder */
   constructor({ program, args, environment, cwd, output = "inherit" }: StartOptions) {
     this.runId = randomUUID();
     const target = output === "stderr" ? 2 : "inherit";
+    // Otherwise the system's error would name the program.
+    if (cwd !== undefined && !isFolder(cwd))
+      throw new CamemError(
+        "INVALID_CONFIG",
+        `there is no folder ${formatValue(cwd)} to start the program in`,
+        {
+          property: "directory",
+        },
+      );
     try {
       this.#child = Bun.spawn([program, ...args], {
         env: { ...process.env, ...environment, [runVariable]: this.runId },

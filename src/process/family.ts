@@ -18,6 +18,11 @@ export function processesWith(variable: string, value: string): number[] {
     .filter((pid) => has(pid, variable, value));
 }
 
+/** A living process of this run that has loaded the library with this file name; undefined where there is none. */
+export function memberWithLibrary(runId: string, fileName: string): number | undefined {
+  return processesOf(runId).find((pid) => readProcessFile(pid, "maps").includes(`/${fileName}`));
+}
+
 /** True for a living process of this run. */
 export function isMember(pid: number, runId: string): boolean {
   return has(pid, runVariable, runId);

@@ -6,6 +6,7 @@ import { Deferred } from "../async/deferred.ts";
 import { CamemError } from "../errors.ts";
 import { exposeMetrics } from "../metrics/exposition.ts";
 import { EngineProcess, type ProcessEnd } from "../process/engine-process.ts";
+import { memberWithLibrary } from "../process/family.ts";
 import { preloadEnvironment } from "../process/preload.ts";
 import { findProgram } from "../process/program.ts";
 import { listen } from "../proxy/listen.ts";
@@ -25,9 +26,12 @@ export interface RunSurroundings {
   readonly report: (line: string) => void;
   /** By default the library of this package. */
   readonly library?: string;
+  /** How long a program may run with AscendCL loaded before its calls count as unseen; by default 30,000. */
+  readonly unseenAfterMs?: number;
 }
 
 const connectIntervalMs = 100;
+const defaultUnseenAfterMs = 30_000;
 /** The time for the last answers to be sent. */
 const answerGraceMs = 500;
 const whenAsleep = { wake: "wake", hold: "hold", fail: "refuse" } as const;
@@ -55,6 +59,7 @@ export class EngineRun {
   readonly #owned = new AsyncDisposableStack();
   readonly #ready: Promise<void>;
   #isReady = false;
+  #hasReportedUnseen = false;
   #failure: CamemError | undefined;
   #stopTimer: NodeJS.Timeout | undefined;
 
@@ -229,12 +234,25 @@ export class EngineRun {
 
   /** Undefined when the program ends before. */
   async #untilConnected(signal: AbortSignal): Promise<EngineConnection | undefined> {
+    const unseenAtMs = performance.now() + (this.#surroundings.unseenAfterMs ?? defaultUnseenAfterMs);
     while (!signal.aborted) {
       const connection = await this.#surroundings.connect(this.#process.runId);
       if (connection !== undefined) return connection;
+      if (performance.now() >= unseenAtMs) this.#reportUnseen();
       await Bun.sleep(connectIntervalMs);
     }
     return undefined;
+  }
+
+  /** Says once that a program has AscendCL, but none of its calls came to the library. */
+  #reportUnseen(): void {
+    if (this.#hasReportedUnseen) return;
+    this.#hasReportedUnseen = true;
+    const pid = memberWithLibrary(this.#process.runId, "libascendcl.so");
+    if (pid === undefined) return;
+    this.#surroundings.report(
+      `process ${pid} has loaded AscendCL, but camem has seen no use of device memory so far; programs that look its functions up themselves, as through bun:ffi or ctypes, cannot sleep this way`,
+    );
   }
 
   #startIdling(): void {

@@ -2,6 +2,7 @@ import { afterAll, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { EngineProcess } from "../../src/process/engine-process.ts";
 import { preloadEnvironment } from "../../src/process/preload.ts";
 import { checkLibrary, findProgram } from "../../src/process/program.ts";
 import { failureOf } from "../support/device.ts";
@@ -80,5 +81,16 @@ test("preloadEnvironment keeps other libraries behind its own", () => {
     LD_PRELOAD: `${emulator}:/lib/one.so:/lib/two.so`,
     CAMEM_ENGINE_NAME: "engine",
     CAMEM_ON_TOUCH: "wake",
+  });
+});
+
+test("EngineProcess names the folder when it does not exist", async () => {
+  const error = await failureOf(
+    () => new EngineProcess({ program: "/bin/true", args: [], environment: {}, cwd: "/nowhere" }),
+  );
+  expect(error).toMatchObject({
+    code: "INVALID_CONFIG",
+    property: "directory",
+    message: 'there is no folder "/nowhere" to start the program in',
   });
 });

@@ -155,3 +155,19 @@ test("EngineRun gives the program the library and the engine's settings", async 
   expect(environment).toMatch(/LD_PRELOAD=.*libinert\.so/);
   rmSync(folder, { recursive: true });
 });
+
+test("EngineRun reports a program whose calls of AscendCL the library does not see", async () => {
+  const library = join(import.meta.dir, `../../native/linux-${process.arch}/emulator/libascendcl.so`);
+  const program = `require("bun:ffi").dlopen(${JSON.stringify(library)}, { aclFinalize: {} }); setTimeout(() => {}, 60_000);`;
+  await using fixture = new RunFixture(
+    [],
+    { command: [process.execPath, "-e", program], listen: undefined, upstream: undefined },
+    { connect: async () => undefined, unseenAfterMs: 1_000 },
+  );
+  await until(() => fixture.reports.length > 0);
+  expect(fixture.reports).toEqual([
+    expect.stringMatching(
+      /^process \d+ has loaded AscendCL, but camem has seen no use of device memory so far/,
+    ),
+  ]);
+});
