@@ -11,6 +11,7 @@ import { IdleSleep } from "../server/engine/idle-sleep.ts";
 import type { AccessOptions } from "../server/http/access.ts";
 import { RequestError } from "../server/http/replies.ts";
 import { urlOf } from "../server/http/request-input.ts";
+import type { EngineGroup } from "../server/pool/engine-group.ts";
 import { ModelPool } from "../server/pool/model-pool.ts";
 import type { GatewayConfig } from "./gateway-config.ts";
 import { GatewayEngine, type GatewaySurroundings, gatewayVariable, markOf } from "./gateway-engine.ts";
@@ -118,7 +119,7 @@ export class Gateway implements AsyncDisposable {
     metrics.then((exposition) => this.#owned.use(exposition)).catch(() => undefined);
     const proxy = new ReverseProxy({
       ...access,
-      group: this.pool,
+      group: this.#group(),
       route: (request) => this.#route(request),
       isHealthy: () => true,
       metrics: async () => (await metrics).answer(),
@@ -131,6 +132,19 @@ export class Gateway implements AsyncDisposable {
       await server.stop(true);
     });
     return server.url;
+  }
+
+  /** The pool, in which the routes find engines by the other names of their models too. */
+  #group(): EngineGroup {
+    const { pool } = this;
+    return {
+      engines: pool.engines,
+      nameOf: (model) => this.#models.engineOf(model),
+      admit: (model, signal, options) => pool.admit(model, signal, options),
+      wakeUp: (model, options) => pool.wakeUp(model, options),
+      subscribe: (listener) => pool.subscribe(listener),
+      queueOf: (model) => pool.queueOf(model),
+    };
   }
 
   /** Ends what a killed gateway has left behind, and preloads engines one after the other, in the order of the file. */

@@ -244,7 +244,7 @@ export class EngineRun {
     return undefined;
   }
 
-  /** Says once that a program has AscendCL, but none of its calls came to the library. */
+  /** Says once that a program has AscendCL, but none of its calls reached the library. */
   #reportUnseen(): void {
     if (this.#hasReportedUnseen) return;
     this.#hasReportedUnseen = true;

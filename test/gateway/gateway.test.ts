@@ -177,8 +177,10 @@ test("Gateway lists the models of all engines, and wakes none for it", async () 
 test("Gateway serves the sleep routes and the metrics of its engines", async () => {
   await using fixture = await GatewayFixture.start(two);
   await fixture.complete("one");
-  expect((await fixture.fetch("/sleep?level=2&model=one", { method: "POST" })).status).toBe(200);
+  expect((await fixture.fetch("/sleep?level=2&model=first", { method: "POST" })).status).toBe(200);
   expect(fixture.states["one"]).toBe("asleep");
+  expect(await (await fixture.fetch("/is_sleeping?model=first")).json()).toMatchObject({ is_sleeping: true });
+  expect((await fixture.fetch("/sleep?model=second", { method: "POST" })).status).toBe(404);
   expect((await fixture.fetch("/wake_up?model=two", { method: "POST" })).status).toBe(200);
   expect(fixture.states).toEqual({ one: "asleep", two: "awake" });
   expect(await (await fixture.fetch("/metrics")).text()).toContain(

@@ -19,6 +19,8 @@ export interface QueueCounts {
 export interface EngineGroup {
   /** The controllers by the names of their engines. */
   readonly engines: ReadonlyMap<string, SleepController>;
+  /** The name of the engine behind another name that requests use; undefined for one that it does not know. */
+  nameOf?(model: string): string | undefined;
   /** Admits a request for `model`, as {@link SleepController.admit}. */
   admit(model: string, signal?: AbortSignal, options?: AdmitOptions): Promise<Lease>;
   /** Wakes the engine of `model`, as {@link SleepController.wakeUp}. */
@@ -60,9 +62,10 @@ export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
  *
  * @throws CamemError `UNKNOWN_MODEL`, or `INVALID_ARGUMENT` when the name is missing
  */
-export function engineOf({ engines }: EngineGroup, model: string | undefined): SleepController {
+export function engineOf(group: EngineGroup, model: string | undefined): SleepController {
+  const { engines } = group;
   const only = engines.size === 1 ? [...engines.values()][0] : undefined;
-  const engine = model === undefined ? only : engines.get(model);
+  const engine = model === undefined ? only : engines.get(group.nameOf?.(model) ?? model);
   if (engine) return engine;
   const names = [...engines.keys()].join(", ");
   if (model === undefined)

@@ -1,7 +1,7 @@
 /** Every route in the tables of docs/deploy.md exists. */
 
 import { afterAll, expect, test } from "bun:test";
-import { DeployedServer, page } from "./server.ts";
+import { DeployedServer, page, standIn } from "./server.ts";
 
 const server = new DeployedServer();
 afterAll(async () => {
@@ -30,4 +30,17 @@ test("server has every route in the tables of deploy.md except the metrics", asy
       await fetch(`http://127.0.0.1:${port}/wake_up`, { method: "POST" });
   }
   expect(missing).toEqual(["/metrics"]);
+});
+
+test("server with the stand-in engine of the page answers, and again after level 2", async () => {
+  await server.end();
+  const [port] = await server.start({}, standIn);
+  const post = (path: string, body?: string) =>
+    fetch(`http://127.0.0.1:${port}${path}`, { method: "POST", ...(body !== undefined && { body }) });
+  const complete = async () =>
+    (await (await post("/v1/completions", '{"prompt": "hello"}')).json()).choices[0].text;
+  expect(await complete()).toBe("hello 7");
+  expect((await post("/sleep?level=2")).status).toBe(200);
+  expect((await post("/wake_up")).status).toBe(200);
+  expect(await complete()).toBe("hello 7");
 });

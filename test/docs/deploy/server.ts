@@ -9,6 +9,11 @@ const root = join(import.meta.dir, "../../..");
 export const page = readFileSync(join(root, "docs/deploy.md"), "utf8");
 export const key = "a-secret";
 
+const programs = [...page.matchAll(/```ts\n(.*?)```/gs)].map(([, text = ""]) => text);
+
+/** The engine of the page, which stands in for the reader's. */
+export const standIn = programs[1] ?? "";
+
 /** The reader's own part: an engine whose text is correct only if its weights are. */
 const engineCode = `
 import type { CaMemAllocator, DeviceBuffer } from "camem";
@@ -44,9 +49,10 @@ export class DeployedServer {
   }
 
   /** Starts the server and returns its ports. Port 0 takes a free port. */
-  async start(env: Record<string, string>): Promise<number[]> {
-    await Bun.write(join(this.#folder, "server.ts"), /```ts\n(.*?)```/s.exec(page)?.[1] ?? "");
-    await Bun.write(join(this.#folder, "engine.ts"), engineCode);
+  async start(env: Record<string, string>, engine = engineCode): Promise<number[]> {
+    const [server = ""] = programs;
+    await Bun.write(join(this.#folder, "server.ts"), server);
+    await Bun.write(join(this.#folder, "engine.ts"), engine);
     this.#child = Bun.spawn([process.execPath, "server.ts"], {
       cwd: this.#folder,
       env: { ...process.env, PORT: "0", ...env },
