@@ -1,6 +1,8 @@
 /** The Grafana dashboard and the Prometheus alert rules: their queries parse, and ask for metrics and labels that exist. */
 
 import { describe, expect, test } from "bun:test";
+import { rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parser } from "@prometheus-io/lezer-promql";
 import { scrapedNames, transitionNames } from "../../src/metrics/names.ts";
@@ -102,6 +104,35 @@ describe("alerts.yml", () => {
       0,
       expect.stringContaining(`${rules.length} rules found`),
     ]);
+  });
+
+  test.skipIf(Bun.which("promtool") === null).each([
+    ["CamemTransitionFails", "camem_transition_failures_total"],
+    ["CamemScrapeIncomplete", "camem_scrape_failures_total"],
+  ])("%s fires at a first failure, and not for an old one", async (alert, metric) => {
+    const expr = `sum by (model_name) (ALERTS{alertname="${alert}"})`;
+    const firing = { labels: '{model_name="first"}', value: 1 };
+    const evaluation = {
+      rule_files: [alertsPath],
+      tests: [
+        {
+          interval: "1m",
+          input_series: [
+            { series: `${metric}{code="NO_BACKUP",model_name="first"}`, values: "_x30 1x30" },
+            { series: `${metric}{code="NO_BACKUP",model_name="old"}`, values: "1x60" },
+          ],
+          promql_expr_test: [
+            { expr, eval_time: "32m", exp_samples: [firing] },
+            { expr, eval_time: "59m", exp_samples: [] },
+          ],
+        },
+      ],
+    };
+    const path = join(tmpdir(), `camem-alerts-${process.pid}.yml`);
+    await Bun.write(path, JSON.stringify(evaluation));
+    const { exitCode, stdout, stderr } = Bun.spawnSync(["promtool", "test", "rules", path]);
+    rmSync(path);
+    expect([exitCode, `${stdout}${stderr}`]).toEqual([0, expect.stringContaining("SUCCESS")]);
   });
 });
 

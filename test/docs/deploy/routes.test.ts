@@ -3,6 +3,10 @@
 import { afterAll, expect, test } from "bun:test";
 import { DeployedServer, page, standIn } from "./server.ts";
 
+interface Completion {
+  readonly choices: readonly { readonly text: string }[];
+}
+
 const server = new DeployedServer();
 afterAll(async () => {
   await server.end();
@@ -38,7 +42,7 @@ test("server with the stand-in engine of the page answers, and again after level
   const post = (path: string, body?: string) =>
     fetch(`http://127.0.0.1:${port}${path}`, { method: "POST", ...(body !== undefined && { body }) });
   const complete = async () =>
-    (await (await post("/v1/completions", '{"prompt": "hello"}')).json()).choices[0].text;
+    ((await (await post("/v1/completions", '{"prompt": "hello"}')).json()) as Completion).choices[0]?.text;
   expect(await complete()).toBe("hello 7");
   expect((await post("/sleep?level=2")).status).toBe(200);
   expect((await post("/wake_up")).status).toBe(200);
