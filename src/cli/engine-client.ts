@@ -1,6 +1,6 @@
 /** Calls the administrative routes of an engine. */
 
-import { messageOf } from "../errors.ts";
+import { connectionFailure } from "../proxy/connection-failure.ts";
 import { CommandFailure, exitStatus, UsageError } from "./command.ts";
 import type { EngineTarget } from "./engine-target.ts";
 
@@ -79,7 +79,7 @@ export class EngineClient {
   async #call(method: "GET" | "POST", path: string, body?: object): Promise<Json> {
     const response = await this.#fetch(method, path, body && { body: JSON.stringify(body) });
     const text = await response.text().catch((error: unknown) => {
-      throw this.#unreachable(`the connection ended: ${messageOf(error)}`);
+      throw this.#unreachable(connectionFailure(error));
     });
     const json = jsonOf(text);
     if (response.ok) return json;
@@ -100,12 +100,12 @@ export class EngineClient {
         ...(unix && { unix }),
       });
     } catch (error) {
-      throw this.#unreachable(messageOf(error));
+      throw this.#unreachable(connectionFailure(error));
     }
   }
 
   #unreachable(why: string): CommandFailure {
-    const message = `cannot reach ${this.#target.label}: ${why.split(". ")[0]}; is an engine listening there?`;
+    const message = `cannot reach ${this.#target.label}: ${why}`;
     return new CommandFailure(message, exitStatus.unreachable);
   }
 

@@ -65,7 +65,7 @@ function tableOf(segments: readonly EngineSegmentStatus[]): string {
     formatSize(segment.sizeBytes),
     String(segment.allocations),
     segment.pinned === null ? (segment.state ?? "freed") : `cannot sleep: ${segment.pinned}`,
-    segment.written.join(", ") || "not by a call",
+    segment.written.join("+") || "none",
     segment.rule ?? "none: offload",
   ]);
   const lines = [[...columns], ...rows];

@@ -88,6 +88,8 @@ function parse(args: string[], options: ParseArgsOptionsConfig) {
     const message = error.message.split(". ")[0] ?? "";
     const unknown = /^Unknown option '--([^']+)'$/.exec(message)?.[1];
     const nearest = unknown && nearestName(unknown, Object.keys(options));
+    const [, lacking] = /^Option '(?:-\w, )?(--[\w-]+) <.*argument missing$/.exec(message) ?? [];
+    if (lacking !== undefined) throw new UsageError(`${lacking} needs a value`);
     if (unknown === undefined) throw new UsageError(message);
     const hint = nearest === undefined ? "" : `; did you mean --${nearest}?`;
     throw new UsageError(`there is no option --${unknown}${hint}`);

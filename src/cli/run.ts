@@ -1,6 +1,7 @@
 /** `camem run` starts a program whose device memory can sleep. */
 
 import { CamemError } from "../errors.ts";
+import { resolveConfig } from "../options/allocator-options.ts";
 import { millisecondsOf } from "../options/durations.ts";
 import { misspeltVariables } from "../options/variables.ts";
 import { parseListenAddress } from "../proxy/listen.ts";
@@ -92,6 +93,8 @@ export const run: Command = {
     const options = usageOf(() => {
       const given = runOptions(values as Values, program);
       checkRunOptions(given);
+      // Sleeps of the engine read these variables.
+      resolveConfig({}, process.env);
       return given;
     });
     return start(options);

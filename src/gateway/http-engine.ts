@@ -1,8 +1,9 @@
 /** An engine whose server has sleep routes: vLLM or SGLang. Camem has not started it. */
 
-import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { CamemError, formatValue } from "../errors.ts";
 import type { TagUsage } from "../memory/usage.ts";
 import { defaultTag } from "../policy/tag-names.ts";
+import { connectionFailure } from "../proxy/connection-failure.ts";
 import { untilReady } from "../proxy/readiness.ts";
 import { addressOf } from "../proxy/upstream.ts";
 import type { EngineConnection } from "../run/attachable-allocator.ts";
@@ -180,7 +181,7 @@ class HttpConnection implements EngineConnection {
         keepalive: false,
       });
     } catch (cause) {
-      throw failed(messageOf(cause), cause);
+      throw failed(connectionFailure(cause), cause);
     }
     if (!response.ok) throw failed(`${response.status} ${formatValue(await response.text())}`);
     await response.body?.cancel();

@@ -1,11 +1,12 @@
 /** Forwards one request to an engine, and its answer to the client. */
 
 import { aborted } from "../async/abortable.ts";
-import { CamemError, messageOf } from "../errors.ts";
+import { CamemError } from "../errors.ts";
 import type { Lease } from "../server/engine/lease.ts";
 import { leasedStream } from "../server/http/leased-stream.ts";
 import { errorResponse, RequestError } from "../server/http/replies.ts";
 import { urlOf } from "../server/http/request-input.ts";
+import { connectionFailure } from "./connection-failure.ts";
 import { addressOf } from "./upstream.ts";
 
 /** Headers that belong to one connection (RFC 9110, section 7.6.1), and those that the HTTP client sets itself. */
@@ -75,7 +76,7 @@ export async function forward(request: Request, options: ForwardOptions): Promis
       new RequestError(
         502,
         "UPSTREAM_FAILED",
-        `the engine at ${upstream.origin} did not answer: ${messageOf(error)}; see its output`,
+        `the engine at ${upstream.origin} did not answer: ${connectionFailure(error)}; see its output`,
       ),
     );
   }

@@ -1,6 +1,7 @@
 /** Waits until an engine answers HTTP requests. */
 
-import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { CamemError } from "../errors.ts";
+import { connectionFailure } from "./connection-failure.ts";
 import { addressOf } from "./upstream.ts";
 
 export interface ReadinessOptions {
@@ -46,6 +47,6 @@ async function attempt(url: string, needsSuccess: boolean, signal: AbortSignal):
     await response.body?.cancel();
     return !needsSuccess || response.ok ? undefined : `it answered ${response.status}`;
   } catch (error) {
-    return `${formatValue((error as { code?: unknown }).code ?? messageOf(error))}`;
+    return connectionFailure(error);
   }
 }

@@ -68,7 +68,14 @@ export function statusOf(info: native.EngineInfo): EngineStatus {
 }
 
 /** How memory was written to, as far as calls show: what kernels write is not seen. */
-export type WrittenBy = "host copy" | "device copy" | "memset";
+export type WrittenBy = "host" | "device" | "memset";
+
+/** In the words of rules. */
+const writtenBy: Readonly<Record<keyof typeof native.Written, WrittenBy>> = {
+  host_copy: "host",
+  device_copy: "device",
+  memset: "memset",
+};
 
 /** Why memory cannot sleep. */
 export type PinReason =
@@ -123,7 +130,9 @@ export function segmentStatusOf(
     device,
     tag: inTable?.tag ?? null,
     state: inTable?.state ?? null,
-    written: kinds.filter((kind) => (segment.written & native.Written[kind]) !== 0).map(inWords),
+    written: kinds
+      .filter((kind) => (segment.written & native.Written[kind]) !== 0)
+      .map((kind) => writtenBy[kind]),
     rule: rules[segment.rule - 1] ?? null,
     pinned: pin === "none" ? null : inWords(pin),
     allocations,

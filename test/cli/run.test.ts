@@ -84,6 +84,18 @@ test.each(["camem-no-such-program", "/etc/passwd"])(
   },
 );
 
+test("camem run refuses a variable that no sleep could read, before the program starts", async () => {
+  const { exitCode, errors, output } = await camemWith(
+    { CAMEM_HOST_BUDGET: "1GB" },
+    "run",
+    "--",
+    "echo",
+    "started",
+  );
+  expect({ exitCode, output }).toEqual({ exitCode: 2, output: "" });
+  expect(errors).toContain('(CAMEM_HOST_BUDGET) is "1GB"');
+});
+
 test("camem run warns of a misspelt variable", async () => {
   const { exitCode, errors } = await camemWith({ CAMEM_HOST_BUGET: "1GiB" }, "run", "--", "true");
   expect(exitCode).toBe(0);

@@ -77,7 +77,7 @@ test("segments() says how each segment was written and which rule applies", asyn
       sizeBytes: 6 * MiB,
       tag: "default",
       state: "mapped",
-      written: ["host copy"],
+      written: ["host"],
       rule: "size>=1MiB: offload",
     },
   ]);
