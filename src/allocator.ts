@@ -49,6 +49,8 @@ import {
 import type { TransitionPlan } from "./transition/preflight.ts";
 import type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
 import { Transitions } from "./transition/transitions.ts";
+import { WakeOrder } from "./transition/wake-order.ts";
+import { WakeUp } from "./transition/wake-up.ts";
 
 const open = new InstanceSlot<CaMemAllocator>();
 
@@ -201,15 +203,20 @@ export class CaMemAllocator {
   /**
    * Wakes memory at its old addresses (aclrtMallocPhysical, aclrtMapMem, aclrtMemcpyAsync, aclrtFreeHost). Offloaded content
    * is back byte for byte; discarded memory has undefined content, or is zeroed where `zero` or its tag's policy says so
-   * (aclrtMemsetAsync). All or nothing, like {@link sleep}.
+   * (aclrtMemsetAsync). All or nothing, like {@link sleep}. With `order` the memory that is used first is ready first.
    *
    * @throws CamemError `UNKNOWN_TAG`, `INVALID_TAG`, `INVALID_ARGUMENT`, `OUT_OF_DEVICE_MEMORY`, `OUT_OF_HOST_MEMORY`,
    * `BACKUP_CORRUPT`, `FILE_FAILED`, `FILE_CHANGED`, `ABORTED`, `HOOK_FAILED`, `CALLED_FROM_HOOK`, `ACL_CALL_FAILED`,
    * `DEVICE_LOST` or `CLOSED`
    */
-  async wakeUp(options: WakeOptions = {}): Promise<WakeReport> {
+  wakeUp(options: WakeOptions = {}): WakeUp {
+    const order = new WakeOrder(localNative, this.#table);
+    return WakeUp.of(this.#wakeUp(options, order), order);
+  }
+
+  async #wakeUp(options: WakeOptions, order: WakeOrder): Promise<WakeReport> {
     this.#lifecycle.assertOpen();
-    return this.#transitions.wakeUp(options);
+    return this.#transitions.wakeUp(options, order);
   }
 
   /**

@@ -43,3 +43,5 @@ export type { SleepOptions, WakeOptions, WakeSelection } from "./transition/opti
 export type { TagPlan, TransitionPlan } from "./transition/preflight.ts";
 export type { TransitionControl, TransitionDurations, TransitionProgress } from "./transition/progress.ts";
 export type { PrepareReport, SleepReport, WakeReport } from "./transition/reports.ts";
+export type { OrderedMemory } from "./transition/wake-order.ts";
+export { WakeUp } from "./transition/wake-up.ts";

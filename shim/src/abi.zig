@@ -7,9 +7,11 @@
 //! bindings` after a change.
 
 const std = @import("std");
+const acl = @import("acl");
 const attach = @import("attach.zig");
 const engine = @import("engine.zig");
 const files = @import("files.zig");
+const orders = @import("order.zig");
 const plans = @import("plans.zig");
 const runtime = @import("runtime.zig");
 const segment_groups = @import("segment_groups.zig");
@@ -31,6 +33,7 @@ pub const MemoryInfo = runtime.MemoryInfo;
 pub const OnTouch = engine.OnTouch;
 pub const Phase = plans.Phase;
 pub const Pin = engine.Pin;
+pub const Place = orders.Place;
 pub const PlanProgress = plans.PlanProgress;
 pub const PlanStep = plans.PlanStep;
 pub const RuntimeInfo = runtime.Info;
@@ -356,6 +359,32 @@ pub fn camem_plan_submit(
 ) callconv(.c) i32 {
     const basis: plans.Basis = .{ .last_segment_id = last_segment_id, .version = version };
     return callTo(.{ticket}, Session.submitPlan, .{ steps[0..count], basis, planOptions(options) });
+}
+
+/// As `camem_plan_submit`, for a wake-up that copies content back in an order: all of group 0 first, up to
+/// `group_count` - 1. `places` has `place_count` entries, which are copied; a segment with several is in the lowest of
+/// its groups, one without any in the last. All memory is mapped before anything is copied.
+pub fn camem_plan_submit_ordered(
+    steps: [*]const PlanStep,
+    count: u64,
+    last_segment_id: u64,
+    version: u64,
+    options: u32,
+    places: [*]const Place,
+    place_count: u64,
+    group_count: u32,
+    ticket: *u64,
+) callconv(.c) i32 {
+    const basis: plans.Basis = .{ .last_segment_id = last_segment_id, .version = version };
+    const order: orders.Wanted = .{ .places = places[0..place_count], .groups = group_count };
+    return callTo(.{ticket}, Session.submitOrdered, .{ steps[0..count], basis, planOptions(options), order });
+}
+
+/// Makes an engine's `stream` wait (aclrtStreamWaitEvent) until a group of an ordered plan has its content. Returns at
+/// once: refused as busy while copies of the group have not been given to the device yet. Does nothing where the
+/// content is there. On the thread that uses the stream.
+pub fn camem_plan_stream_wait(ticket: u64, group: u32, stream: u64, failure: *Failure) callconv(.c) i32 {
+    return call(Session.streamWait, .{ ticket, group, @as(acl.Stream, @ptrFromInt(stream)), failure });
 }
 
 /// How far a plan is. Its own outcome is in `progress.status` once its phase is done; `failure` is then written if it

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const Backup = @import("backup.zig").Backup;
+const Events = @import("events.zig").Events;
 const growth = @import("growth.zig");
 const heap = @import("heap.zig");
 const plans = @import("plans.zig");
@@ -21,6 +22,7 @@ pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_pe
 
 pub const Devices = struct {
     memory: vmm.Memory,
+    events: Events = .{},
     /// Devices on which copies of an earlier plan may still run, and the staging that they use. It and backups of
     /// memory that is awake are kept until the device has been waited for.
     unsettled: [runtime.max_devices]bool = @splat(false),
@@ -69,6 +71,7 @@ pub const Devices = struct {
     /// Waits until the device has finished what it was given.
     pub fn wait(self: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *Failure) status.Error!void {
         try self.memory.runtime.synchronizeDevice(steps.device, plan.interrupt(), failure);
+        self.events.settle(steps.device);
         self.settle(steps.device);
     }
 

@@ -4,11 +4,13 @@
 //! reported, and what could not be given back stays recorded and is tried again by the next plan.
 
 const std = @import("std");
+const acl = @import("acl");
 const program_memory = @import("program_memory.zig");
 const Devices = @import("devices.zig").Devices;
 const growth = @import("growth.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
+const orders = @import("order.zig");
 const plans = @import("plans.zig");
 const runtime = @import("runtime.zig");
 const sleep = @import("sleep.zig");
@@ -71,6 +73,8 @@ pub const Executor = struct {
                 heap.allocator.free(plan.steps);
                 plan.steps = &.{};
                 plan.devices = &.{};
+                if (plan.order) |*order| order.deinit();
+                plan.order = null;
                 self.end(plan);
             } else if (self.stopping) {
                 return;
@@ -153,13 +157,16 @@ pub const Executor = struct {
         steps: []const plans.PlanStep,
         basis: plans.Basis,
         options: plans.Options,
+        wanted: orders.Wanted,
     ) status.Error!u64 {
         if (steps.len == 0) return error.InvalidArgument;
         self.mutex.lock();
         defer self.mutex.unlock();
         try self.checkFree();
-        const resolved = try plans.resolve(self.devices.memory.registry, steps, basis);
+        const table = self.devices.memory.registry;
+        const resolved = try plans.resolve(table, steps, basis, wanted, &self.devices.events);
         const plan = self.start();
+        plan.order = resolved.order;
         plan.steps = resolved.steps;
         plan.options = options;
         plan.bytes_total = resolved.bytes_to_copy;
@@ -248,6 +255,23 @@ pub const Executor = struct {
         plan.cancelled.store(true, .release);
     }
 
+    /// Makes a stream wait until a group of a plan's order has its content. Fails as busy while copies of the group
+    /// were not given to a stream yet.
+    pub fn streamWait(
+        self: *Executor,
+        ticket: u64,
+        group: u32,
+        stream: acl.Stream,
+        failure: *Failure,
+    ) status.Error!void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const plan = try self.find(ticket);
+        if (plan.isDone()) return if (plan.outcome == .ok) {} else error.Aborted;
+        const order = if (plan.order) |*given| given else return error.InvalidArgument;
+        return order.streamWait(self.devices.memory.runtime, group, stream, failure);
+    }
+
     /// Waits until a plan is done, for at most `timeout_ns`.
     pub fn wait(self: *Executor, ticket: u64, timeout_ns: u64) status.Error!void {
         const deadline_ns = sync.now() +| timeout_ns;
@@ -282,6 +306,7 @@ pub const Executor = struct {
 
     fn execute(self: *Executor, plan: *Plan) void {
         plan.devices = plans.splitByDevice(plan.steps, self.device_steps[0..]);
+        if (plan.order) |*order| order.begin(plan.devices.len);
         self.waitForPins(plan);
         var failure: Failure = .{};
         self.run(plan, &failure) catch |err| {

@@ -58,7 +58,7 @@ fn copyWhatIsPlaced(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure
     while (added < steps.steps.len and !copier.hasFailed()) {
         const all_placed = placed.waitFor(first + added + 1) orelse return copier.abandon(); // the placer says why
         const ready = @min(all_placed - first, steps.steps.len);
-        for (steps.steps[added..ready]) |step| if (step.copies()) copier.add(step.segment);
+        for (steps.steps[added..ready]) |step| if (step.copies()) copier.add(step.segment, 0);
         added = ready;
     }
     if (first == 0) plan.enter(.copying); // on the executor's thread

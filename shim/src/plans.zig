@@ -1,8 +1,10 @@
 //! Plans: the steps asked for, the segments they concern, and progress. `executor.zig` runs them.
 
 const std = @import("std");
+const Events = @import("events.zig").Events;
 const files = @import("files.zig");
 const heap = @import("heap.zig");
+const orders = @import("order.zig");
 const Placed = @import("placed.zig").Placed;
 const registry = @import("registry.zig");
 const runtime = @import("runtime.zig");
@@ -12,6 +14,7 @@ const status = @import("status.zig");
 const sync = @import("sync.zig");
 const transfer = @import("transfer.zig");
 const Failure = status.Failure;
+const Order = orders.Order;
 const Segment = segments.Segment;
 
 /// The action for one segment.
@@ -135,6 +138,8 @@ pub const PlanProgress = extern struct {
     verifying_ns: u64,
     releasing_ns: u64,
     total_ns: u64,
+    /// How many groups of the plan's order, from the first on, have their content.
+    ready_groups: u64,
 };
 
 pub const Step = struct {
@@ -144,6 +149,8 @@ pub const Step = struct {
     spill: bool,
     /// Of a `remap`.
     zero: bool,
+    /// Its group in the order of the plan; 0 without one.
+    group: u32 = 0,
 
     pub fn copies(self: Step) bool {
         return switch (self.action) {
@@ -174,6 +181,7 @@ pub const Step = struct {
 
     fn before(_: void, a: Step, b: Step) bool {
         if (a.segment.device != b.segment.device) return a.segment.device < b.segment.device;
+        if (a.group != b.group) return a.group < b.group;
         // Blocks of one tag side by side, so that a slab serves one tag and goes back when that wakes.
         if (a.segment.tag != b.segment.tag) return a.segment.tag < b.segment.tag;
         return a.segment.id < b.segment.id;
@@ -221,6 +229,8 @@ pub const Plan = struct {
     /// A copy has failed, so nothing more is page-locked.
     placing_stopped: std.atomic.Value(bool) = .init(false),
     options: Options = .{},
+    /// Of a wake-up: the order of its copies.
+    order: ?Order = null,
     /// AscendCL has refused to page-lock more.
     refused: bool = false,
     /// New backups in ordinary memory and in the spill folder.
@@ -273,7 +283,12 @@ pub const Plan = struct {
     }
 
     pub fn observer(self: *Plan) transfer.Observer {
-        return .{ .bytes_done = &self.bytes_done, .interrupt = self.interrupt(), .unsettled = &self.unsettled };
+        return .{
+            .bytes_done = &self.bytes_done,
+            .interrupt = self.interrupt(),
+            .unsettled = &self.unsettled,
+            .order = if (self.order) |*order| order else null,
+        };
     }
 
     /// How far it is. Its outcome is reported once it is done.
@@ -282,6 +297,7 @@ pub const Plan = struct {
         so_far.phase = self.phase.load(.acquire);
         so_far.copied_bytes = self.bytes_done.load(.monotonic);
         so_far.copy_bytes_total = self.bytes_total;
+        if (self.order) |*order| so_far.ready_groups = order.readyGroups();
         if (so_far.phase != @intFromEnum(Phase.done)) return so_far;
         so_far.status = @intFromEnum(self.outcome);
         so_far.complete = @intFromBool(self.complete);
@@ -332,13 +348,40 @@ pub const Basis = struct {
     version: u64,
 };
 
-const Resolved = struct { steps: []Step, bytes_to_copy: u64 };
+/// Puts the steps in the order that is wanted.
+fn arrange(steps: []Step, wanted: orders.Wanted, order: *Order) status.Error!void {
+    var groups: std.AutoHashMapUnmanaged(u64, u32) = .empty;
+    defer groups.deinit(heap.allocator);
+    for (wanted.places) |place| {
+        if (place.group >= wanted.groups) return error.InvalidArgument;
+        const slot = groups.getOrPut(heap.allocator, place.segment_id) catch return error.OutOfHostMemory;
+        if (!slot.found_existing or place.group < slot.value_ptr.*) slot.value_ptr.* = place.group;
+    }
+    for (steps) |*step| {
+        step.group = groups.get(step.segment.id) orelse wanted.groups - 1;
+        if (step.copies()) order.expect(step.group, step.segment.contentBytes());
+    }
+}
+
+const Resolved = struct { steps: []Step, bytes_to_copy: u64, order: ?Order };
 
 /// Takes the segments of all steps, but what was freed since, or none where the table has changed. The caller frees
 /// the list. Copies of users may still run: until the plan has waited for them, backups may change.
-pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis) status.Error!Resolved {
+pub fn resolve(
+    table: *registry.Registry,
+    steps: []const PlanStep,
+    basis: Basis,
+    arrangement: orders.Wanted,
+    events: *Events,
+) status.Error!Resolved {
     var wanted = try Wanted.of(steps);
     defer wanted.groups.deinit(heap.allocator);
+    var order: ?Order = null;
+    if (arrangement.groups > 0) {
+        if ((try actionOf(steps[0])).isSleep()) return error.InvalidArgument;
+        order = try .init(arrangement.groups, events);
+    }
+    errdefer if (order) |*made| made.deinit();
     table.mutex.lock();
     defer table.mutex.unlock();
     if (table.version != basis.version) return error.Stale;
@@ -361,13 +404,15 @@ pub fn resolve(table: *registry.Registry, steps: []const PlanStep, basis: Basis)
     }
     if (resolved.items.len == 0) return error.Stale;
     const taken = resolved.toOwnedSlice(heap.allocator) catch return error.OutOfHostMemory;
+    errdefer heap.allocator.free(taken);
+    if (order) |*made| try arrange(taken, arrangement, made);
     var bytes_to_copy: u64 = 0;
     for (taken) |step| {
         step.segment.moving = true;
         if (step.copies()) bytes_to_copy += step.segment.contentBytes();
     }
     table.version += 1;
-    return .{ .steps = taken, .bytes_to_copy = bytes_to_copy };
+    return .{ .steps = taken, .bytes_to_copy = bytes_to_copy, .order = order };
 }
 
 /// The actions for each group.

@@ -9,6 +9,7 @@ const executor = @import("executor.zig");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
 const loader = @import("loader.zig");
+const orders = @import("order.zig");
 const plans = @import("plans.zig");
 const Registry = @import("registry.zig").Registry;
 const runtime = @import("runtime.zig");
@@ -79,6 +80,7 @@ pub const Session = struct {
         self.stores.page_locked.expect(0);
         self.stores.page_locked.retain(0);
         try self.executor.releaseAll(failure);
+        try self.executor.devices.events.close(&self.runtime, failure);
         try self.runtime.closeDevices(failure);
         try self.runtime.finalize(failure);
         self.registry.deinit();
@@ -449,7 +451,27 @@ pub const Session = struct {
         basis: plans.Basis,
         options: plans.Options,
     ) status.Error!u64 {
-        return self.executor.submit(steps, basis, options);
+        return self.executor.submit(steps, basis, options, .{});
+    }
+
+    pub fn submitOrdered(
+        self: *Session,
+        steps: []const plans.PlanStep,
+        basis: plans.Basis,
+        options: plans.Options,
+        order: orders.Wanted,
+    ) status.Error!u64 {
+        return self.executor.submit(steps, basis, options, order);
+    }
+
+    pub fn streamWait(
+        self: *Session,
+        ticket: u64,
+        group: u32,
+        stream: acl.Stream,
+        failure: *Failure,
+    ) status.Error!void {
+        return self.executor.streamWait(ticket, group, stream, failure);
     }
 
     pub fn pollPlan(self: *Session, ticket: u64, failure: *Failure) status.Error!plans.PlanProgress {

@@ -41,7 +41,7 @@ fn copyToBackups(devices: *Devices, plan: *Plan, steps: *DeviceSteps, failure: *
     var copier = devices.copier(plan, steps, .to_host);
     try copier.start(steps.steps.len, steps.bytesToCopy(), failure);
     for (steps.steps) |step| {
-        if (step.copies()) copier.add(step.segment);
+        if (step.copies()) copier.add(step.segment, 0);
     }
     try copier.finish(failure);
     try flushSpills(steps, failure);

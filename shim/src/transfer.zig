@@ -7,6 +7,7 @@ const acl = @import("acl");
 const backups = @import("backup.zig");
 const heap = @import("heap.zig");
 const host = @import("host.zig");
+const Order = @import("order.zig").Order;
 const runtime = @import("runtime.zig");
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
@@ -49,13 +50,18 @@ pub const Observer = struct {
     /// Set when a copy failed and it could not be made sure that the others have ended: then neither side of any copy
     /// may be given back before the device was waited for.
     unsettled: *std.atomic.Value(bool),
+    /// Of an ordered wake-up.
+    order: ?*Order = null,
 };
 
 /// A write of content to its backup, due once its copy to staging has arrived.
 const Write = struct { place: backups.Place, memory: [*]u8, size_bytes: u64 };
 
 /// A part of a segment's content, and where its backup is.
-const Part = struct { address: u64, size_bytes: u64, place: backups.Place };
+const Part = struct { address: u64, size_bytes: u64, place: backups.Place, group: u32 };
+
+/// A segment whose content may be copied, and its group in the plan's order.
+const Ready = struct { segment: *const Segment, group: u32 };
 
 /// The copies of one plan on one device. Each stream has a thread that gives it the next part as soon as it has
 /// copied the last, so that none waits for another; a small plan has one. The caller `start`s it inside a `Scope` of
@@ -71,7 +77,7 @@ pub const Copier = struct {
     mutex: sync.Mutex = .{},
     /// Signalled when a segment is added, and at the end.
     changed: sync.Condition = .{},
-    segments: std.ArrayList(*const Segment) = .empty,
+    segments: std.ArrayList(Ready) = .empty,
     /// Nothing is added any more.
     closed: bool = false,
     /// A stream's thread, or the caller, has failed: the others end as well.
@@ -101,10 +107,10 @@ pub const Copier = struct {
     }
 
     /// The content of a segment may be copied from now on.
-    pub fn add(self: *Copier, segment: *const Segment) void {
+    pub fn add(self: *Copier, segment: *const Segment, group: u32) void {
         self.mutex.lock();
         defer self.mutex.unlock();
-        self.segments.appendAssumeCapacity(segment);
+        self.segments.appendAssumeCapacity(.{ .segment = segment, .group = group });
         self.changed.broadcast();
     }
 
@@ -186,8 +192,8 @@ pub const Copier = struct {
     }
 
     /// The next part, of at most `memory_bytes` where its backup is page-locked and `staged_bytes` where it is not.
-    /// Null when that is 0, at the end, and, unless `waits`, when none is ready.
-    fn take(self: *Copier, memory_bytes: u64, staged_bytes: u64, waits: bool) status.Error!?Part {
+    /// Null when that is 0, at the end, and, unless `waits`, when none of `group` is ready.
+    fn take(self: *Copier, memory_bytes: u64, staged_bytes: u64, group: u32, waits: bool) status.Error!?Part {
         self.mutex.lock();
         defer self.mutex.unlock();
         while (true) {
@@ -197,6 +203,7 @@ pub const Copier = struct {
                 self.changed.wait(&self.mutex);
                 continue;
             };
+            if (!waits and self.segments.items[self.next_segment - 1].group != group) return null;
             const most = if (piece.place == .memory) memory_bytes else staged_bytes;
             if (most > 0) return self.cut(piece, @min(piece.size_bytes, most));
             // A stream that has nothing to wait for would end here, and the content with it.
@@ -209,7 +216,7 @@ pub const Copier = struct {
             if (self.pieces) |*pieces| self.piece = pieces.next();
             if (self.piece != null) break;
             if (self.next_segment == self.segments.items.len) return null;
-            const segment = self.segments.items[self.next_segment];
+            const segment = self.segments.items[self.next_segment].segment;
             self.pieces = if (segment.content.backup()) |backup| backup.pieces(segment.size_bytes) else null;
             self.next_segment += 1;
         }
@@ -217,7 +224,7 @@ pub const Copier = struct {
     }
 
     fn cut(self: *Copier, piece: backups.Piece, size_bytes: u64) Part {
-        const segment = self.segments.items[self.next_segment - 1];
+        const ready = self.segments.items[self.next_segment - 1];
         self.remaining_bytes -|= size_bytes;
         self.piece = if (size_bytes == piece.size_bytes) null else .{
             .segment_offset_bytes = piece.segment_offset_bytes + size_bytes,
@@ -225,9 +232,10 @@ pub const Copier = struct {
             .place = piece.place.skip(size_bytes),
         };
         return .{
-            .address = segment.address + piece.segment_offset_bytes,
+            .address = ready.segment.address + piece.segment_offset_bytes,
             .size_bytes = size_bytes,
             .place = piece.place,
+            .group = ready.group,
         };
     }
 };
@@ -239,6 +247,11 @@ const Lane = struct {
     staging: []const host.Extent,
     failure: *Failure,
     queued_bytes: u64 = 0,
+    /// Of what is queued.
+    group: u32 = 0,
+    /// Behind the latest copies of `event_group` on this stream.
+    event: acl.Event = null,
+    event_group: u32 = 0,
     /// The next free byte of `staging`: an extent and an offset in it.
     extent: usize = 0,
     extent_offset: u64 = 0,
@@ -252,7 +265,9 @@ const Lane = struct {
                 const free = self.room();
                 const staged_bytes = @min(free.len, staged_piece_bytes);
                 const waits = self.queued_bytes == 0;
-                const part = try self.copier.take(batch_bytes - self.queued_bytes, staged_bytes, waits) orelse break;
+                const most = batch_bytes - self.queued_bytes;
+                const part = try self.copier.take(most, staged_bytes, self.group, waits) orelse break;
+                self.group = part.group;
                 switch (part.place) {
                     .memory => |memory| try self.enqueue(part, memory),
                     .pageable, .file => try self.copyThrough(free.ptr, part),
@@ -312,14 +327,30 @@ const Lane = struct {
         self.writes.append(heap.allocator, write) catch return error.OutOfHostMemory;
     }
 
+    /// Records an event behind what is queued, all of one group.
+    fn mark(self: *Lane, order: *Order) void {
+        if (self.event_group != self.group) self.event = null;
+        self.event_group = self.group;
+        const copier = self.copier;
+        self.event = order.submitted(copier.runtime, copier.device, .{
+            .stream = self.stream,
+            .group = self.group,
+            .size_bytes = self.queued_bytes,
+            .event = self.event,
+        });
+    }
+
     /// Waits until everything queued has arrived.
     fn wait(self: *Lane) status.Error!void {
         const rt = self.copier.runtime;
+        const order = self.copier.observer.order;
+        if (order) |given| self.mark(given);
         const code = rt.library.api.aclrtSynchronizeStream(self.stream);
         if (!status.isSynchronizeNotice(code))
             try rt.check("aclrtSynchronizeStream", code, 0, self.queued_bytes, self.failure);
         for (self.writes.items) |write| try write.place.write(write.memory[0..write.size_bytes], self.failure);
         _ = self.copier.observer.bytes_done.fetchAdd(self.queued_bytes, .monotonic);
+        if (order) |given| given.arrived(self.group, self.queued_bytes);
         self.writes.clearRetainingCapacity();
         self.queued_bytes = 0;
         self.extent = 0;

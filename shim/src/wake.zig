@@ -70,10 +70,19 @@ fn mapAll(
         try interrupt.check();
         try devices.memory.back(step.segment, failure);
         if (step.zero) try zeroing.add(step.segment, failure);
-        if (step.copies()) copier.add(step.segment);
+        if (plan.order == null) addTo(copier, step);
     }
     try zeroing.finish(failure);
+    if (plan.order) |*order| {
+        // Whoever uses a group while others are copied must not see the mapping fail.
+        order.mapped();
+        for (steps.steps) |step| addTo(copier, step);
+    }
     return sync.now() -| started_ns;
+}
+
+fn addTo(copier: *transfer.Copier, step: plans.Step) void {
+    if (step.copies()) copier.add(step.segment, step.group);
 }
 
 fn holdsMappings(steps: *const DeviceSteps) bool {

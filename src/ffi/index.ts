@@ -13,7 +13,7 @@ export type { EngineInfo, EngineSegment } from "./engine.ts";
 export { aclLibraryFor } from "./library.ts";
 export { emulatorLibraryPath, shimPath } from "./library-files.ts";
 export { localNative, type Native } from "./native.ts";
-export type { PlanOptions, PlanProgress, Refusal } from "./plans.ts";
+export type { PlanOptions, PlanOrder, PlanProgress, Refusal } from "./plans.ts";
 export { connectEngine, type EngineConnection } from "./remote.ts";
 export {
   allocateSegment,

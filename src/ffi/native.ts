@@ -4,7 +4,7 @@ import { runtimeCalls } from "./attachment.ts";
 import type { SharedExports } from "./exports.ts";
 import { hostCalls } from "./host.ts";
 import { exports } from "./library.ts";
-import { awaitPlan, planCalls } from "./plans.ts";
+import { awaitPlan, planCalls, streamWait, submitOrderedPlan } from "./plans.ts";
 import { tableCalls } from "./table.ts";
 import { tagCalls } from "./tags.ts";
 
@@ -21,7 +21,11 @@ export const callsOf = (exports: () => SharedExports) => ({
 export interface Native extends ReturnType<typeof callsOf> {
   /** Returns when a plan is done; blocks the event loop for `microseconds` at most. Absent in another process. */
   readonly awaitPlan?: typeof awaitPlan;
+  /** Absent in another process. */
+  readonly submitOrderedPlan?: typeof submitOrderedPlan;
+  /** Absent in another process. */
+  readonly streamWait?: typeof streamWait;
 }
 
 /** The shim of this process. */
-export const localNative: Native = { ...callsOf(exports), awaitPlan };
+export const localNative: Native = { ...callsOf(exports), awaitPlan, submitOrderedPlan, streamWait };

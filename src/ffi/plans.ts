@@ -66,6 +66,83 @@ export function awaitPlan(ticket: number, microseconds: number): void {
   checkStatus("follow a plan", exports().camem_plan_wait(ticket, microseconds * 1000), [abi.Status.stale]);
 }
 
+/** The order in which a wake-up copies: the group of each segment by its id, up to `groups`. */
+export interface PlanOrder {
+  readonly places: ReadonlyMap<number, number>;
+  readonly groups: number;
+}
+
+function encodeSteps(steps: readonly PlanStep[]): Uint8Array {
+  const { sizeBytes, fields } = abi.PlanStep;
+  const bytes = new Uint8Array(steps.length * sizeBytes);
+  const view = new DataView(bytes.buffer);
+  for (const [index, { group, action, immutable, zero, spilledSegments }] of steps.entries()) {
+    const start = index * sizeBytes;
+    const set = (field: keyof typeof fields, value: number) =>
+      view.setUint32(start + fields[field].offset, value, true);
+    writeU64(view, start + fields.segments.offset, group.segments);
+    writeU64(view, start + fields.spilledSegments.offset, spilledSegments);
+    writeU64(view, start + fields.segmentBytes.offset, group.segmentBytes);
+    set("tag", group.tagId);
+    set("device", group.device);
+    set("state", abi.SegmentState[group.state]);
+    set("unreleased", Number(group.unreleased));
+    set("clean", Number(group.clean));
+    set("backedUp", Number(group.backedUp));
+    set("action", abi.Action[action]);
+    set("immutable", Number(immutable));
+    set("zero", Number(zero));
+  }
+  return bytes;
+}
+
+function encodePlaces(places: PlanOrder["places"]): Uint8Array {
+  const { sizeBytes, fields } = abi.Place;
+  // The shim is given an address, which empty arrays do not have.
+  const bytes = new Uint8Array(Math.max(1, places.size) * sizeBytes);
+  const view = new DataView(bytes.buffer);
+  let start = 0;
+  for (const [segmentId, group] of places) {
+    writeU64(view, start + fields.segmentId.offset, segmentId);
+    view.setUint32(start + fields.group.offset, group, true);
+    start += sizeBytes;
+  }
+  return bytes;
+}
+
+/** As `submitPlan`, for a wake-up that copies in an order. */
+export function submitOrderedPlan(
+  steps: readonly PlanStep[],
+  basis: PlanBasis,
+  options: PlanOptions,
+  { places, groups }: PlanOrder,
+): number | Refusal {
+  return ticketOf(
+    exports().camem_plan_submit_ordered(
+      encodeSteps(steps),
+      steps.length,
+      basis.lastSegmentId,
+      basis.version,
+      optionBits(options),
+      encodePlaces(places),
+      places.size,
+      groups,
+      firstResult,
+    ),
+  );
+}
+
+/** Makes a stream wait until a group of an ordered plan has its content. False while its copies are not submitted yet. */
+export function streamWait(ticket: number, group: number, stream: number): boolean {
+  failureBytes.fill(0);
+  const status = exports().camem_plan_stream_wait(ticket, group, stream, failureBytes);
+  if (status === abi.Status.ok) return true;
+  // The plan's own failure is reported where it is followed.
+  const passing: readonly number[] = [abi.Status.busy, abi.Status.aborted, abi.Status.stale];
+  if (passing.includes(status)) return false;
+  throw statusError(status, takeFailure(), { attempt: "make the stream wait" });
+}
+
 /** Starts, follows and cancels plans. */
 export const planCalls = (exports: () => SharedExports) => {
   return {
@@ -74,29 +151,9 @@ export const planCalls = (exports: () => SharedExports) => {
      * it was made. The shim refuses it, with nothing changed, after any other change of the table or while another plan runs.
      */
     submitPlan(steps: readonly PlanStep[], basis: PlanBasis, options: PlanOptions): number | Refusal {
-      const { sizeBytes, fields } = abi.PlanStep;
-      const bytes = new Uint8Array(steps.length * sizeBytes);
-      const view = new DataView(bytes.buffer);
-      for (const [index, { group, action, immutable, zero, spilledSegments }] of steps.entries()) {
-        const start = index * sizeBytes;
-        const set = (field: keyof typeof fields, value: number) =>
-          view.setUint32(start + fields[field].offset, value, true);
-        writeU64(view, start + fields.segments.offset, group.segments);
-        writeU64(view, start + fields.spilledSegments.offset, spilledSegments);
-        writeU64(view, start + fields.segmentBytes.offset, group.segmentBytes);
-        set("tag", group.tagId);
-        set("device", group.device);
-        set("state", abi.SegmentState[group.state]);
-        set("unreleased", Number(group.unreleased));
-        set("clean", Number(group.clean));
-        set("backedUp", Number(group.backedUp));
-        set("action", abi.Action[action]);
-        set("immutable", Number(immutable));
-        set("zero", Number(zero));
-      }
       return ticketOf(
         exports().camem_plan_submit(
-          bytes,
+          encodeSteps(steps),
           steps.length,
           basis.lastSegmentId,
           basis.version,

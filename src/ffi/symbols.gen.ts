@@ -35,6 +35,8 @@ export const symbols = {
   camem_spill_folder: { args: ["ptr", "u64"], returns: "i32" },
   camem_host_prepare: { args: ["u32", "u64", "u32", "ptr"], returns: "i32" },
   camem_plan_submit: { args: ["ptr", "u64", "u64", "u64", "u32", "ptr"], returns: "i32" },
+  camem_plan_submit_ordered: { args: ["ptr", "u64", "u64", "u64", "u32", "ptr", "u64", "u32", "ptr"], returns: "i32" },
+  camem_plan_stream_wait: { args: ["u64", "u32", "u64", "ptr"], returns: "i32" },
   camem_plan_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
   camem_plan_wait: { args: ["u64", "u64"], returns: "i32" },
   camem_plan_cancel: { args: ["u64"], returns: "i32" },
@@ -228,8 +230,16 @@ export const Pin = {
   refused: 7,
 } as const;
 
+export const Place = {
+  sizeBytes: 16,
+  fields: {
+    segmentId: { kind: "u64", offset: 0, length: 8 },
+    group: { kind: "u32", offset: 8, length: 4 },
+  },
+} as const;
+
 export const PlanProgress = {
-  sizeBytes: 104,
+  sizeBytes: 112,
   fields: {
     phase: { kind: "u32", offset: 0, length: 4 },
     status: { kind: "i32", offset: 4, length: 4 },
@@ -246,6 +256,7 @@ export const PlanProgress = {
     verifyingNs: { kind: "u64", offset: 80, length: 8 },
     releasingNs: { kind: "u64", offset: 88, length: 8 },
     totalNs: { kind: "u64", offset: 96, length: 8 },
+    readyGroups: { kind: "u64", offset: 104, length: 8 },
   },
 } as const;
 
@@ -266,6 +277,7 @@ export const readPlanProgress = (words: Uint32Array, at: number) => ({
   verifyingNs: (words[at + 20] as number) + (words[at + 21] as number) * 2 ** 32,
   releasingNs: (words[at + 22] as number) + (words[at + 23] as number) * 2 ** 32,
   totalNs: (words[at + 24] as number) + (words[at + 25] as number) * 2 ** 32,
+  readyGroups: (words[at + 26] as number) + (words[at + 27] as number) * 2 ** 32,
 });
 
 export const PlanStep = {

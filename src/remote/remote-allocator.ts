@@ -211,7 +211,7 @@ export class RemoteAllocator {
    *
    * @throws CamemError as that, or `ENGINE_GONE`
    */
-  async wakeUp(options: WakeOptions = {}): Promise<WakeReport> {
+  async wakeUp(options: Omit<WakeOptions, "order"> = {}): Promise<WakeReport> {
     this.#assertUsable();
     return this.#transitions.wakeUp(options);
   }

@@ -7,6 +7,7 @@ import { validate } from "../options/validate.ts";
 import { checkTag } from "../policy/tag-names.ts";
 import { SleepSelection } from "../policy/tag-policies.ts";
 import { TransitionControl } from "./progress.ts";
+import { Order, tagsOfOrder } from "./wake-order.ts";
 
 const WakeSelection = closedObject({
   /** Wake only these tags; by default all. */
@@ -21,11 +22,23 @@ export interface WakeSelection extends Static<typeof WakeSelection> {}
 /** Options of `sleep` and `prepare`. */
 export interface SleepOptions extends SleepSelection, TransitionControl {}
 
-/** Options of `wakeUp`. */
-export interface WakeOptions extends WakeSelection, TransitionControl {}
-
 const SleepOptions = closedObject({ ...SleepSelection.properties, ...TransitionControl.properties });
-const WakeOptions = closedObject({ ...WakeSelection.properties, ...TransitionControl.properties });
+const WakeOrdering = closedObject({
+  /**
+   * The order in which content comes back, from what is used first: tags, buffers, and lists of these. `"loaded"` is the order
+   * in which memory was allocated, as by `loadSafetensors`. See {@link WakeUp}. By default there is none.
+   */
+  order: optional(Order),
+});
+
+const WakeOptions = closedObject({
+  ...WakeSelection.properties,
+  ...WakeOrdering.properties,
+  ...TransitionControl.properties,
+});
+
+/** Options of `wakeUp`. */
+export interface WakeOptions extends WakeSelection, Static<typeof WakeOrdering>, TransitionControl {}
 
 /** Whether an allocator knows a tag. */
 export type IsKnownTag = (tag: string) => boolean;
@@ -63,5 +76,15 @@ export function checkWakeOptions(options: unknown, isKnown: IsKnownTag): void {
   validate(WakeOptions, options, "wakeUp", "INVALID_ARGUMENT", {
     codes: { tags: "INVALID_TAG" },
   });
-  for (const tag of options.tags ?? []) checkKnownTag(tag, isKnown);
+  const { tags, order } = options;
+  for (const tag of tags ?? []) checkKnownTag(tag, isKnown);
+  for (const tag of order === undefined ? [] : tagsOfOrder(order)) {
+    checkKnownTag(tag, isKnown);
+    if (tags === undefined || tags.includes(tag)) continue;
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `order names memory under ${formatValue(tag)}, which tags leaves asleep; add that tag`,
+      { property: "order" },
+    );
+  }
 }

@@ -3,6 +3,7 @@ import { aborted } from "../async/abortable.ts";
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import { callback, closedObject, optional, Signal } from "../options/schemas.ts";
+import type { WakeOrder } from "./wake-order.ts";
 
 /** The progress of a running sleep or wake-up. */
 export interface TransitionProgress {
@@ -76,12 +77,13 @@ interface Outcome {
   readonly reportFailure: { readonly cause: unknown } | undefined;
 }
 
+/** Who follows a plan. */
+interface Followed extends Pick<TransitionControl, "onProgress"> {
+  readonly order?: WakeOrder | undefined;
+}
+
 /** Polls without blocking until the plan is done. */
-async function poll(
-  shim: native.Native,
-  ticket: number,
-  onProgress: TransitionControl["onProgress"],
-): Promise<Outcome> {
+async function poll(shim: native.Native, ticket: number, { onProgress, order }: Followed): Promise<Outcome> {
   const startedMs = performance.now();
   let reportFailure: Outcome["reportFailure"];
   const giveUp = (cause: unknown) => {
@@ -99,6 +101,7 @@ async function poll(
     // Read first, since any other call overwrites it.
     const failure = progress.phase === native.Phase.done ? shim.planFailure() : undefined;
     if (reportFailure === undefined) report(progress);
+    order?.advance(ticket, progress.readyGroups);
     if (failure) {
       // A promise of the last report rejects after this turn.
       if (onProgress) await new Promise(setImmediate);
@@ -202,13 +205,13 @@ export async function follow(
   shim: native.Native,
   operation: Operation,
   ticket: number,
-  { signal, onProgress }: TransitionControl,
+  { signal, ...followed }: Followed & Pick<TransitionControl, "signal">,
   remedyOf: RemedyOf,
 ): Promise<PlanResult> {
   const cancel = () => shim.cancelPlan(ticket);
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const { progress, failure, reportFailure } = await poll(shim, ticket, onProgress);
+    const { progress, failure, reportFailure } = await poll(shim, ticket, followed);
     const transitionComplete = progress.complete === 1;
     const note = describeOutcome(operation, progress);
     // A report that fails cancels the plan.

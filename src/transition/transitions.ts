@@ -48,6 +48,7 @@ import {
 } from "./reports.ts";
 import { HostRetention } from "./retention.ts";
 import { UnknownTags } from "./unknown-tags.ts";
+import { WakeOrder } from "./wake-order.ts";
 
 const nothingDone: PlanResult = {
   durations: {
@@ -83,6 +84,11 @@ interface HookScope {
 
 interface Signalled {
   readonly signal: AbortSignal;
+}
+
+/** Who ends a transition, and who follows it. */
+interface Control extends Pick<TransitionControl, "onProgress">, Signalled {
+  readonly order?: WakeOrder;
 }
 
 /** Zero where the folder is gone, so that only a sleep that spills fails. */
@@ -152,10 +158,16 @@ export class Transitions {
     return this.#queue.run(options.signal, (signal) => this.#sleepNow({ ...options, signal }));
   }
 
-  async wakeUp(options: WakeOptions): Promise<WakeReport> {
+  /** @param order serves those who wait for a part of the memory */
+  async wakeUp(options: WakeOptions, order = new WakeOrder(this.#native, this.#table)): Promise<WakeReport> {
     checkWakeOptions(options, this.#isKnownTag);
+    if (options.order !== undefined && this.#native.submitOrderedPlan === undefined)
+      throw new CamemError("INVALID_ARGUMENT", "an engine in another process wakes up in no order", {
+        property: "order",
+      });
     this.hooks.assertOutside();
-    return this.#queue.run(options.signal, (signal) => this.#wakeNow({ ...options, signal }));
+    order.ask(options.order);
+    return this.#queue.run(options.signal, (signal) => this.#wakeNow({ ...options, signal, order }));
   }
 
   async prepare(options: SleepOptions): Promise<PrepareReport> {
@@ -224,7 +236,7 @@ export class Transitions {
     if (tags.length > 0) await this.hooks.afterWake({ tags, lostTags: [], reason: "sleepFailed" }, failure);
   }
 
-  async #wakeNow(options: WakeOptions & Signalled): Promise<WakeReport> {
+  async #wakeNow(options: WakeSelection & Control): Promise<WakeReport> {
     const selection = this.hooks.hasBeforeWake ? await this.#beforeWake(options) : options;
     // The last plan is the one that ran.
     let steps: readonly Step[] = [];
@@ -242,7 +254,7 @@ export class Transitions {
   }
 
   /** Runs `beforeWake` hooks where there is memory to wake. Returns what to wake: the tags that the hooks know about. */
-  async #beforeWake({ zero, ...options }: WakeOptions & Signalled): Promise<WakeSelection> {
+  async #beforeWake({ zero, ...options }: WakeSelection & Signalled): Promise<WakeSelection> {
     const planned = this.#planWake(options);
     const tags = tagsOf(planned.steps.map((step) => step.group));
     if (tags.length === 0) return { ...options, zero };
@@ -324,16 +336,12 @@ export class Transitions {
   }
 
   /** Plans, checks and executes; plans again when another Worker or a native thread changes the table meanwhile. */
-  async #run(
-    operation: Operation,
-    plan: () => Planned,
-    control: TransitionControl & Signalled,
-  ): Promise<Executed> {
+  async #run(operation: Operation, plan: () => Planned, control: Control): Promise<Executed> {
     let steps: readonly Step[] = [];
     let stale = { plan: "", count: 0 };
     let first = await this.#retryLeftovers(operation, plan(), control);
     const submitPlan = (planned: Planned) => {
-      const ticket = this.#native.submitPlan(planned.steps, planned, this.#planOptions);
+      const ticket = this.#submitSteps(planned, control.order?.places());
       if (ticket === "stale") {
         const refusedPlan = JSON.stringify({ ...planned, hostBudget: undefined });
         stale = { plan: refusedPlan, count: refusedPlan === stale.plan ? stale.count + 1 : 1 };
@@ -354,6 +362,13 @@ export class Transitions {
     };
     const result = await this.#submit(operation, makeReady, control, () => this.#hostBytesNeeded(steps));
     return { steps, ...result };
+  }
+
+  #submitSteps(planned: Planned, order: native.PlanOrder | undefined): number | native.Refusal {
+    const shim = this.#native;
+    if (order === undefined || shim.submitOrderedPlan === undefined)
+      return shim.submitPlan(planned.steps, planned, this.#planOptions);
+    return shim.submitOrderedPlan(planned.steps, planned, this.#planOptions, order);
   }
 
   /** Frees what earlier transitions of other tags could not free. Returns the plan if it still holds afterwards. */
@@ -386,7 +401,7 @@ export class Transitions {
   async #submit(
     operation: Operation,
     makeReady: () => Promise<Submit | "busy" | "nothing">,
-    control: TransitionControl & Signalled,
+    control: Control,
     neededBytes: () => number,
     retainBytes = this.#retention.limitBytes,
   ): Promise<PlanResult> {

@@ -87,6 +87,17 @@ async function loadedInOrdinaryMemory(): Promise<void> {
   expect(model.allocator.hostUsage().pageableBytes).toBeGreaterThan(0);
 }
 
+/** Wakes buffer by buffer. What is ready stays so only if all of the wake-up succeeds. */
+async function wakeInOrder(): Promise<void> {
+  const order = model.items.map(({ buffer }) => buffer).toReversed();
+  const wake = model.allocator.wakeUp({ order });
+  const waits = order.map((buffer) => wake.ready(buffer));
+  const outcomes = await Promise.allSettled([wake, ...waits]);
+  const [outcome] = outcomes;
+  if (outcome?.status === "rejected") throw outcome.reason;
+  expect(outcomes.every(({ status }) => status === "fulfilled")).toBe(true);
+}
+
 interface Verb {
   /** Opens the allocator and loads memory for the verb; by default the recipe. */
   readonly open?: () => Promise<void>;
@@ -124,6 +135,15 @@ const verbs: Record<string, Verb> = {
     run: () => model.allocator.wakeUp({ tags: ["weights"] }),
   },
   "wake of everything": { prepare: () => loaded(true), run: () => model.allocator.wakeUp() },
+  "wake in an order": {
+    prepare: () => loaded(true),
+    run: () => wakeInOrder(),
+  },
+  "wake from files in an order": {
+    open: openWithFiles,
+    prepare: () => loaded(true),
+    run: () => wakeInOrder(),
+  },
   "wake that zeroes lost memory": {
     prepare: () => loaded(true),
     run: () => model.allocator.wakeUp({ zero: true }),

@@ -35,6 +35,7 @@ const countNames = [
   "hostBlocks",
   "hostBytes",
   "streams",
+  "events",
   "contexts",
   "deviceReferences",
   "initReferences",
@@ -55,7 +56,7 @@ export function counts(): Counts {
 /** The part of `counts()` that concerns memory. */
 export function memory(): Omit<
   Counts,
-  "misuses" | "calls" | "streams" | "contexts" | "deviceReferences" | "initReferences"
+  "misuses" | "calls" | "streams" | "events" | "contexts" | "deviceReferences" | "initReferences"
 > {
   const { physicalHandles, physicalBytes, reservations, mappings, hostBlocks, hostBytes, queuedCopies } =
     counts();

@@ -51,8 +51,10 @@ export function pattern(sizeBytes: number, seed: number): Uint8Array<ArrayBuffer
   return bytes;
 }
 
-function openAscendCL(path: string) {
+/** AscendCL as an engine calls it, beside the allocator. */
+export function openAscendCL(path: string) {
   return dlopen(path, {
+    aclrtMemcpyAsync: { args: ["ptr", "u64", "u64", "u64", "i32", "u64"], returns: "i32" },
     aclrtSetDevice: { args: ["i32"], returns: "i32" },
     aclrtResetDevice: { args: ["i32"], returns: "i32" },
     aclrtCreateStream: { args: ["ptr"], returns: "i32" },

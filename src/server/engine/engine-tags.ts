@@ -3,14 +3,19 @@ import { CamemError, formatValue } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
 import { persistentTag, recordByTag } from "../../policy/tag-names.ts";
 import { presetPolicies } from "../../policy/tag-policies.ts";
+import type { WakeOptions } from "../../transition/options.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
+import type { WakeReport } from "../../transition/reports.ts";
 
 /** The part of the allocator that a controller uses. */
 export type ControlledAllocator = Pick<
   CaMemAllocator,
-  "sleep" | "wakeUp" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
+  "sleep" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
 > &
-  Partial<Pick<CaMemAllocator, "hostUsage">>;
+  Partial<Pick<CaMemAllocator, "hostUsage">> & {
+    /** As {@link CaMemAllocator.wakeUp}, without an order. */
+    wakeUp(options?: Omit<WakeOptions, "order">): Promise<WakeReport>;
+  };
 
 /** Names that clients send among tags for things other than memory: vLLM's scheduler, and SGLang's captured graphs. */
 const memorylessNames = ["scheduling", "cuda_graph"];

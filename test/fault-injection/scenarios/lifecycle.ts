@@ -68,6 +68,26 @@ function releaseCopy({ device, stream, source }: ReturnType<typeof queueCopy>): 
   host.resetDevice(device);
 }
 
+/** Wakes what is used first first, while a stream of the host engine waits for it. */
+async function wakeInOrder(model: Model): Promise<void> {
+  const { allocator, weights, pooled, adapter } = model;
+  await allocator.sleep();
+  const order = [...pooled, ...weights].map(({ buffer }) => buffer);
+  const wake = allocator.wakeUp({ order });
+  const context = host.currentContext();
+  host.setDevice(0);
+  const stream = host.createStream();
+  for (const buffer of order.filter(({ device }) => device === 0)) await wake.streamWait(stream, buffer);
+  await Promise.all(order.map((buffer) => wake.ready(buffer)));
+  await wake;
+  assertKept(model, "after an ordered wake-up");
+  adapter.buffer.write(adapter.bytes);
+  host.setDevice(0);
+  host.destroyStream(stream);
+  if (context !== undefined) host.setCurrentContext(context);
+  for (let hold = 0; hold < 2; hold++) host.resetDevice(0);
+}
+
 /** A sleep waits for queued work on each device and keeps its result. */
 async function sleepWithQueuedCopies(model: Model): Promise<void> {
   const { allocator, adapter } = model;
@@ -156,6 +176,7 @@ export async function lifecycle(): Promise<void> {
   assertKept(model, "after writing");
   assertPartialAccess(allocator);
   await sleepWithQueuedCopies(model);
+  await wakeInOrder(model);
   await sleepTagByTag(model);
   await sleepByPolicy(model);
   await freeAtEveryMoment(model);

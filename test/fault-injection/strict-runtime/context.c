@@ -97,6 +97,7 @@ static void close_context(strict_context *context) {
         strict_run_queue(stream);
         stream->alive = false;
     }
+    strict_close_events(context);
     context->alive = false;
     if (!device_is_open(context->device)) strict_close_device_memory(context->device);
 }
@@ -129,9 +130,10 @@ aclError aclInit(const char *configPath) {
 static void check_nothing_is_alive(void) {
     strict_report_t report = {0};
     strict_count_runtime(&report);
+    strict_count_events(&report);
     strict_count_memory(&report);
     uint64_t objects = report.physical_handles + report.reservations + report.mappings + report.host_blocks + report.streams +
-                       report.contexts + report.device_references + report.queued_copies;
+                       report.events + report.contexts + report.device_references + report.queued_copies;
     if (objects > 0) strict_misuse("%llu objects are still alive", (unsigned long long)objects);
 }
 
@@ -327,8 +329,7 @@ aclError aclrtCreateStream(aclrtStream *stream) {
     return strict_end(ACL_SUCCESS);
 }
 
-/* NULL is the default stream of the current context. */
-static strict_stream *living_stream(aclrtStream handle) {
+strict_stream *strict_living_stream(aclrtStream handle) {
     if (!handle) return strict_current() ? strict_current()->default_stream : NULL;
     for (strict_stream *stream = streams; stream; stream = stream->next) {
         if (stream == strict_object(handle)) return stream->alive ? stream : NULL;
@@ -339,7 +340,7 @@ static strict_stream *living_stream(aclrtStream handle) {
 aclError aclrtDestroyStream(aclrtStream handle) {
     STRICT_BEGIN(STRICT_CONTEXT);
     if (!handle) return strict_refuse(ACL_ERROR_INVALID_PARAM, "stream is NULL");
-    strict_stream *stream = living_stream(handle);
+    strict_stream *stream = strict_living_stream(handle);
     if (!stream) return strict_refuse(ACL_ERROR_RT_INVALID_HANDLE, "the stream is stale or none");
     if (stream->context != strict_current())
         return strict_refuse(ACL_ERROR_RT_STREAM_CONTEXT, "the stream belongs to another context");
@@ -359,7 +360,7 @@ aclError aclrtSynchronizeStream(aclrtStream handle) {
     struct timespec pause = {.tv_sec = delay / 1000, .tv_nsec = (long)(delay % 1000) * 1000000};
     nanosleep(&pause, NULL);
     aclError begun = strict_begin(__func__, STRICT_CONTEXT);
-    strict_stream *stream = living_stream(handle);
+    strict_stream *stream = strict_living_stream(handle);
     if (begun != ACL_SUCCESS) {
         if (strict_was_injected() && stream) strict_fail_queue(stream, begun);
         return strict_end(begun);

@@ -151,6 +151,7 @@ int strict_report(strict_report_t *report) {
     pthread_mutex_lock(&mutex);
     memset(report, 0, sizeof *report);
     strict_count_runtime(report);
+    strict_count_events(report);
     strict_count_memory(report);
     report->misuses = misuses;
     report->calls = calls;

@@ -37,6 +37,7 @@ typedef struct {
     uint64_t host_blocks;
     uint64_t host_bytes;
     uint64_t streams;
+    uint64_t events;
     uint64_t contexts;
     uint64_t device_references;
     uint64_t init_references;
@@ -145,7 +146,12 @@ strict_context *strict_current(void);
 bool strict_any_device_open(void);
 strict_stream *strict_streams(void);
 strict_stream *strict_new_stream(strict_context *context);
+/* NULL is the default stream of the current context; NULL for a stale handle. */
+strict_stream *strict_living_stream(aclrtStream handle);
 void strict_count_runtime(strict_report_t *report);
+void strict_count_events(strict_report_t *report);
+/* Reports the events that are left on a context that closes. */
+void strict_close_events(strict_context *context);
 void strict_count_memory(strict_report_t *report);
 
 uint64_t strict_used_bytes(uint32_t device);

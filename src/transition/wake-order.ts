@@ -1,0 +1,168 @@
+/** Ordered wake-ups: what comes back first, and who waits for it. */
+
+import { CamemError, formatValue } from "../errors.ts";
+import type * as native from "../ffi/index.ts";
+import { DeviceBuffer } from "../memory/buffer.ts";
+import type { SegmentTable } from "../memory/table.ts";
+import { custom } from "../options/schemas.ts";
+
+/** Memory that is used together: a buffer, all memory under a tag, or several of these. */
+export type OrderedMemory = DeviceBuffer | string | readonly (DeviceBuffer | string)[];
+
+function isMemory(value: unknown): boolean {
+  return typeof value === "string" || value instanceof DeviceBuffer;
+}
+
+function isOrderedMemory(value: unknown): value is OrderedMemory {
+  return isMemory(value) || (Array.isArray(value) && value.every(isMemory));
+}
+
+/** The schema of the option `order`. */
+export const Order = custom<"loaded" | readonly OrderedMemory[]>(
+  '"loaded", or an array of tags, buffers and lists of these, in the order of their use',
+  (value) => value === "loaded" || (Array.isArray(value) && value.length > 0 && value.every(isOrderedMemory)),
+);
+
+const partsOf = (memory: OrderedMemory): readonly (DeviceBuffer | string)[] =>
+  typeof memory === "string" || memory instanceof DeviceBuffer ? [memory] : memory;
+
+/** The tags that an order names. */
+export function tagsOfOrder(order: "loaded" | readonly OrderedMemory[]): ReadonlySet<string> {
+  if (order === "loaded") return new Set();
+  return new Set(order.flatMap(partsOf).map((part) => (typeof part === "string" ? part : part.tag)));
+}
+
+/** Somebody who waits for memory. */
+interface Waiter {
+  readonly memory: OrderedMemory;
+  /** The last of the groups that the memory is in; undefined before the plan is made. */
+  group: number | undefined;
+  /** Returns true once there is nothing to wait for any more. */
+  readonly isServed: (group: number) => boolean;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** How far the groups of one wake-up are. Without an order all memory is one group. */
+export class WakeOrder {
+  readonly #native: native.Native;
+  readonly #table: SegmentTable;
+  #order: "loaded" | readonly OrderedMemory[] | undefined;
+  /** The group of each segment, as the plan that runs has it. */
+  #places: ReadonlyMap<number, number> = new Map();
+  #groups = 0;
+  #ticket: number | undefined;
+  #readyGroups = 0;
+  #outcome: { readonly error: unknown } | "done" | undefined;
+  readonly #waiters = new Set<Waiter>();
+
+  constructor(shim: native.Native, table: SegmentTable) {
+    this.#native = shim;
+    this.#table = table;
+  }
+
+  /** The order that the caller asked for. */
+  ask(order: "loaded" | readonly OrderedMemory[] | undefined): void {
+    this.#order = order;
+  }
+
+  /** The groups of the segments that there are now; undefined without an order. */
+  places(): native.PlanOrder | undefined {
+    if (this.#order === undefined) return undefined;
+    const segments = this.#native.snapshot();
+    const ids =
+      this.#order === "loaded"
+        ? segments.map(({ segmentId }) => [segmentId])
+        : this.#order.map((memory) => this.#segmentsOf(memory, segments));
+    const places = new Map<number, number>();
+    for (const [group, members] of ids.entries())
+      for (const id of members) if (!places.has(id)) places.set(id, group);
+    this.#places = places;
+    // What the order does not name is in a last group of its own.
+    this.#groups = ids.length + 1;
+    for (const waiter of this.#waiters) waiter.group = this.#groupOf(waiter.memory);
+    return { places, groups: this.#groups };
+  }
+
+  #segmentsOf(memory: OrderedMemory, segments: readonly native.SegmentSnapshot[]): number[] {
+    return partsOf(memory).flatMap((part) => {
+      if (typeof part !== "string") return [part.place.segment.segmentId];
+      const tag = this.#table.tagId(part);
+      return segments.filter((segment) => segment.tag === tag).map(({ segmentId }) => segmentId);
+    });
+  }
+
+  /** The plan is this far. */
+  advance(ticket: number, readyGroups: number): void {
+    this.#ticket = ticket;
+    this.#readyGroups = readyGroups;
+    this.#serveAll();
+  }
+
+  /** The wake-up has ended: well, or with an error. */
+  end(outcome: { readonly error: unknown } | "done"): void {
+    this.#outcome = outcome;
+    this.#serveAll();
+  }
+
+  /** Those whose memory comes first are first. */
+  #serveAll(): void {
+    if (this.#waiters.size === 0) return;
+    const waiters = [...this.#waiters].sort((one, other) => (one.group ?? 0) - (other.group ?? 0));
+    for (const waiter of waiters) this.#serve(waiter);
+  }
+
+  /** Resolves when memory has its content. */
+  ready(memory: OrderedMemory): Promise<void> {
+    return this.#wait(memory, () => false);
+  }
+
+  /** Resolves when `stream` waits for the copies of memory, or has nothing to wait for. */
+  streamWait(stream: number, memory: OrderedMemory): Promise<void> {
+    return this.#wait(
+      memory,
+      (group) =>
+        this.#ticket !== undefined && this.#native.streamWait?.(this.#ticket, group, stream) === true,
+    );
+  }
+
+  #wait(memory: OrderedMemory, isServed: Waiter["isServed"]): Promise<void> {
+    if (!isOrderedMemory(memory))
+      throw new CamemError(
+        "INVALID_ARGUMENT",
+        `the memory is ${formatValue(memory)}; it must be a buffer, a tag, or a list of these`,
+      );
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const group = this.#groups === 0 ? undefined : this.#groupOf(memory);
+    const waiter: Waiter = { memory, group, isServed, resolve, reject };
+    this.#waiters.add(waiter);
+    this.#serve(waiter);
+    return promise;
+  }
+
+  #serve(waiter: Waiter): void {
+    try {
+      if (!this.#isServed(waiter)) return;
+      waiter.resolve();
+    } catch (error) {
+      waiter.reject(error);
+    }
+    this.#waiters.delete(waiter);
+  }
+
+  /** @throws what the wake-up has failed with */
+  #isServed({ group, isServed }: Waiter): boolean {
+    if (this.#outcome === "done") return true;
+    if (this.#outcome !== undefined) throw this.#outcome.error;
+    if (this.#ticket === undefined || group === undefined) return false;
+    return group < this.#readyGroups || isServed(group);
+  }
+
+  /** The last of the groups that memory is in. */
+  #groupOf(memory: OrderedMemory): number {
+    const hasTag = partsOf(memory).some((part) => typeof part === "string");
+    const segments = hasTag ? this.#native.snapshot() : [];
+    const groups = this.#segmentsOf(memory, segments).map((id) => this.#places.get(id) ?? this.#groups - 1);
+    return Math.max(0, ...groups);
+  }
+}
