@@ -142,11 +142,30 @@ fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) 
         }
         if (is_busy) continue; // a backup is just being replaced
         var ticket: u64 = 0;
-        const status = abi.camem_plan_submit(&steps, planned, std.math.maxInt(u64), version, abi.plan_verify, &ticket);
+        const status = submit(steps[0..planned], version, &ticket);
         if (status == @intFromEnum(abi.Status.stale)) continue;
         try expect("camem_plan_submit", status);
         return follow(ticket);
     }
+}
+
+/// Wake-ups are in an order: the youngest memory first.
+fn submit(steps: []const abi.PlanStep, version: u64, ticket: *u64) i32 {
+    const all = std.math.maxInt(u64);
+    const options = abi.plan_verify;
+    if (steps.len == 0 or steps[0].action != @intFromEnum(abi.Action.restore))
+        return abi.camem_plan_submit(steps.ptr, steps.len, all, version, options, ticket);
+    var segments: [most_segments]abi.SegmentInfo = undefined;
+    var places: [most_segments]abi.Place = undefined;
+    var count: u64 = 0;
+    const status = abi.camem_snapshot(&segments, most_segments, &count);
+    if (status != @intFromEnum(abi.Status.ok)) return status;
+    const last = @min(count, most_segments);
+    for (segments[0..last], 0..) |segment, index|
+        places[index] = .{ .segment_id = segment.segment_id, .group = @intCast(last - 1 - index) };
+    const groups: u32 = @intCast(last + 1);
+    const submitOrdered = abi.camem_plan_submit_ordered;
+    return submitOrdered(steps.ptr, steps.len, all, version, options, &places, last, groups, ticket);
 }
 
 fn makeMutable(tag: u32) !void {
@@ -169,6 +188,9 @@ fn follow(ticket: u64) !void {
     while (true) {
         try expect("camem_plan_poll", abi.camem_plan_poll(ticket, &progress, &failure));
         if (progress.phase == @intFromEnum(abi.Phase.done)) return expect("the plan", progress.status);
+        // Whatever it answers: this thread may be without a context, and a group without copies.
+        var refusal: abi.Failure = .{};
+        for (0..4) |group| _ = abi.camem_plan_stream_wait(ticket, @intCast(group), 0, &refusal);
         try expect("camem_plan_wait", abi.camem_plan_wait(ticket, std.time.ns_per_ms));
     }
 }
