@@ -8,6 +8,7 @@ const real = @import("real.zig");
 const Failure = core.status.Failure;
 const Runtime = core.runtime.Runtime;
 const heap = core.heap.allocator;
+const owed = @import("owed.zig");
 
 const Known = struct { context: *anyopaque, device: u32, is_primary: bool };
 
@@ -31,6 +32,10 @@ pub fn beginCapture() void {
 pub fn endCapture() void {
     var seen = captures.load(.acquire);
     while (seen > 0) seen = captures.cmpxchgWeak(seen, seen - 1, .acq_rel, .acquire) orelse return;
+}
+
+pub fn isCapturing() bool {
+    return captures.load(.acquire) > 0;
 }
 
 /// Waiting is cut into pieces, between which the program's calls get their turn.
@@ -152,7 +157,16 @@ fn isDone(runtime: *Runtime, device: u32, context: *anyopaque, failure: *Failure
         return false;
     }
     try runtime.check("aclrtSetCurrentContext", entered, 0, 0, failure);
-    return runtime.waitForDevice(device, slice_ms, failure);
+    return waitForDevice(runtime, device, failure);
+}
+
+/// What this takes of the program's failures is owed to it.
+fn waitForDevice(runtime: *Runtime, device: u32, failure: *Failure) core.status.Error!bool {
+    const is_copying = runtime.device_waits[device].isCopying();
+    return runtime.waitForDevice(device, slice_ms, failure) catch |err| {
+        if (!is_copying) owed.note(device, failure.acl_code);
+        return err;
+    };
 }
 
 /// Whether the current context of this thread, which is one of the program's, has no work left, and no other context
@@ -171,5 +185,5 @@ pub fn isIdle(runtime: *Runtime, device: u32) bool {
         count += 1;
     }
     var ignored: Failure = .{};
-    return count == 1 and (runtime.waitForDevice(device, slice_ms, &ignored) catch false);
+    return count == 1 and (waitForDevice(runtime, device, &ignored) catch false);
 }

@@ -29,7 +29,7 @@ fn describe(info: *engines.EngineInfo) void {
     const process = std.os.linux.getpid();
     info.* = .{
         .changes = changes(),
-        .start_time = core.sockets.startTime(process) orelse 0,
+        .start_time = core.control_server.startTime(),
         .pid = @intCast(process),
         .on_touch = @intFromEnum(settings.on_touch),
         .gate = @intFromEnum(gateState()),

@@ -211,7 +211,8 @@ pub fn drop(device: ?u32) void {
     var kept: usize = 0;
     for (blocks.items) |block| {
         if (device == null or block.device == device.?) {
-            destroy(block);
+            // A plan may still be using what its segment must be mapped with.
+            if (block.kind != .mapping or block.segment_id == 0) destroy(block);
         } else {
             blocks.items[kept] = block;
             kept += 1;

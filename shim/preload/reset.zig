@@ -20,8 +20,8 @@ pub fn letGoOf(device: u32) void {
     const session = start.current() orelse return;
     memory.giveDetached(&session.registry, device);
     handles.drop(device);
-    small.drop(device);
     memory.drop(device);
+    small.drop(device);
     session.executor.closeDevice(device, longest_wait_ns);
     gate.settleAfterFree(session);
 }
@@ -29,7 +29,7 @@ pub fn letGoOf(device: u32) void {
 pub fn closeAll() void {
     if (start.current()) |session| memory.giveDetached(&session.registry, null);
     handles.drop(null);
-    small.drop(null);
     memory.drop(null);
+    small.drop(null);
     start.close();
 }

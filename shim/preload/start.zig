@@ -9,6 +9,7 @@ const control = @import("control.zig");
 const gate = @import("gate.zig");
 const handles = @import("handles.zig");
 const memory = @import("memory.zig");
+const owed = @import("owed.zig");
 const own_wake_ups = @import("own_wake_ups.zig");
 const real = @import("real.zig");
 const refusal = @import("refusal.zig");
@@ -119,6 +120,7 @@ fn afterFork() callconv(.c) void {
     handles.forget();
     small.forget();
     contexts.forget();
+    owed.forget();
     own_wake_ups.forget();
     termination.forget();
     gate.forget();
@@ -157,6 +159,8 @@ fn closeGate(interrupt: core.sync.Interrupt, _: *Failure) core.status.Error!void
 fn settleGate() void {
     const started = current() orelse return gate.start();
     gate.settle(program_memory.isAnyAsleep(&started.registry));
+    // The last memory that was asleep may have been freed since it was looked at.
+    gate.settleAfterFree(started);
 }
 
 fn createContext(context: *acl.Context, device: i32) callconv(.c) acl.Error {

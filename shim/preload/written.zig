@@ -16,8 +16,11 @@ pub fn note(pointer: ?*const anyopaque, comptime how: memory.Written) void {
     const block = memory.containing(@intFromPtr(pointer)) orelse return;
     const known: u32 = @bitCast(block.written);
     const now = known | @as(u32, @bitCast(how));
-    // A backup of content that was called immutable is no longer the content.
-    if (block.keeps_backup) if (start.current()) |session| session.dropKeptBackup(block.start, block.segment_id);
+    // A backup of content that was called immutable, by a rule or by a controller, is no longer the content.
+    if (start.current()) |session| {
+        const is_kept = block.keeps_backup or session.registry.keeps_backups.load(.acquire);
+        if (is_kept) session.dropKeptBackup(block.start, block.segment_id);
+    }
     if (now == known) return;
     block.written = @bitCast(now);
     if (settings.hasRules()) apply(block);

@@ -89,6 +89,19 @@ fn fromMany(comptime Function: type, comptime call: anytype) *const Of(Function)
                 return call(.{ a, b, c, d, e, f, g, h });
             }
         },
+        else => return fromMost(Function, call),
+    };
+    return &Form.entry;
+}
+
+fn fromMost(comptime Function: type, comptime call: anytype) *const Of(Function) {
+    const R = Result(Function);
+    const P = struct {
+        fn at(comptime index: usize) type {
+            return Parameter(Function, index);
+        }
+    }.at;
+    const Form = switch (comptime parameterCount(Function)) {
         9 => struct {
             fn entry(
                 a: P(0),
@@ -118,6 +131,24 @@ fn fromMany(comptime Function: type, comptime call: anytype) *const Of(Function)
                 j: P(9),
             ) callconv(.c) R {
                 return call(.{ a, b, c, d, e, f, g, h, i, j });
+            }
+        },
+        12 => struct {
+            fn entry(
+                a: P(0),
+                b: P(1),
+                c: P(2),
+                d: P(3),
+                e: P(4),
+                f: P(5),
+                g: P(6),
+                h: P(7),
+                i: P(8),
+                j: P(9),
+                k: P(10),
+                l: P(11),
+            ) callconv(.c) R {
+                return call(.{ a, b, c, d, e, f, g, h, i, j, k, l });
             }
         },
         else => @compileError("add a form for more parameters here"),

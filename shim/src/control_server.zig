@@ -19,6 +19,8 @@ const State = struct {
     engine: *const Engine,
     socket: Socket,
     start_time: u64,
+    /// Until then no client is accepted.
+    full_until: u64 = 0,
     thread: sync.Thread = undefined,
     stopping: std.atomic.Value(bool) = .init(false),
     /// 1 once the thread has ended.
@@ -147,14 +149,18 @@ fn fill(open: *State, slot: *?Connection, connection: ?Connection) void {
     slot.* = connection;
 }
 
+const full_pause_ns = std.time.ns_per_s;
+
 /// False where the program has closed what it does not own.
 fn waitForEvents(open: *State) bool {
     var polled: [most_connections + 2]linux.pollfd = undefined;
     const wakeup_descriptor = wakeup.load(.acquire);
     polled[0] = .{ .fd = wakeup_descriptor, .events = linux.POLL.IN, .revents = 0 };
-    polled[1] = .{ .fd = open.socket.listener, .events = linux.POLL.IN, .revents = 0 };
+    const is_full = sync.now() < open.full_until;
+    const nobody = -1; // poll() leaves it out
+    polled[1] = .{ .fd = if (is_full) nobody else open.socket.listener, .events = linux.POLL.IN, .revents = 0 };
     var count: usize = 2;
-    var deadline: u64 = std.math.maxInt(u64);
+    var deadline: u64 = if (is_full) open.full_until else std.math.maxInt(u64);
     for (&open.connections) |*slot| {
         const connection = if (slot.*) |*connection| connection else continue;
         if (connection.watch_until) |until| deadline = @min(deadline, until);
@@ -178,10 +184,23 @@ fn timeoutMs(deadline: u64) i32 {
     return @intCast((deadline -| sync.now()) / std.time.ns_per_ms + 1); // a second at most
 }
 
+/// When this process was started, as its controllers know it.
+pub fn startTime() u64 {
+    return if (state) |open| open.start_time else 0;
+}
+
 fn accept(open: *State) void {
     while (true) {
         const accepted = linux.accept4(open.socket.listener, null, null, linux.SOCK.CLOEXEC | linux.SOCK.NONBLOCK);
-        if (linux.errno(accepted) != .SUCCESS) return;
+        switch (linux.errno(accepted)) {
+            .SUCCESS => {},
+            // The program has no descriptor left, and the client waits on.
+            .MFILE, .NFILE, .NOBUFS, .NOMEM => {
+                open.full_until = sync.now() +| full_pause_ns;
+                return;
+            },
+            else => return,
+        }
         admit(open, @intCast(accepted));
     }
 }

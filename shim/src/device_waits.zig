@@ -16,6 +16,8 @@ pub const DeviceWaits = struct {
     /// Its lowest bit says which of `running` counts the waits that begin now.
     round: std.atomic.Value(u32) = .init(0),
     running: [2]std.atomic.Value(u32) = @splat(.init(0)),
+    /// Plans whose copies run.
+    copying: std.atomic.Value(u32) = .init(0),
 
     /// Before a wait. The caller passes the result to `end`.
     pub fn begin(self: *DeviceWaits) u1 {
@@ -56,6 +58,20 @@ pub const DeviceWaits = struct {
         self.end(side, if (has_failed) code else null);
         if (has_failed) try library.check(call, code, 0, 0, failure);
         return code != acl.code.rt_stream_sync_timeout;
+    }
+
+    /// Copies of ours begin, and end with `endCopies`.
+    pub fn beginCopies(self: *DeviceWaits) void {
+        _ = self.copying.fetchAdd(1, .seq_cst);
+    }
+
+    pub fn endCopies(self: *DeviceWaits) void {
+        _ = self.copying.fetchSub(1, .seq_cst);
+    }
+
+    /// Whether failures that a wait takes may be those of our copies.
+    pub fn isCopying(self: *const DeviceWaits) bool {
+        return self.copying.load(.seq_cst) > 0;
     }
 
     /// What `failureSince` is to compare with.

@@ -235,6 +235,14 @@ pub const Executor = struct {
         if (self.pending) |plan| plan.withdraw();
     }
 
+    /// As `cancelRunning`, for a plan that still waits for the device or for calls of the program beside.
+    pub fn withdrawWaiting(self: *Executor) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        const plan = self.pending orelse return;
+        if (plan.phase.load(.acquire) == @intFromEnum(plans.Phase.waiting)) plan.withdraw();
+    }
+
     pub fn setSpillFolder(self: *Executor, path: []const u8) status.Error!void {
         self.mutex.lock();
         defer self.mutex.unlock();

@@ -25,6 +25,8 @@ pub const Registry = struct {
     /// freed do not: plans leave out the ones and do without the others.
     version: u64 = 1,
     is_plan_outdated: bool = false,
+    /// Some memory that is awake may have a backup.
+    keeps_backups: std.atomic.Value(bool) = .init(false),
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -82,6 +84,7 @@ pub const Registry = struct {
             .restore_immutable => content.restore(true),
         };
         if (how == .discard) segment.discards +%= 1;
+        if (how == .restore_immutable) self.keeps_backups.store(true, .release);
         if (taken != null and !segment.doomed) self.version += 1;
         return taken;
     }

@@ -260,9 +260,13 @@ pub const Runtime = struct {
         interrupt: ?sync.Interrupt,
         failure: *Failure,
     ) status.Error!void {
-        if (self.beside) |beside| try beside.synchronize(self, device, interrupt, failure);
         const scope = try Scope.enter(self, device, failure);
         defer scope.abandon();
+        if (self.beside) |beside| {
+            const waited = beside.synchronize(self, device, interrupt, failure);
+            try self.makeCurrent(scope.entered, device, failure); // it leaves one of the program's
+            try waited;
+        }
         const slice_ms = synchronize_slice_ms;
         while (!try self.waitForDevice(device, if (interrupt) |given| given.waitMs(slice_ms) else slice_ms, failure)) {
             if (interrupt) |given| try given.check();

@@ -206,7 +206,7 @@ pub const Session = struct {
 
     fn acquire(self: *Session, segment: *Segment, failure: *Failure) status.Error!void {
         if (self.runtime.beside != null) { // none of these calls needs a context
-            try self.memory.reserve(segment, failure);
+            if (!segment.reserved) try self.memory.reserve(segment, failure);
             return self.memory.back(segment, failure);
         }
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);

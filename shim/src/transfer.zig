@@ -101,6 +101,7 @@ pub const Copier = struct {
         self.streams = try self.runtime.streamsOf(self.device, failure);
         self.remaining_bytes = total_bytes;
         self.waits_before = self.runtime.device_waits[self.device].mark();
+        self.runtime.device_waits[self.device].beginCopies();
         if (total_bytes <= smallest_batch_bytes) return;
         // Without its thread a stream has nothing to do, and the others have more.
         for (&self.threads, 1..) |*thread, lane| thread.* = sync.Thread.spawn(runLane, .{ self, lane }) catch null;
@@ -155,6 +156,7 @@ pub const Copier = struct {
             thread.* = null;
         }
         self.segments.deinit(heap.allocator);
+        self.runtime.device_waits[self.device].endCopies();
     }
 
     fn runLane(self: *Copier, index: usize) void {

@@ -4,6 +4,7 @@
 const acl = @import("acl");
 const core = @import("core");
 const contexts = @import("../contexts.zig");
+const owed = @import("../owed.zig");
 const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const reset = @import("../reset.zig");
@@ -39,16 +40,41 @@ pub fn aclrtSynchronizeDeviceWithTimeout(milliseconds: i32) callconv(.c) acl.Err
     return waitForDevice(call, .{milliseconds});
 }
 
-/// The wait may take the failure of one of our copies.
-fn waitForDevice(call: anytype, arguments: anytype) acl.Error {
+/// The wait may take the failure of one of our copies. While these run the device has no work of the program's: the
+/// failure is ours alone, and the program waits again.
+pub fn waitForDevice(call: anytype, arguments: anytype) acl.Error {
     const session = start.current() orelse return @call(.auto, call, arguments);
     const device = contexts.currentDevice() orelse return @call(.auto, call, arguments);
     if (device >= core.runtime.max_devices) return @call(.auto, call, arguments);
     const waits = &session.runtime.device_waits[device];
-    const side = waits.begin();
-    const code = @call(.auto, call, arguments);
-    waits.end(side, if (core.status.isFailedWait(code)) code else null);
-    return code;
+    var code: acl.Error = undefined;
+    for (0..2) |_| {
+        const side = waits.begin();
+        const was_copying = waits.isCopying();
+        code = @call(.auto, call, arguments);
+        const has_failed = core.status.isFailedWait(code);
+        const is_ours = has_failed and (was_copying or waits.isCopying());
+        waits.end(side, if (has_failed) code else null);
+        if (!is_ours) break;
+    }
+    return owed.resultOf(device, code);
+}
+
+pub fn aclrtSynchronizeStream(stream: acl.Stream) callconv(.c) acl.Error {
+    const Call = fn (acl.Stream) callconv(.c) acl.Error;
+    const call = real.function("aclrtSynchronizeStream", Call) orelse return refusal.missing;
+    return withOwed(call(stream));
+}
+
+pub fn aclrtSynchronizeStreamWithTimeout(stream: acl.Stream, milliseconds: i32) callconv(.c) acl.Error {
+    const Call = fn (acl.Stream, i32) callconv(.c) acl.Error;
+    const call = real.function("aclrtSynchronizeStreamWithTimeout", Call) orelse return refusal.missing;
+    return withOwed(call(stream, milliseconds));
+}
+
+fn withOwed(code: acl.Error) acl.Error {
+    if (!owed.isAny()) return code;
+    return owed.resultOf(contexts.currentDevice() orelse return code, code);
 }
 
 fn letGo(comptime name: [:0]const u8, device: i32, all: bool) acl.Error {

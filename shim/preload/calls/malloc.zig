@@ -5,12 +5,12 @@ const std = @import("std");
 const acl = @import("acl");
 const core = @import("core");
 const contexts = @import("../contexts.zig");
-const gate = @import("../gate.zig");
+const device_calls = @import("device.zig");
 const memory = @import("../memory.zig");
-const passage = @import("../passage.zig");
 const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const release = @import("../release.zig");
+const room = @import("../room.zig");
 const small = @import("../small.zig");
 const start = @import("../start.zig");
 const written = @import("../written.zig");
@@ -108,9 +108,9 @@ fn allocate(call: Call, pointer: ?*?*anyopaque, size: usize, policy: c_int) acl.
     const size_bytes = std.mem.alignForward(u64, size, rounding_bytes) + call.padding();
     var failure: Failure = .{};
     var address = place(session, device, size_bytes, attribute.?, &failure);
-    if (address) |_| {} else |err| {
-        if (err == error.OutOfDeviceMemory and makeRoom(session))
-            address = place(session, device, size_bytes, attribute.?, &failure);
+    for (0..room.most_attempts) |_| {
+        if (address) |_| break else |err| if (err != error.OutOfDeviceMemory or !room.make(session)) break;
+        address = place(session, device, size_bytes, attribute.?, &failure);
     }
     out.* = @ptrFromInt(address catch return allocateUnmanaged(call, out, size, policy, device, .refused));
     return acl.code.success;
@@ -144,13 +144,6 @@ fn place(session: *Session, device: u32, size_bytes: u64, attribute: c_int, fail
     return made.address;
 }
 
-/// What is being released may be the memory that is missing. Or it is with those for whom this program sleeps: then the
-/// program needs it back.
-fn makeRoom(session: *Session) bool {
-    if (gate.isAsleep()) return passage.waitUntilOpen();
-    return release.waitForReleases(session);
-}
-
 fn allocateUnmanaged(
     call: Call,
     out: *?*anyopaque,
@@ -178,9 +171,7 @@ pub fn aclrtFree(pointer: ?*anyopaque) callconv(.c) acl.Error {
 
 pub fn aclrtFreeWithDevSync(pointer: ?*anyopaque) callconv(.c) acl.Error {
     if (memory.isAllocation(pointer)) {
-        const Synchronize = fn () callconv(.c) acl.Error;
-        const synchronize = real.function("aclrtSynchronizeDevice", Synchronize) orelse return refusal.missing;
-        const code = synchronize();
+        const code = device_calls.aclrtSynchronizeDevice();
         if (code != acl.code.success and !core.status.isSynchronizeNotice(code)) return code;
     }
     return freeWith("aclrtFreeWithDevSync", pointer);
@@ -205,7 +196,10 @@ fn freeWith(comptime name: [:0]const u8, pointer: ?*anyopaque) acl.Error {
     const call = real.function(name, Free) orelse return refusal.missing;
     // AscendCL may give the address out again as soon as it is free.
     const unmanaged = memory.take(address, &.{.unmanaged});
-    const code = call(pointer);
+    const code = if (comptime std.mem.eql(u8, name, "aclrtFreeWithDevSync"))
+        device_calls.waitForDevice(call, .{pointer})
+    else
+        call(pointer);
     if (unmanaged) |block| {
         if (code == acl.code.success) memory.destroy(block) else memory.restore(block);
     } else if (code == acl.code.success) {

@@ -7,6 +7,7 @@ const passage = @import("../passage.zig");
 const real = @import("../real.zig");
 const refusal = @import("../refusal.zig");
 const release = @import("../release.zig");
+const room = @import("../room.zig");
 const sharing = @import("../sharing.zig");
 const start = @import("../start.zig");
 const gate = @import("../gate.zig");
@@ -18,10 +19,10 @@ pub fn aclrtMallocPhysical(handle: ?*acl.DrvMemHandle, size: usize, prop: Proper
     const call = real.function("aclrtMallocPhysical", Call) orelse return refusal.missing;
     const session = start.session();
     var code = call(handle, size, prop, flags);
-    if (code == acl.code.rt_memory_allocation) {
-        const open = session orelse return code;
-        const may_fit = if (gate.isAsleep()) passage.waitUntilOpen() else release.waitForReleases(open);
-        if (may_fit) code = call(handle, size, prop, flags);
+    for (0..room.most_attempts) |_| {
+        if (code != acl.code.rt_memory_allocation) break;
+        if (!room.make(session orelse break)) break;
+        code = call(handle, size, prop, flags);
     }
     if (code != acl.code.success or session == null) return code;
     const out = handle orelse return code;

@@ -53,3 +53,33 @@ pub fn HcclCommRegister(
     const registering: Register = .{ .call = call, .arguments = .{ communicator, pointer, size, handle, flags } };
     return sharing.shareAddress(@intFromPtr(pointer), .registered, registering);
 }
+
+/// Gives memory that the program has mapped to a communicator, by its physical handle.
+pub fn HcclCommActivateCommMemory(
+    communicator: Pointer,
+    pointer: Pointer,
+    size: usize,
+    offset: usize,
+    handle: acl.DrvMemHandle,
+    flags: u64,
+) callconv(.c) acl.Error {
+    const Call = fn (Pointer, Pointer, usize, usize, acl.DrvMemHandle, u64) callconv(.c) acl.Error;
+    const call = real.function("HcclCommActivateCommMemory", Call) orelse return refusal.missing;
+    const Activate = struct {
+        call: *const Call,
+        communicator: Pointer,
+        range: struct { pointer: Pointer, size: usize, offset: usize },
+        flags: u64,
+
+        pub fn run(self: @This(), physical: acl.DrvMemHandle) acl.Error {
+            const range = self.range;
+            return self.call(self.communicator, range.pointer, range.size, range.offset, physical, self.flags);
+        }
+    };
+    return sharing.shareHandle(handle, Activate{
+        .call = call,
+        .communicator = communicator,
+        .range = .{ .pointer = pointer, .size = size, .offset = offset },
+        .flags = flags,
+    });
+}

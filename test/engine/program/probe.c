@@ -2,9 +2,13 @@
  * the call returned: "0 …" or "107000". Pointers, handles and contexts are stored under names of one letter. */
 #include "engine.h"
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +23,12 @@ typedef struct {
 extern aclError aclrtMallocWithCfg(void **devPtr, size_t size, aclrtMemMallocPolicy policy, mallocConfig *cfg)
     __attribute__((weak));
 
+extern aclError aclrtFreeWithDevSync(void *devPtr);
+extern int camem_emulator_set_faults(const char *faults) __attribute__((weak));
+extern int camem_emulator_accounting(uint64_t *counts) __attribute__((weak));
+extern int aclopExecuteV2(const char *opType, int numInputs, void *inputDesc[], void *inputs[], int numOutputs,
+                          void *outputDesc[], void *outputs[], void *attr, aclrtStream stream);
+extern int aclrtRandomNumAsync(const void *taskInfo, const aclrtStream stream, void *reserve);
 extern int aclnnAdd(void *workspace, uint64_t workspaceSize, void *executor, aclrtStream stream);
 
 static char *named[256];
@@ -177,6 +187,68 @@ static aclError do_stream(struct words *words) { return aclrtCreateStream((aclrt
 static aclError do_capture(struct words *words) { return aclmdlRICaptureBegin(NAMED, (aclmdlRICaptureMode)words->first); }
 static aclError do_end_capture(struct words *words) { return aclmdlRICaptureEnd(NAMED, (aclmdlRI *)&OTHER); }
 static aclError do_operator(struct words *words) { return aclnnAdd(NAMED, (uint64_t)words->first, NULL, NULL); }
+static aclError do_last_parameters(struct words *words) {
+    aclrtStream stream = (aclrtStream)(uintptr_t)words->first;
+    int execute = aclopExecuteV2("operator", 0, NULL, NULL, 0, NULL, NULL, NULL, stream);
+    show("%lld %lld", execute, aclrtRandomNumAsync(NULL, NULL, (void *)stream));
+    return ACL_SUCCESS;
+}
+static aclError do_fill_async(struct words *words) {
+    return aclrtMemsetAsync(NAMED, (size_t)words->first, (int)words->second, (size_t)words->first, OTHER);
+}
+static aclError do_synchronize(struct words *words) { return aclrtSynchronizeStream(NAMED); }
+static aclError do_synchronize_device(struct words *words) {
+    (void)words;
+    return aclrtSynchronizeDevice();
+}
+static aclError do_wait_value(struct words *words) { return aclrtValueWait(NAMED, (uint64_t)words->first, 1, OTHER); }
+static aclError do_write_value(struct words *words) { return aclrtValueWrite(NAMED, (uint64_t)words->first, 0, OTHER); }
+
+/* A thread that allocates and frees, or waits for the device, until it is ordered to end. */
+static atomic_int is_busy;
+static atomic_llong busy_failures;
+
+static void *keep_busy(void *frees) {
+    aclrtSetDevice(0);
+    while (is_busy) {
+        void *memory = NULL;
+        if (aclrtMalloc(&memory, 3 << 20, ACL_MEM_MALLOC_HUGE_FIRST) != ACL_SUCCESS) continue;
+        if (frees == NULL && aclrtSynchronizeDevice() != ACL_SUCCESS) busy_failures++;
+        if ((frees == NULL ? aclrtFree(memory) : aclrtFreeWithDevSync(memory)) == ACL_SUCCESS) continue;
+        busy_failures++;
+        aclrtFree(memory);
+    }
+    return NULL;
+}
+
+static aclError do_keep_busy(struct words *words) {
+    static pthread_t thread;
+    if (is_busy) {
+        is_busy = 0;
+        pthread_join(thread, NULL);
+        show("%lld", busy_failures, 0);
+        return ACL_SUCCESS;
+    }
+    is_busy = 1;
+    busy_failures = 0;
+    return pthread_create(&thread, NULL, keep_busy, (void *)(uintptr_t)words->first);
+}
+
+/* Leaves the process without a free descriptor. */
+static aclError do_exhaust(struct words *words) {
+    (void)words;
+    struct rlimit limit = {64, 64};
+    setrlimit(RLIMIT_NOFILE, &limit);
+    while (open("/dev/null", O_RDONLY) >= 0) continue;
+    return ACL_SUCCESS;
+}
+static aclError do_reservations(struct words *words) {
+    (void)words;
+    uint64_t counts[18] = {0};
+    camem_emulator_accounting(counts);
+    show("%lld", (long long)counts[7], 0);
+    return ACL_SUCCESS;
+}
 static aclError do_thread(struct words *words);
 
 static const struct {
@@ -193,6 +265,9 @@ static const struct {
     {"export", do_export}, {"ipc_key", do_ipc_key}, {"attributes", do_attributes}, {"range", do_range},
     {"free_bytes", do_free_bytes}, {"operator", do_operator}, {"stream", do_stream}, {"capture", do_capture},
     {"end_capture", do_end_capture}, {"bypass", do_bypass}, {"thread", do_thread},
+    {"last_parameters", do_last_parameters}, {"fill_async", do_fill_async}, {"synchronize", do_synchronize},
+    {"synchronize_device", do_synchronize_device}, {"wait_value", do_wait_value}, {"write_value", do_write_value},
+    {"keep_busy", do_keep_busy}, {"exhaust", do_exhaust}, {"reservations", do_reservations},
 };
 
 /* Two letters follow the name of a call, "." where it needs none, then up to three numbers. */
@@ -249,6 +324,12 @@ int main(void) {
     fflush(stdout);
     while (fgets(line, sizeof line, stdin) != NULL) {
         if (strncmp(line, "quit", 4) == 0) return 0;
+        if (strncmp(line, "faults ", 7) == 0) {
+            line[strcspn(line, "\n")] = 0;
+            printf("ok %d\n", camem_emulator_set_faults(line + 7));
+            fflush(stdout);
+            continue;
+        }
         if (strncmp(line, "fork", 4) == 0)
             run_child();
         else if (!obey(line))
