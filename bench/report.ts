@@ -155,6 +155,10 @@ const sections: Readonly<Record<string, Section>> = {
     title: "First sleep without `prepare`, with the timing model",
     columns: plainColumns,
   },
+  "first token": {
+    title: "The first token after a wake-up, layer by layer, with the timing model",
+    columns: transitionColumns,
+  },
   "event loop": { title: "Event loop", columns: plainColumns },
   "host memory": { title: "Host memory of a cold level-1 sleep", columns: plainColumns },
   preload: { title: "Calls under the library of `camem run`", columns: plainColumns },

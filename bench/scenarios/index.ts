@@ -7,6 +7,7 @@ import { cold } from "./cold.ts";
 import { eventLoop } from "./event-loop.ts";
 import { fileBacking } from "./file-backing.ts";
 import { firstSleep } from "./first-sleep.ts";
+import { firstToken, modelledDevice } from "./first-token.ts";
 import { hostMemory } from "./host-memory.ts";
 import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
 import { poolOverhead } from "./pool-overhead.ts";
@@ -35,6 +36,7 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   "first sleep": { measure: firstSleep, residentBytes: maxDeviceBytes },
   cold: { measure: cold, residentBytes: maxDeviceBytes },
   "modelled first sleep": { measure: modelledFirstSleep, residentBytes: 0, timing: modelledLink },
+  "first token": { measure: firstToken, residentBytes: 0, timing: modelledDevice },
   "file backing": { measure: fileBacking, residentBytes: maxDeviceBytes },
   "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
   "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },
