@@ -8,7 +8,12 @@ import type { Random } from "./random.ts";
 
 export type Transition =
   | { readonly kind: "sleep"; readonly request: SleepRequest }
-  | { readonly kind: "wake"; readonly request: WakeRequest };
+  | {
+      readonly kind: "wake";
+      readonly request: WakeRequest;
+      /** Changes nothing that the model knows. */
+      readonly order?: "loaded" | string[];
+    };
 
 export function randomTransition(harness: Harness, random: Random): Transition {
   const known = harness.knownTags();
@@ -16,7 +21,8 @@ export function randomTransition(harness: Harness, random: Random): Transition {
   const asleep = harness.model.isSleeping();
   if (random.oneIn(10) ? !asleep : asleep) {
     const zero = random.oneIn(4) ? { zero: random.oneIn(2) } : {};
-    if (random.below(3) > 0) return { kind: "wake", request: { ...only, ...zero } };
+    if (random.below(3) > 0)
+      return { kind: "wake", request: { ...only, ...zero }, ...randomOrder(random, only.tags ?? known) };
   }
   if (random.oneIn(3))
     return { kind: "sleep", request: { ...only, offloadTags: random.some(known).slice(0, 3) } };
@@ -24,7 +30,17 @@ export function randomTransition(harness: Harness, random: Random): Transition {
   return { kind: "sleep", request: { ...only, ...level } };
 }
 
-export const text = ({ kind, request }: Transition) => `${kind} ${JSON.stringify(request)}`;
+function randomOrder(random: Random, tags: readonly string[]): { order?: "loaded" | string[] } {
+  if (random.oneIn(4)) return { order: "loaded" };
+  const order = random.oneIn(2) ? random.some(tags) : [];
+  return order.length > 0 ? { order } : {};
+}
+
+export function text(transition: Transition): string {
+  const { kind, request } = transition;
+  const order = kind === "wake" && transition.order ? ` in the order ${transition.order}` : "";
+  return `${kind} ${JSON.stringify(request)}${order}`;
+}
 
 /** Options of both calls beside the request. */
 export interface Control {
@@ -37,9 +53,12 @@ export function call(
   transition: Transition,
   control: Control = {},
 ): Promise<SleepReport | WakeReport> {
-  return transition.kind === "sleep"
-    ? harness.allocator.sleep({ ...transition.request, ...control })
-    : harness.allocator.wakeUp({ ...transition.request, ...control });
+  if (transition.kind === "sleep") return harness.allocator.sleep({ ...transition.request, ...control });
+  const { request, order } = transition;
+  const wake = harness.allocator.wakeUp({ ...request, ...(order && { order }), ...control });
+  // It ends as the wake-up does.
+  if (Array.isArray(order)) wake.ready(order).catch(() => undefined);
+  return wake;
 }
 
 /** A report without what the model does not know, and with sorted tags, whose order is not guaranteed. */
