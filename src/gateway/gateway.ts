@@ -166,7 +166,7 @@ export class Gateway implements AsyncDisposable {
     const isRead = request.method === "GET" || request.method === "HEAD";
     if (isRead && pathname === "/v1/models") return this.#models.list();
     const id = isRead ? /^\/v1\/models\/(.+)$/.exec(pathname)?.[1] : undefined;
-    const described = id === undefined ? undefined : await this.#models.describe(decodeURIComponent(id));
+    const described = id === undefined ? undefined : await this.#models.describe(decoded(id));
     if (described !== undefined) return described;
     const direct = this.#directRoute(pathname);
     if (direct !== undefined) {
@@ -218,6 +218,15 @@ export class Gateway implements AsyncDisposable {
   #backend(name: string, rest: Pick<Backend, "path" | "body"> = {}): Backend {
     const engine = this.#engines.get(name);
     return { name, upstream: () => engine && upstreamOf(engine), ...rest };
+  }
+}
+
+/** A part of a path without its encoding; as it is where that is wrong. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
   }
 }
 
