@@ -142,6 +142,7 @@ export class Gateway implements AsyncDisposable {
       nameOf: (model) => this.#models.engineOf(model),
       admit: (model, signal, options) => pool.admit(model, signal, options),
       wakeUp: (model, options) => pool.wakeUp(model, options),
+      abortRequests: (model) => pool.abortRequests(model),
       subscribe: (listener) => pool.subscribe(listener),
       queueOf: (model) => pool.queueOf(model),
     };

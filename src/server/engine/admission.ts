@@ -27,6 +27,11 @@ interface AdmissionOptions {
   readonly onChange: () => void;
 }
 
+/** What an operator's abort ends requests with. */
+export function abortedByOperator(): CamemError {
+  return new CamemError("ABORTED", "the request was aborted by an operator");
+}
+
 /** Admits requests while the engine is awake. Quiescing it ends, awaits or parks the requests in flight. */
 export class Admission {
   readonly #options: AdmissionOptions;

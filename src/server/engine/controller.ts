@@ -3,7 +3,7 @@ import type { TagUsage } from "../../memory/usage.ts";
 import { defaultLevel } from "../../policy/tag-policies.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
-import { Admission } from "./admission.ts";
+import { Admission, abortedByOperator } from "./admission.ts";
 import { AnnouncedState } from "./announced-state.ts";
 import {
   type AdmitOptions,
@@ -318,7 +318,7 @@ export class SleepController {
    */
   abortRequests(): number {
     this.#assertOpen();
-    return this.#admission.abort(new CamemError("ABORTED", "the request was aborted by an operator"));
+    return this.#admission.abort(abortedByOperator());
   }
 
   /** Calls `listener` for every event from now on. Returns a function that unsubscribes it. */

@@ -102,7 +102,7 @@ function requestRoutes(context: RouteContext): Routes {
       POST: async (request) => {
         const { model, rid, abort_all } = await readInput(AbortInput, request, limits);
         const engine = engineOf(group, model);
-        if (abort_all) engine.abortRequests();
+        if (abort_all) group.abortRequests(engine.name);
         else if (!rid) throw invalid("give rid, the id of a request, or abort_all", "body.rid");
         else await abortOne(hooks, engine.name, rid);
         return new Response(null);

@@ -25,6 +25,8 @@ export interface EngineGroup {
   admit(model: string, signal?: AbortSignal, options?: AdmitOptions): Promise<Lease>;
   /** Wakes the engine of `model`, as {@link SleepController.wakeUp}. */
   wakeUp(model: string, options?: EngineWakeOptions): Promise<EngineWakeResult>;
+  /** Aborts the requests of `model`, as {@link SleepController.abortRequests}, and refuses those that wait in the group. */
+  abortRequests(model: string): number;
   /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */
   subscribe(listener: EngineListener): () => void;
   /** Requests that the group itself holds or has refused; the engine's own status does not count them. */
@@ -48,6 +50,7 @@ export function groupOf(engine: SleepController | EngineGroup): EngineGroup {
       engines: new Map([[engine.name, engine]]),
       admit: (_model, signal, options) => engine.admit(signal, options),
       wakeUp: (_model, options) => engine.wakeUp(options),
+      abortRequests: () => engine.abortRequests(),
       subscribe: (listener) => engine.subscribe(listener),
       queueOf: () => ({ waiting: 0, refusedTotal: 0 }),
     };

@@ -17,6 +17,7 @@ import {
   WholeSeconds,
 } from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
+import { abortedByOperator } from "../engine/admission.ts";
 import { SleepController } from "../engine/controller.ts";
 import {
   type AdmitOptions,
@@ -181,6 +182,18 @@ export class ModelPool implements EngineGroup {
     const isWanted = () => !isClosed(member.engine.status);
     const operated = this.#newSwitch(member, { tags, reason, isWanted, isDue: () => true });
     return this.#switches.run(requested, (signal) => operated.run(signal)).finally(() => this.#schedule());
+  }
+
+  /**
+   * Aborts the requests in flight at an engine, and refuses those that wait for it here or there. Returns how many there were.
+   *
+   * @throws CamemError `UNKNOWN_MODEL` or `CLOSED`
+   */
+  abortRequests(model: string): number {
+    const member = this.#memberOf(model);
+    const { waiting } = member;
+    member.refuse(abortedByOperator());
+    return waiting + member.engine.abortRequests();
   }
 
   /** Calls `listener` for every event of every engine. Returns a function that unsubscribes it. */

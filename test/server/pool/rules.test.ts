@@ -232,6 +232,20 @@ test("admit() rejects with CLOSED when the controller of its engine closes while
   await real.pool.close();
 });
 
+test("abortRequests() aborts the requests of one engine, also those that wait in the pool", async () => {
+  const real = await Pool.start({ ...plenty, totals: [1], engines: [engine(1), engine(1, asleep)] });
+  const running = await real.pool.admit("0");
+  const waiting = real.pool.admit("1", undefined, { deadlineMs: 1e9 }).catch((error) => error.code);
+  await settle();
+  expect(real.pool.abortRequests("1")).toBe(1);
+  expect(await waiting).toBe("ABORTED");
+  expect(running.signal.aborted).toBe(false);
+  expect(real.pool.abortRequests("0")).toBe(1);
+  expect(running.signal.aborted).toBe(true);
+  running.release();
+  await real.pool.close();
+});
+
 test("admit() waits when an operator's wake-up takes the room that was made for it", async () => {
   const engines = [engine(1), engine(1, asleep), engine(1, asleep)];
   const real = await Pool.start({ ...plenty, totals: [1], engines });
