@@ -31,6 +31,8 @@ export interface RunSurroundings {
 }
 
 const connectIntervalMs = 100;
+/** How long an engine that answers counts as starting while no connection to its memory is made. */
+const attachGraceMs = 5 * connectIntervalMs;
 const defaultUnseenAfterMs = 30_000;
 /** The time for the last answers to be sent. */
 const answerGraceMs = 500;
@@ -58,6 +60,8 @@ export class EngineRun {
   readonly #ending = new AbortController();
   readonly #owned = new AsyncDisposableStack();
   readonly #ready: Promise<void>;
+  /** The memory of the engine was reached once. */
+  readonly #attached = Promise.withResolvers<void>();
   #isReady = false;
   #hasReportedUnseen = false;
   #failure: CamemError | undefined;
@@ -192,6 +196,8 @@ export class EngineRun {
     const waiting = untilReady({ upstream, path, deadlineMs, signal });
     try {
       await waiting;
+      // Whoever sees a ready engine may put it to sleep.
+      await Promise.race([this.#attached.promise, Bun.sleep(attachGraceMs)]);
       this.#isReady = true;
       if (!this.#allocator.isAttached)
         this.#surroundings.report(
@@ -222,6 +228,7 @@ export class EngineRun {
         const connection = await this.#untilConnected(signal);
         if (connection === undefined) return;
         this.#allocator.attach(connection);
+        this.#attached.resolve();
         this.#surroundings.report(`${this.name} (pid ${this.pid}) can sleep`);
         await Promise.race([connection.gone ?? this.ended, this.ended]);
         await this.#allocator.detach()?.close();

@@ -2,12 +2,13 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { CaMemAllocator } from "camem";
 import { processesOf } from "../../src/process/family.ts";
 import { EngineRun } from "../../src/run/engine-run.ts";
 import { codeOf, failureOf, MiB } from "../support/device.ts";
 import { until } from "../support/fake-engine.ts";
 import { rejectionOf } from "../support/rejection.ts";
-import { RunFixture } from "./run-fixture.ts";
+import { connectionTo, RunFixture } from "./run-fixture.ts";
 
 const post = { method: "POST", body: "once" };
 
@@ -170,4 +171,14 @@ test("EngineRun reports a program whose calls of AscendCL the library does not s
       /^process \d+ has loaded AscendCL, but camem has seen no use of device memory so far/,
     ),
   ]);
+});
+
+test("EngineRun is ready once it has reached the memory of an engine that answers", async () => {
+  let attempts = 0;
+  const memory = CaMemAllocator.getInstance();
+  const connect = async () => (++attempts > 2 ? connectionTo(memory) : undefined);
+  await using fixture = new RunFixture([], {}, { connect });
+  await fixture.untilReady();
+  expect(attempts).toBe(3);
+  expect((await fixture.fetch("/sleep", { method: "POST" })).status).toBe(200);
 });

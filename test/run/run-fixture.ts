@@ -18,7 +18,7 @@ export function freePort(): number {
 }
 
 /** The allocator of this process, as a connection to another process has it. */
-function connectionTo(allocator: CaMemAllocator): EngineConnection {
+export function connectionTo(allocator: CaMemAllocator): EngineConnection {
   return {
     device: allocator.device,
     usage: () => allocator.usage(),
