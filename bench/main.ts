@@ -1,6 +1,7 @@
 /**
- * `bun run bench [--quick] [--out <folder>]`: measures camem beside its limits and the peers' algorithm, on an
- * NPU if there is one, and on the emulator otherwise. Prints tables; writes `latest.json`, `latest.md`, charts.
+ * `bun run bench`: measures camem beside its limits and the peers' algorithm, on an NPU if there is one, and on the
+ * emulator otherwise. Prints tables, or JSON; writes `latest.json`, `latest.md`, charts. Exits with 1 where figures are
+ * worse than those of an earlier run.
  */
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -14,8 +15,9 @@ import { selectBackend } from "../scripts/backend.ts";
 import { localNative } from "../src/ffi/index.ts";
 import { environmentNames } from "../src/options/allocator-options.ts";
 import { drawCharts } from "./charts.ts";
+import { readResults, worseFigures } from "./compare.ts";
 import { compileLoops } from "./loops.ts";
-import { describeDevice, describeMachine, markdown, summary, tables } from "./report.ts";
+import { describeDevice, describeMachine, markdown, summary, tables, worseTable } from "./report.ts";
 import { type Scenario, scenarios } from "./scenarios/index.ts";
 import { type Device, Findings, type Machine, Results } from "./schema.ts";
 import { type Context, hasTimingModel } from "./session.ts";
@@ -24,9 +26,20 @@ import { targetRows } from "./targets.ts";
 interface Options {
   readonly quick: boolean;
   readonly out: string;
+  readonly json: boolean;
+  /** An earlier run. */
+  readonly before: Results | undefined;
+  /** From this factor on, a figure counts as worse. */
+  readonly beyond: number;
 }
 
-const usage = "bun run bench [--quick] [--out <folder>]";
+const usage = `bun run bench [options]
+  --quick           smaller sizes and fewer rounds
+  --out <folder>    where the results are written; by default bench/results
+  --json            prints the results as JSON, with times in milliseconds where a figure says nothing else
+  --compare <file>  names the figures that are worse than in the latest.json of an earlier run, and exits with 1
+                    where there is one
+  --beyond <ratio>  how much worse a figure may be; by default 1.1`;
 
 /** A quick run keeps the committed results of the full run. */
 function defaultFolder(quick: boolean): string {
@@ -39,6 +52,9 @@ function parseOptions(): Options {
       options: {
         quick: { type: "boolean", default: false },
         out: { type: "string" },
+        json: { type: "boolean", default: false },
+        compare: { type: "string" },
+        beyond: { type: "string" },
         help: { type: "boolean", short: "h", default: false },
       },
     });
@@ -47,11 +63,25 @@ function parseOptions(): Options {
       process.exit(0);
     }
     if (values.out === "") throw new TypeError("--out is empty; it must be a folder");
-    return { quick: values.quick, out: resolve(values.out ?? defaultFolder(values.quick)) };
+    const { quick, json, compare, beyond } = values;
+    if (beyond !== undefined && compare === undefined) throw new TypeError("--beyond needs --compare");
+    return {
+      quick,
+      json,
+      out: resolve(values.out ?? defaultFolder(quick)),
+      before: compare === undefined ? undefined : readResults(compare, quick),
+      beyond: ratioOf(beyond ?? "1.1"),
+    };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : error}\nusage: ${usage}`);
     process.exit(2);
   }
+}
+
+function ratioOf(text: string): number {
+  const ratio = Number(text);
+  if (ratio >= 1 && Number.isFinite(ratio)) return ratio;
+  throw new TypeError(`--beyond is "${text}"; it must be a number of at least 1, such as 1.1`);
 }
 
 const checkout = join(import.meta.dir, "../");
@@ -139,7 +169,7 @@ async function measure(quick: boolean): Promise<Results> {
   const startedMs = performance.now();
   const device = await findDevice(await selectBackend());
   const machine = findMachine();
-  console.log(`${describeDevice(device)}\n${describeMachine(machine)}`);
+  console.error(`${describeDevice(device)}\n${describeMachine(machine)}`);
   const findings = await measureInFolder(quick);
   return Value.Parse(Results, {
     version: 2,
@@ -161,8 +191,19 @@ async function write(results: Results, folder: string): Promise<void> {
   await Bun.write(join(folder, "latest.md"), markdown(results, charts));
 }
 
-const { quick, out } = parseOptions();
+/** Reports what is worse than in an earlier run. Returns the exit status. */
+function compareWith(results: Results, before: Results, beyond: number): number {
+  const worse = worseFigures(results, before, beyond);
+  const run = `the run of ${before.date.slice(0, 10)}`;
+  if (worse.length === 0) console.error(`\nno figure is more than ${beyond} times that of ${run}`);
+  else
+    console.error(`\nworse than in ${run}, beyond ${beyond} times and the spread:\n\n${worseTable(worse)}`);
+  return worse.length === 0 ? 0 : 1;
+}
+
+const { quick, out, json, before, beyond } = parseOptions();
 const results = await measure(quick);
-console.log(`\n${summary(results)}\n\n${tables(results)}`);
+console.log(json ? JSON.stringify(results, null, 2) : `${summary(results)}\n\n${tables(results)}`);
 await write(results, out);
-console.log(`\nwritten to ${out}`);
+console.error(`\nwritten to ${out}`);
+if (before !== undefined) process.exitCode = compareWith(results, before, beyond);

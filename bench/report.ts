@@ -1,6 +1,7 @@
 /** Renders the results as Markdown tables, for `latest.md` and the terminal. */
 
 import { formatSize } from "../src/options/sizes.ts";
+import type { ComparedFigure } from "./compare.ts";
 import type { Comparison, Device, Figure, Machine, Results, Statistic, TargetRow } from "./schema.ts";
 
 /** Three significant digits: noise hides any further digit. */
@@ -184,6 +185,24 @@ export function tables({ figures, notes }: Results): string {
   parts.push(`## Phases\n\n${table(phaseColumns(withPhases), withPhases)}`);
   if (notes.length > 0) parts.push(`## Notes\n\n${notes.map((note) => `- ${note}`).join("\n")}`);
   return parts.join("\n\n");
+}
+
+const worseColumns: readonly Column<ComparedFigure>[] = [
+  { title: "scenario", cell: ({ figure }) => figure.scenario },
+  { title: "case", cell: ({ figure }) => figure.case },
+  { title: "operation", cell: ({ figure }) => figure.operation },
+  { title: "size", align: "right", cell: ({ figure }) => formatSize(figure.sizeBytes) },
+  { title: "segments", align: "right", cell: ({ figure }) => String(figure.segments) },
+  { title: "unit", cell: ({ figure, isRatio }) => (isRatio ? "× limit" : figure.unit) },
+  { title: "before", align: "right", cell: ({ before }) => number(before.median) },
+  { title: "p25 to p75", cell: ({ before }) => spread(before) },
+  { title: "now", align: "right", cell: ({ now }) => number(now.median) },
+  { title: "p25 to p75", cell: ({ now }) => spread(now) },
+  { title: "factor", align: "right", cell: ({ factor }) => `${number(factor)} ×` },
+];
+
+export function worseTable(figures: readonly ComparedFigure[]): string {
+  return table(worseColumns, figures);
 }
 
 /** Device, machine and targets. */
