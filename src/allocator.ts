@@ -210,7 +210,7 @@ export class CaMemAllocator {
    * `DEVICE_LOST` or `CLOSED`
    */
   wakeUp(options: WakeOptions = {}): WakeUp {
-    const order = new WakeOrder(localNative, this.#table);
+    const order = new WakeOrder(localNative, this.#table, (tag) => checkKnownTag(tag, this.#isKnown));
     return WakeUp.of(this.#wakeUp(options, order), order);
   }
 

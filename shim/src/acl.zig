@@ -66,6 +66,9 @@ pub const Stream = ?*anyopaque;
 pub const Event = ?*anyopaque;
 pub const DrvMemHandle = ?*anyopaque;
 
+/// Events of `aclrtCreateEventExWithFlag` that streams wait for, and that can be recorded again.
+pub const event_sync: u32 = 1;
+
 pub const RunMode = struct {
     pub const device: c_int = 0;
     pub const host: c_int = 1;
@@ -243,7 +246,7 @@ pub const Api = struct {
     aclrtCreateStream: *const fn (*Stream) callconv(.c) Error,
     aclrtDestroyStream: *const fn (Stream) callconv(.c) Error,
     aclrtSynchronizeStream: *const fn (Stream) callconv(.c) Error,
-    aclrtCreateEvent: *const fn (*Event) callconv(.c) Error,
+    aclrtCreateEventExWithFlag: ?*const fn (*Event, u32) callconv(.c) Error,
     aclrtRecordEvent: *const fn (Event, Stream) callconv(.c) Error,
     aclrtDestroyEvent: *const fn (Event) callconv(.c) Error,
     aclrtStreamWaitEvent: *const fn (Stream, Event) callconv(.c) Error,

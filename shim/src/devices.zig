@@ -20,6 +20,8 @@ const Plan = plans.Plan;
 /// Page-locked memory that a plan takes on each device where content goes to or comes from a file or ordinary memory.
 pub const staging_bytes = runtime.streams_per_device * transfer.staging_bytes_per_stream;
 
+const undo_patience_ns = 10 * std.time.ns_per_s;
+
 pub const Devices = struct {
     memory: vmm.Memory,
     events: Events = .{},
@@ -73,6 +75,19 @@ pub const Devices = struct {
         try self.memory.runtime.synchronizeDevice(steps.device, plan.interrupt(), failure);
         self.events.settle(steps.device);
         self.settle(steps.device);
+    }
+
+    /// Waits, for some time, until the device has finished the work on memory that is to be unmapped. Otherwise it
+    /// counts as unsettled, and the memory stays mapped.
+    pub fn waitToUndo(self: *Devices, device: u32) void {
+        var ignored: Failure = .{};
+        const interrupt: sync.Interrupt = .{ .deadline_ns = sync.now() +| undo_patience_ns };
+        self.memory.runtime.synchronizeDevice(device, interrupt, &ignored) catch {
+            self.unsettled[device] = true;
+            return;
+        };
+        self.events.settle(device);
+        self.settle(device);
     }
 
     /// Staging for a device, unless the plan has it already.
@@ -152,6 +167,7 @@ pub const Devices = struct {
             if (!rt.isGone(device)) rt.synchronizeDevice(device, interrupt, failure) catch |err| {
                 if (!rt.isGone(device)) return err;
             };
+            self.events.settle(device);
             self.settle(device);
         }
     }

@@ -8,6 +8,9 @@ const status = @import("status.zig");
 const sync = @import("sync.zig");
 const Failure = status.Failure;
 
+/// Some devices have 1,023, which the engine needs as well. AscendCL waits where there is none left.
+const most_per_device = 512;
+
 /// The events of all devices. One that was given out is given out again once its device has finished all work, since
 /// a stream may still wait for it until then.
 pub const Events = struct {
@@ -22,9 +25,11 @@ pub const Events = struct {
         defer self.mutex.unlock();
         const made = &self.devices[device];
         if (made.taken == made.list.items.len) {
+            if (made.taken == most_per_device) return null;
+            const create = rt.library.api.aclrtCreateEventExWithFlag orelse return null;
             made.list.ensureUnusedCapacity(heap.allocator, 1) catch return null;
             var created: acl.Event = null;
-            if (rt.library.api.aclrtCreateEvent(&created) != acl.code.success) return null;
+            if (create(&created, acl.event_sync) != acl.code.success) return null;
             made.list.appendAssumeCapacity(created);
         }
         made.taken += 1;

@@ -320,6 +320,7 @@ pub const Executor = struct {
         self.run(plan, &failure) catch |err| {
             const is_withdrawn = err == error.Aborted and plan.withdrawn.load(.acquire);
             plan.note(if (is_withdrawn) error.Moving else err, &failure);
+            self.failOrder(plan);
             plan.enter(.undoing);
             self.undo(plan);
         };
@@ -329,6 +330,13 @@ pub const Executor = struct {
         self.finish(plan);
         if (self.guard) |guard| guard.open();
         plan.total_ns = sync.now() -| plan.started_ns;
+    }
+
+    /// With the mutex held, so that whoever waits for a group sees either.
+    fn failOrder(self: *Executor, plan: *Plan) void {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        if (plan.order) |*order| order.fail();
     }
 
     /// Releases segments that were freed while they moved, unless their device is busy, and host memory that nothing

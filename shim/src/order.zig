@@ -50,6 +50,8 @@ pub const Order = struct {
     events: *Events,
     /// Devices whose memory is not all mapped yet.
     unmapped_devices: std.atomic.Value(u32) = .init(1),
+    /// The plan is being undone: nothing is ready any more.
+    has_failed: std.atomic.Value(bool) = .init(false),
     mutex: sync.Mutex = .{},
     marks: std.ArrayList(Mark) = .empty,
     /// An event could not be recorded, so none stands for its group.
@@ -97,6 +99,11 @@ pub const Order = struct {
         self.unmapped_devices.store(@intCast(devices), .release);
     }
 
+    /// The plan has failed, and is undone from here on.
+    pub fn fail(self: *Order) void {
+        self.has_failed.store(true, .release);
+    }
+
     /// All memory of one device is mapped.
     pub fn mapped(self: *Order) void {
         _ = self.unmapped_devices.fetchSub(1, .acq_rel);
@@ -107,7 +114,7 @@ pub const Order = struct {
     }
 
     fn isReady(self: *const Order, group: u32) bool {
-        return self.unmapped_devices.load(.acquire) == 0 and
+        return !self.has_failed.load(.acquire) and self.unmapped_devices.load(.acquire) == 0 and
             self.groups[group].unarrived_bytes.load(.acquire) == 0;
     }
 
@@ -126,6 +133,7 @@ pub const Order = struct {
         failure: *Failure,
     ) status.Error!void {
         if (group >= self.groups.len) return error.InvalidArgument;
+        if (self.has_failed.load(.acquire)) return error.Aborted;
         if (self.isReady(group)) return;
         if (self.unmapped_devices.load(.acquire) > 0) return error.Busy;
         if (self.groups[group].unsubmitted_bytes.load(.acquire) > 0) return error.Busy;

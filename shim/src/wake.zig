@@ -103,6 +103,8 @@ pub fn undo(devices: *Devices, plan: *Plan, steps: DeviceSteps) void {
     const scope = devices.enterToUndo(steps.device);
     defer if (scope) |entered| entered.abandon();
     var spare: Failure = .{};
+    // The engine may have given the device work on what was ready.
+    if (plan.order != null) devices.waitToUndo(steps.device);
     for (steps.steps) |step| {
         const segment = step.segment;
         if (segment.content.isLive()) continue; // its content is in the memory it holds

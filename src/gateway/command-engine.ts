@@ -16,6 +16,7 @@ const longestBackoffMs = 60_000;
 /** An engine that has run for this long has not failed to start. */
 const steadyMs = 60_000;
 /** How long after the engine answers its memory may still be unknown. */
+const lostGraceMs = 1_000;
 const defaultConnectGraceMs = 500;
 const intervalMs = 50;
 
@@ -79,6 +80,7 @@ export class CommandEngine implements EngineSource {
         throw ending.signal.reason;
       }
       this.#upstream = upstream;
+      void connection?.gone?.then(() => this.#endUnreachable(process));
       if (connection === undefined)
         report(`${name}: has used no device memory; to free it, camem ends the program`);
       return connection;
@@ -91,6 +93,15 @@ export class CommandEngine implements EngineSource {
       if (!signal.aborted) this.#noteFailure();
       throw error;
     }
+  }
+
+  /** Ends a program whose memory cannot be reached any more although it lives: the next request starts it again. */
+  async #endUnreachable(process: EngineProcess): Promise<void> {
+    // The end of the program itself is noticed meanwhile.
+    await Bun.sleep(lostGraceMs);
+    if (this.#process !== process || !process.isRunning || this.#isStopping) return;
+    this.#options.report(`${this.#options.config.name}: its memory cannot be reached any more; ending it`);
+    await process.stop(this.#options.stopDeadlineMs);
   }
 
   async stop(): Promise<void> {

@@ -210,6 +210,9 @@ function resolveLadder(entry: EngineEntry, file: GatewayFile): IdleRung[] {
     throw fault("level 2 ends the program, but camem does not start this engine; use level 1", "idle");
   const after = ttl === undefined ? 0 : (parseDuration(ttl) ?? 0);
   const usable = rungs.filter(({ level }) => canStop || level === 1);
+  const latest = Math.max(0, ...usable.map((rung) => parseDuration(rung.after) ?? 0));
+  if (after > 0 && after <= latest)
+    throw fault("ttl must be longer than every time in idle: the engine sleeps before it ends", "ttl");
   return after > 0 ? [...usable, { after, level: 2 }] : usable;
 }
 

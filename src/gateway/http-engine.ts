@@ -5,7 +5,7 @@ import type { TagUsage } from "../memory/usage.ts";
 import { defaultTag } from "../policy/tag-names.ts";
 import { connectionFailure } from "../proxy/connection-failure.ts";
 import { untilReady } from "../proxy/readiness.ts";
-import { addressOf } from "../proxy/upstream.ts";
+import { addressOf, directly } from "../proxy/upstream.ts";
 import type { EngineConnection } from "../run/attachable-allocator.ts";
 import { emptyPlan, noHostUsage } from "../run/no-memory.ts";
 import { sleepReport, wakeReport } from "../run/reports.ts";
@@ -68,7 +68,7 @@ export class HttpEngine implements EngineSource {
   async #isSleeping(signal: AbortSignal): Promise<boolean> {
     if (this.#api === "sglang") return true;
     const address = addressOf(this.upstream, "/is_sleeping");
-    const response = await fetch(address, { signal, keepalive: false });
+    const response = await fetch(address, { ...directly, signal, keepalive: false });
     const body: unknown = response.ok ? await response.json() : null;
     const isSleeping = Object(body)["is_sleeping"];
     if (typeof isSleeping === "boolean") return isSleeping;
@@ -138,7 +138,7 @@ class HttpConnection implements EngineConnection {
       const needs = devices.map((device) => ({
         device,
         neededBytes: sizeBytes,
-        freeBytes: Number.MAX_SAFE_INTEGER,
+        freeBytes: this.#options.freeBytes(device),
       }));
       return { ...emptyPlan, tags: { [defaultTag]: { ...none, restoreBytes: all } }, devices: needs };
     }
@@ -148,14 +148,17 @@ class HttpConnection implements EngineConnection {
 
   async sleep({ signal }: { readonly signal?: AbortSignal | undefined } = {}): Promise<SleepReport> {
     if (this.#isAsleep) return sleepReport(1, 0, true);
-    await this.#post(routes[this.#options.api].sleep, signal);
+    // The server goes on with what it has received, whether or not anybody waits for the answer.
+    signal?.throwIfAborted();
+    await this.#post(routes[this.#options.api].sleep);
     this.#isAsleep = true;
     return sleepReport(1, this.#bytes, false);
   }
 
   async wakeUp({ signal }: { readonly signal?: AbortSignal | undefined } = {}): Promise<WakeReport> {
     if (!this.#isAsleep) return wakeReport(0, true);
-    await this.#post(routes[this.#options.api].wake, signal);
+    signal?.throwIfAborted();
+    await this.#post(routes[this.#options.api].wake);
     this.#isAsleep = false;
     return wakeReport(this.#bytes, false);
   }
@@ -168,16 +171,16 @@ class HttpConnection implements EngineConnection {
     return this.#config.memoryBytes ?? 0;
   }
 
-  async #post(path: string, signal: AbortSignal | undefined): Promise<void> {
+  async #post(path: string): Promise<void> {
     const address = addressOf(this.#options.upstream, path);
-    const limit = AbortSignal.timeout(requestTimeoutMs);
     const failed = (why: string, cause?: unknown) =>
       new CamemError("ENGINE_UNAVAILABLE", `POST ${address} failed: ${why}`, { cause, retryAfterSeconds: 5 });
     let response: Response;
     try {
       response = await fetch(address, {
+        ...directly,
         method: "POST",
-        signal: signal === undefined ? limit : AbortSignal.any([signal, limit]),
+        signal: AbortSignal.timeout(requestTimeoutMs),
         keepalive: false,
       });
     } catch (cause) {

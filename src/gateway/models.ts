@@ -1,6 +1,6 @@
 /** The models of all engines: by the names in the file, and by those that the engines themselves list. */
 
-import { addressOf } from "../proxy/upstream.ts";
+import { addressOf, directly } from "../proxy/upstream.ts";
 import type { EngineState } from "../server/engine/events.ts";
 import type { EngineConfig } from "./gateway-config.ts";
 
@@ -73,7 +73,11 @@ export class Models {
 async function listedBy(upstream: URL): Promise<string[]> {
   try {
     const signal = AbortSignal.timeout(listTimeoutMs);
-    const response = await fetch(addressOf(upstream, "/v1/models"), { signal, keepalive: false });
+    const response = await fetch(addressOf(upstream, "/v1/models"), {
+      ...directly,
+      signal,
+      keepalive: false,
+    });
     const text = response.ok ? await response.text() : "";
     if (text.length > longestListBytes) return [];
     const data: unknown = Object(JSON.parse(text))["data"];

@@ -3,7 +3,7 @@
 import type { TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from "yaml";
-import { CamemError, formatValue } from "../errors.ts";
+import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { nearestName } from "../options/nearest-name.ts";
 
 type Path = readonly (string | number)[];
@@ -36,10 +36,19 @@ export class PositionedYaml {
    * @throws CamemError `INVALID_CONFIG` with the place of each fault
    */
   read<T>(schema: TSchema): T {
-    const value: unknown = this.#document.toJS();
+    const value = this.#value();
     if (Value.Check(schema, value)) return value as T;
     this.refuse(faultsOf(schema, value, []));
     throw invalid([`${this.#name}: it does not fit the schema`]);
+  }
+
+  /** @throws CamemError `INVALID_CONFIG` for an alias that leads nowhere, or too many of them */
+  #value(): unknown {
+    try {
+      return this.#document.toJS();
+    } catch (error) {
+      throw invalid([`${this.#name}: ${messageOf(error)}`]);
+    }
   }
 
   /** @throws CamemError `INVALID_CONFIG` with the place of each fault, if there is one */

@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { statSync } from "node:fs";
 import { constants } from "node:os";
+import { longestDelayMs } from "../async/clock.ts";
 import { CamemError, formatValue, messageOf } from "../errors.ts";
 import { endAll, processesOf, runVariable, sendSignal } from "./family.ts";
 
@@ -92,7 +93,7 @@ export class EngineProcess {
   /** Ends the program: SIGTERM, and SIGKILL to all its processes once `deadlineMs` has passed. */
   async stop(deadlineMs: number): Promise<ProcessEnd> {
     this.kill("SIGTERM");
-    const timer = setTimeout(() => this.killAll(), deadlineMs);
+    const timer = setTimeout(() => this.killAll(), Math.min(deadlineMs, longestDelayMs));
     try {
       return await this.ended;
     } finally {

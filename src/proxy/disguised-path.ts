@@ -1,15 +1,18 @@
 /** Paths that an engine may read as one of the routes that are not for everybody. */
 
+import { posix } from "node:path";
+
 /**
  * True when `pathname` is not one of `paths` as it stands, but an engine may read it as one: it is encoded, has doubled or trailing
  * slashes, or other case. Such a request must not pass the access rules of these routes and reach the engine's own.
  */
 export function isDisguised(pathname: string, paths: ReadonlySet<string>): boolean {
   if (paths.has(pathname)) return false;
-  const plain = decoded(pathname)
+  const segments = decoded(pathname)
     .replaceAll("\\", "/")
-    .replace(/\/+/g, "/")
-    .replace(/;.*$/, "")
+    .replace(/;[^/]*/g, "");
+  const plain = posix
+    .normalize(segments)
     .replace(/(?<=.)\/$/, "")
     .toLowerCase();
   return paths.has(plain);

@@ -7,7 +7,7 @@ import { leasedStream } from "../server/http/leased-stream.ts";
 import { errorResponse, RequestError } from "../server/http/replies.ts";
 import { urlOf } from "../server/http/request-input.ts";
 import { connectionFailure } from "./connection-failure.ts";
-import { addressOf } from "./upstream.ts";
+import { addressOf, directly } from "./upstream.ts";
 
 /** Headers that belong to one connection (RFC 9110, section 7.6.1), and those that the HTTP client sets itself. */
 const connectionHeaders = [
@@ -52,6 +52,7 @@ export async function forward(request: Request, options: ForwardOptions): Promis
   try {
     // A pooled connection may be closed by the engine just before it is used, and a streamed body cannot be sent again.
     const answer = await fetch(addressOf(upstream, options.path ?? `${pathname}${search}`), {
+      ...directly,
       method: request.method,
       headers: requestHeaders(request, clientAddress),
       body: options.body ?? request.body,

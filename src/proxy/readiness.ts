@@ -2,7 +2,7 @@
 
 import { CamemError } from "../errors.ts";
 import { connectionFailure } from "./connection-failure.ts";
-import { addressOf } from "./upstream.ts";
+import { addressOf, directly } from "./upstream.ts";
 
 export interface ReadinessOptions {
   readonly upstream: URL;
@@ -43,7 +43,7 @@ export async function untilReady({ upstream, path, deadlineMs, signal }: Readine
 async function attempt(url: string, needsSuccess: boolean, signal: AbortSignal): Promise<string | undefined> {
   try {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(attemptTimeoutMs)]);
-    const response = await fetch(url, { signal: limit, redirect: "manual", keepalive: false });
+    const response = await fetch(url, { ...directly, signal: limit, redirect: "manual", keepalive: false });
     await response.body?.cancel();
     return !needsSuccess || response.ok ? undefined : `it answered ${response.status}`;
   } catch (error) {

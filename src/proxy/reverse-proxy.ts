@@ -78,10 +78,10 @@ export class ReverseProxy {
     const isOwn = this.#ownPaths.has(pathname) || pathname.startsWith("/camem/");
     const own = isOwn ? await this.#admin(request, server) : undefined;
     if (own !== undefined) return own;
-    if (pathname === "/health" && passes(request)) return this.#health();
-    if (pathname === "/metrics" && passes(request)) {
+    if (pathname === "/health") return passes(request) ? this.#health() : Promise.reject(readOnly(pathname));
+    if (pathname === "/metrics") {
       this.#checkAccess(request, server);
-      return this.#options.metrics();
+      return passes(request) ? this.#options.metrics() : Promise.reject(readOnly(pathname));
     }
     if (isDisguised(pathname, this.#ownPaths))
       throw new RequestError(404, "UNKNOWN_ROUTE", "send the path as it is documented, without encoding");
@@ -124,6 +124,13 @@ export class ReverseProxy {
         `the engine's own ${pathname} is not passed on; send this route to the proxy itself, with ?model=`,
       );
   }
+}
+
+function readOnly(pathname: string): RequestError {
+  const allow = "GET, HEAD, OPTIONS";
+  return new RequestError(405, "METHOD_NOT_ALLOWED", `${pathname} is the proxy's own; use ${allow}`, {
+    headers: { allow },
+  });
 }
 
 function upstreamOf({ name, upstream }: Backend): URL {

@@ -19,6 +19,9 @@ export function parseUpstream(text: string, label: string): URL {
   );
 }
 
+/** Options of `fetch` by which it reaches an engine itself, whatever proxy the environment names (`http_proxy`). */
+export const directly = { proxy: false } as unknown as BunFetchRequestInit;
+
 /** The address of a path below the base URL, which may have a path of its own. */
 export function addressOf(upstream: URL, pathAndQuery: string): string {
   return `${upstream.origin}${upstream.pathname.replace(/\/$/, "")}${pathAndQuery}`;

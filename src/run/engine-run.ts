@@ -1,7 +1,7 @@
 /** `camem run`: one program whose memory can sleep, and the proxy in front of it. */
 
 import { basename } from "node:path";
-import { systemClock } from "../async/clock.ts";
+import { longestDelayMs, systemClock } from "../async/clock.ts";
 import { Deferred } from "../async/deferred.ts";
 import { CamemError } from "../errors.ts";
 import { exposeMetrics } from "../metrics/exposition.ts";
@@ -117,10 +117,13 @@ export class EngineRun {
     this.#process.kill(signal);
     if (!/^SIG(TERM|INT|HUP|QUIT)$/.test(signal)) return;
     const deadlineMs = this.#options.stopDeadlineMs ?? defaults.stopDeadlineMs;
-    this.#stopTimer ??= setTimeout(() => {
-      this.#surroundings.report(`${this.name} did not end within ${deadlineMs} ms; killing it`);
-      this.#process.killAll();
-    }, deadlineMs);
+    this.#stopTimer ??= setTimeout(
+      () => {
+        this.#surroundings.report(`${this.name} did not end within ${deadlineMs} ms; killing it`);
+        this.#process.killAll();
+      },
+      Math.min(deadlineMs, longestDelayMs),
+    );
   }
 
   #newController(onTouch: NonNullable<RunOptions["onTouch"]>): SleepController {

@@ -40,7 +40,9 @@ export class OperatorFollower implements Disposable {
       // Neither call moves memory: it has moved already.
       if (isAsleep && state === "awake")
         await this.#controller.sleep({ mode: "wait", deadlineMs: 0, reason: "operator", onlyIf });
-      if (!isAsleep && state === "asleep") await this.#controller.wakeUp({ reason: "operator", onlyIf });
+      // A failure of an engine that has died is over once another one is connected.
+      if (!isAsleep && (state === "asleep" || state === "failed"))
+        await this.#controller.wakeUp({ reason: "operator", onlyIf });
     } catch (error) {
       // Requests are in flight, or the engine has ended: the next comparison tells.
       if (!(error instanceof CamemError)) throw error;

@@ -101,7 +101,8 @@ async function poll(shim: native.Native, ticket: number, { onProgress, order }: 
     // Read first, since any other call overwrites it.
     const failure = progress.phase === native.Phase.done ? shim.planFailure() : undefined;
     if (reportFailure === undefined) report(progress);
-    order?.advance(ticket, progress.readyGroups);
+    const hasSucceeded = failure !== undefined && progress.status === native.Status.ok;
+    order?.advance(ticket, hasSucceeded ? Number.POSITIVE_INFINITY : progress.readyGroups);
     if (failure) {
       // A promise of the last report rejects after this turn.
       if (onProgress) await new Promise(setImmediate);

@@ -18,6 +18,7 @@ import {
 } from "../policy/tag-policies.ts";
 import { Hooks } from "./hooks.ts";
 import {
+  checkKnownTag,
   checkSleepOptions,
   checkWakeOptions,
   type IsKnownTag,
@@ -159,14 +160,17 @@ export class Transitions {
   }
 
   /** @param order serves those who wait for a part of the memory */
-  async wakeUp(options: WakeOptions, order = new WakeOrder(this.#native, this.#table)): Promise<WakeReport> {
+  async wakeUp(
+    options: WakeOptions,
+    order = new WakeOrder(this.#native, this.#table, (tag) => checkKnownTag(tag, this.#isKnownTag)),
+  ): Promise<WakeReport> {
     checkWakeOptions(options, this.#isKnownTag);
     if (options.order !== undefined && this.#native.submitOrderedPlan === undefined)
       throw new CamemError("INVALID_ARGUMENT", "an engine in another process wakes up in no order", {
         property: "order",
       });
     this.hooks.assertOutside();
-    order.ask(options.order);
+    order.ask(options.order, options.tags);
     return this.#queue.run(options.signal, (signal) => this.#wakeNow({ ...options, signal, order }));
   }
 

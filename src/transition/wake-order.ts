@@ -47,6 +47,8 @@ interface Waiter {
 export class WakeOrder {
   readonly #native: native.Native;
   readonly #table: SegmentTable;
+  readonly #checkTag: (tag: string) => void;
+  #tags: readonly string[] | undefined;
   #order: "loaded" | readonly OrderedMemory[] | undefined;
   /** The group of each segment, as the plan that runs has it. */
   #places: ReadonlyMap<number, number> = new Map();
@@ -56,14 +58,17 @@ export class WakeOrder {
   #outcome: { readonly error: unknown } | "done" | undefined;
   readonly #waiters = new Set<Waiter>();
 
-  constructor(shim: native.Native, table: SegmentTable) {
+  /** @param checkTag throws for a tag that the allocator does not know */
+  constructor(shim: native.Native, table: SegmentTable, checkTag: (tag: string) => void) {
     this.#native = shim;
     this.#table = table;
+    this.#checkTag = checkTag;
   }
 
-  /** The order that the caller asked for. */
-  ask(order: "loaded" | readonly OrderedMemory[] | undefined): void {
+  /** What the caller asked for: an order, and only some tags. */
+  ask(order: "loaded" | readonly OrderedMemory[] | undefined, tags: readonly string[] | undefined): void {
     this.#order = order;
+    this.#tags = tags;
   }
 
   /** The groups of the segments that there are now; undefined without an order. */
@@ -132,12 +137,25 @@ export class WakeOrder {
         "INVALID_ARGUMENT",
         `the memory is ${formatValue(memory)}; it must be a buffer, a tag, or a list of these`,
       );
+    for (const part of partsOf(memory)) this.#checkPart(part);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const group = this.#groups === 0 ? undefined : this.#groupOf(memory);
     const waiter: Waiter = { memory, group, isServed, resolve, reject };
     this.#waiters.add(waiter);
     this.#serve(waiter);
     return promise;
+  }
+
+  /** @throws CamemError for memory that this wake-up does not bring back */
+  #checkPart(part: DeviceBuffer | string): void {
+    if (typeof part === "string") this.#checkTag(part);
+    else if (part.isFreed) throw new CamemError("BUFFER_FREED", "the buffer was freed");
+    const tag = typeof part === "string" ? part : part.tag;
+    if (this.#tags === undefined || this.#tags.includes(tag)) return;
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `the wake-up has tags, and leaves memory under ${formatValue(tag)} asleep; add that tag`,
+    );
   }
 
   #serve(waiter: Waiter): void {

@@ -41,9 +41,11 @@ export class WakeUp extends Promise<WakeReport> {
    * Resolves when memory is mapped and has its content: a buffer, all memory under a tag, or several of these. Memory that the
    * order does not name is last; without an order all of it is.
    *
-   * @throws CamemError what the wake-up fails with; `INVALID_ARGUMENT`
+   * @throws CamemError what the wake-up fails with; `INVALID_ARGUMENT`, also for memory that the wake-up leaves asleep;
+   * `UNKNOWN_TAG`, `INVALID_TAG` or `BUFFER_FREED`
    */
   async ready(memory: OrderedMemory): Promise<void> {
+    this.#leaveFailureToWaits();
     return this.#order.ready(memory);
   }
 
@@ -55,6 +57,7 @@ export class WakeUp extends Promise<WakeReport> {
    * @throws CamemError as {@link ready}, or `ACL_CALL_FAILED`
    */
   async streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void> {
+    this.#leaveFailureToWaits();
     const address = typeof stream === "bigint" ? Number(stream) : stream;
     if (!Number.isSafeInteger(address) || address <= 0)
       throw new CamemError(
@@ -62,5 +65,10 @@ export class WakeUp extends Promise<WakeReport> {
         `the stream is ${formatValue(stream)}; it must be the address of an aclrtStream`,
       );
     return this.#order.streamWait(address, memory);
+  }
+
+  /** Whoever waits for a part hears of a failure there, and need not await the whole. */
+  #leaveFailureToWaits(): void {
+    this.catch(() => undefined);
   }
 }

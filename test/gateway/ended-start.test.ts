@@ -64,3 +64,27 @@ test("CommandEngine.start() rejects when the engine ended while its socket was f
   expect(close).toHaveBeenCalledTimes(1);
   await engine.stop();
 });
+
+test("CommandEngine ends a program that lives on when its memory cannot be reached any more", async () => {
+  const file = `engines:\n  one:\n    command: ["${process.execPath}", -e, '${server}', "$\{PORT}"]`;
+  const [config] = parseGatewayFile(`listen: 127.0.0.1:0\n${file}`, "camem.yaml", process.env).engines;
+  if (config?.origin.kind !== "command") throw new Error("the file has no command");
+  const reports: string[] = [];
+  const { promise: gone, resolve: lose } = Promise.withResolvers<unknown>();
+  const connection = { close: async () => undefined, gone } as unknown as EngineConnection;
+  const engine = new CommandEngine({
+    config,
+    origin: config.origin,
+    stopDeadlineMs: 1000,
+    environment: {},
+    library: join(import.meta.dir, `../../native/linux-${process.arch}/libcamem.so`), // does nothing here
+    report: (line) => reports.push(line),
+    connect: async () => connection,
+  });
+  const ended = Promise.withResolvers<void>();
+  engine.onEnd = async () => ended.resolve();
+  await engine.start(new AbortController().signal);
+  lose(undefined);
+  await ended.promise;
+  expect(reports.join("\n")).toContain("one: its memory cannot be reached any more; ending it");
+});

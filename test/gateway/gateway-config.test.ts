@@ -75,6 +75,7 @@ groups:
 test.each([
   ["", "camem.yaml:1:1: the file is null; it must be engines and settings"],
   ["engines: {}", "camem.yaml:1:1: engines is an object; it must be engines by name"],
+  ["engines: *none", "camem.yaml: Unresolved alias"],
   ["engines: [", "camem.yaml:1:11: Flow sequence in block collection"],
   ["a: 1\na: 2\n", "camem.yaml:2:1: Map keys must be unique"],
   ["engines:\n  a: { command: x, idle: 5x }", 'engines.a.idle is "5x"; it must be times and levels'],
@@ -97,6 +98,11 @@ test.each([
   ["engines:\n  a: { url: http://b, idle: 5m:2 }", "level 2 ends the program"],
   ["engines:\n  a: { command: x, idle: 5m:2, ttl: 1h }", "give one of them"],
   ["engines:\n  a: { socket: /s }", "needs upstream"],
+  [
+    "engines:\n  a: { command: x, idle: 5m:1, ttl: 1m }",
+    "camem.yaml:2:32: ttl must be longer than every time in idle",
+  ],
+  ["idle: 5m:1\nengines:\n  a: { command: x, ttl: 5m }", "ttl must be longer"],
   ["engines:\n  a: { command: x, api: vllm }", "only an engine with url has an api"],
   ['engines:\n  a: { command: "x \'y" }', "a quote that is not closed"],
   ['engines:\n  a: { command: "x $' + '{NOTHING}" }', "no variable NOTHING"],

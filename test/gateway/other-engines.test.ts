@@ -10,16 +10,19 @@ class PeerServer implements Disposable {
   readonly server: Bun.Server<undefined>;
   isSleeping = false;
   failsToWake = false;
+  /** A sleep that has begun goes on whether or not its client waits for it. */
+  sleepMs = 0;
 
   constructor() {
     this.server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: (request) => this.#answer(request) });
   }
 
-  #answer(request: Request): Response {
+  async #answer(request: Request): Promise<Response> {
     const { pathname, search } = new URL(request.url);
     if (pathname === "/is_sleeping") return Response.json({ is_sleeping: this.isSleeping });
     if (pathname === "/v1/models") return Response.json({ data: [{ id: "an-adapter" }] });
     if (request.method === "POST") this.calls.push(`${pathname}${search}`);
+    if (pathname === "/sleep") await Bun.sleep(this.sleepMs);
     if (/^\/(sleep|release_memory_occupation)$/.test(pathname)) this.isSleeping = true;
     if (/^\/(wake_up|resume_memory_occupation)$/.test(pathname)) {
       if (this.failsToWake) return new Response("out of memory", { status: 500 });
@@ -57,6 +60,28 @@ groups: { turns: { engines: [one, two] } }`);
     "/release_memory_occupation",
   ]);
   expect(fixture.states).toEqual({ one: "awake", two: "asleep" });
+});
+
+test("Gateway knows that a server sleeps whose sleep nobody waited for", async () => {
+  using one = new PeerServer();
+  using two = new PeerServer();
+  one.sleepMs = 300;
+  await using fixture = await GatewayFixture.start(`
+minimum_residency: 0
+engines:
+  one: { url: "${one.url}", memory: 1GiB }
+  two: { url: "${two.url}", memory: 1GiB }
+groups: { turns: { engines: [one, two] } }`);
+  expect(await fixture.complete("one")).toBe("200 text");
+  const client = new AbortController();
+  const body = JSON.stringify({ model: "two" });
+  const request = { method: "POST", body, signal: client.signal };
+  const gone = fixture.fetch("/v1/completions", request).catch(() => "left");
+  await until(() => one.calls.includes("/sleep?level=1"));
+  client.abort();
+  expect(await gone).toBe("left");
+  await until(() => one.isSleeping);
+  for (let round = 0; round < 2; round++) expect(await fixture.complete("one")).toBe("200 text");
 });
 
 test("Gateway wakes a server of vLLM that sleeps already", async () => {

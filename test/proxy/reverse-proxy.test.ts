@@ -60,19 +60,53 @@ test.each(["/sleep", "/metrics", "/camem/usage", "/release_memory_occupation"])(
   },
 );
 
-test.each(["/%73leep", "//sleep", "/%2573leep", "/Sleep", "/wake_up;x=1", "/%6detrics"])(
-  "ReverseProxy does not pass on %s, which an engine may read as an administrative route",
-  async (path) => {
-    let reached = 0;
-    await using fixture = new ProxyFixture(() => new Response(String(++reached)));
-    const answer = await raw(
-      fixture.port,
-      `POST ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
-    );
-    expect(answer).toStartWith("HTTP/1.1 404 ");
-    expect(reached).toBe(0);
-  },
-);
+test.each([
+  ...["/%73leep", "//sleep", "/%2573leep", "/Sleep", "/wake_up;x=1", "/%6detrics"],
+  ...["/x%2f..%2fsleep", "/.%2fsleep", "/x/%2e%2e%2fsleep", "/x;y/..%2fsleep"],
+])("ReverseProxy does not pass on %s, which an engine may read as an administrative route", async (path) => {
+  let reached = 0;
+  await using fixture = new ProxyFixture(() => new Response(String(++reached)));
+  const answer = await raw(
+    fixture.port,
+    `POST ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
+  );
+  expect(answer).toStartWith("HTTP/1.1 404 ");
+  expect(reached).toBe(0);
+});
+
+test.each(["/health", "/metrics"])("ReverseProxy passes no POST to %s on", async (path) => {
+  let reached = 0;
+  await using fixture = new ProxyFixture(() => new Response(String(++reached)));
+  const answer = await fixture.fetch(path, post);
+  expect([answer.status, answer.headers.get("allow")]).toEqual([405, "GET, HEAD, OPTIONS"]);
+  const headers = { "x-forwarded-for": "192.0.2.1" };
+  expect((await fixture.fetch("/metrics", { ...post, headers })).status).toBe(403);
+  expect(reached).toBe(0);
+});
+
+test("ReverseProxy reaches the engine itself whatever proxy the environment names", async () => {
+  const seen: string[] = [];
+  using other = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: ({ url }) => {
+      seen.push(url);
+      return new Response("", { status: 403 });
+    },
+  });
+  await using fixture = new ProxyFixture(() => new Response("the engine's own"));
+  const answers: string[] = [];
+  process.env["http_proxy"] = String(other.url);
+  try {
+    const request =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    answers.push(await raw(fixture.port, request));
+  } finally {
+    delete process.env["http_proxy"];
+  }
+  expect(answers[0]).toContain("the engine's own");
+  expect(seen).toEqual([]);
+});
 
 test("ReverseProxy leaves the routes that are named to the engine", async () => {
   await using fixture = new ProxyFixture(() => new Response("the engine's own"));

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CaMemAllocator } from "camem";
+import { CaMemAllocator, CamemError } from "camem";
 import { processesOf } from "../../src/process/family.ts";
 import { EngineRun } from "../../src/run/engine-run.ts";
 import { codeOf, failureOf, MiB } from "../support/device.ts";
@@ -182,3 +182,26 @@ test("EngineRun is ready once it has reached the memory of an engine that answer
   expect(attempts).toBe(3);
   expect((await fixture.fetch("/sleep", { method: "POST" })).status).toBe(200);
 });
+
+test.each([0, 20])(
+  "EngineRun sleeps by itself again after the engine died in a sleep, noticed %i ms later, and came back",
+  async (noticedMs) => {
+    let connections = 0;
+    const died = new CamemError("ENGINE_GONE", "the engine is gone");
+    const connect = async () => {
+      const connection = connectionTo(CaMemAllocator.getInstance());
+      if (++connections > 1) return connection;
+      const gone = Promise.withResolvers<unknown>();
+      const sleep = async () => {
+        setTimeout(() => gone.resolve(died), noticedMs);
+        throw died;
+      };
+      return { ...connection, sleep, gone: gone.promise };
+    };
+    const idle = [{ after: "50ms", level: 1 as const }];
+    await using fixture = new RunFixture([], { idle }, { connect });
+    using _memory = fixture.allocator.malloc(MiB);
+    await until(() => connections === 2);
+    await until(() => fixture.run.controller.status.state === "asleep");
+  },
+);

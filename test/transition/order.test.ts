@@ -155,6 +155,53 @@ describe("order", () => {
     },
   );
 
+  test("ready() in an afterWake hook resolves at once", async () => {
+    await allocator.sleep();
+    let started: WakeUp | undefined;
+    const remove = allocator.onTransition({ afterWake: () => started?.ready(layerOf(5)) });
+    started = allocator.wakeUp({ order: layers });
+    await started;
+    remove();
+  });
+
+  test("ready() refuses memory that the wake-up does not bring back, and the wake-up succeeds", async () => {
+    await allocator.sleep();
+    const wake = allocator.wakeUp({ tags: ["weights"], order: ["weights"] });
+    expect(await codeOf(() => wake.ready(cache))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(() => wake.ready("wieghts"))).toBe("UNKNOWN_TAG");
+    expect(await codeOf(() => wake.ready("x".repeat(500)))).toBe("INVALID_TAG");
+    await wake;
+    expect(await codeOf(() => allocator.wakeUp({ tags: ["wieghts"] }))).toBe("UNKNOWN_TAG");
+    const freed = allocator.malloc(1, { tag: "weights" });
+    freed.free();
+    expect(await codeOf(() => allocator.wakeUp().ready(freed))).toBe("BUFFER_FREED");
+  });
+
+  test.skipIf(!onEmulator)(
+    "wakeUp() that fails leaves no event behind and no rejection unhandled",
+    async () => {
+      const unhandled: unknown[] = [];
+      const note = (error: unknown) => unhandled.push(error);
+      process.on("unhandledRejection", note);
+      await allocator.sleep();
+      let events = 0;
+      for (let round = 0; round < 4; round++) {
+        setFaults("aclrtMemcpyAsync.task:9=507899");
+        await failureOf(() => allocator.wakeUp({ order: layers }).ready(layerOf(5)));
+        setFaults("");
+        // The wake-up itself ends at once.
+        while (layerOf(0).state === "moving") await Bun.sleep(0);
+        events ||= accounting().events;
+      }
+      expect(accounting().events).toBeLessThanOrEqual(2 * events);
+      await Bun.sleep(0);
+      process.off("unhandledRejection", note);
+      expect(unhandled).toEqual([]);
+      await allocator.wakeUp();
+      expectIntact();
+    },
+  );
+
   test.skipIf(!onEmulator)("wakeUp() rejects every wait when a late copy fails", async () => {
     await allocator.sleep();
     setFaults("aclrtMemcpyAsync.task:9=507899");
@@ -248,6 +295,28 @@ describe("streamWait", () => {
       );
       expect(codes).toContain("ACL_CALL_FAILED");
       await wake;
+      expectIntact();
+    },
+  );
+
+  test.skipIf(!onEmulator)(
+    "wakeUp() that fails unmaps nothing before the device has finished its work",
+    async () => {
+      using own = engine();
+      await allocator.sleep();
+      const held = holdDevice();
+      setFaults("aclrtMemcpyAsync.task:9=507899");
+      const wake = allocator.wakeUp({ order: layers });
+      const outcome = codeOf(() => wake);
+      await wake.streamWait(own.stream, layerOf(0)).catch(() => undefined);
+      await Bun.sleep(200);
+      expect(accounting().physicalBytes).toBeGreaterThan(layerBytes);
+      expect(layerOf(0).state).toBe("moving");
+      held.release();
+      expect(await outcome).toBe("ACL_CALL_FAILED");
+      expect(layerOf(0).state).toBe("offloaded");
+      setFaults("");
+      await allocator.wakeUp();
       expectIntact();
     },
   );

@@ -210,7 +210,8 @@ export class IdleSleep implements Disposable {
     try {
       await this.#controller.sleep({ level, mode: "wait", deadlineMs: 0, reason: "idle", signal });
     } catch (error) {
-      if (isUnusable(error)) return this.close();
+      // The memory of an engine that has died may come back with the next one.
+      if (isUnusable(error) && this.#controller.status.state === "closed") return this.close();
       // The controller's events have the failure. Try again after the same time once more; a deeper rung may be due earlier.
       this.#failedAtMs.set(rung, this.#clock.nowMs());
     } finally {

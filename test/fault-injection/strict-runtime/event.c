@@ -34,10 +34,10 @@ static strict_event *living_event(aclrtEvent handle) {
     return NULL;
 }
 
-aclError aclrtCreateEvent(aclrtEvent *event) {
+aclError aclrtCreateEventExWithFlag(aclrtEvent *event, uint32_t flag) {
     STRICT_SCRIBBLE(event);
     STRICT_BEGIN(STRICT_CONTEXT);
-    if (!event) return strict_refuse(ACL_ERROR_INVALID_PARAM, "event is NULL");
+    if (!event || flag != 1) return strict_refuse(ACL_ERROR_INVALID_PARAM, "event is NULL, or the flag is unknown");
     strict_event *created = calloc(1, sizeof *created);
     if (!created) abort();
     *created = (strict_event){.next = events, .context = strict_current(), .alive = true};
