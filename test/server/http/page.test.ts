@@ -305,6 +305,7 @@ describe.skipIf(executablePath === null)("page in a browser", () => {
       engine: {
         engines,
         subscribe,
+        abortRequests: () => 0,
         queueOf,
         admit: () => fixture.alpha.admit(),
         wakeUp: () => fixture.alpha.wakeUp(),
