@@ -34,6 +34,9 @@ async function bench(...args: string[]): Promise<{ stdout: string; stderr: strin
 const isRatio = ({ median, p25, p75 }: Statistic) =>
   [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);
 
+/** A difference between two measurements may have any sign. */
+const isDifference = ({ median, p25, p75 }: Statistic) => [median, p25, p75].every(Number.isFinite);
+
 test(
   "bench measures every target and writes JSON, Markdown and charts",
   async () => {
@@ -45,7 +48,8 @@ test(
     expect(JSON.parse(stdout)).toEqual(results);
     expect(results.quick).toBe(true);
     expect(results.targets.map(({ id }) => id)).toEqual(targets.map(({ id }) => id));
-    for (const { id, value } of results.targets) expect(isRatio(value), id).toBe(true);
+    for (const { id, unit, value } of results.targets)
+      expect(unit === "ns" ? isDifference(value) : isRatio(value), `${id}: ${JSON.stringify(value)}`).toBe(true);
     const compared = results.figures.flatMap(({ limit, peers }): Comparison[] =>
       [limit, peers].filter((comparison) => comparison !== undefined),
     );
