@@ -32,6 +32,7 @@ function openLibrary(path: string) {
     loops_copy: { args: ["ptr", "u64", "ptr", "u64", "i32", "i32", "u64", "ptr", "ptr"], returns: "i32" },
     loops_copy_begin: { args: ["ptr", "u64", "ptr", "u64", "i32", "u64"], returns: "i32" },
     loops_copy_poll: { args: [], returns: "i32" },
+    loops_forget_file: { args: ["i32"], returns: "i32" },
     loops_copy_file: { args: ["i32", "ptr", "u64", "ptr", "u64", "u64", "ptr"], returns: "i32" },
   }).symbols;
 }
@@ -84,6 +85,11 @@ export class Loops implements Disposable {
   host(sizeBytes: number): HostMemory {
     const pointer = notNull(this.#symbols.loops_host_create(sizeBytes), "host memory");
     return new HostMemory(this.#symbols, pointer, sizeBytes, this.#copyBy);
+  }
+
+  /** Removes a file from the page cache. */
+  forget(descriptor: number): void {
+    check(this.#symbols.loops_forget_file(descriptor), "removing a file from the page cache");
   }
 
   /** Mean milliseconds to map and to unmap one segment. */

@@ -70,6 +70,24 @@ export const targets: readonly Target[] = [
     unit: "×",
   },
   {
+    id: "loading",
+    figure: "`loadSafetensors` from the page cache, throughput against a C loop that reads and copies",
+    bound: { atLeast: 0.9 },
+    unit: "×",
+  },
+  {
+    id: "loading disk",
+    figure: "`loadSafetensors` from the disk, throughput against that loop with O_DIRECT",
+    bound: { atLeast: 0.9 },
+    unit: "×",
+  },
+  {
+    id: "loading delay",
+    figure: "longest event-loop delay while a checkpoint of many tensors is loaded",
+    bound: { atMost: 10 },
+    unit: "ms",
+  },
+  {
     id: "delay",
     figure: "longest event-loop delay during a sleep and a wake-up",
     bound: { atMost: 10 },

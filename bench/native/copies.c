@@ -2,6 +2,7 @@
 
 #include "loops.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -193,6 +194,8 @@ int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *s
     uint64_t ignored;
     return run_by_threads(&job, nanoseconds, &ignored);
 }
+
+int loops_forget_file(int file) { return posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED); }
 
 static copy_job background;
 static pthread_t background_thread;

@@ -87,5 +87,7 @@ LOOPS_EXPORT int loops_copy_poll(void);
 /* Reads a file from its start into page-locked staging, piece by piece, and copies each piece to the ranges. */
 LOOPS_EXPORT int loops_copy_file(int file, const loops_range *ranges, uint64_t count, void *staging,
                                  uint64_t staging_size, uint64_t lanes, uint64_t *nanoseconds);
+/* Removes a file that was written back from the page cache. */
+LOOPS_EXPORT int loops_forget_file(int file);
 
 #endif

@@ -1,6 +1,6 @@
 /** The longest delay of the event loop while memory sleeps and wakes. */
 
-import { monitorEventLoopDelay } from "node:perf_hooks";
+import { DelayMonitor } from "../delay.ts";
 import { describeLayout, GiB, quickBytes, segmentsOf, smallSegmentBytes } from "../layout.ts";
 import { CopyBy, rangesOf } from "../loops.ts";
 import { alternate, type Part } from "../rounds.ts";
@@ -8,30 +8,6 @@ import type { Findings } from "../schema.ts";
 import { type Context, Memory, Session } from "../session.ts";
 import { compare, statistic } from "../statistics.ts";
 import { limitHostBytes } from "../transition.ts";
-
-type Histogram = ReturnType<typeof monitorEventLoopDelay>;
-
-const blockMs = 50;
-/** Recorded before and after the work, so that delays at its edges count. */
-const edgeMs = 5;
-
-/** The longest delay of the event loop during `run`, in milliseconds. */
-async function longestDelay(histogram: Histogram, run: () => Promise<unknown> | unknown) {
-  histogram.reset();
-  histogram.enable();
-  await Bun.sleep(edgeMs);
-  await run();
-  await Bun.sleep(edgeMs);
-  histogram.disable();
-  return histogram.max / 1e6;
-}
-
-/** @throws when the histogram misses a deliberate block of the event loop */
-async function assertSeesBlock(histogram: Histogram): Promise<void> {
-  const seenMs = await longestDelay(histogram, () => Bun.sleepSync(blockMs));
-  if (seenMs < blockMs * 0.9)
-    throw new Error(`monitorEventLoopDelay saw ${seenMs} ms while the loop was blocked for ${blockMs} ms`);
-}
 
 export async function eventLoop(context: Context): Promise<Findings> {
   await using session = new Session(context, { retain: "all" });
@@ -41,8 +17,7 @@ export async function eventLoop(context: Context): Promise<Findings> {
   using memory = new Memory(allocator, "weights", layout);
   using host = loops.host(Math.min(limitHostBytes, sizeBytes));
   const ranges = rangesOf(memory.buffers);
-  const histogram = monitorEventLoopDelay({ resolution: 1 });
-  await assertSeesBlock(histogram);
+  const monitor = await DelayMonitor.create();
   await allocator.prepare({ level: 1 });
   const cycle = async () => {
     await allocator.sleep();
@@ -53,10 +28,10 @@ export async function eventLoop(context: Context): Promise<Findings> {
     await host.copyInBackground(ranges, "toDevice");
   };
   const parts: Record<string, Part> = {
-    camem: async () => ({ delay: await longestDelay(histogram, cycle) }),
+    camem: async () => ({ delay: await monitor.longest(cycle) }),
   };
   const hasLimit = session.copyBy === CopyBy.threads;
-  if (hasLimit) parts["copy"] = async () => ({ delay: await longestDelay(histogram, copy) });
+  if (hasLimit) parts["copy"] = async () => ({ delay: await monitor.longest(copy) });
   const measured = await alternate(parts, { rounds: context.quick ? 7 : 15 });
   const delays = measured.get("camem", "delay");
   return {

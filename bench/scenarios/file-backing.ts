@@ -1,8 +1,9 @@
 /** Transitions with the checkpoint as backup: a sleep only unmaps, a wake-up reads from the page cache. */
 
-import { closeSync, fsyncSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadSafetensors } from "camem";
+import { writeCheckpoint } from "../checkpoint.ts";
 import { type Layout, MiB, pooled, segmentsOf, transitionSizes } from "../layout.ts";
 import { rangesOf } from "../loops.ts";
 import { alternate } from "../rounds.ts";
@@ -11,32 +12,7 @@ import { type Context, Session, sizesThatFit } from "../session.ts";
 import { compare } from "../statistics.ts";
 import { limits, mergeDurations, timeTransition, transitionFigure } from "../transition.ts";
 
-const chunkBytes = 16 * MiB;
 const stagingBytes = 32 * MiB;
-
-/** Writes one tensor for each segment. The bytes vary, so that no file system stores them sparsely. */
-function writeCheckpoint(path: string, { sizeBytes, segmentBytes }: Layout): void {
-  const entries = Array.from({ length: sizeBytes / segmentBytes }, (_, index) => [
-    `layers.${index}`,
-    {
-      dtype: "U8",
-      shape: [segmentBytes],
-      data_offsets: [index * segmentBytes, (index + 1) * segmentBytes],
-    },
-  ]);
-  const json = JSON.stringify(Object.fromEntries(entries));
-  const header = Buffer.from(json.padEnd(Math.ceil(json.length / 4096) * 4096 - 8, " "));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(header.length));
-  const chunk = Buffer.alloc(Math.min(chunkBytes, sizeBytes), "synthetic weights, ");
-  const file = openSync(path, "w");
-  writeSync(file, length);
-  writeSync(file, header);
-  for (let written = 0; written < sizeBytes; written += chunk.length) writeSync(file, chunk);
-  // The kernel must not write the file back during a measurement.
-  fsyncSync(file);
-  closeSync(file);
-}
 
 async function measure(session: Session, layout: Layout, path: string, rounds: number): Promise<Figure[]> {
   const { allocator, loops } = session;

@@ -9,6 +9,7 @@ import { fileBacking } from "./file-backing.ts";
 import { firstSleep } from "./first-sleep.ts";
 import { firstToken, modelledDevice } from "./first-token.ts";
 import { hostMemory } from "./host-memory.ts";
+import { loading } from "./loading.ts";
 import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
 import { poolOverhead } from "./pool-overhead.ts";
 import { preload } from "./preload.ts";
@@ -38,6 +39,7 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   "modelled first sleep": { measure: modelledFirstSleep, residentBytes: 0, timing: modelledLink },
   "first token": { measure: firstToken, residentBytes: 0, timing: modelledDevice },
   "file backing": { measure: fileBacking, residentBytes: maxDeviceBytes },
+  loading: { measure: loading, residentBytes: maxDeviceBytes },
   "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
   "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },
   preload: { measure: preload, residentBytes: maxDeviceBytes },

@@ -11,6 +11,7 @@ const acl = @import("acl");
 const attach = @import("attach.zig");
 const engine = @import("engine.zig");
 const files = @import("files.zig");
+const loads = @import("loads.zig");
 const orders = @import("order.zig");
 const plans = @import("plans.zig");
 const runtime = @import("runtime.zig");
@@ -29,6 +30,8 @@ pub const Failure = status.Failure;
 pub const FileExtent = files.Extent;
 pub const GateState = engine.GateState;
 pub const HostInfo = sessions.HostInfo;
+pub const LoadPiece = loads.Piece;
+pub const LoadProgress = loads.Progress;
 pub const MemoryInfo = runtime.MemoryInfo;
 pub const OnTouch = engine.OnTouch;
 pub const Phase = plans.Phase;
@@ -311,6 +314,35 @@ pub fn camem_segment_use_checkpoint(
 ) callconv(.c) i32 {
     const name: Session.Name = .{ .address = address, .segment_id = segment_id };
     return call(Session.useCheckpoint, .{ name, discards, checkpoint, extents[0..count], failure });
+}
+
+/// Starts to read `checkpoint_count` checkpoints into mapped segments of `device`, on threads of the shim:
+/// `piece_count` pieces, in the order of the checkpoints, each inside its checkpoint and its segment and none empty.
+/// The arguments are copied; the checkpoints may be closed at once. A sleep waits for one copy (aclrtMemcpy) at most.
+/// The caller follows the load by `camem_load_poll` until it has ended. Closing the last attachment cancels it.
+pub fn camem_load_start(
+    device: u32,
+    checkpoints: [*]const u64,
+    checkpoint_count: u64,
+    pieces: [*]const LoadPiece,
+    piece_count: u64,
+    load: *u64,
+) callconv(.c) i32 {
+    load.* = loads.start(device, checkpoints[0..checkpoint_count], pieces[0..piece_count]) catch |err|
+        return result(err);
+    return result({});
+}
+
+/// How far a load is. Its own outcome is in `progress.status` once `progress.done` is 1; `failure` is then written if
+/// it failed, and the load is forgotten: further calls are refused as stale.
+pub fn camem_load_poll(load: u64, progress: *LoadProgress, failure: *Failure) callconv(.c) i32 {
+    progress.* = loads.poll(load, failure) catch |err| return result(err);
+    return result({});
+}
+
+/// Asks a load to stop. What it has written stays written.
+pub fn camem_load_cancel(load: u64) callconv(.c) i32 {
+    return result(loads.cancel(load));
 }
 
 /// With `immutable` 1 the content of every segment of a tag that has any is immutable: writes are refused, and a

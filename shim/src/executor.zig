@@ -133,6 +133,13 @@ pub const Executor = struct {
         self.stopping = false;
     }
 
+    /// Whether the session is about to close, once no call is in progress.
+    pub fn isStopping(self: *Executor) bool {
+        self.mutex.lock();
+        defer self.mutex.unlock();
+        return self.stopping;
+    }
+
     /// Cancels what runs and makes the thread's body return.
     pub fn stop(self: *Executor) void {
         self.mutex.lock();

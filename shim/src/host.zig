@@ -30,7 +30,7 @@ pub fn machineBytes() u64 {
     return std.math.mul(u64, info.totalram, info.mem_unit) catch unknown;
 }
 
-const Slab = struct {
+pub const Slab = struct {
     memory: [*]u8,
     block_count: u6,
     /// A bit for each block that is free.
@@ -178,6 +178,19 @@ pub const Pool = struct {
                 heap.allocator.destroy(slab);
                 return .{ .refused = refusal };
             },
+        }
+    }
+
+    /// Gives a slab that `createSlab` has made, and that was not appended, back to the system. One that AscendCL
+    /// refuses becomes the pool's, and is tried again with its other memory.
+    pub fn giveBack(self: *Pool, slab: *Slab) void {
+        var ignored: Failure = .{};
+        if (self.source.giveBack(slab.memory, slab.sizeBytes(), &ignored)) {
+            heap.allocator.destroy(slab);
+        } else |_| {
+            self.mutex.lock();
+            defer self.mutex.unlock();
+            self.append(slab);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The shim and the emulator in one program, so that Zig's safety checks and the thread sanitizer see both: native
 //! threads allocate, write, verify and free through `my_malloc` and `my_free` without pause, while the main thread
-//! puts everything to sleep and wakes it, and another thread makes a file the backup of a part of that again and
-//! again. `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
+//! puts everything to sleep and wakes it. One thread makes a file the backup of a part of that again and again, and
+//! another loads the file. `zig build stress -- <cycles>`; `-Dsanitize-thread` adds the sanitizer.
 
 const std = @import("std");
 const acl = @import("acl");
@@ -24,6 +24,7 @@ const Totals = struct {
     nulls: std.atomic.Value(u64) = .init(0),
     mismatches: std.atomic.Value(u64) = .init(0),
     failed_copies: std.atomic.Value(u64) = .init(0),
+    loads: std.atomic.Value(u64) = .init(0),
 };
 
 var totals: Totals = .{};
@@ -118,6 +119,44 @@ const Checkpoint = struct {
         }
     }
 };
+
+/// Loads the checkpoint into memory that sleeps and wakes, again and again: all of it, or with a refusal.
+fn loadAgain(checkpoint: *const Checkpoint, into: Weights) void {
+    while (!stopping.load(.acquire)) {
+        const status = load(checkpoint.handle, into) catch |err| {
+            std.debug.print("a load ended with {t}\n", .{err});
+            _ = totals.failed_copies.fetchAdd(1, .monotonic);
+            return;
+        };
+        const accepted = [_]abi.Status{ .ok, .moving, .asleep, .immutable };
+        const found = std.enums.fromInt(abi.Status, status) orelse abi.Status.invalid_argument;
+        if (std.mem.indexOfScalar(abi.Status, &accepted, found) == null)
+            _ = totals.failed_copies.fetchAdd(1, .monotonic);
+        if (found == .ok) _ = totals.loads.fetchAdd(1, .monotonic);
+    }
+}
+
+fn load(checkpoint: u64, into: Weights) !i32 {
+    var pieces: [into_pieces]abi.LoadPiece = undefined;
+    for (&pieces, 0..) |*piece, index| piece.* = .{
+        .address = into.address,
+        .segment_id = into.id,
+        .segment_offset_bytes = index * weights_bytes,
+        .file_offset_bytes = 0,
+        .size_bytes = weights_bytes,
+        .checkpoint = 0,
+        .discards = 0,
+    };
+    var started: u64 = 0;
+    try expect("camem_load_start", abi.camem_load_start(0, &.{checkpoint}, 1, &pieces, pieces.len, &started));
+    var progress: abi.LoadProgress = undefined;
+    var failure: abi.Failure = .{};
+    while (true) {
+        try expect("camem_load_poll", abi.camem_load_poll(started, &progress, &failure));
+        if (progress.done == 1) return progress.status;
+        std.Thread.yield() catch |err| return err;
+    }
+}
 
 /// One sleep or wake-up of everything that carries `tag`.
 fn transition(tag: u32, asleep: abi.Action, awake: abi.Action, immutable: bool) !void {
@@ -215,6 +254,8 @@ pub fn main(init: std.process.Init) !void {
     const filed = try allocateWeights("weights", weights_bytes, &failure);
     const checkpoint: Checkpoint = try .open(filed, &failure);
     const checkpointing = try std.Thread.spawn(.{}, Checkpoint.use, .{&checkpoint});
+    const loaded = try allocateWeights("weights", into_pieces * weights_bytes, &failure);
+    const loading = try std.Thread.spawn(.{}, loadAgain, .{ &checkpoint, loaded });
     var threads: [thread_count]std.Thread = undefined;
     for (&threads, 1..) |*thread, seed| thread.* = try std.Thread.spawn(.{}, hammer, .{ &library.api, seed });
     for (0..cycles) |cycle| {
@@ -225,16 +266,19 @@ pub fn main(init: std.process.Init) !void {
         try transition(content.tag, .restore, .offload, immutable);
         try content.verify(&failure);
         try filed.verify(&failure);
+        try loaded.verify(&failure);
         if (cycle % 4 == 3) try makeMutable(content.tag);
         if (cycle % 8 == 0) try firstSleep(&failure);
     }
     stopping.store(true, .release);
     for (threads) |thread| thread.join();
     checkpointing.join();
+    loading.join();
     try checkpoint.close();
     try close(&failure);
-    std.debug.print("cycles {d}, allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
+    std.debug.print("cycles {d}, loads {d}, allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
         cycles,
+        totals.loads.load(.acquire),
         totals.allocations.load(.acquire),
         totals.nulls.load(.acquire),
         totals.mismatches.load(.acquire),
@@ -246,6 +290,8 @@ pub fn main(init: std.process.Init) !void {
 }
 
 const weights_bytes = 3 << 20;
+/// Enough for two threads.
+const into_pieces = 4;
 
 /// Memory that sleeps and wakes, beside that of the threads, which stays awake under the first tag.
 const Weights = struct {

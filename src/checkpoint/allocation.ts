@@ -4,7 +4,7 @@ import type { CaMemAllocator } from "../allocator.ts";
 import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError, messageOf } from "../errors.ts";
 import type { DeviceBuffer } from "../memory/buffer.ts";
-import type { SafetensorsEntry } from "./header.ts";
+import type { CheckpointEntry, CheckpointFile } from "./checkpoint-file.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** All tensors of each load that allocated: their segments hold nothing else. */
@@ -19,22 +19,22 @@ export function allOfLoad(tensors: ReadonlyMap<string, Tensor>): readonly Tensor
   return allocatedByLoad.get(tensors) ?? [];
 }
 
-/** Allocates a tensor for each entry under its tag. All or nothing. */
+/** Allocates a tensor for each entry under its tag. All or nothing. A segment holds tensors of one file. */
 export async function allocateTensors(
-  entries: readonly SafetensorsEntry[],
+  entries: readonly CheckpointEntry[],
   { allocator, device }: { readonly allocator: CaMemAllocator; readonly device?: number | undefined },
-  tags: ReadonlyMap<SafetensorsEntry, string>,
+  tags: ReadonlyMap<CheckpointEntry, string>,
   slices: TimeSlices,
 ): Promise<ReadonlyMap<string, Tensor>> {
-  const byTag = await groupByTag(tags, slices);
-  const buffers = new Map<SafetensorsEntry, DeviceBuffer>();
+  const groups = await groupByTagAndFile(tags, slices);
+  const buffers = new Map<CheckpointEntry, DeviceBuffer>();
   try {
-    for (const [tag, group] of byTag) {
+    for (const { tag, group } of groups) {
       const pool = allocator.memoryPool(tag, device === undefined ? {} : { device });
       const sizes = group.map(({ beginBytes, endBytes }) => Math.max(endBytes - beginBytes, 1));
       let index = 0;
       for (const buffer of pool.mallocEach(sizes)) {
-        buffers.set(group[index++] as SafetensorsEntry, buffer);
+        buffers.set(group[index++] as CheckpointEntry, buffer);
         if (slices.isOver) await slices.next();
       }
     }
@@ -53,18 +53,30 @@ export async function allocateTensors(
   return tensors;
 }
 
-async function groupByTag(
-  tags: ReadonlyMap<SafetensorsEntry, string>,
+interface EntryGroup {
+  readonly tag: string;
+  readonly group: CheckpointEntry[];
+}
+
+async function groupByTagAndFile(
+  tags: ReadonlyMap<CheckpointEntry, string>,
   slices: TimeSlices,
-): Promise<ReadonlyMap<string, SafetensorsEntry[]>> {
-  const byTag = new Map<string, SafetensorsEntry[]>();
+): Promise<readonly EntryGroup[]> {
+  const groups: EntryGroup[] = [];
+  const byFile = new Map<CheckpointFile, Map<string, EntryGroup>>();
   for (const [entry, tag] of tags) {
-    const group = byTag.get(tag) ?? [];
-    if (group.length === 0) byTag.set(tag, group);
-    group.push(entry);
+    const ofFile = byFile.get(entry.file) ?? new Map<string, EntryGroup>();
+    byFile.set(entry.file, ofFile);
+    const found = ofFile.get(tag);
+    if (found) found.group.push(entry);
+    else {
+      const added: EntryGroup = { tag, group: [entry] };
+      ofFile.set(tag, added);
+      groups.push(added);
+    }
     if (slices.isOver) await slices.next();
   }
-  return byTag;
+  return groups;
 }
 
 /** Frees the buffers of a failed load. A buffer that cannot be freed must not hide the error of the load. */

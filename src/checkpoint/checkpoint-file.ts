@@ -1,18 +1,130 @@
-/** Opens and reads a checkpoint. */
+/** Opens a checkpoint of one file or of several, and reads what is in it. */
 
 import { constants, type FileHandle, open } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { TimeSlices } from "../async/time-slices.ts";
 import { type CamemError, messageOf } from "../errors.ts";
+import * as native from "../ffi/index.ts";
 import {
   invalid,
   lengthFieldBytes,
   parseHeaderLength,
   parseSafetensorsHeader,
+  type SafetensorsEntry,
   type SafetensorsHeader,
 } from "./header.ts";
+import { isIndexName, parseShardIndex } from "./shard-index.ts";
 
-/** @throws CamemError `SAFETENSORS_INVALID` */
-export async function openCheckpoint(path: string): Promise<FileHandle> {
+/** A safetensors file that is open. */
+export interface CheckpointFile {
+  readonly path: string;
+  /** Its number in the shim. */
+  readonly handle: number;
+  readonly header: SafetensorsHeader;
+}
+
+/** A tensor of a checkpoint, and the file that it is in. */
+export interface CheckpointEntry extends SafetensorsEntry {
+  readonly file: CheckpointFile;
+}
+
+/** A checkpoint whose files are open, and whose headers were checked. */
+export class Checkpoint implements Disposable {
+  readonly path: string;
+  readonly #files: CheckpointFile[] = [];
+  readonly #opened = new DisposableStack();
+  #entries: CheckpointEntry[] = [];
+
+  private constructor(path: string) {
+    this.path = path;
+  }
+
+  /**
+   * @param path a safetensors file, or the index of several
+   * @throws CamemError `SAFETENSORS_INVALID`
+   */
+  static async open(path: string, slices: TimeSlices): Promise<Checkpoint> {
+    const checkpoint = new Checkpoint(path);
+    try {
+      if (isIndexName(path)) await checkpoint.#addShards(slices);
+      else await checkpoint.#add(path, slices, () => true);
+      return checkpoint;
+    } catch (error) {
+      checkpoint[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get files(): readonly CheckpointFile[] {
+    return this.#files;
+  }
+
+  /** All tensors, file by file in the order of their data. */
+  get entries(): readonly CheckpointEntry[] {
+    return this.#entries;
+  }
+
+  [Symbol.dispose](): void {
+    this.#opened.dispose();
+  }
+
+  async #addShards(slices: TimeSlices): Promise<void> {
+    const index = await parseShardIndex(await readText(this.path), this.path, slices);
+    for (const shard of index.shards)
+      await this.#add(join(dirname(this.path), shard), slices, ({ name }) => {
+        const owner = index.shardOf.get(name);
+        if (owner === undefined)
+          throw invalid(
+            this.path,
+            `tensor "${name}" is in ${shard}, but not in the index`,
+            "The index and its shards belong to different versions of the model: download all of them again.",
+          );
+        return owner === shard;
+      });
+    const found = new Set(this.#entries.map(({ name }) => name));
+    for (const [name, shard] of index.shardOf) {
+      if (!found.has(name))
+        throw invalid(
+          this.path,
+          `tensor "${name}" is not in ${shard}, where the index has it`,
+          "The index and its shards belong to different versions of the model: download all of them again.",
+        );
+      if (slices.isOver) await slices.next();
+    }
+  }
+
+  /** Adds the tensors of a file that `isWanted`. */
+  async #add(
+    path: string,
+    slices: TimeSlices,
+    isWanted: (entry: SafetensorsEntry) => boolean,
+  ): Promise<void> {
+    const descriptor = await openFile(path);
+    try {
+      // Before the first read, so that a change during the load is noticed.
+      const opened = this.#opened.use(openNative(descriptor, path));
+      const header = await readHeader(descriptor, path, slices);
+      const file: CheckpointFile = { path, handle: opened.handle, header };
+      this.#files.push(file);
+      for (const entry of header.entries) {
+        if (isWanted(entry)) this.#entries.push({ ...entry, file });
+        if (slices.isOver) await slices.next();
+      }
+    } finally {
+      await descriptor.close();
+    }
+  }
+}
+
+function openNative(descriptor: FileHandle, path: string): ReturnType<typeof native.openCheckpoint> {
+  try {
+    return native.openCheckpoint(descriptor.fd);
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+async function openFile(path: string): Promise<FileHandle> {
   try {
     // Opening a FIFO without a writer would block.
     return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -26,59 +138,70 @@ function unreadable(path: string, error: unknown): CamemError {
   return invalid(
     path,
     `the checkpoint cannot be read (${reason})`,
-    "Give the path of a readable .safetensors file.",
+    "Give the path of a readable .safetensors file, or of the .safetensors.index.json of several.",
     error,
   );
 }
 
-/** @throws CamemError `SAFETENSORS_INVALID` */
-export async function readHeader(
-  handle: FileHandle,
+/** As long as the header of a safetensors file may be. */
+const longestIndexBytes = 100_000_000;
+
+async function readText(path: string): Promise<string> {
+  const descriptor = await openFile(path);
+  try {
+    const { size } = await regularFile(descriptor, path);
+    if (size > longestIndexBytes)
+      throw invalid(path, `the index has ${size} bytes, more than ${longestIndexBytes}`, "This is no index.");
+    return await descriptor.readFile("utf8");
+  } finally {
+    await descriptor.close();
+  }
+}
+
+async function regularFile(descriptor: FileHandle, path: string): Promise<{ readonly size: number }> {
+  const file = await descriptor.stat();
+  if (file.isFile()) return file;
+  throw invalid(path, "the checkpoint is not a regular file", "Give the path of a .safetensors file.");
+}
+
+async function readHeader(
+  descriptor: FileHandle,
   path: string,
   slices: TimeSlices,
 ): Promise<SafetensorsHeader> {
-  const file = await handle.stat();
-  if (!file.isFile()) {
-    throw invalid(path, "the checkpoint is not a regular file", "Give the path of a .safetensors file.");
-  }
-  const lengthField = new Uint8Array(Math.min(lengthFieldBytes, file.size));
-  await readExactly(handle, lengthField, 0, path);
+  const { size } = await regularFile(descriptor, path);
+  const lengthField = new Uint8Array(Math.min(lengthFieldBytes, size));
+  await readExactly(descriptor, lengthField, path);
   // Checked before allocating: a damaged length could ask for gigabytes of host memory.
-  const headerBytes = parseHeaderLength(lengthField, file.size, path);
+  const headerBytes = parseHeaderLength(lengthField, size, path);
   const bytes = new Uint8Array(lengthFieldBytes + headerBytes);
-  await readExactly(handle, bytes, 0, path);
-  return parseSafetensorsHeader(bytes, file.size, path, slices);
+  await readExactly(descriptor, bytes, path);
+  return parseSafetensorsHeader(bytes, size, path, slices);
 }
 
-/** Fills `target` from byte `positionBytes` of the file on. */
-export async function readExactly(
-  handle: FileHandle,
-  target: Uint8Array,
-  positionBytes: number,
-  path: string,
-): Promise<void> {
+/** Fills `target` from the start of the file on. */
+async function readExactly(descriptor: FileHandle, target: Uint8Array, path: string): Promise<void> {
   let doneBytes = 0;
   while (doneBytes < target.length) {
-    const bytesRead = await readSome(handle, target.subarray(doneBytes), positionBytes + doneBytes, path);
-    if (bytesRead === 0) {
-      throw invalid(
-        path,
-        `the file ends at byte ${positionBytes + doneBytes}, while it is being read`,
-        "Load again once nothing writes to the file.",
-      );
-    }
+    const bytesRead = await readSome(descriptor, target.subarray(doneBytes), doneBytes, path);
+    if (bytesRead === 0) throw endsEarly(path);
     doneBytes += bytesRead;
   }
 }
 
+/** The error for a file that has become shorter. */
+export function endsEarly(path: string): CamemError {
+  return invalid(path, "the file ends while it is being read", "Load again once nothing writes to the file.");
+}
+
 async function readSome(
-  handle: FileHandle,
+  descriptor: FileHandle,
   target: Uint8Array,
   positionBytes: number,
   path: string,
 ): Promise<number> {
   try {
-    const { bytesRead } = await handle.read(target, 0, target.length, positionBytes);
+    const { bytesRead } = await descriptor.read(target, 0, target.length, positionBytes);
     return bytesRead;
   } catch (error) {
     throw unreadable(path, error);

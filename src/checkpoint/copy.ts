@@ -1,89 +1,92 @@
-/** Copies the data of a checkpoint to device memory. */
+/** Copies the content of checkpoints to device memory. */
 
-import type { FileHandle } from "node:fs/promises";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError } from "../errors.ts";
-import { readExactly } from "./checkpoint-file.ts";
+import * as native from "../ffi/index.ts";
+import type { CheckpointFile } from "./checkpoint-file.ts";
+import { endsEarly } from "./checkpoint-file.ts";
 import type { DiscardWatch } from "./discard-watch.ts";
-import type { SafetensorsHeader } from "./header.ts";
+import { invalid } from "./header.ts";
 import type { Target } from "./tensor.ts";
 
-/** Bounds the host memory of a load, and the time of one read. */
-const chunkBytes = 16 * 1024 * 1024;
-
-/** Bounds the time that one copy blocks the event loop. */
-const copyBytes = 4 * 1024 * 1024;
-
 interface CopyOptions {
-  readonly header: SafetensorsHeader;
+  readonly files: readonly CheckpointFile[];
   readonly watch: DiscardWatch;
   readonly path: string;
   readonly signal: AbortSignal | undefined;
   readonly slices: TimeSlices;
 }
 
-/** Copies the targets, which are in the order of the data. Reads nothing else of the file. */
-export async function copyData(
-  handle: FileHandle,
-  targets: readonly Target[],
-  { header, watch, path, signal, slices }: CopyOptions,
-): Promise<void> {
-  // Reused, since `DeviceBuffer.write` blocks until its copy is done.
-  const staging = new Uint8Array(Math.min(chunkBytes, header.dataSizeBytes));
-  const pieces = new Pieces(targets);
-  while (true) {
+/** For this long a load is asked in each turn of the event loop whether it has ended: most small ones end meanwhile. */
+const eagerMs = 2;
+const pollMs = 1;
+
+/** Copies the targets, which are in the order of the files and of their data. Reads nothing else of the files. */
+export async function copyData(targets: readonly Target[], options: CopyOptions): Promise<void> {
+  const { path, signal } = options;
+  const byDevice = Map.groupBy(
+    targets.filter(({ entry }) => entry.endBytes > entry.beginBytes),
+    ({ buffer }) => buffer.device,
+  );
+  for (const [device, own] of byDevice) {
+    const pieces = await encodePieces(own, options);
     throwIfAborted(signal, path);
-    const range = pieces.nextRange(staging.length);
-    if (range === undefined) return;
-    const chunk = staging.subarray(0, range.endBytes - range.beginBytes);
-    await readExactly(handle, chunk, header.dataOffsetBytes + range.beginBytes, path);
-    watch.assertKept(path);
-    while (pieces.writeNext(chunk, range.beginBytes)) if (slices.isOver) await slices.next();
-    // Awaiting a read is not enough: Bun resumes a completed read before other tasks.
-    await slices.next();
+    const load = native.startLoad(
+      device,
+      options.files.map(({ handle }) => handle),
+      pieces,
+    );
+    await follow(load, options);
   }
 }
 
-/** The content of targets, in pieces that one copy moves. */
-class Pieces {
-  readonly #targets: readonly Target[];
-  /** The target that is written next, and how much of it has been. */
-  #index = 0;
-  #doneBytes = 0;
-
-  constructor(targets: readonly Target[]) {
-    this.#targets = targets.filter(({ entry }) => entry.endBytes > entry.beginBytes);
+async function encodePieces(
+  targets: readonly Target[],
+  { files, watch, slices }: CopyOptions,
+): Promise<native.LoadPieces> {
+  const pieces = new native.LoadPieces(targets.length);
+  const indexes = new Map(files.map((file, index) => [file, index]));
+  for (const { entry, buffer } of targets) {
+    const { segment, offsetBytes } = buffer.place;
+    pieces.add({
+      segment,
+      discards: watch.discardsOf(segment.segmentId),
+      segmentOffsetBytes: offsetBytes,
+      checkpoint: indexes.get(entry.file) ?? files.length,
+      fileOffsetBytes: entry.file.header.dataOffsetBytes + entry.beginBytes,
+      sizeBytes: entry.endBytes - entry.beginBytes,
+    });
+    if (slices.isOver) await slices.next();
   }
+  return pieces;
+}
 
-  /** The next bytes of the data to read: at most `mostBytes`, without a gap; undefined at the end. */
-  nextRange(mostBytes: number): { readonly beginBytes: number; readonly endBytes: number } | undefined {
-    const first = this.#targets[this.#index];
-    if (first === undefined) return undefined;
-    const beginBytes = first.entry.beginBytes + this.#doneBytes;
-    let endBytes = first.entry.endBytes;
-    for (let index = this.#index + 1; endBytes - beginBytes < mostBytes; index++) {
-      const next = this.#targets[index]?.entry;
-      if (next?.beginBytes !== endBytes) break;
-      endBytes = next.endBytes;
+async function follow(load: number, { watch, path, signal }: CopyOptions): Promise<void> {
+  const cancel = () => native.cancelLoad(load);
+  signal?.addEventListener("abort", cancel, { once: true });
+  if (signal?.aborted) cancel();
+  const startedMs = performance.now();
+  try {
+    let end = native.pollLoad(load);
+    while (end === undefined) {
+      await (performance.now() - startedMs < eagerMs ? setImmediate() : setTimeout(pollMs));
+      end = native.pollLoad(load);
     }
-    return { beginBytes, endBytes: Math.min(endBytes, beginBytes + mostBytes) };
-  }
-
-  /** Writes the next piece of `chunk`, which begins at byte `chunkBegin` of the data. False at the end of the chunk. */
-  writeNext(chunk: Uint8Array, chunkBegin: number): boolean {
-    const target = this.#targets[this.#index];
-    if (target === undefined) return false;
-    const { beginBytes, endBytes } = target.entry;
-    const from = beginBytes + this.#doneBytes;
-    const to = Math.min(endBytes, chunkBegin + chunk.length, from + copyBytes);
-    if (from >= to) return false;
-    target.buffer.write(chunk.subarray(from - chunkBegin, to - chunkBegin), this.#doneBytes);
-    this.#doneBytes += to - from;
-    if (to === endBytes) {
-      this.#index++;
-      this.#doneBytes = 0;
-    }
-    return true;
+    const { status, failure } = end;
+    if (status === native.Status.ok) return;
+    throwIfAborted(signal, path);
+    if (status === native.Status.file_changed) throw endsEarly(path);
+    if (status === native.Status.file_failed)
+      throw invalid(
+        path,
+        `the checkpoint cannot be read (${failure.call}: ${failure.message})`,
+        "Check the disk, then load again.",
+      );
+    watch.assertKept(path);
+    throw native.statusError(status, failure, { attempt: `load ${path} into device memory` });
+  } finally {
+    signal?.removeEventListener("abort", cancel);
   }
 }
 

@@ -29,14 +29,19 @@ export class JsonFieldReader {
    * @throws SyntaxError where the text is not JSON
    */
   next(): JsonField | undefined {
+    const field = this.nextText();
+    return field && { ...field, value: JSON.parse(field.valueText) };
+  }
+
+  /** As {@link next}, without parsing the value, which may not be JSON. */
+  nextText(): Omit<JsonField, "value"> | undefined {
     this.#skipWhiteSpace();
     if (this.#isFirst ? this.#text[this.#index] === "}" : !this.#skipComma()) return this.#end();
     this.#isFirst = false;
     const key = this.#key();
     const begin = this.#index;
     this.#index = endOfValue(this.#text, begin);
-    const valueText = this.#text.slice(begin, this.#index);
-    return { key, value: JSON.parse(valueText), valueText };
+    return { key, valueText: this.#text.slice(begin, this.#index) };
   }
 
   #key(): string {

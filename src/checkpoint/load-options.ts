@@ -46,7 +46,7 @@ const LoadSafetensorsOptions = closedObject({
       Type.Array(Type.String(), { description: "an array of patterns of tensor names" }),
     ),
   ),
-  /** True to accept patterns of `tags` and `only` that match no tensor, as where a checkpoint has several files. */
+  /** True to accept patterns of `tags` and `only` that match no tensor, as where files of a checkpoint are loaded one by one. */
   allowUnmatched: optional(Flag),
   /**
    * Tensors of an earlier load, to be overwritten in place instead of allocating: the reload after a sleep at level 2. The

@@ -1,19 +1,19 @@
 import { TimeSlices } from "../async/time-slices.ts";
 import * as native from "../ffi/index.ts";
 import { allocateTensors, freeAll } from "./allocation.ts";
-import { openCheckpoint, readHeader } from "./checkpoint-file.ts";
+import { Checkpoint } from "./checkpoint-file.ts";
 import { copyData, throwIfAborted } from "./copy.ts";
 import { DiscardWatch } from "./discard-watch.ts";
-import type { SafetensorsHeader } from "./header.ts";
 import { checkOptions, fileNameOf, type LoadSafetensorsOptions } from "./load-options.ts";
 import { beginLoad } from "./loads.ts";
 import { matchReload, selectEntries, tagsByEntry } from "./targets.ts";
 import type { Target, Tensor } from "./tensor.ts";
 
 /**
- * Loads a safetensors checkpoint into device memory. Checks the whole header before allocating. Sub-allocates the tensors in
- * a few large segments of the memory pools of their tags (aclrtReserveMemAddress, aclrtMallocPhysical, aclrtMapMem), then reads
- * the data in chunks of 16 MiB and copies it (aclrtMemcpy, host to device). The event loop runs other tasks meanwhile.
+ * Loads a safetensors checkpoint into device memory. Checks all headers before allocating. Sub-allocates the tensors in a few
+ * large segments of the memory pools of their tags (aclrtReserveMemAddress, aclrtMallocPhysical, aclrtMapMem). Then threads read
+ * the data in chunks of 1 MiB and copy it (aclrtMemcpy, host to device), several files side by side. The event loop runs other
+ * tasks meanwhile.
  *
  * With `into`, overwrites the tensors of an earlier load and allocates nothing. Checks names, dtypes, shapes and the state of
  * every buffer before the first write. If reading fails later, the tensors stay allocated with undefined content: load again.
@@ -22,8 +22,8 @@ import type { Target, Tensor } from "./tensor.ts";
  * A load that resolves has written the whole checkpoint, or all that is selected of it. It rejects if a sleep touches a tensor
  * while it still writes, even if the memory is awake again.
  *
- * @param path a path or a `file:` URL
- * @returns all loaded tensors by name, in the order of the data; with `into`, the same map
+ * @param path the path or `file:` URL of a `.safetensors` file, or of the `.safetensors.index.json` of several
+ * @returns all loaded tensors by name, file by file in the order of their data; with `into`, the same map
  * @throws CamemError `INVALID_ARGUMENT`, also for a pattern that matches no tensor; `INVALID_TAG`; `SAFETENSORS_INVALID` if the
  * file cannot be read, breaks the format or does not match `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or
  * `BUFFER_IMMUTABLE` if a tensor cannot be written, or a sleep discarded it during the load; `FILE_CHANGED` or `FILE_FAILED` with
@@ -37,34 +37,28 @@ export async function loadSafetensors(
   checkOptions(options);
   const fileName = fileNameOf(path);
   throwIfAborted(options.signal, fileName);
-  const handle = await openCheckpoint(fileName);
+  const slices = new TimeSlices();
+  using checkpoint = await Checkpoint.open(fileName, slices);
+  const { tensors, targets, wholeTags } = await prepareTargets(checkpoint, options, slices);
+  const endLoad = beginLoad(options.allocator, new Set(targets.map(({ buffer }) => buffer.tag)));
   try {
-    // Opened before the first read, so that a change during the load is noticed.
-    using checkpoint = options.backing === "file" ? native.openCheckpoint(handle.fd) : undefined;
-    const slices = new TimeSlices();
-    const header = await readHeader(handle, fileName, slices);
-    const { tensors, targets, wholeTags } = await prepareTargets(header, options, fileName, slices);
-    const endLoad = beginLoad(options.allocator, new Set(targets.map(({ buffer }) => buffer.tag)));
-    try {
-      const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
-      await copyData(handle, targets, { header, watch, path: fileName, signal: options.signal, slices });
-      if (checkpoint !== undefined) await backByFile(checkpoint.handle, header, targets, watch, slices);
-      watch.assertKept(fileName);
-    } catch (error) {
-      endLoad({ succeeded: false });
-      if (options.into === undefined)
-        await freeAll(
-          targets.map(({ buffer }) => buffer),
-          error,
-          slices,
-        );
-      throw error;
-    }
-    endLoad({ succeeded: true, wholeTags });
-    return tensors;
-  } finally {
-    await handle.close();
+    const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
+    const { files } = checkpoint;
+    await copyData(targets, { files, watch, path: fileName, signal: options.signal, slices });
+    if (options.backing === "file") await backByFiles(targets, watch, slices);
+    watch.assertKept(fileName);
+  } catch (error) {
+    endLoad({ succeeded: false });
+    if (options.into === undefined)
+      await freeAll(
+        targets.map(({ buffer }) => buffer),
+        error,
+        slices,
+      );
+    throw error;
   }
+  endLoad({ succeeded: true, wholeTags });
+  return tensors;
 }
 
 interface PreparedLoad {
@@ -78,9 +72,8 @@ interface PreparedLoad {
 
 /** Allocates or matches the tensors to write. A caller may change the map of `into` from then on. */
 async function prepareTargets(
-  { entries }: SafetensorsHeader,
+  { entries, path }: Checkpoint,
   options: LoadSafetensorsOptions,
-  path: string,
   slices: TimeSlices,
 ): Promise<PreparedLoad> {
   const { into } = options;
@@ -98,28 +91,34 @@ async function prepareTargets(
   return { tensors, targets, wholeTags: new Set(tags.values()) };
 }
 
-/** Declares which part of the checkpoint each segment's content is. */
-async function backByFile(
-  handle: number,
-  { dataOffsetBytes }: SafetensorsHeader,
+/** Declares each segment's content to be in a file. */
+async function backByFiles(
   targets: readonly Target[],
   watch: DiscardWatch,
   slices: TimeSlices,
 ): Promise<void> {
-  const bySegment = new Map<number, { segment: native.SegmentName; extents: native.CheckpointExtent[] }>();
+  const bySegment = new Map<number, SegmentExtents>();
   for (const { entry, buffer } of targets) {
-    const { beginBytes, endBytes } = entry;
+    const { beginBytes, endBytes, file } = entry;
     if (endBytes === beginBytes) continue;
     const { segment, offsetBytes: segmentOffsetBytes } = buffer.place;
-    const own = bySegment.get(segment.segmentId) ?? { segment, extents: [] };
-    const fileOffsetBytes = dataOffsetBytes + beginBytes;
+    const own = bySegment.get(segment.segmentId) ?? { segment, handle: file.handle, extents: [] };
+    const fileOffsetBytes = file.header.dataOffsetBytes + beginBytes;
     own.extents.push({ segmentOffsetBytes, fileOffsetBytes, sizeBytes: endBytes - beginBytes });
     bySegment.set(segment.segmentId, own);
     if (slices.isOver) await slices.next();
   }
-  for (const { segment, extents } of bySegment.values()) {
+  for (const { segment, handle, extents } of bySegment.values()) {
     extents.sort((a, b) => a.segmentOffsetBytes - b.segmentOffsetBytes);
     native.useCheckpoint(segment, watch.discardsOf(segment.segmentId), handle, extents);
     if (slices.isOver) await slices.next();
   }
+}
+
+/** Where the content of a segment is in a file. */
+interface SegmentExtents {
+  readonly segment: native.SegmentName;
+  /** Of the file. */
+  readonly handle: number;
+  readonly extents: native.CheckpointExtent[];
 }

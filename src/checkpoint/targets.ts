@@ -3,21 +3,22 @@
 import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError } from "../errors.ts";
 import { allOfLoad } from "./allocation.ts";
-import { formatHeaderValue, invalid, type SafetensorsEntry } from "./header.ts";
+import type { CheckpointEntry, CheckpointFile } from "./checkpoint-file.ts";
+import { formatHeaderValue, invalid } from "./header.ts";
 import type { LoadSafetensorsOptions } from "./load-options.ts";
 import { NamePatterns } from "./name-patterns.ts";
 import type { Target, Tensor } from "./tensor.ts";
 
 /** The entries whose names `only` selects; all without it. */
 export async function selectEntries(
-  entries: readonly SafetensorsEntry[],
+  entries: readonly CheckpointEntry[],
   { only, allowUnmatched }: LoadSafetensorsOptions,
   path: string,
   slices: TimeSlices,
-): Promise<readonly SafetensorsEntry[]> {
+): Promise<readonly CheckpointEntry[]> {
   if (only === undefined) return entries;
   const patterns = new NamePatterns(only, "only");
-  const selected: SafetensorsEntry[] = [];
+  const selected: CheckpointEntry[] = [];
   for (const entry of entries) {
     if (patterns.match(entry.name) !== undefined) selected.push(entry);
     if (slices.isOver) await slices.next();
@@ -28,13 +29,13 @@ export async function selectEntries(
 
 /** The tag of each entry, by `tags` and `tag`. */
 export async function tagsByEntry(
-  entries: readonly SafetensorsEntry[],
+  entries: readonly CheckpointEntry[],
   { tags = {}, tag = "weights", allowUnmatched }: LoadSafetensorsOptions,
   path: string,
   slices: TimeSlices,
-): Promise<ReadonlyMap<SafetensorsEntry, string>> {
+): Promise<ReadonlyMap<CheckpointEntry, string>> {
   const patterns = new NamePatterns(Object.keys(tags), "tags");
-  const found = new Map<SafetensorsEntry, string>();
+  const found = new Map<CheckpointEntry, string>();
   for (const entry of entries) {
     const pattern = patterns.match(entry.name);
     found.set(entry, (pattern === undefined ? undefined : tags[pattern]) ?? tag);
@@ -44,7 +45,7 @@ export async function tagsByEntry(
   return found;
 }
 
-const namesOf = (entries: readonly SafetensorsEntry[]) => entries.map(({ name }) => name);
+const namesOf = (entries: readonly CheckpointEntry[]) => entries.map(({ name }) => name);
 
 /** What a reload writes. */
 interface Reload {
@@ -63,7 +64,7 @@ const otherModelHint = "Reload from a checkpoint of the same model, or load it a
  * `BUFFER_IMMUTABLE`
  */
 export async function matchReload(
-  entries: readonly SafetensorsEntry[],
+  entries: readonly CheckpointEntry[],
   into: ReadonlyMap<string, Tensor>,
   { only, onlyTags, backing }: LoadSafetensorsOptions,
   path: string,
@@ -86,7 +87,11 @@ export async function matchReload(
     }
     const entry = byName.get(name);
     if (entry === undefined)
-      throw invalid(path, `tensor ${formatHeaderValue(name)} of \`into\` is not in the file`, otherModelHint);
+      throw invalid(
+        path,
+        `tensor ${formatHeaderValue(name)} of \`into\` is not in the checkpoint`,
+        otherModelHint,
+      );
     assertSame(tensor, entry, path);
     writable.assertWritable(tensor);
     selected.add(tensor);
@@ -105,13 +110,13 @@ export async function matchReload(
 }
 
 /** @throws CamemError `SAFETENSORS_INVALID` where the checkpoint has the tensor in another form */
-function assertSame(tensor: Tensor, { name, dtype, shape }: SafetensorsEntry, path: string): void {
+function assertSame(tensor: Tensor, { name, dtype, shape }: CheckpointEntry, path: string): void {
   const { shape: own } = tensor;
   if (tensor.dtype === dtype && own.length === shape.length && own.every((each, at) => each === shape[at]))
     return;
   throw invalid(
     path,
-    `tensor ${formatHeaderValue(name)} is ${dtype} ${formatHeaderValue(shape)} in the file, but ${tensor.dtype} ${formatHeaderValue(own)} in \`into\``,
+    `tensor ${formatHeaderValue(name)} is ${dtype} ${formatHeaderValue(shape)} in the checkpoint, but ${tensor.dtype} ${formatHeaderValue(own)} in \`into\``,
     otherModelHint,
   );
 }
@@ -127,12 +132,35 @@ function assertWholeSegments(into: ReadonlyMap<string, Tensor>, targets: readonl
   const other = allOfLoad(into).find(
     ({ buffer }) => segments.has(buffer.place.segment.segmentId) && !loaded.has(buffer),
   );
-  if (other === undefined) return;
+  if (other === undefined) {
+    assertOneFileEach(targets);
+    return;
+  }
   throw new CamemError(
     "INVALID_ARGUMENT",
     `tensor ${formatHeaderValue(other.name)} shares a segment with tensors that this load writes, so the checkpoint cannot be the backup of that segment; select all tensors of its tag, or leave backing out`,
     { property: "backing" },
   );
+}
+
+/**
+ * A segment's backup is in one file.
+ *
+ * @throws CamemError `INVALID_ARGUMENT`
+ */
+function assertOneFileEach(targets: readonly Target[]): void {
+  const files = new Map<number, CheckpointFile>();
+  for (const { entry, buffer } of targets) {
+    const { segmentId } = buffer.place.segment;
+    const file = files.get(segmentId) ?? entry.file;
+    files.set(segmentId, file);
+    if (file === entry.file) continue;
+    throw new CamemError(
+      "INVALID_ARGUMENT",
+      `tensor ${formatHeaderValue(entry.name)} shares a segment with tensors of another file of this checkpoint, so no file can be the backup of that segment; load from files that hold the same tensors as before, or leave backing out`,
+      { property: "backing" },
+    );
+  }
 }
 
 /** Checks that tensors can be written, once for each segment. */

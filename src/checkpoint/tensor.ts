@@ -1,5 +1,6 @@
 import { DeviceBuffer } from "../memory/buffer.ts";
-import type { SafetensorsEntry, TensorDtype } from "./header.ts";
+import type { CheckpointEntry } from "./checkpoint-file.ts";
+import type { TensorDtype } from "./header.ts";
 
 /** A tensor of a checkpoint in device memory. */
 export interface Tensor {
@@ -23,6 +24,6 @@ export function isTensor(value: unknown): boolean {
 
 /** A tensor of the checkpoint and the memory that it is loaded into. */
 export interface Target {
-  readonly entry: SafetensorsEntry;
+  readonly entry: CheckpointEntry;
   readonly buffer: DeviceBuffer;
 }

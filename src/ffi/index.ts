@@ -12,6 +12,7 @@ export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoi
 export type { EngineInfo, EngineSegment } from "./engine.ts";
 export { aclLibraryFor } from "./library.ts";
 export { emulatorLibraryPath, shimPath } from "./library-files.ts";
+export { cancelLoad, LoadPieces, pollLoad, startLoad } from "./loads.ts";
 export { localNative, type Native } from "./native.ts";
 export type { PlanOptions, PlanOrder, PlanProgress, Refusal } from "./plans.ts";
 export { connectEngine, type EngineConnection } from "./remote.ts";

@@ -29,6 +29,9 @@ export const symbols = {
   camem_checkpoint_open: { args: ["i32", "ptr", "ptr"], returns: "i32" },
   camem_checkpoint_close: { args: ["u64"], returns: "i32" },
   camem_segment_use_checkpoint: { args: ["u64", "u64", "u32", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_load_start: { args: ["u32", "ptr", "u64", "ptr", "u64", "ptr"], returns: "i32" },
+  camem_load_poll: { args: ["u64", "ptr", "ptr"], returns: "i32" },
+  camem_load_cancel: { args: ["u64"], returns: "i32" },
   camem_tag_set_immutable: { args: ["u32", "u32"], returns: "i32" },
   camem_host_info: { args: ["ptr"], returns: "i32" },
   camem_host_retain: { args: ["u64"], returns: "i32" },
@@ -188,6 +191,28 @@ export const HostInfo = {
     stagingBytes: { kind: "u64", offset: 24, length: 8 },
     keptStagingBytes: { kind: "u64", offset: 32, length: 8 },
     pageableBytes: { kind: "u64", offset: 40, length: 8 },
+  },
+} as const;
+
+export const LoadPiece = {
+  sizeBytes: 48,
+  fields: {
+    address: { kind: "u64", offset: 0, length: 8 },
+    segmentId: { kind: "u64", offset: 8, length: 8 },
+    segmentOffsetBytes: { kind: "u64", offset: 16, length: 8 },
+    fileOffsetBytes: { kind: "u64", offset: 24, length: 8 },
+    sizeBytes: { kind: "u64", offset: 32, length: 8 },
+    checkpoint: { kind: "u32", offset: 40, length: 4 },
+    discards: { kind: "u32", offset: 44, length: 4 },
+  },
+} as const;
+
+export const LoadProgress = {
+  sizeBytes: 16,
+  fields: {
+    done: { kind: "u32", offset: 0, length: 4 },
+    status: { kind: "i32", offset: 4, length: 4 },
+    loadedBytes: { kind: "u64", offset: 8, length: 8 },
   },
 } as const;
 

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AllocatorOptions, CaMemAllocator, CamemError, loadSafetensors } from "camem";
+import { type AllocatorOptions, CaMemAllocator, CamemError, loadSafetensors, type Tensor } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
   accounting,
@@ -69,6 +69,28 @@ async function openWithFiles(): Promise<void> {
     const tensors = await loadSafetensors(path, { allocator: model.allocator, device, backing: "file" });
     for (const { buffer } of tensors.values()) model.items.push({ buffer, content, preserved: true });
   }
+}
+
+/** A checkpoint that is large enough to be copied on several threads, and its tensors. */
+let checkpoint: { readonly path: string; readonly tensors: ReadonlyMap<string, Tensor> };
+
+async function openWithCheckpoint(): Promise<void> {
+  model.allocator = CaMemAllocator.getInstance({ poolSegment });
+  const contents = { one: pattern(17 * MiB + 3, 60), other: pattern(5000, 61) };
+  const path = join(folder, "model.safetensors");
+  writeFileSync(path, checkpointOf(contents));
+  const tensors = await loadSafetensors(path, { allocator: model.allocator });
+  checkpoint = { path, tensors };
+  for (const [name, content] of Object.entries(contents)) {
+    const buffer = tensors.get(name)?.buffer;
+    if (buffer) model.items.push({ buffer, content, preserved: true });
+  }
+}
+
+async function reloadCheckpoint(): Promise<void> {
+  const { path, tensors: into } = checkpoint;
+  await loadSafetensors(path, { allocator: model.allocator, into });
+  model.expectContents({ all: true });
 }
 
 /** AscendCL refuses to page-lock the second block, so that part of the backups goes elsewhere. */
@@ -223,6 +245,15 @@ const verbs: Record<string, Verb> = {
     run: () => model.allocator.sleep(),
     faults: refusal,
     undone: true,
+  },
+  "load of a checkpoint": {
+    open: openWithCheckpoint,
+    prepare: async () => {
+      await loaded(false);
+      for (const { buffer } of model.items) buffer.fill(0);
+    },
+    run: reloadCheckpoint,
+    drops: true,
   },
   free: { prepare: () => loaded(false), run: () => model.freeAll(), gives: true },
   "free while asleep": { prepare: () => loaded(true), run: () => model.freeAll(), gives: true },
