@@ -231,10 +231,42 @@ function phaseChart(results: Results): TopLevelSpec {
   };
 }
 
+function loadingChart(results: Results): TopLevelSpec {
+  const limitName = "limit: a C loop that reads and copies";
+  const loads = results.figures.filter(
+    ({ scenario, operation }) => scenario === "loading" && operation === "load",
+  );
+  const data = loads.flatMap(({ case: from, sizeBytes, value, limit }) => {
+    const camem = { from, series: "camem", y: gibPerSecond(sizeBytes, value.median) };
+    if (limit === undefined) return [camem];
+    return [camem, { from, series: limitName, y: gibPerSecond(sizeBytes, limit.value.median) }];
+  });
+  const scales = seriesScales([
+    { name: "camem", colour: "#0072b2", dash: [1, 0] },
+    { name: limitName, ...limitStyle },
+  ]);
+  const sizeBytes = Math.max(...loads.map((figure) => figure.sizeBytes));
+  return {
+    title: { text: `Loading ${formatSize(sizeBytes)} of tensors`, subtitle: subtitleOf(results) },
+    data: { values: data },
+    width: 520,
+    height: { step: 22 },
+    mark: "bar",
+    encoding: {
+      y: { field: "from", type: "nominal", title: null, sort: null },
+      yOffset: { field: "series", sort: scales.color.domain },
+      x: { field: "y", type: "quantitative", title: "GiB/s" },
+      color: { field: "series", type: "nominal", title: null, scale: scales.color },
+    },
+    config,
+  };
+}
+
 const charts: Readonly<Record<string, (results: Results) => TopLevelSpec>> = {
   "throughput.svg": throughputChart,
   "cost-per-segment.svg": countChart,
   "phases.svg": phaseChart,
+  "loading.svg": loadingChart,
 };
 
 /** Draws every chart into `folder` and returns the file names. */
