@@ -232,7 +232,7 @@ function phaseChart(results: Results): TopLevelSpec {
 }
 
 function loadingChart(results: Results): TopLevelSpec {
-  const limitName = "limit: a C loop that reads and copies";
+  const limitName = "limit: a C loop";
   const loads = results.figures.filter(
     ({ scenario, operation }) => scenario === "loading" && operation === "load",
   );
