@@ -18,6 +18,12 @@ export const targets: readonly Target[] = [
     unit: "×",
   },
   {
+    id: "small",
+    figure: "prepared level-1 sleep or wake-up of one small segment, time beyond that of its copy",
+    bound: { atMost: 0.1 },
+    unit: "ms",
+  },
+  {
     id: "first",
     figure: "first sleep after `prepare`, speed against a repeated one",
     bound: { atLeast: 0.9 },

@@ -5,6 +5,7 @@ import {
   describeLayout,
   GiB,
   type Layout,
+  MiB,
   pooled,
   segmentsOf,
   smallSegmentBytes,
@@ -12,7 +13,7 @@ import {
 } from "../layout.ts";
 import { type HostMemory, rangesOf } from "../loops.ts";
 import { alternate, passes, type Rounds, RoundsByName } from "../rounds.ts";
-import type { Figure, Findings } from "../schema.ts";
+import type { Figure, Findings, TargetValue } from "../schema.ts";
 import { type Context, Memory, Session, sizesThatFit } from "../session.ts";
 import { compare, ratios, statistic } from "../statistics.ts";
 import { throughputTarget } from "../throughput.ts";
@@ -30,6 +31,8 @@ interface Setup {
   readonly host: HostMemory;
   readonly layout: Layout;
   readonly rounds: number;
+  /** Of each round: many where they are short, so that the runtime has compiled the code of the later ones. */
+  readonly repetitions: number;
   readonly into: Rounds;
 }
 
@@ -60,7 +63,17 @@ function figuresOf(
   return [figure("sleep", sleepLimit), figure("wake", wakeLimit)];
 }
 
-async function measurePrepared({ session, host, layout, rounds, into }: Setup): Promise<Findings> {
+/** What a transition takes beyond its copies. */
+function smallTarget(rounds: Rounds, layout: Layout): TargetValue {
+  const beyond = (operation: "sleep" | "wake") => {
+    const copy = rounds.get("copy", operation);
+    return rounds.get("camem", operation).map((ms, round) => ms - (copy[round] ?? Number.NaN));
+  };
+  const value = statistic([...beyond("sleep"), ...beyond("wake")]);
+  return { id: "small", measured: describeLayout(layout), value };
+}
+
+async function measurePrepared({ session, host, layout, into, ...counts }: Setup): Promise<Findings> {
   const { allocator } = session;
   using memory = new Memory(allocator, "weights", layout);
   const ranges = rangesOf(memory.buffers);
@@ -69,12 +82,12 @@ async function measurePrepared({ session, host, layout, rounds, into }: Setup): 
     camem: async () => mergeDurations(await sleep(allocator, "weights"), await wake(allocator, "weights")),
     copy: () => copyBothWays(host, ranges),
   };
-  const measured = await alternate(parts, { rounds, into });
+  const measured = await alternate(parts, { ...counts, into });
   const sleepLimit = { name: limits.copy, part: "copy", duration: "sleep" };
   const wakeLimit = { name: limits.copy, part: "copy", duration: "wake" };
   return {
     figures: figuresOf(measured, "prepared", layout, sleepLimit, wakeLimit),
-    targets: [throughputTarget("throughput", measured, layout)],
+    targets: [throughputTarget("throughput", measured, layout), smallTarget(measured, layout)],
     notes: [],
   };
 }
@@ -84,7 +97,7 @@ async function measurePrepared({ session, host, layout, rounds, into }: Setup): 
  * one of the two. The C loop copies into its segments before it unmaps them, because Linux takes a tenth
  * longer to unmap touched memory.
  */
-async function measureClean({ session, host, layout, rounds, into }: Setup): Promise<Findings> {
+async function measureClean({ session, host, layout, into, ...counts }: Setup): Promise<Findings> {
   const { allocator, loops } = session;
   allocator.defineTag("clean", { 1: "offload", 2: "discard", immutable: true });
   using memory = new Memory(allocator, "clean", layout);
@@ -104,7 +117,7 @@ async function measureClean({ session, host, layout, rounds, into }: Setup): Pro
       return { sleep: segments.unmap() };
     },
   };
-  const measured = await alternate(parts, { rounds, into });
+  const measured = await alternate(parts, { ...counts, into });
   await allocator.wakeUp({ tags: ["clean"] });
   segments.map();
   const sleepLimit = { name: limits.unmap, part: "calls", duration: "sleep" };
@@ -117,7 +130,7 @@ async function measureClean({ session, host, layout, rounds, into }: Setup): Pro
   };
 }
 
-async function measureLevel2({ session, layout, rounds, into }: Setup): Promise<Findings> {
+async function measureLevel2({ session, layout, into, rounds, repetitions }: Setup): Promise<Findings> {
   const { allocator, loops } = session;
   using _memory = new Memory(allocator, "weights", layout);
   await allocator.sleep({ level: 2, tags: ["weights"] });
@@ -127,7 +140,7 @@ async function measureLevel2({ session, layout, rounds, into }: Setup): Promise<
     camem: async () => mergeDurations(await wake(allocator, "weights"), await sleep(allocator, "weights", 2)),
     calls: () => ({ wake: segments.map(), sleep: segments.unmap() }),
   };
-  const measured = await alternate(parts, { rounds, into });
+  const measured = await alternate(parts, { rounds, repetitions, into });
   await allocator.wakeUp({ tags: ["weights"] });
   segments.map();
   const sleepLimit = { name: limits.unmap, part: "calls", duration: "sleep" };
@@ -144,6 +157,9 @@ function roundsOf(sizeBytes: number, quick: boolean): number {
   const [min, max] = quick ? [2, 4] : [3, 9];
   return Math.max(min, Math.min(max, Math.floor(GiB / sizeBytes)));
 }
+
+/** Repetitions in each round. */
+const repetitionsOf = (sizeBytes: number) => Math.max(1, Math.floor((128 * MiB) / sizeBytes));
 
 /** How much of the machine the benchmark had. With less of it, ratios of copies mean less. */
 function noteOnLoad(roundsByName: RoundsByName): string {
@@ -174,9 +190,10 @@ function casesOf(sizes: readonly number[], quick: boolean): Case[] {
   const level2 = { name: "level 2", measure: measureLevel2 };
   const bySize = sizes.flatMap((size): Case[] => {
     const layout = pooled(size);
-    const target = size === throughputBytes ? { target: "throughput" } : {};
+    const target =
+      size === throughputBytes ? "throughput" : size === Math.min(...sizes) ? "small" : undefined;
     return [
-      { ...prepared, layout, ...target },
+      { ...prepared, layout, ...(target && { target }) },
       { ...clean, layout },
       { ...level2, layout },
     ];
@@ -195,7 +212,8 @@ export async function prepared(context: Context): Promise<Findings> {
       const key = `${name} ${describeLayout(layout)}`;
       const rounds = roundsOf(layout.sizeBytes, context.quick);
       const into = roundsByName.getOrCreate(key);
-      const own = await measure({ session, host, layout, rounds, into });
+      const repetitions = repetitionsOf(layout.sizeBytes);
+      const own = await measure({ session, host, layout, rounds, repetitions, into });
       findings.set(key, { ...own, targets: own.targets.filter(({ id }) => id === target) });
     }
   }
