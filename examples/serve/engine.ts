@@ -36,6 +36,8 @@ export class LlamaEngine implements AsyncDisposable {
           throw new Error(`this example loads ${modelDirectory} only, not ${modelPath}`);
         return model.reloadWeights();
       },
+      // The first layers compute while the others are still being copied.
+      order: () => model.wakeOrder,
       // The pool wakes the engine. Until an operator wakes it, requests are held.
       whenAsleep: "hold",
       whenPaused,

@@ -1,3 +1,4 @@
+import type { OrderedMemory } from "camem";
 import type { CheckpointResult, Lease } from "camem/server";
 import type { Slots } from "./slots.ts";
 
@@ -20,6 +21,14 @@ export class Seat implements Lease {
 
   checkpoint(): Promise<CheckpointResult> {
     return this.#lease.checkpoint();
+  }
+
+  ready(memory: OrderedMemory): Promise<void> {
+    return this.#lease.ready(memory);
+  }
+
+  streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void> {
+    return this.#lease.streamWait(stream, memory);
   }
 
   release(): void {

@@ -8,13 +8,13 @@ const chunkLength = 32;
 export class StepQueue {
   #last: Promise<void> = Promise.resolve();
 
-  async run<T>(step: () => T): Promise<T> {
+  async run<T>(step: () => Promise<T>): Promise<T> {
     const before = this.#last;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#last = promise;
     await before;
     try {
-      return step();
+      return await step();
     } finally {
       setImmediate(resolve);
     }
@@ -54,12 +54,18 @@ export class Sequence {
     }
   }
 
-  /** Runs while the seat is not parked, so no memory moves meanwhile. */
-  #step(): Float32Array {
+  /**
+   * Runs while the seat is not parked, so no memory goes to sleep meanwhile. A seat that was taken during a wake-up waits for the
+   * memory of each layer.
+   */
+  async #step(): Promise<Float32Array> {
     this.#seat.signal.throwIfAborted();
     const start = this.#cachedPositions;
     const chunk = Uint8Array.from(this.#tokens.slice(start, start + chunkLength));
-    const logits = this.#model.forward(chunk, start, this.#seat.slot);
+    const logits = await this.#model.forward(chunk, start, {
+      sequence: this.#seat.slot,
+      ready: (memory) => this.#seat.ready(memory),
+    });
     this.#cachedPositions += chunk.length;
     return logits;
   }

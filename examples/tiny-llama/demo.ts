@@ -4,7 +4,7 @@ import { chooseBackend } from "./backend.ts";
 import { readConfig } from "./config.ts";
 import { generate } from "./greedy-decoder.ts";
 import { KvCache } from "./kv-cache.ts";
-import { TinyLlama } from "./model.ts";
+import { type Ready, TinyLlama } from "./model.ts";
 import { type DemoOptions, parseOptions, UsageError, usage } from "./options.ts";
 import { Report, withProgress } from "./report.ts";
 
@@ -75,8 +75,14 @@ async function runDemo(allocator: CaMemAllocator, options: DemoOptions, report: 
   report.line("Size of the key-value cache", formatSize(options.kvCacheBytes));
   const textBefore = await write(demo, "Written before the sleep");
 
-  const level1 = await sleepAndWake(demo, freeBefore, 1, () => wake(demo));
-  const textAfter = await write(demo, "Written after a level 1 sleep");
+  // The text begins while the wake-up still copies: each layer computes as soon as it is back.
+  let writing: Promise<string> | undefined;
+  const level1 = await sleepAndWake(demo, freeBefore, 1, async () => {
+    const wake = allocator.wakeUp({ order: model.wakeOrder });
+    writing = write(demo, "Written after a level 1 sleep", (memory) => wake.ready(memory));
+    await Promise.race([wake, writing.then(() => wake)]);
+  });
+  const textAfter = (await writing) ?? "";
 
   await sleepAndWake(demo, freeBefore, 2, () => wakeAndReload(demo));
   const textAfterReload = await write(demo, "Written after a level 2 sleep and a reload");
@@ -105,10 +111,10 @@ async function runDemo(allocator: CaMemAllocator, options: DemoOptions, report: 
   return demo.failures;
 }
 
-async function write({ model, options, report }: Demo, label: string): Promise<string> {
+async function write({ model, options, report }: Demo, label: string, ready?: Ready): Promise<string> {
   const prompt = new TextEncoder().encode(options.prompt);
   const bytes = await withProgress("Writing", async (update) =>
-    generate(model, prompt, options.tokens, (done) => update(done, options.tokens)),
+    generate(model, prompt, options.tokens, { ready, onByte: (done) => update(done, options.tokens) }),
   );
   // The last byte may split a character, which the decoder replaces.
   const text = new TextDecoder().decode(bytes);

@@ -1,4 +1,5 @@
-import type { TinyLlama } from "./model.ts";
+import { setImmediate } from "node:timers/promises";
+import type { Ready, TinyLlama } from "./model.ts";
 
 /** Continues a text byte by byte (a token is a byte), always with the likeliest byte. */
 export class GreedyDecoder {
@@ -19,37 +20,46 @@ export class GreedyDecoder {
   }
 
   /** The next byte of the text. */
-  next(): number {
-    const byte = indexOfHighest(this.#logits());
+  async next(ready?: Ready): Promise<number> {
+    const byte = indexOfHighest(await this.#logits(ready));
     this.#text.push(byte);
     return byte;
   }
 
-  #logits(): Float32Array {
+  async #logits(ready?: Ready): Promise<Float32Array> {
+    const options = ready ? { ready } : {};
     const windowLength = this.#model.config.max_position_embeddings;
     if (this.#text.length <= windowLength) {
       const pending = Uint8Array.from(this.#text.slice(this.#cachedPositions));
-      const logits = this.#model.forward(pending, this.#cachedPositions);
+      const logits = await this.#model.forward(pending, this.#cachedPositions, options);
       this.#cachedPositions = this.#text.length;
       return logits;
     }
     // Cached keys contain their positions. A moving window changes all positions, which makes the cache useless.
-    return this.#model.forward(Uint8Array.from(this.#text.slice(-windowLength)), 0);
+    return this.#model.forward(Uint8Array.from(this.#text.slice(-windowLength)), 0, options);
   }
 }
 
-/** The `count` bytes that follow the prompt. `onByte` receives the count so far after each byte. */
-export function generate(
+interface GenerateOptions {
+  /** Receives the count so far after each byte. */
+  readonly onByte?: (done: number) => void;
+  /** Waits for the memory of a wake-up that still runs. */
+  readonly ready?: Ready | undefined;
+}
+
+/** The `count` bytes that follow the prompt. */
+export async function generate(
   model: TinyLlama,
   prompt: Uint8Array,
   count: number,
-  onByte?: (done: number) => void,
-): Uint8Array {
+  { onByte, ready }: GenerateOptions = {},
+): Promise<Uint8Array> {
   const decoder = new GreedyDecoder(model, prompt);
   const bytes = new Uint8Array(count);
   for (let index = 0; index < count; index++) {
-    bytes[index] = decoder.next();
+    bytes[index] = await decoder.next(ready);
     onByte?.(index + 1);
+    await setImmediate(); // lets the event loop run other tasks
   }
   return bytes;
 }

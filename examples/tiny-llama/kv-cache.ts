@@ -16,8 +16,8 @@ export class KvCache {
   readonly sizeBytes: number;
   /** The number of sequences that fit. */
   readonly sequences: number;
+  readonly buffer: DeviceBuffer;
   readonly #layers: number;
-  readonly #buffer: DeviceBuffer;
   readonly #positions: number;
   /** Elements of one position, of one kind, in one layer. */
   readonly #width: number;
@@ -37,7 +37,7 @@ export class KvCache {
     this.#width = config.num_key_value_heads * config.head_dim;
     const elements = this.#positions * this.#width;
     this.#staging = { keys: new Float32Array(elements), values: new Float32Array(elements) };
-    this.#buffer = allocator.malloc(sizeBytes, { tag });
+    this.buffer = allocator.malloc(sizeBytes, { tag });
   }
 
   /** The bytes of one sequence. */
@@ -49,18 +49,18 @@ export class KvCache {
   }
 
   write(sequence: number, layer: number, kind: CacheKind, startPosition: number, rows: Float32Array): void {
-    this.#buffer.write(rows, this.#offsetBytes(sequence, layer, kind, startPosition));
+    this.buffer.write(rows, this.#offsetBytes(sequence, layer, kind, startPosition));
   }
 
   /** The first `positions` rows. The array is reused: it is valid until the next read of the same kind. */
   read(sequence: number, layer: number, kind: CacheKind, positions: number): Float32Array {
     const rows = this.#staging[kind].subarray(0, positions * this.#width);
-    this.#buffer.readInto(rows, this.#offsetBytes(sequence, layer, kind, 0));
+    this.buffer.readInto(rows, this.#offsetBytes(sequence, layer, kind, 0));
     return rows;
   }
 
   free(): void {
-    this.#buffer.free();
+    this.buffer.free();
   }
 
   #offsetBytes(sequence: number, layer: number, kind: CacheKind, position: number): number {

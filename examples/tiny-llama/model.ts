@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { type CaMemAllocator, loadSafetensors, type Tensor } from "camem";
+import { type CaMemAllocator, type DeviceBuffer, loadSafetensors, type Tensor } from "camem";
 import { type LlamaConfig, readConfig } from "./config.ts";
 import { KvCache } from "./kv-cache.ts";
 import { addTo, attend, linear, rmsNorm, rotate, swiGlu } from "./math.ts";
@@ -71,6 +71,23 @@ export class TinyLlama {
     await loadSafetensors(checkpointPath, { allocator, into: tensors });
   }
 
+  /**
+   * All memory in the order in which a forward pass uses it: what every layer needs, then layer by layer. Give it to `wakeUp`, so
+   * that the first layers compute while the others are copied.
+   */
+  get wakeOrder(): readonly (readonly DeviceBuffer[])[] {
+    const { cache, ropeTables } = this.#parts;
+    const layers = Array.from({ length: this.config.num_hidden_layers }, (_, layer) =>
+      this.#layerBuffers(layer),
+    );
+    const first = [cache.buffer, ...ropeTables.buffers, ...this.#weights.buffersOf(embeddingName)];
+    return [first, ...layers, this.#weights.buffersOf(lastNormName)];
+  }
+
+  #layerBuffers(layer: number): readonly DeviceBuffer[] {
+    return this.#weights.buffersOf(`model.layers.${layer}.`);
+  }
+
   /** Frees all device memory of the model. */
   free(): void {
     this.#parts.owned.dispose();
@@ -78,21 +95,29 @@ export class TinyLlama {
 
   /**
    * Runs `tokens` from `startPosition` on. The cache must hold every earlier position of the sequence. All tokens go through a layer
-   * together, so each weight is read once.
+   * together, so each weight is read once. During a wake-up, `ready` of that waits for the memory of each layer.
    *
    * @returns the logits of the token after the last one
    */
-  forward(tokens: Uint8Array, startPosition: number, sequence = 0): Float32Array {
+  async forward(
+    tokens: Uint8Array,
+    startPosition: number,
+    { sequence = 0, ready = async () => undefined }: ForwardOptions = {},
+  ): Promise<Float32Array> {
     const { vocab_size, hidden_size, num_hidden_layers, rms_norm_eps } = this.config;
+    const [first = [], ...layers] = this.wakeOrder;
+    await ready(first);
     const hidden = this.#embed(tokens);
     const angles = this.#parts.ropeTables.read(startPosition, tokens.length);
     const place = { sequence, startPosition };
     for (let layer = 0; layer < num_hidden_layers; layer++) {
+      await ready(layers[layer] ?? []);
       addTo(hidden, this.#attention(layer, hidden, place, angles));
       addTo(hidden, this.#feedForward(layer, hidden));
     }
+    await ready(layers.at(-1) ?? []);
     const last = hidden.subarray(-hidden_size);
-    const normalised = rmsNorm(last, this.#weights.read("model.norm.weight", [hidden_size]), rms_norm_eps);
+    const normalised = rmsNorm(last, this.#weights.read(lastNormName, [hidden_size]), rms_norm_eps);
     // The embeddings are tied: one matrix turns tokens into vectors and the last vector into logits.
     return linear(normalised, this.#weights.read(embeddingName, [vocab_size, hidden_size]), hidden_size);
   }
@@ -164,6 +189,16 @@ export class TinyLlama {
 }
 
 const embeddingName = "model.embed_tokens.weight";
+const lastNormName = "model.norm.weight";
+
+/** Waits until memory has its content, such as `WakeUp.ready`. */
+export type Ready = (memory: readonly DeviceBuffer[]) => Promise<void>;
+
+interface ForwardOptions {
+  /** The sequence in the key-value cache; by default the first. */
+  readonly sequence?: number;
+  readonly ready?: Ready;
+}
 
 /** The parts of a loaded model. */
 interface Parts {

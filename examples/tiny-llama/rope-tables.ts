@@ -29,6 +29,10 @@ export class RopeTables {
     this.#sines.write(sines);
   }
 
+  get buffers(): readonly DeviceBuffer[] {
+    return [this.#cosines, this.#sines];
+  }
+
   /** The rows of `positions` positions, from `startPosition` on. */
   read(startPosition: number, positions: number): { cosines: Float32Array; sines: Float32Array } {
     const cosines = new Float32Array(positions * this.#width);

@@ -1,4 +1,4 @@
-import type { Tensor } from "camem";
+import type { DeviceBuffer, Tensor } from "camem";
 import { widenBf16 } from "./math.ts";
 
 /**
@@ -17,6 +17,13 @@ export class Weights {
     const elements = Math.max(...Array.from(tensors.values(), ({ sizeBytes }) => sizeBytes / 2));
     this.#bf16 = new Uint16Array(elements);
     this.#float32 = new Float32Array(elements);
+  }
+
+  /** The memory of the tensors whose names begin with `prefix`. */
+  buffersOf(prefix: string): readonly DeviceBuffer[] {
+    return [...this.#tensors.values()]
+      .filter(({ name }) => name.startsWith(prefix))
+      .map(({ buffer }) => buffer);
   }
 
   /** The whole tensor in float32. The array is reused: it is valid until the next call of any method. */

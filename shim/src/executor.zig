@@ -323,11 +323,13 @@ pub const Executor = struct {
         plan.devices = plans.splitByDevice(plan.steps, self.device_steps[0..]);
         if (plan.order) |*order| order.begin(plan.devices.len);
         self.waitForPins(plan);
+        self.letUseReady(plan);
         var failure: Failure = .{};
         self.run(plan, &failure) catch |err| {
             const is_withdrawn = err == error.Aborted and plan.withdrawn.load(.acquire);
             plan.note(if (is_withdrawn) error.Moving else err, &failure);
             self.failOrder(plan);
+            self.waitForPins(plan); // of memory that was ready
             plan.enter(.undoing);
             self.undo(plan);
         };
@@ -401,8 +403,20 @@ pub const Executor = struct {
         const table = self.devices.memory.registry;
         table.mutex.lock();
         defer table.mutex.unlock();
-        for (plan.steps) |step| step.segment.moving = false;
+        table.waking = null;
+        for (plan.steps) |step| {
+            step.segment.moving = false;
+            step.segment.ordered = null;
+        }
         table.changed.broadcast();
+    }
+
+    /// Memory that the plan makes ready can be read and written from then on.
+    fn letUseReady(self: *Executor, plan: *Plan) void {
+        const table = self.devices.memory.registry;
+        table.mutex.lock();
+        defer table.mutex.unlock();
+        table.waking = if (plan.order) |*order| order else null;
     }
 
     fn waitForPins(self: *Executor, plan: *Plan) void {

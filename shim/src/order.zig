@@ -113,7 +113,8 @@ pub const Order = struct {
         _ = self.groups[group].unarrived_bytes.fetchSub(size_bytes, .release);
     }
 
-    fn isReady(self: *const Order, group: u32) bool {
+    /// Whether a group is mapped and has its content, in a wake-up that has not failed.
+    pub fn isReady(self: *const Order, group: u32) bool {
         return !self.has_failed.load(.acquire) and self.unmapped_devices.load(.acquire) == 0 and
             self.groups[group].unarrived_bytes.load(.acquire) == 0;
     }

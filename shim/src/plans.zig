@@ -359,6 +359,10 @@ fn arrange(steps: []Step, wanted: orders.Wanted, order: *Order) status.Error!voi
     }
     for (steps) |*step| {
         step.group = groups.get(step.segment.id) orelse wanted.groups - 1;
+        step.segment.ordered = .{
+            .group = step.group,
+            .mutable = !step.immutable and !step.segment.content.isImmutable() and !step.segment.isInCheckpoint(),
+        };
         if (step.copies()) order.expect(step.group, step.segment.contentBytes());
     }
 }

@@ -5,6 +5,7 @@ const std = @import("std");
 const Backup = @import("backup.zig").Backup;
 const doomed_segments = @import("doomed.zig");
 const heap = @import("heap.zig");
+const Order = @import("order.zig").Order;
 const Segment = @import("segment.zig").Segment;
 const status = @import("status.zig");
 const sync = @import("sync.zig");
@@ -27,6 +28,8 @@ pub const Registry = struct {
     is_plan_outdated: bool = false,
     /// Some memory that is awake may have a backup.
     keeps_backups: std.atomic.Value(bool) = .init(false),
+    /// Of the wake-up that runs: memory that it has made ready can be used while the rest is copied.
+    waking: ?*const Order = null,
     tags: Tags = .{},
 
     pub fn deinit(self: *Registry) void {
@@ -245,12 +248,22 @@ pub const Registry = struct {
     ) status.Error!*Segment {
         self.mutex.lock();
         defer self.mutex.unlock();
-        const segment = try self.findAtRest(address, id);
-        if (!segment.isAwake()) return error.Asleep;
+        const segment = try self.find(address, id);
+        if (segment.doomed) return error.UnknownSegment;
+        if (segment.moving) {
+            if (!self.isReady(segment, access)) return error.Moving;
+        } else if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
         if (access == .writing and segment.content.isImmutable()) return error.Immutable;
         segment.pins += 1;
         return segment;
+    }
+
+    /// Whether the wake-up that moves a segment has brought its content back.
+    fn isReady(self: *const Registry, segment: *const Segment, access: Access) bool {
+        const order = self.waking orelse return false;
+        const ordered = segment.ordered orelse return false;
+        return order.isReady(ordered.group) and (access == .reading or ordered.mutable);
     }
 
     const PinnedBackup = struct { segment: *Segment, backup: Backup };

@@ -192,6 +192,8 @@ pub const Segment = struct {
     reserved: bool = false,
     /// Owned by a plan or by a release in progress: nobody else touches it, but to make it immutable.
     moving: bool = false,
+    /// While a wake-up in an order moves it: its group, and whether its content will be mutable.
+    ordered: ?struct { group: u32, mutable: bool } = null,
     /// To be released as soon as it no longer moves; its user has let go of it.
     doomed: bool = false,
     /// Doomed, and released once its device is not busy.
@@ -231,6 +233,12 @@ pub const Segment = struct {
             .host, .pageable => null,
             .file => |in_file| in_file,
         };
+    }
+
+    /// Its content is in a checkpoint.
+    pub fn isInCheckpoint(self: *const Segment) bool {
+        const found = self.content.backup() orelse return false;
+        return found.isCheckpoint();
     }
 
     pub fn state(self: *const Segment) State {

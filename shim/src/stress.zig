@@ -25,6 +25,7 @@ const Totals = struct {
     mismatches: std.atomic.Value(u64) = .init(0),
     failed_copies: std.atomic.Value(u64) = .init(0),
     loads: std.atomic.Value(u64) = .init(0),
+    early_reads: std.atomic.Value(u64) = .init(0),
 };
 
 var totals: Totals = .{};
@@ -221,6 +222,18 @@ fn prepare(size_bytes: u64) !void {
     return follow(ticket);
 }
 
+/// Memory whose content a wake-up in an order has brought back can be read before the others have theirs.
+var watched: ?Weights = null;
+
+fn readWhileMoving(failure: *abi.Failure) !void {
+    const weights = watched orelse return;
+    var found: [16]u8 = undefined;
+    const status = abi.camem_segment_read(weights.address, weights.id, 0, &found, found.len, failure);
+    if (status != @intFromEnum(abi.Status.ok)) return;
+    for (found) |byte| if (byte != 7) return error.Lost;
+    _ = totals.early_reads.fetchAdd(1, .monotonic);
+}
+
 fn follow(ticket: u64) !void {
     var failure: abi.Failure = .{};
     var progress: abi.PlanProgress = undefined;
@@ -230,6 +243,7 @@ fn follow(ticket: u64) !void {
         // Whatever it answers: this thread may be without a context, and a group without copies.
         var refusal: abi.Failure = .{};
         for (0..4) |group| _ = abi.camem_plan_stream_wait(ticket, @intCast(group), 0, &refusal);
+        try readWhileMoving(&refusal);
         try expect("camem_plan_wait", abi.camem_plan_wait(ticket, std.time.ns_per_ms));
     }
 }
@@ -251,6 +265,7 @@ pub fn main(init: std.process.Init) !void {
     try expect("camem_attach", abi.camem_attach(null, &failure));
     const library = try loader.open(null, &report);
     const content = try allocateWeights("weights", weights_bytes, &failure);
+    watched = content;
     const filed = try allocateWeights("weights", weights_bytes, &failure);
     const checkpoint: Checkpoint = try .open(filed, &failure);
     const checkpointing = try std.Thread.spawn(.{}, Checkpoint.use, .{&checkpoint});
@@ -276,9 +291,12 @@ pub fn main(init: std.process.Init) !void {
     loading.join();
     try checkpoint.close();
     try close(&failure);
-    std.debug.print("cycles {d}, loads {d}, allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
+    std.debug.print("cycles {d}, loads {d}, reads while moving {d}, ", .{
         cycles,
         totals.loads.load(.acquire),
+        totals.early_reads.load(.acquire),
+    });
+    std.debug.print("allocations {d}, nulls {d}, mismatches {d}, failed copies {d}\n", .{
         totals.allocations.load(.acquire),
         totals.nulls.load(.acquire),
         totals.mismatches.load(.acquire),

@@ -39,8 +39,7 @@ export async function loadSafetensors(
   throwIfAborted(options.signal, fileName);
   const slices = new TimeSlices();
   using checkpoint = await Checkpoint.open(fileName, slices);
-  const { tensors, targets, wholeTags } = await prepareTargets(checkpoint, options, slices);
-  const endLoad = beginLoad(options.allocator, new Set(targets.map(({ buffer }) => buffer.tag)));
+  const { tensors, targets, wholeTags, endLoad } = await prepareTargets(checkpoint, options, slices);
   try {
     const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
     const { files } = checkpoint;
@@ -68,6 +67,8 @@ interface PreparedLoad {
   readonly targets: readonly Target[];
   /** Tags without tensors in `into` that the load leaves alone. */
   readonly wholeTags: ReadonlySet<string>;
+  /** The load has begun: until it ends, no other load makes its memory immutable. */
+  readonly endLoad: ReturnType<typeof beginLoad>;
 }
 
 /** Allocates or matches the tensors to write. A caller may change the map of `into` from then on. */
@@ -76,19 +77,29 @@ async function prepareTargets(
   options: LoadSafetensorsOptions,
   slices: TimeSlices,
 ): Promise<PreparedLoad> {
-  const { into } = options;
+  const { allocator, into } = options;
   const selected = await selectEntries(entries, options, path, slices);
-  if (into !== undefined)
-    return { tensors: into, ...(await matchReload(selected, into, options, path, slices)) };
-  const tags = await tagsByEntry(selected, options, path, slices);
-  const tensors = await allocateTensors(selected, options, tags, slices);
-  const targets: Target[] = [];
-  for (const entry of selected) {
-    const buffer = tensors.get(entry.name)?.buffer;
-    if (buffer) targets.push({ entry, buffer });
-    if (slices.isOver) await slices.next();
+  if (into !== undefined) {
+    const reload = await matchReload(selected, into, options, path, slices);
+    const endLoad = beginLoad(allocator, new Set(reload.targets.map(({ buffer }) => buffer.tag)));
+    return { tensors: into, ...reload, endLoad };
   }
-  return { tensors, targets, wholeTags: new Set(tags.values()) };
+  const tags = await tagsByEntry(selected, options, path, slices);
+  const wholeTags = new Set(tags.values());
+  const endLoad = beginLoad(allocator, wholeTags);
+  try {
+    const tensors = await allocateTensors(selected, options, tags, slices);
+    const targets: Target[] = [];
+    for (const entry of selected) {
+      const buffer = tensors.get(entry.name)?.buffer;
+      if (buffer) targets.push({ entry, buffer });
+      if (slices.isOver) await slices.next();
+    }
+    return { tensors, targets, wholeTags, endLoad };
+  } catch (error) {
+    endLoad({ succeeded: false });
+    throw error;
+  }
 }
 
 /** Declares each segment's content to be in a file. */

@@ -39,7 +39,8 @@ export class WakeUp extends Promise<WakeReport> {
 
   /**
    * Resolves when memory is mapped and has its content: a buffer, all memory under a tag, or several of these. Memory that the
-   * order does not name is last; without an order all of it is.
+   * order does not name is last; without an order all of it is. From then on buffers can be read, and written unless they are
+   * immutable, although their state is `moving` until the wake-up ends.
    *
    * @throws CamemError what the wake-up fails with; `INVALID_ARGUMENT`, also for memory that the wake-up leaves asleep;
    * `UNKNOWN_TAG`, `INVALID_TAG` or `BUFFER_FREED`

@@ -1,8 +1,9 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { CaMemAllocator } from "camem";
+import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { GreedyDecoder, generate } from "../../examples/tiny-llama/greedy-decoder.ts";
 import { TinyLlama } from "../../examples/tiny-llama/model.ts";
+import { codeOf } from "../support/device.ts";
 import { rejectionMessage, rejectionOf } from "../support/rejection.ts";
 
 interface Reference {
@@ -44,8 +45,8 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
   const promptBytes = new TextEncoder().encode(prompt);
   const expected = bytesOf(greedy_120_bytes);
 
-  test("model computes the five highest logits of the reference", () => {
-    const logits = [...model.forward(promptBytes, 0).entries()];
+  test("model computes the five highest logits of the reference", async () => {
+    const logits = [...(await model.forward(promptBytes, 0)).entries()];
     const highest = logits.sort((left, right) => right[1] - left[1]).slice(0, 5);
     expect(highest.map(([token]) => token)).toEqual(first_token_top5.map(([token]) => token));
     for (const [index, [, logit]] of first_token_top5.entries()) {
@@ -53,24 +54,36 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
     }
   });
 
-  test("model generates the bytes of the reference", () => {
-    expect(generate(model, promptBytes, byteCount)).toEqual(expected);
+  test("model generates the bytes of the reference", async () => {
+    expect(await generate(model, promptBytes, byteCount)).toEqual(expected);
+  });
+
+  test("model generates the bytes of the reference from the begin of an ordered wake-up on", async () => {
+    await allocator.sleep();
+    const wake = allocator.wakeUp({ order: model.wakeOrder });
+    const ready = (memory: readonly DeviceBuffer[]) => wake.ready(memory);
+    expect(await generate(model, promptBytes, byteCount, { ready })).toEqual(expected);
+    await wake;
   });
 
   /** Half of the text, then `interruption`, then the other half by the same decoder. */
   async function generateAround(interruption: () => Promise<void>): Promise<Uint8Array> {
     const decoder = new GreedyDecoder(model, promptBytes);
-    const next = (): number => decoder.next();
-    const before = Array.from({ length: byteCount / 2 }, next);
-    await interruption();
-    decoder.forgetCache();
-    return Uint8Array.from([...before, ...Array.from({ length: byteCount / 2 }, next)]);
+    const bytes = new Uint8Array(byteCount);
+    for (let index = 0; index < byteCount; index++) {
+      if (index === byteCount / 2) {
+        await interruption();
+        decoder.forgetCache();
+      }
+      bytes[index] = await decoder.next();
+    }
+    return bytes;
   }
 
   test("model generates the same bytes across a sleep at level 1", async () => {
     const bytes = await generateAround(async () => {
       await allocator.sleep({ level: 1 });
-      expect(() => model.forward(promptBytes, 0)).toThrow();
+      expect(await codeOf(() => model.forward(promptBytes, 0))).toBe("BUFFER_ASLEEP");
       await allocator.wakeUp();
     });
     expect(bytes).toEqual(expected);
@@ -91,21 +104,21 @@ describe.each(references)("after the prompt $prompt", ({ prompt, greedy_120_byte
 
 test("sleep({ level: 2 }) keeps no weights in host memory", async () => {
   const prompt = new TextEncoder().encode("The whale");
-  const before = model.forward(prompt, 0);
+  const before = await model.forward(prompt, 0);
   await allocator.sleep({ level: 2 });
   await allocator.wakeUp();
-  expect(model.forward(prompt, 0)).not.toEqual(before);
+  expect(await model.forward(prompt, 0)).not.toEqual(before);
   await model.reloadWeights();
-  expect(model.forward(prompt, 0)).toEqual(before);
+  expect(await model.forward(prompt, 0)).toEqual(before);
 });
 
-test("model attends to the last 256 bytes in longer texts", () => {
+test("model attends to the last 256 bytes in longer texts", async () => {
   const text = [...bytesOf("Call me Ishmael. ".repeat(15))];
   expect(text.length).toBeLessThan(256);
   const decoder = new GreedyDecoder(model, Uint8Array.from(text));
   for (let step = 0; step < 5; step++) {
-    const logits = model.forward(Uint8Array.from(text.slice(-256)), 0);
-    const byte = decoder.next();
+    const logits = await model.forward(Uint8Array.from(text.slice(-256)), 0);
+    const byte = await decoder.next();
     expect(byte).toBe(logits.indexOf(Math.max(...logits)));
     text.push(byte);
   }

@@ -155,6 +155,46 @@ describe("order", () => {
     },
   );
 
+  test.skipIf(!onEmulator)("memory that is ready can be read and written while the rest is copied", () => {
+    const program = `
+      import { CaMemAllocator } from "camem";
+      const allocator = CaMemAllocator.getInstance();
+      const layers = Array.from({ length: 6 }, () => allocator.malloc(${64 * MiB}, { tag: "weights" }));
+      const frozen = allocator.malloc(8, { tag: "frozen" });
+      const cache = allocator.malloc(8, { tag: "kv_cache" });
+      for (const [index, layer] of layers.entries()) layer.write(new Uint8Array([index + 1]), 5);
+      frozen.fill(7);
+      allocator.defineTag("frozen", { 1: "offload", immutable: true });
+      await allocator.sleep();
+      const attempt = (run) => { try { return run(); } catch (error) { return error.code; } };
+      const wake = allocator.wakeUp({ order: [["kv_cache", frozen], ...layers] });
+      await wake.ready(layers[0]);
+      cache.fill(3);
+      const found = {
+        content: layers[0].read(5, 1)[0],
+        cache: cache.read(0, 1)[0],
+        frozen: [frozen.read(0, 1)[0], attempt(() => frozen.fill(1))],
+        write: attempt(() => layers[0].write(new Uint8Array([9]), 6)),
+        last: attempt(() => layers[5].read(5, 1)[0]),
+        state: layers[5].state,
+      };
+      await wake;
+      const after = [layers[0].read(5, 2), cache.read(0, 1), layers[5].read(5, 1)].map((bytes) => [...bytes]);
+      console.log(JSON.stringify({ ...found, after }));`;
+    // 32 ms for each layer.
+    const env = { ...process.env, CAMEM_EMULATOR_TIMING: "h2d=2GiB/s" };
+    const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", program], { env });
+    expect(stderr.toString()).toBe("");
+    expect(JSON.parse(stdout.toString())).toEqual({
+      content: 1,
+      cache: 3,
+      frozen: [7, "BUFFER_MOVING"],
+      last: "BUFFER_MOVING",
+      state: "moving",
+      after: [[1, 9], [3], [6]],
+    });
+  });
+
   test("ready() in an afterWake hook resolves at once", async () => {
     await allocator.sleep();
     let started: WakeUp | undefined;

@@ -3,8 +3,9 @@
 import { aborted } from "../../async/abortable.ts";
 import { Deferred } from "../../async/deferred.ts";
 import { becauseOf, CamemError } from "../../errors.ts";
+import type { WakeUp } from "../../transition/wake-up.ts";
 import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
-import { type EngineMemory, isComplete } from "./engine-memory.ts";
+import { type EngineMemory, isComplete, type OrderedWake } from "./engine-memory.ts";
 import type { RequestCounts } from "./events.ts";
 import { AdmittedLease, type CheckpointResult, type Lease, releasedError } from "./lease.ts";
 import type { EngineStateTracker } from "./state.ts";
@@ -32,6 +33,14 @@ export function abortedByOperator(): CamemError {
   return new CamemError("ABORTED", "the request was aborted by an operator");
 }
 
+function endedByWakeUp(cause: unknown): CamemError {
+  return new CamemError(
+    "ABORTED",
+    `the request was aborted: the wake-up during which it was admitted has failed${becauseOf(cause)}`,
+    { cause },
+  );
+}
+
 /** Admits requests while the engine is awake. Quiescing it ends, awaits or parks the requests in flight. */
 export class Admission {
   readonly #options: AdmissionOptions;
@@ -44,6 +53,8 @@ export class Admission {
   #isParking = false;
   #isWakingOnDemand = false;
   #isClosed = false;
+  /** A wake-up that has brought back the first memory of its order, and the requests admitted since. */
+  #early: { readonly wake: WakeUp; readonly leases: Set<AdmittedLease> } | undefined;
   readonly #totals = { admittedTotal: 0, refusedTotal: 0, abortedTotal: 0 };
 
   constructor(options: AdmissionOptions) {
@@ -83,9 +94,40 @@ export class Admission {
   update(): void {
     if (this.#isClosed) return;
     const disposition = this.disposition;
-    if (disposition === "admit" && !this.#isOpen) this.#open(this.#options.memory.takeLost());
+    if (disposition === "admit" && !this.#isOpen && this.#early === undefined)
+      this.#open(this.#options.memory.takeLost());
     if (disposition === "refuse") this.#refuseWaiting(this.#unavailable());
     if (this.isWakeUpWanted) this.#wakeOnDemand();
+  }
+
+  /** The configured order of wake-ups, during which requests are admitted. */
+  get ordered(): OrderedWake | undefined {
+    const { order } = this.#options.config;
+    if (order === undefined) return undefined;
+    return {
+      order: () => (typeof order === "function" ? order() : order),
+      begun: (wake) => void this.#admitDuring(wake),
+    };
+  }
+
+  /**
+   * Admits requests from the moment on when a wake-up has brought back the first memory of its order. If it fails after that, they
+   * are aborted. Parked requests wait for its end, which tells them what is lost.
+   */
+  async #admitDuring(wake: WakeUp): Promise<void> {
+    try {
+      await wake.ready([]);
+      if (this.#isClosed || this.#options.state.paused) return;
+      this.#early = { wake, leases: new Set() };
+      this.#admitWaiting();
+      await wake;
+    } catch (error) {
+      const leases = this.#early?.leases ?? [];
+      if (!isComplete(error)) this.#abortAll(endedByWakeUp(error), leases);
+    } finally {
+      this.#early = undefined;
+      this.update();
+    }
   }
 
   /**
@@ -156,6 +198,7 @@ export class Admission {
   /** What happens to a request at this moment. */
   get disposition(): "admit" | WhenAsleep {
     if (this.#isClosed) return "refuse";
+    if (this.#early !== undefined) return "admit";
     const { config, memory, state } = this.#options;
     const { current } = state;
     if (current === "awake") return "admit";
@@ -202,8 +245,8 @@ export class Admission {
     for (const wait of this.#waiting) wait.reject(error);
   }
 
-  #abortAll(reason: CamemError): number {
-    const leases = [...this.#leases].filter(({ signal }) => !signal.aborted);
+  #abortAll(reason: CamemError, among: Iterable<AdmittedLease> = this.#leases): number {
+    const leases = [...among].filter(({ signal, state }) => state !== "released" && !signal.aborted);
     for (const lease of leases) {
       this.#totals.abortedTotal++;
       lease.abort(reason);
@@ -236,6 +279,10 @@ export class Admission {
       if (lease.state === "parked") lease.state = "running";
       wait.resolve({ parked: true, lostTags });
     }
+    this.#admitWaiting();
+  }
+
+  #admitWaiting(): void {
     for (const wait of this.#waiting) {
       this.#waiting.delete(wait);
       if (!wait.settled) wait.resolve(this.#newLease(wait.signal));
@@ -244,8 +291,9 @@ export class Admission {
   }
 
   #newLease(signal: AbortSignal | undefined): AdmittedLease {
-    const lease = new AdmittedLease(this, signal);
+    const lease = new AdmittedLease(this, signal, this.#early?.wake);
     this.#leases.add(lease);
+    this.#early?.leases.add(lease);
     this.#totals.admittedTotal++;
     return lease;
   }

@@ -1,10 +1,12 @@
 import Type, { type Static } from "typebox";
+import { CaMemAllocator } from "../../allocator.ts";
 import { type Clock, systemClock } from "../../async/clock.ts";
 import { CamemError, formatValue } from "../../errors.ts";
 import {
   Count,
   callback,
   closedObject,
+  custom,
   Devices,
   Level,
   Milliseconds,
@@ -15,8 +17,10 @@ import {
   unchecked,
   WholeSeconds,
 } from "../../options/schemas.ts";
-import { mismatchText, validate } from "../../options/validate.ts";
+import { compiledCheck, mismatchText, validate } from "../../options/validate.ts";
 import { checkTag } from "../../policy/tag-names.ts";
+import type { WakeOptions } from "../../transition/options.ts";
+import { Order } from "../../transition/wake-order.ts";
 
 /** Context of a `reload` call. */
 export interface ReloadContext {
@@ -59,6 +63,13 @@ const TagNames = Type.Unsafe<Readonly<Record<string, string>>>(
   }),
 );
 
+type WakeUpOrder = NonNullable<WakeOptions["order"]>;
+
+const WakeUpOrder = custom<WakeUpOrder | (() => WakeUpOrder)>(
+  '"loaded", an array of tags, buffers and lists of these in the order of their use, or a function that returns one',
+  (value) => typeof value === "function" || compiledCheck(Order)(value),
+);
+
 const ControllerOptions = closedObject({
   /** The engine's name in events and in a pool; by default `"default"`. */
   name: optional(Type.String({ minLength: 1, maxLength: 128, description: "a name" })),
@@ -72,6 +83,12 @@ const ControllerOptions = closedObject({
   weightTags: optional(Tags),
   /** Loads the weights in place when a wake-up finds their content lost. Without it, call `confirmWeights`. */
   reload: optional(callback<(context: ReloadContext) => unknown>()),
+  /**
+   * The order in which wake-ups bring memory back, as the option `order` of {@link CaMemAllocator.wakeUp}, or a function that
+   * returns it. With it, requests are admitted as soon as the first of that memory is back, where the wake-up brings everything
+   * back and no weights are lost. They await {@link Lease.ready}. Needs a CaMemAllocator.
+   */
+  order: optional(WakeUpOrder),
   /** What happens to a request while the engine is asleep; by default `"refuse"`, as in vLLM. */
   whenAsleep: optional(WhenAsleepSchema),
   /** The same during a sleep that an operator asked for; by default as `whenAsleep`, but `"hold"` instead of `"wake"`. */
@@ -97,17 +114,22 @@ export interface ControllerOptions extends Static<typeof ControllerOptions> {}
 
 /** The options with their defaults. */
 export type ControllerConfig = {
-  readonly [Name in Exclude<keyof ControllerOptions, "tags" | "reload" | "devices">]-?: NonNullable<
-    ControllerOptions[Name]
-  >;
-} & Pick<ControllerOptions, "tags" | "reload" | "devices">;
+  readonly [Name in Exclude<keyof ControllerOptions, Unset>]-?: NonNullable<ControllerOptions[Name]>;
+} & Pick<ControllerOptions, Unset>;
+
+/** Options without a default. */
+type Unset = "tags" | "reload" | "order" | "devices";
 
 /** Defaults of requests that wait, for an engine and for a pool. */
 export const queueDefaults = { holdDeadlineMs: 30_000, queueLimit: 1024, retryAfterSeconds: 5 } as const;
 
 /** @throws CamemError `INVALID_CONFIG` or `INVALID_TAG` */
-export function resolveController(options: ControllerOptions): ControllerConfig {
+export function resolveController(options: ControllerOptions, allocator: unknown): ControllerConfig {
   validate(ControllerOptions, options, "SleepController", "INVALID_CONFIG");
+  if (options.order !== undefined && !(allocator instanceof CaMemAllocator))
+    throw new CamemError("INVALID_CONFIG", "order needs a CaMemAllocator; others wake up in no order", {
+      property: "order",
+    });
   const { tags, weightTags } = options;
   const ownTags = Object.values(tags ?? {});
   for (const tag of ownTags) checkTag(tag);
@@ -126,6 +148,7 @@ export function resolveController(options: ControllerOptions): ControllerConfig 
     tags,
     weightTags: weightTags ?? ["weights"],
     reload: options.reload,
+    order: options.order,
     whenAsleep,
     whenOperatorAsleep: options.whenOperatorAsleep ?? (whenAsleep === "wake" ? "hold" : whenAsleep),
     whenPaused: options.whenPaused ?? (whenAsleep === "wake" ? "hold" : whenAsleep),

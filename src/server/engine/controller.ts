@@ -52,7 +52,7 @@ export class SleepController {
    * `INVALID_CONFIG`, `INVALID_TAG` or `CLOSED`
    */
   constructor(allocator: ControlledAllocator, options: ControllerOptions = {}) {
-    this.#config = resolveController(options);
+    this.#config = resolveController(options, allocator);
     if (typeof allocator?.wakeUp !== "function")
       throw new CamemError(
         "INVALID_CONFIG",
@@ -443,7 +443,8 @@ export class SleepController {
     let report: WakeReport | null = null;
     let laterFailure: CamemError | undefined;
     try {
-      report = await this.#memory.wake(names, this.#transitions.controlOf(identity, signal));
+      const control = this.#transitions.controlOf(identity, signal);
+      report = await this.#memory.wake(names, control, this.#admission.ordered);
     } catch (error) {
       if (!isComplete(error)) throw error;
       laterFailure = error;

@@ -3,9 +3,11 @@ import { CamemError, isUnusable } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
 import { defaultTag } from "../../policy/tag-names.ts";
 import type { SleepLevel, SleepSelection } from "../../policy/tag-policies.ts";
+import type { WakeOptions } from "../../transition/options.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import { WakeUp } from "../../transition/wake-up.ts";
 import type { ReloadContext, SleepReason } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
 
@@ -196,19 +198,31 @@ export class EngineMemory {
     return true;
   }
 
+  /** True when requests can be served after a wake-up of `names`. */
+  #isEnough(names: Names): boolean {
+    return !this.lacksWeights && this.asleepAmong(names).length === this.#levels.size;
+  }
+
   /**
-   * Wakes the tags of `names` that are asleep. Returns null when none is.
+   * Wakes the tags of `names` that are asleep. Returns null when none is. Where requests can be served afterwards, memory comes
+   * back in the order of `ordered`, which is given the wake-up.
    *
    * @throws CamemError as the allocator's `wakeUp`
    */
-  async wake(names: Names, control: TransitionControl): Promise<WakeReport | null> {
+  async wake(names: Names, control: TransitionControl, ordered?: OrderedWake): Promise<WakeReport | null> {
     const concerned = this.asleepAmong(names);
     if (concerned.length === 0) return null;
     const tags = this.#tags.tagsOf(concerned);
     const planned = this.#tags.named(this.#allocator.plan("wake", { tags })).tags;
     const emptied = concerned.filter((name) => (planned[name]?.remapBytes ?? 0) > 0);
     try {
-      return await this.#allocator.wakeUp({ tags, ...control });
+      if (ordered === undefined || !this.#isEnough(names))
+        return await this.#allocator.wakeUp({ tags, ...control });
+      // The order may name memory that is awake.
+      const all = this.#tags.tagsOf(undefined);
+      const wake = this.#allocator.wakeUp({ tags: all, ...control, order: ordered.order() });
+      if (wake instanceof WakeUp) ordered.begun(wake);
+      return await wake;
     } finally {
       this.#observe(1, "operator");
       if (this.#levels.size === 0) this.#sleep = undefined;
@@ -370,6 +384,12 @@ export class EngineMemory {
     }
     return failures;
   }
+}
+
+/** The order of a wake-up, and who follows it. */
+export interface OrderedWake {
+  readonly order: () => NonNullable<WakeOptions["order"]>;
+  readonly begun: (wake: WakeUp) => void;
 }
 
 /** Which tags slept at which level, which of them without content, and who asked for the sleep. */

@@ -13,8 +13,8 @@ export type ControlledAllocator = Pick<
   "sleep" | "plan" | "usage" | "memGetInfo" | "defineTag" | "device"
 > &
   Partial<Pick<CaMemAllocator, "hostUsage">> & {
-    /** As {@link CaMemAllocator.wakeUp}, without an order. */
-    wakeUp(options?: Omit<WakeOptions, "order">): Promise<WakeReport>;
+    /** As {@link CaMemAllocator.wakeUp}; another allocator refuses an order. */
+    wakeUp(options?: WakeOptions): Promise<WakeReport>;
   };
 
 /** Names that clients send among tags for things other than memory: vLLM's scheduler, and SGLang's captured graphs. */

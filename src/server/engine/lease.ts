@@ -1,5 +1,7 @@
 import { aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
+import type { OrderedMemory } from "../../transition/wake-order.ts";
+import type { WakeUp } from "../../transition/wake-up.ts";
 
 /** What a request learns at a checkpoint. */
 export interface CheckpointResult {
@@ -27,6 +29,19 @@ export interface Lease extends Disposable {
    * `STATE_CONFLICT` when the lease is already released
    */
   checkpoint(): Promise<CheckpointResult>;
+  /**
+   * Resolves when memory has its content: at once, unless the request was admitted during a wake-up with the controller's
+   * `order`. Then it is {@link WakeUp.ready} of that wake-up. When that fails, `signal` is aborted: discard what was computed.
+   *
+   * @throws CamemError what the wake-up fails with, and as `WakeUp.ready`
+   */
+  ready(memory: OrderedMemory): Promise<void>;
+  /**
+   * Makes a stream of the engine wait on the device until memory has its content, as {@link ready} and {@link WakeUp.streamWait}.
+   *
+   * @throws CamemError as {@link ready}, or `ACL_CALL_FAILED`
+   */
+  streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void>;
   /** Gives the right back. Releasing twice does nothing. */
   release(): void;
 }
@@ -49,10 +64,13 @@ export class AdmittedLease implements Lease {
   readonly #owner: LeaseOwner;
   readonly #abort = new AbortController();
   readonly #requestSignal: AbortSignal | undefined;
+  readonly #wake: WakeUp | undefined;
   readonly #follow = () => this.#abort.abort(this.#requestSignal?.reason);
 
-  constructor(owner: LeaseOwner, requestSignal: AbortSignal | undefined) {
+  /** @param wake the wake-up in progress */
+  constructor(owner: LeaseOwner, requestSignal: AbortSignal | undefined, wake: WakeUp | undefined) {
     this.#owner = owner;
+    this.#wake = wake;
     this.#requestSignal = requestSignal;
     requestSignal?.addEventListener("abort", this.#follow, { once: true });
     if (requestSignal?.aborted) this.#follow();
@@ -66,6 +84,14 @@ export class AdmittedLease implements Lease {
     if (this.state === "released") throw releasedError();
     if (this.signal.aborted) throw aborted(this.signal);
     return this.#owner.parkIfQuiescing(this);
+  }
+
+  async ready(memory: OrderedMemory): Promise<void> {
+    await this.#wake?.ready(memory);
+  }
+
+  async streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void> {
+    await this.#wake?.streamWait(stream, memory);
   }
 
   abort(reason: CamemError): void {

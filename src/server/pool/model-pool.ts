@@ -264,7 +264,10 @@ export class ModelPool implements EngineGroup {
   #onEvent(event: EngineEvent): void {
     const member = this.#members.get(event.engine);
     if (member === undefined) return;
-    if (event.type === "requests") member.lastUsedMs = this.#clock.nowMs();
+    if (event.type === "requests") {
+      member.lastUsedMs = this.#clock.nowMs();
+      if (member.servesEarly && member.queue.size > 0) member.serve(this.#clock.nowMs());
+    }
     if (event.type === "transition-started" && event.reason !== "pool") this.#foreignTransitions++;
     if (event.type !== "state") return;
     if (event.status.state === "awake") member.residentSinceMs = this.#clock.nowMs();
@@ -306,6 +309,7 @@ export class ModelPool implements EngineGroup {
 
   /** The rule for requests of a member, which wait while it makes room or others make room for it. */
   #ruleOf(member: PoolMember): RequestRule {
+    if (member.servesEarly) return "serve";
     if (member === this.#current?.member || member.isSwitching) return "wait";
     return requestRule(member.engine, this.#wakesOperatorSleep);
   }
@@ -316,6 +320,7 @@ export class ModelPool implements EngineGroup {
 
   /** Whether a request needs the pool to wake a member, and may. */
   #isWanted(member: PoolMember): boolean {
+    if (member.servesEarly) return true;
     return (
       member.firstArrival !== undefined && mayWakeForRequest(member.engine.status, this.#wakesOperatorSleep)
     );

@@ -51,6 +51,11 @@ export class PoolMember {
     return this.isSwitching || isMoving(this.engine.status);
   }
 
+  /** True while it admits requests during a wake-up, whose first memory is back. */
+  get servesEarly(): boolean {
+    return this.engine.status.state === "waking" && this.engine.disposition === "admit";
+  }
+
   get isBusy(): boolean {
     return this.engine.status.requests.running > 0;
   }
