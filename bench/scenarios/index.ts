@@ -10,6 +10,7 @@ import { firstSleep } from "./first-sleep.ts";
 import { firstToken, modelledDevice } from "./first-token.ts";
 import { hostMemory } from "./host-memory.ts";
 import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
+import { modelsLink, modelsOnDevice, modelsOnTimingModel } from "./models.ts";
 import { poolOverhead } from "./pool-overhead.ts";
 import { preload } from "./preload.ts";
 import { prepared } from "./prepared.ts";
@@ -29,6 +30,8 @@ export interface Scenario {
 const maxDeviceBytes = 4 * GiB + 64 * MiB;
 
 export const scenarios: Readonly<Record<string, Scenario>> = {
+  "modelled models": { measure: modelsOnTimingModel, residentBytes: 0, timing: modelsLink },
+  models: { measure: modelsOnDevice, residentBytes: maxDeviceBytes },
   "pool overhead": { measure: poolOverhead, residentBytes: 0 },
   "segment latency": { measure: segmentLatency, residentBytes: maxDeviceBytes },
   "segment count": { measure: segmentCount, residentBytes: 0 },
