@@ -5,10 +5,14 @@ import { Value } from "typebox/value";
 import { messageOf } from "../src/errors.ts";
 import { type Figure, Results, type Statistic } from "./schema.ts";
 
-/** A figure that both runs have. Its values are ratios to its limit where it has one, so that machines may differ. */
+/**
+ * A figure that both runs have. Its values are ratios to its limit, or else to the peers, where it has one of these, so
+ * that machines may differ.
+ */
 export interface ComparedFigure {
   readonly figure: Figure;
-  readonly isRatio: boolean;
+  /** What the values are divided by; undefined where they have the figure's unit. */
+  readonly reference: "limit" | "peers" | undefined;
   readonly before: Statistic;
   readonly now: Statistic;
   /** The median of now, in relation to the earlier one. */
@@ -18,6 +22,11 @@ export interface ComparedFigure {
 const keyOf = ({ scenario, case: name, operation, sizeBytes, segments }: Figure) =>
   JSON.stringify([scenario, name, operation, sizeBytes, segments]);
 
+function referenceOf({ limit, peers }: Figure): ComparedFigure["reference"] {
+  if (limit !== undefined) return "limit";
+  return peers === undefined ? undefined : "peers";
+}
+
 /** The figures that are worse by more than `beyond`, by more than the spreads of both runs explain, the worst first. */
 export function worseFigures(now: Results, before: Results, beyond: number): ComparedFigure[] {
   const earlier = new Map(before.figures.map((figure) => [keyOf(figure), figure]));
@@ -25,10 +34,10 @@ export function worseFigures(now: Results, before: Results, beyond: number): Com
     .flatMap((figure): ComparedFigure[] => {
       const other = earlier.get(keyOf(figure));
       if (other === undefined) return [];
-      const isRatio = figure.limit !== undefined && other.limit !== undefined;
-      const comparedOf = ({ value, limit }: Figure) => (isRatio && limit ? limit.ratio : value);
+      const reference = referenceOf(figure) === referenceOf(other) ? referenceOf(figure) : undefined;
+      const comparedOf = (one: Figure) => (reference && one[reference]?.ratio) ?? one.value;
       const [late, early] = [comparedOf(figure), comparedOf(other)];
-      return [{ figure, isRatio, before: early, now: late, factor: late.median / early.median }];
+      return [{ figure, reference, before: early, now: late, factor: late.median / early.median }];
     })
     .filter(({ factor, ...both }) => factor > beyond && both.now.p25 > both.before.p75)
     .toSorted((one, other) => other.factor - one.factor);

@@ -8,7 +8,7 @@ export const GiB = 2 ** 30;
 /** The smallest segment. */
 export const smallSegmentBytes = 2 * MiB;
 /** The segment size of a `MemoryPool` by default. */
-const pooledSegmentBytes = 32 * MiB;
+export const pooledSegmentBytes = 32 * MiB;
 
 /** The largest size of a quick run. */
 export const quickBytes = 64 * MiB;

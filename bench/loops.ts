@@ -26,6 +26,7 @@ function openLibrary(path: string) {
     loops_set_map: { args: ["ptr", "ptr"], returns: "i32" },
     loops_peers_sleep: { args: ["ptr", "ptr"], returns: "i32" },
     loops_peers_wake: { args: ["ptr", "ptr"], returns: "i32" },
+    loops_peers_host_bytes: { args: ["ptr"], returns: "u64" },
     loops_latency: { args: ["u64", "u64", "ptr", "ptr"], returns: "i32" },
     loops_host_create: { args: ["u64"], returns: "ptr" },
     loops_host_destroy: { args: ["ptr"], returns: "i32" },
@@ -132,6 +133,11 @@ export class SegmentSet implements Disposable {
   peersWake(): number {
     check(this.#symbols.loops_peers_wake(this.#pointer, elapsed), "the peers' wake-up");
     return elapsedMs();
+  }
+
+  /** Host memory that the peers hold between their sleep and their wake-up, in bytes. */
+  peersHostBytes(): number {
+    return Number(this.#symbols.loops_peers_host_bytes(this.#pointer));
   }
 
   /** Requires that the segments are mapped. */

@@ -167,6 +167,60 @@ const sections: Readonly<Record<string, Section>> = {
   pools: { title: "Device memory of Qwen2.5-0.5B-Instruct's tensors", columns: plainColumns },
 };
 
+const isOnModels = ({ scenario }: Figure) => scenario === "models";
+const modelsPrefix = "models: ";
+
+/** A duration for people: milliseconds below a second. */
+const duration = (ms: number) => (ms < 1000 ? `${number(ms)} ms` : `${number(ms / 1000)} s`);
+
+/** The figures of one model in segments of one size on one device. */
+type ModelRow = readonly [Figure, ...Figure[]];
+
+function modelColumn(operation: string, part: "camem" | "peers", title: string): Column<ModelRow> {
+  const cell = (row: ModelRow) => {
+    const figure = row.find((each) => each.operation === operation);
+    const statistic = part === "camem" ? figure?.value : figure?.peers?.value;
+    if (figure === undefined || statistic === undefined) return "";
+    return figure.unit === "ms" ? duration(statistic.median) : amount(statistic.median, figure.unit);
+  };
+  return { title, align: "right", cell };
+}
+
+const modelColumns: readonly Column<ModelRow>[] = [
+  { title: "model, device", cell: ([figure]) => figure.case },
+  {
+    title: "segments",
+    align: "right",
+    cell: ([{ sizeBytes, segments }]) =>
+      `${segments.toLocaleString("en")} × ${formatSize(sizeBytes / segments)}`,
+  },
+  modelColumn("sleep after prepare", "camem", "sleep after `prepare`"),
+  modelColumn("first sleep", "camem", "first sleep"),
+  modelColumn("first sleep", "peers", "peers"),
+  modelColumn("wake-up", "camem", "wake-up"),
+  modelColumn("wake-up", "peers", "peers"),
+  modelColumn("first token", "camem", "first token"),
+  modelColumn("first token", "peers", "peers"),
+  modelColumn("host memory", "camem", "host memory"),
+  modelColumn("host memory", "peers", "peers"),
+];
+
+const modelsExplanation = `
+Weights in bf16, at level 1. "Peers" is the algorithm of vLLM and vLLM-Ascend, in C and in the same run: for each
+segment it page-locks, copies, waits and unmaps; on the way back it maps, copies and waits. PyTorch may keep the
+peers' host memory for a later sleep, which then page-locks nothing. The time to the first token includes the
+wake-up. A layer computes by copying as many bytes as it has within the device: under camem as soon as it is back,
+under the peers after the whole wake-up.`.trim();
+
+/** What a user of a model waits for and pays. */
+export function modelsTable({ figures, notes }: Results): string {
+  const byRow = Map.groupBy(figures.filter(isOnModels), (figure) => `${figure.case} ${figure.segments}`);
+  const rows = [...byRow.values()].map((row): ModelRow => row as [Figure, ...Figure[]]);
+  const own = notes.filter((note) => note.startsWith(modelsPrefix));
+  const list = own.map((note) => `- ${note.slice(modelsPrefix.length)}`).join("\n");
+  return [modelsExplanation, table(modelColumns, rows), list].filter((part) => part !== "").join("\n\n");
+}
+
 const explanation = `
 Each figure is a median over rounds. Figure and limit alternate within a round, and "ratio" is the median of
 the rounds' ratios, figure to limit. The limit of a copy is a C loop over the same device memory with as many
@@ -183,7 +237,8 @@ export function tables({ figures, notes }: Results): string {
   });
   const withPhases = figures.filter(({ phases }) => phases !== undefined);
   parts.push(`## Phases\n\n${table(phaseColumns(withPhases), withPhases)}`);
-  if (notes.length > 0) parts.push(`## Notes\n\n${notes.map((note) => `- ${note}`).join("\n")}`);
+  const others = notes.filter((note) => !note.startsWith(modelsPrefix));
+  if (others.length > 0) parts.push(`## Notes\n\n${others.map((note) => `- ${note}`).join("\n")}`);
   return parts.join("\n\n");
 }
 
@@ -193,7 +248,7 @@ const worseColumns: readonly Column<ComparedFigure>[] = [
   { title: "operation", cell: ({ figure }) => figure.operation },
   { title: "size", align: "right", cell: ({ figure }) => formatSize(figure.sizeBytes) },
   { title: "segments", align: "right", cell: ({ figure }) => String(figure.segments) },
-  { title: "unit", cell: ({ figure, isRatio }) => (isRatio ? "× limit" : figure.unit) },
+  { title: "unit", cell: ({ figure, reference }) => (reference ? `× ${reference}` : figure.unit) },
   { title: "before", align: "right", cell: ({ before }) => number(before.median) },
   { title: "p25 to p75", cell: ({ before }) => spread(before) },
   { title: "now", align: "right", cell: ({ now }) => number(now.median) },
@@ -205,10 +260,18 @@ export function worseTable(figures: readonly ComparedFigure[]): string {
   return table(worseColumns, figures);
 }
 
-/** Device, machine and targets. */
-export function summary({ device, machine, quick, targets }: Results): string {
+/** Device, machine, models and targets. */
+export function summary(results: Results): string {
+  const { device, machine, quick, targets } = results;
   const scale = quick ? "quick: smaller sizes and fewer rounds than the targets are for\n" : "";
-  return `${describeDevice(device)}\n${describeMachine(machine)}\n${scale}\n${table(targetColumns, targets)}`;
+  const run = `${describeDevice(device)}\n${describeMachine(machine)}\n${scale}`;
+  return `${run}\n${modelsTable(results)}\n\n${table(targetColumns, targets)}`;
+}
+
+/** The first sections of `latest.md`, which `docs/performance.md` quotes. */
+export function quotedSections(results: Results): string {
+  const targets = table(targetColumns, results.targets);
+  return `## Models\n\n${modelsTable(results)}\n\n## Targets\n\n${targets}`;
 }
 
 export function markdown(results: Results, charts: readonly string[]): string {
@@ -218,8 +281,8 @@ export function markdown(results: Results, charts: readonly string[]): string {
   return [
     "# Benchmark",
     `${results.date.slice(0, 10)}, ${run}; ${device}; ${machine}.`,
-    table(targetColumns, results.targets),
-    explanation,
+    quotedSections(results),
+    `## Method\n\n${explanation}`,
     images.join("\n\n"),
     tables(results),
     "",

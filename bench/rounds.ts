@@ -48,24 +48,26 @@ export function medianDurations(repetitions: readonly Durations[]): Durations {
 export interface RoundsOptions {
   readonly rounds: number;
   readonly repetitions?: number;
+  /** By default true. */
+  readonly warmUp?: boolean;
   /** Earlier rounds of the same parts; new rounds are added to them. */
   readonly into?: Rounds;
 }
 
 /**
- * Runs the parts one after the other, in reverse order every second round. One repetition of each part warms
- * up before the first round.
+ * Runs the parts one after the other, in reverse order every second round. Unless `warmUp` is false, one
+ * repetition of each part warms up before the first round.
  */
 export async function alternate<Name extends string>(
   parts: Readonly<Record<Name, Part>>,
-  { rounds, repetitions = 1, into: result = new Rounds() }: RoundsOptions,
+  { rounds, repetitions = 1, warmUp = true, into: result = new Rounds() }: RoundsOptions,
 ): Promise<Rounds> {
   const names = Object.keys(parts) as Name[];
   for (let round = 0; round < rounds; round++) {
     const bench = new Bench({
       time: 0,
       iterations: repetitions,
-      warmup: round === 0,
+      warmup: warmUp && round === 0,
       warmupTime: 0,
       warmupIterations: 1,
       throws: true,

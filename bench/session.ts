@@ -27,7 +27,7 @@ export class Session implements AsyncDisposable {
   readonly loops: Loops;
   readonly copyBy: CopyBy;
 
-  constructor(context: Context, options: Pick<AllocatorOptions, "retain">) {
+  constructor(context: Context, options: Pick<AllocatorOptions, "retain" | "hostBudget">) {
     this.allocator = CaMemAllocator.getInstance(options);
     const { kind, library } = this.allocator.backend;
     this.allocator.memGetInfo(); // opens the device
@@ -64,17 +64,26 @@ export function kernelBytes(path: string, name: string): number {
   return Number(match[1]) * 1024;
 }
 
+/** Bytes of host memory that a scenario needs for each byte of device memory, the emulated device's included. */
+type HostBytesPerByte = 0 | 1 | 2;
+
+/** Tells whether a size fits into host and device memory, with 1 GiB to spare. */
+export function fits(size: number, hostBytesPerByte: HostBytesPerByte, allocator: CaMemAllocator): boolean {
+  const hostBytes = kernelBytes("/proc/meminfo", "MemAvailable") * 0.9;
+  return size * hostBytesPerByte + GiB <= hostBytes && size <= allocator.memGetInfo().freeBytes;
+}
+
 /** The sizes that fit into host and device memory, and a note on each size that does not. */
 export function sizesThatFit(
   sizes: readonly number[],
-  hostBytesPerByte: number,
+  hostBytesPerByte: HostBytesPerByte,
   allocator: CaMemAllocator,
 ): { readonly sizes: number[]; readonly notes: string[] } {
-  const hostBytes = kernelBytes("/proc/meminfo", "MemAvailable") * 0.9;
-  const deviceBytes = allocator.memGetInfo().freeBytes;
-  const fits = (size: number) => size * hostBytesPerByte + GiB <= hostBytes && size <= deviceBytes;
-  const notes = sizes
-    .filter((size) => !fits(size))
-    .map((size) => `${formatSize(size)} is left out: too little memory is free`);
-  return { sizes: sizes.filter(fits), notes };
+  const { yes = [], no = [] } = Object.groupBy(sizes, (size) =>
+    fits(size, hostBytesPerByte, allocator) ? "yes" : "no",
+  );
+  return {
+    sizes: yes,
+    notes: no.map((size) => `${formatSize(size)} is left out: too little memory is free`),
+  };
 }

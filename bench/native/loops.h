@@ -66,6 +66,8 @@ LOOPS_EXPORT int loops_set_map(loops_set *set, uint64_t *nanoseconds);
 LOOPS_EXPORT int loops_peers_sleep(loops_set *set, uint64_t *nanoseconds);
 /* The peers' wake-up. For each segment: allocate physical memory, map, copy and wait, free the host memory. */
 LOOPS_EXPORT int loops_peers_wake(loops_set *set, uint64_t *nanoseconds);
+/* Bytes of host memory that hold the segments' content between the peers' sleep and wake-up. */
+LOOPS_EXPORT uint64_t loops_peers_host_bytes(const loops_set *set);
 /* The calls of malloc and free of one segment, `repetitions` times. Writes the sum of each. */
 LOOPS_EXPORT int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds,
                                uint64_t *unmap_nanoseconds);

@@ -144,9 +144,17 @@ int loops_peers_wake(loops_set *set, uint64_t *nanoseconds) {
         LOOPS_TRY(map_segment(next, set->size));
         LOOPS_TRY(acl.memcpy(next->address, set->size, next->host, set->size, ACL_MEMCPY_HOST_TO_DEVICE));
         LOOPS_TRY(acl.freeHost(next->host));
+        next->host = NULL;
     }
     *nanoseconds = loops_now(CLOCK_MONOTONIC) - begun;
     return 0;
+}
+
+uint64_t loops_peers_host_bytes(const loops_set *set) {
+    uint64_t bytes = 0;
+    for (uint64_t index = 0; index < set->count; index++)
+        if (set->segments[index].host) bytes += set->size;
+    return bytes;
 }
 
 int loops_latency(uint64_t size, uint64_t repetitions, uint64_t *map_nanoseconds, uint64_t *unmap_nanoseconds) {

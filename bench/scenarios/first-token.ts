@@ -1,7 +1,7 @@
 /** The time to the first token after a wake-up, with the time that an assumed device takes to copy and to compute. */
 
-import { dlopen } from "bun:ffi";
-import type { CaMemAllocator, DeviceBuffer } from "camem";
+import type { CaMemAllocator } from "camem";
+import { Engine, type Layer } from "../engine.ts";
 import { describeLayout, GiB, type Layout, MiB } from "../layout.ts";
 import { alternate, type Durations } from "../rounds.ts";
 import type { Figure, Findings } from "../schema.ts";
@@ -16,90 +16,24 @@ const layerCount = 32;
 /** Bytes that a layer's stand-in copies, against those of the layer: below and above the time of its wake-up. */
 const works = { "compute is faster": 2, "compute is slower": 6 } as const;
 
-/** An engine with a stream of its own. */
-class Engine implements Disposable {
-  readonly #acl;
-  readonly #scratch: DeviceBuffer;
-  readonly stream: number;
-
-  constructor(allocator: CaMemAllocator) {
-    this.#acl = dlopen(allocator.backend.library, {
-      aclrtSetDevice: { args: ["i32"], returns: "i32" },
-      aclrtResetDevice: { args: ["i32"], returns: "i32" },
-      aclrtCreateStream: { args: ["ptr"], returns: "i32" },
-      aclrtDestroyStream: { args: ["u64"], returns: "i32" },
-      aclrtSynchronizeStream: { args: ["u64"], returns: "i32" },
-      aclrtMemcpyAsync: { args: ["u64", "u64", "u64", "u64", "i32", "u64"], returns: "i32" },
-    }).symbols;
-    const handle = new BigUint64Array(1);
-    this.#check(this.#acl.aclrtSetDevice(allocator.device));
-    this.#check(this.#acl.aclrtCreateStream(handle));
-    this.stream = Number(handle[0]);
-    this.#scratch = allocator.malloc(2 * GiB, { tag: "sleep_persistent" });
-  }
-
-  /** Gives the work of one layer to the stream. */
-  compute(sizeBytes: number): void {
-    const onDevice = 3;
-    const half = this.#scratch.sizeBytes / 2;
-    const { ptr } = this.#scratch;
-    for (let left = sizeBytes; left > 0; left -= half) {
-      const piece = Math.min(left, half);
-      this.#check(this.#acl.aclrtMemcpyAsync(ptr, half, ptr + half, piece, onDevice, this.stream));
-    }
-  }
-
-  synchronize(): void {
-    this.#check(this.#acl.aclrtSynchronizeStream(this.stream));
-  }
-
-  #check(code: number): void {
-    if (code !== 0) throw new Error(`AscendCL returned ${code}`);
-  }
-
-  [Symbol.dispose](): void {
-    this.#check(this.#acl.aclrtDestroyStream(this.stream));
-    this.#check(this.#acl.aclrtResetDevice(0));
-    this.#scratch.free();
-  }
-}
-
-async function time(run: () => Promise<void> | void): Promise<number> {
-  const startedMs = performance.now();
-  await run();
-  return performance.now() - startedMs;
-}
-
 interface Setup {
   readonly allocator: CaMemAllocator;
   readonly engine: Engine;
-  readonly layers: readonly DeviceBuffer[];
-  readonly workBytes: number;
+  readonly layers: readonly Layer[];
 }
 
-/** Computes each layer as soon as it is back. */
-async function ordered({ allocator, engine, layers, workBytes }: Setup): Promise<Durations> {
+async function ordered({ allocator, engine, layers }: Setup): Promise<Durations> {
   await allocator.sleep();
-  const token = await time(async () => {
-    const wake = allocator.wakeUp({ order: layers });
-    for (const layer of layers) {
-      await wake.streamWait(engine.stream, layer);
-      engine.compute(workBytes);
-    }
-    await wake;
-    engine.synchronize();
-  });
-  return { token };
+  return { token: await engine.wakeAndCompute(allocator, layers) };
 }
 
 /** Waits for the whole wake-up, then computes. */
-async function apart({ allocator, engine, layers, workBytes }: Setup): Promise<Durations> {
+async function apart({ allocator, engine, layers }: Setup): Promise<Durations> {
   await allocator.sleep();
-  const copy = await time(async () => void (await allocator.wakeUp()));
-  const compute = await time(() => {
-    for (const _ of layers) engine.compute(workBytes);
-    engine.synchronize();
-  });
+  const startedMs = performance.now();
+  await allocator.wakeUp();
+  const copy = performance.now() - startedMs;
+  const compute = engine.compute(layers);
   // The first layer must be back before anything is computed.
   return { token: copy + compute, limit: Math.max(copy, compute) + copy / layerCount };
 }
@@ -116,13 +50,14 @@ export async function firstToken(context: Context): Promise<Findings> {
   const { allocator } = session;
   const layout = layoutFor(context, allocator);
   using memory = new Memory(allocator, "weights", layout);
-  using engine = new Engine(allocator);
+  using engine = new Engine(allocator, 2 * GiB);
   await allocator.prepare();
   const figures: Figure[] = [];
   const all: number[] = [];
   for (const [name, factor] of Object.entries(works)) {
     const workBytes = layout.segmentBytes * factor;
-    const setup: Setup = { allocator, engine, layers: memory.buffers, workBytes };
+    const layers = memory.buffers.map((buffer) => ({ memory: buffer, workBytes }));
+    const setup: Setup = { allocator, engine, layers };
     const parts = { ordered: () => ordered(setup), apart: () => apart(setup) };
     const measured = await alternate(parts, { rounds: context.quick ? 2 : 4 });
     const token = measured.get("ordered", "token");

@@ -11,6 +11,7 @@ import { firstToken, modelledDevice } from "./first-token.ts";
 import { hostMemory } from "./host-memory.ts";
 import { loading } from "./loading.ts";
 import { modelledFirstSleep, modelledLink } from "./modelled-first-sleep.ts";
+import { modelsLink, modelsOnDevice, modelsOnTimingModel } from "./models.ts";
 import { poolOverhead } from "./pool-overhead.ts";
 import { preload } from "./preload.ts";
 import { prepared } from "./prepared.ts";
@@ -30,6 +31,8 @@ export interface Scenario {
 const maxDeviceBytes = 4 * GiB + 64 * MiB;
 
 export const scenarios: Readonly<Record<string, Scenario>> = {
+  "modelled models": { measure: modelsOnTimingModel, residentBytes: 0, timing: modelsLink },
+  models: { measure: modelsOnDevice, residentBytes: maxDeviceBytes },
   "pool overhead": { measure: poolOverhead, residentBytes: 0 },
   "segment latency": { measure: segmentLatency, residentBytes: maxDeviceBytes },
   "segment count": { measure: segmentCount, residentBytes: 0 },

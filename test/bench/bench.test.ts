@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Value } from "typebox/value";
 import { worseFigures } from "../../bench/compare.ts";
-import { worseTable } from "../../bench/report.ts";
+import { modelsTable, quotedSections, summary, worseTable } from "../../bench/report.ts";
+import { alternate } from "../../bench/rounds.ts";
 import { type Comparison, type Figure, Results, type Statistic } from "../../bench/schema.ts";
 import { targets } from "../../bench/targets.ts";
 
@@ -37,6 +38,26 @@ const isRatio = ({ median, p25, p75 }: Statistic) =>
 /** A difference between two measurements may have any sign. */
 const isDifference = ({ median, p25, p75 }: Statistic) => [median, p25, p75].every(Number.isFinite);
 
+const modelOperations = ["sleep after prepare", "first sleep", "wake-up", "first token", "host memory"];
+
+/** Each model has all its figures in segments of either size, on each device, beside those of the peers. */
+function expectModels({ device, figures }: Results): void {
+  const own = figures.filter(({ scenario }) => scenario === "models");
+  const cases = Map.groupBy(own, (figure) => `${figure.case}, ${figure.sizeBytes / figure.segments}`);
+  const devices = device.backend === "ascend" ? [device.soc] : ["timing model", "emulator"];
+  const names = devices.flatMap((name) =>
+    [2, 32].map((size) => `4 layers of 0.6B, ${name}, ${size * 2 ** 20}`),
+  );
+  expect([...cases.keys()]).toEqual(names);
+  for (const row of cases.values()) expect(row.map(({ operation }) => operation)).toEqual(modelOperations);
+  expect(own.filter(({ peers }) => peers === undefined)).toEqual([]);
+  const host = own.filter(({ operation }) => operation === "host memory");
+  for (const { sizeBytes, value, peers } of host) {
+    expect(value.median / sizeBytes).toBeWithin(1, 1.1);
+    expect((peers?.value.median ?? 0) / sizeBytes).toBeWithin(1, 1.1);
+  }
+}
+
 test(
   "bench measures every target and writes JSON, Markdown and charts",
   async () => {
@@ -57,12 +78,15 @@ test(
     );
     expect(compared.length).toBeGreaterThan(40);
     for (const { what, ratio } of compared) expect(isRatio(ratio), what).toBe(true);
+    expectModels(results);
 
     const markdown = readFileSync(join(folder, "latest.md"), "utf8");
     for (const { figure } of targets) {
       expect(markdown).toContain(figure);
       expect(stdout).toContain(figure);
     }
+    for (const text of [markdown, summary(results)])
+      expect(text.indexOf(modelsTable(results)) + 1).toBeWithin(1, text.indexOf(targets[0]?.figure ?? ""));
     const charts = [...markdown.matchAll(/\]\(([\w-]+\.svg)\)/g)].map(([, name = ""]) => name);
     expect(charts.length).toBeGreaterThanOrEqual(2);
     for (const name of charts) {
@@ -74,6 +98,57 @@ test(
   limitMs,
 );
 
+test("modelsTable has a row for each model and segment size, and the notes on models alone", () => {
+  const results = Value.Parse(Results, JSON.parse(committed("bench/results/latest.json")));
+  const others = results.figures.filter(({ scenario }) => scenario !== "models");
+  const exact = (median: number) => ({ median, p25: median, p75: median, rounds: 1 });
+  const figure = (operation: string, unit: "ms" | "bytes", own: number, theirs: number): Figure => ({
+    ...{ scenario: "models", case: "8B, a device", operation, sizeBytes: 2 ** 34, segments: 512, unit },
+    value: exact(own),
+    peers: { what: "the peers", value: exact(theirs), ratio: exact(own / theirs) },
+  });
+  const figures = [
+    ...others,
+    figure("sleep after prepare", "ms", 683.1, 4437.6),
+    figure("first sleep", "ms", 1881, 4437.6),
+    figure("host memory", "bytes", 2 ** 34, 2 ** 33),
+  ];
+  const section = modelsTable({ ...results, figures, notes: ["models: a link", "of something else"] });
+  const rows = section.split("\n").filter((line) => line.startsWith("| "));
+  expect(rows).toHaveLength(3);
+  expect(
+    rows
+      .at(-1)
+      ?.split("|")
+      .map((cell) => cell.trim()),
+  ).toEqual([
+    "",
+    "8B, a device",
+    "512 × 32 MiB",
+    "683 ms",
+    "1.88 s",
+    "4.44 s",
+    "",
+    "",
+    "",
+    "",
+    "16 GiB",
+    "8 GiB",
+    "",
+  ]);
+  expect(section).toEndWith("\n\n- a link");
+});
+
+test("alternate runs each part once for a round without warm-up", async () => {
+  const runs: string[] = [];
+  const part = (name: string) => () => {
+    runs.push(name);
+    return { ms: 1 };
+  };
+  await alternate({ one: part("one"), two: part("two") }, { rounds: 2, warmUp: false });
+  expect(runs).toEqual(["one", "two", "two", "one"]);
+});
+
 /** The committed version of a file; outside a git checkout the file itself. */
 function committed(path: string): string {
   const shown = Bun.spawnSync(["git", "show", `HEAD:${path}`], { cwd: root, stderr: "ignore" });
@@ -82,15 +157,12 @@ function committed(path: string): string {
 
 test("docs/performance.md quotes the committed full run of the benchmark", () => {
   const results = JSON.parse(committed("bench/results/latest.json"));
-  const { quick, targets: rows, machine } = Value.Parse(Results, results);
-  expect(quick).toBe(false);
-  const { cores, cpu, memoryBytes } = machine;
+  const parsed = Value.Parse(Results, results);
+  expect(parsed.quick).toBe(false);
+  const { cores, cpu, memoryBytes } = parsed.machine;
   const quoted = [
     `${cores} cores of an ${cpu} with ${Math.round(memoryBytes / 2 ** 30)} GiB`,
-    ...rows.map(({ figure, measured, target, value, unit }) => {
-      const median = `${Number(value.median.toPrecision(3))} ${unit}`;
-      return `| ${figure}: ${measured.split(";")[0]} | ${target} | ${median} |`;
-    }),
+    quotedSections(parsed),
   ];
   const page = readFileSync(join(root, "docs/performance.md"), "utf8");
   expect(quoted.filter((text) => !page.includes(text))).toEqual([]);
@@ -113,7 +185,7 @@ test.each([
   expect(stderr).toContain("usage: bun run bench");
 });
 
-test("worseFigures names what is worse beyond the ratio and the spread, by its limit where it has one", () => {
+test("worseFigures names what is worse beyond the ratio and the spread, by its limit or the peers where it has one", () => {
   const earlier = Value.Parse(Results, JSON.parse(committed("bench/results/latest.json")));
   expect(worseFigures(earlier, earlier, 1)).toEqual([]);
   const scaled = ({ median, p25, p75, rounds }: Statistic, by: number, spread = 1) => ({
@@ -123,21 +195,25 @@ test("worseFigures names what is worse beyond the ratio and the spread, by its l
     rounds,
   });
   const [withLimit, noisy] = earlier.figures.filter(({ limit }) => limit !== undefined);
-  const plain = earlier.figures.find(({ limit }) => limit === undefined);
+  const beside = earlier.figures.find(({ limit, peers }) => limit === undefined && peers !== undefined);
+  const plain = earlier.figures.find(({ limit, peers }) => limit === undefined && peers === undefined);
   const figures = earlier.figures.map((figure): Figure => {
-    const { limit, value } = figure;
+    const { limit, peers, value } = figure;
     if (figure === withLimit && limit)
       return { ...figure, limit: { ...limit, ratio: scaled(limit.ratio, 4) } };
     if (figure === noisy && limit)
       return { ...figure, limit: { ...limit, ratio: scaled(limit.ratio, 2, 9) } };
-    // A slower machine is slower in its limit as well.
-    return figure === plain ? { ...figure, value: scaled(value, 3) } : { ...figure, value };
+    if (figure === beside && peers) return { ...figure, peers: { ...peers, ratio: scaled(peers.ratio, 5) } };
+    // A slower machine is slower in its limit and for the peers as well.
+    const isCompared = limit !== undefined || peers !== undefined;
+    return figure === plain || isCompared ? { ...figure, value: scaled(value, 3) } : figure;
   });
   const worse = worseFigures({ ...earlier, figures }, earlier, 1.1);
-  expect(worse.map(({ factor, isRatio }) => [Math.round(factor), isRatio])).toEqual([
-    [4, true],
-    [3, false],
+  expect(worse.map(({ factor, reference }) => [Math.round(factor), reference])).toEqual([
+    [5, "peers"],
+    [4, "limit"],
+    [3, undefined],
   ]);
-  expect(worseFigures({ ...earlier, figures }, earlier, 3.5)).toHaveLength(1);
-  expect(worseTable(worse).split("\n")).toHaveLength(4);
+  expect(worseFigures({ ...earlier, figures }, earlier, 3.5)).toHaveLength(2);
+  expect(worseTable(worse).split("\n")).toHaveLength(5);
 });
