@@ -93,10 +93,12 @@ pub const Backup = union(enum) {
         return .{ .backup = self, .size_bytes = size_bytes };
     }
 
-    /// Copies a part of the content into `target`. Bytes that no piece covers, the gaps between tensors, are zero.
+    /// Copies a part of the content, which has `size_bytes`, into `target`. Bytes beyond it, and bytes that no piece
+    /// covers, the gaps between tensors, are zero.
     pub fn read(self: Backup, size_bytes: u64, offset_bytes: u64, target: []u8, failure: *Failure) status.Error!void {
         if (self == .file) @memset(target, 0);
         const end = offset_bytes + target.len;
+        if (end > size_bytes) @memset(target[@max(size_bytes, offset_bytes) - offset_bytes ..], 0);
         var iterator = self.pieces(size_bytes);
         while (iterator.next()) |piece| {
             const from = @max(piece.segment_offset_bytes, offset_bytes);

@@ -57,7 +57,7 @@ fn corrupt(segment: *const Segment, failure: *Failure) status.Error {
 fn ofBackup(segment: *const Segment, steps: *const DeviceSteps, failure: *Failure) status.Error!u64 {
     var hash: std.hash.XxHash3 = .init(0);
     const backup = segment.content.backup() orelse return error.NoBackup;
-    var pieces = backup.pieces(segment.size_bytes);
+    var pieces = backup.pieces(segment.requested_bytes);
     while (pieces.next()) |piece| switch (piece.place) {
         .memory, .pageable => |memory| hash.update(memory[0..piece.size_bytes]),
         .file => |in_file| {
@@ -80,7 +80,7 @@ fn ofDevice(devices: *Devices, segment: *const Segment, steps: *const DeviceStep
     const rt = devices.memory.runtime;
     const buffer = try stagingBuffer(steps);
     const backup = segment.content.backup() orelse return error.NoBackup;
-    var pieces = backup.pieces(segment.size_bytes);
+    var pieces = backup.pieces(segment.requested_bytes);
     while (pieces.next()) |piece| {
         var done: u64 = 0;
         while (done < piece.size_bytes) {

@@ -174,7 +174,7 @@ pub const Segment = struct {
     address: u64 = 0,
     /// A multiple of the device's granularity.
     size_bytes: u64,
-    /// What the caller asked for; copies stay within it.
+    /// What the caller asked for. Copies stay within it: nothing beyond it is content.
     requested_bytes: u64,
     /// Never used twice, unlike an address. In the order in which segments came into the table; 0 before that.
     id: u64 = 0,
@@ -253,7 +253,7 @@ pub const Segment = struct {
 
     /// Bytes that a copy of its content moves.
     pub fn contentBytes(self: *const Segment) u64 {
-        const in_file = self.fileBackup() orelse return self.size_bytes;
+        const in_file = self.fileBackup() orelse return self.requested_bytes;
         return in_file.sizeBytes();
     }
 

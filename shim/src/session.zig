@@ -375,7 +375,7 @@ pub const Session = struct {
     ) status.Error!void {
         const pinned = try self.registry.pinBackup(name.address, name.segment_id, offset_bytes, target.len);
         defer if (self.registry.unpin(pinned.segment)) self.executor.requestSweep();
-        try pinned.backup.read(pinned.segment.size_bytes, offset_bytes, target, failure);
+        try pinned.backup.read(pinned.segment.requested_bytes, offset_bytes, target, failure);
         // Afterwards: it may change while it is read.
         if (pinned.backup == .file) try pinned.backup.file.file.checkUnchanged(failure);
     }

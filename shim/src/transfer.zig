@@ -219,7 +219,7 @@ pub const Copier = struct {
             if (self.piece != null) break;
             if (self.next_segment == self.segments.items.len) return null;
             const segment = self.segments.items[self.next_segment].segment;
-            self.pieces = if (segment.content.backup()) |backup| backup.pieces(segment.size_bytes) else null;
+            self.pieces = if (segment.content.backup()) |backup| backup.pieces(segment.requested_bytes) else null;
             self.next_segment += 1;
         }
         return self.piece;

@@ -26,7 +26,7 @@ export class Backup {
 
   /**
    * Copies `sizeBytes` bytes from byte `offsetBytes` on; the whole backup by default. Makes no AscendCL call. Blocks while it
-   * reads a file. Where a checkpoint is the backup, bytes between its tensors are zero.
+   * reads a file. Bytes beyond the size that was allocated are zero, and, where a checkpoint is the backup, those between tensors.
    *
    * @throws CamemError `OUT_OF_BOUNDS`; `NO_BACKUP` once the memory is discarded, or awake without a kept backup; `BUFFER_MOVING` during a
    * transition of it; `BUFFER_FREED`, `OUT_OF_HOST_MEMORY`, `FILE_FAILED`, `FILE_CHANGED` or `CLOSED`
