@@ -7,6 +7,7 @@ import { leasedStream } from "../server/http/leased-stream.ts";
 import { errorResponse, RequestError } from "../server/http/replies.ts";
 import { urlOf } from "../server/http/request-input.ts";
 import { connectionFailure } from "./connection-failure.ts";
+import { timelyBody } from "./timely-body.ts";
 import { addressOf, directly } from "./upstream.ts";
 
 /** Headers that belong to one connection (RFC 9110, section 7.6.1), and those that the HTTP client sets itself. */
@@ -35,6 +36,8 @@ export interface ForwardOptions {
   readonly path?: string | undefined;
   /** The body, where it has been read already. */
   readonly body?: Uint8Array<ArrayBuffer> | undefined;
+  /** The longest wait for the next piece of a body that is streamed. */
+  readonly bodyIdleMs: number;
   /** Released when the answer has been sent, or the client has disconnected. */
   readonly lease?: Lease;
   /** The address of the client. */
@@ -48,14 +51,17 @@ export interface ForwardOptions {
 export async function forward(request: Request, options: ForwardOptions): Promise<Response> {
   const { upstream, lease, clientAddress } = options;
   const { pathname, search } = urlOf(request);
-  const signal = lease?.signal ?? request.signal;
+  const stalled = new AbortController();
+  const signal = AbortSignal.any([lease?.signal ?? request.signal, stalled.signal]);
+  const streamed = () =>
+    request.body && timelyBody(request.body, options.bodyIdleMs, (error) => stalled.abort(error));
   try {
     // A pooled connection may be closed by the engine just before it is used, and a streamed body cannot be sent again.
     const answer = await fetch(addressOf(upstream, options.path ?? `${pathname}${search}`), {
       ...directly,
       method: request.method,
       headers: requestHeaders(request, clientAddress),
-      body: options.body ?? request.body,
+      body: options.body ?? streamed(),
       signal,
       redirect: "manual",
       decompress: false,
@@ -71,6 +77,7 @@ export async function forward(request: Request, options: ForwardOptions): Promis
     return new Response(lease ? leasedStream(lease, quietly(body)) : body, { status, statusText, headers });
   } catch (error) {
     lease?.release();
+    if (stalled.signal.aborted) return errorResponse(stalled.signal.reason);
     if (request.signal.aborted) return errorResponse(aborted(signal));
     if (signal.aborted) return errorResponse(endedByOperator(aborted(signal)));
     return errorResponse(

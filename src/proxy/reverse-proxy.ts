@@ -35,9 +35,13 @@ export interface ReverseProxyOptions extends AccessOptions {
   readonly isHealthy: () => boolean;
   /** Paths of the administrative routes that the engine answers all the same, such as its own version. */
   readonly engineRoutes?: readonly string[];
+  /** The longest wait for the next piece of a request's body; by default 30,000. */
+  readonly bodyIdleMs?: number;
   /** Answers `/metrics`. */
   readonly metrics: () => Promise<Response>;
 }
+
+const defaultBodyIdleMs = 30_000;
 
 /** Reading what an engine offers needs no device memory, and must not wake an engine or keep it awake. */
 const passes = (request: Request) => /^(GET|HEAD|OPTIONS)$/.test(request.method);
@@ -97,7 +101,8 @@ export class ReverseProxy {
   async #pass(request: Request, server: Server, backend: Backend): Promise<Response> {
     const { name, path, body } = backend;
     if (path !== undefined) this.#checkPath(path, request, server);
-    const target = { path, body, clientAddress: server.requestIP(request)?.address };
+    const { bodyIdleMs = defaultBodyIdleMs } = this.#options;
+    const target = { path, body, bodyIdleMs, clientAddress: server.requestIP(request)?.address };
     // The answer may pause for as long as the engine computes.
     server.timeout(request, 0);
     await backend.ready?.(request.signal);

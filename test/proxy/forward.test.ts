@@ -71,6 +71,46 @@ test("forward tells the engine when the client disconnects before the answer", a
   await until(() => state === "aborted" && fixture.controller.status.requests.running === 0);
 });
 
+/** Sends the head of a request and `sent` of its body, and returns what comes back. */
+function answerToPart(port: number, sent: string): Promise<string> {
+  return new Promise((resolve) => {
+    let text = "";
+    const socket = connect(port, "127.0.0.1", () =>
+      socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n${sent}`),
+    );
+    socket.on("data", (data) => (text += data));
+    socket.on("close", () => resolve(text));
+  });
+}
+
+test.each(["", "a part"])(
+  "forward refuses a body that stops after %p, and lets the engine sleep",
+  async (sent) => {
+    await using fixture = new ProxyFixture(async (request) => new Response(await request.text()), {
+      bodyIdleMs: 50,
+    });
+    const text = await answerToPart(fixture.port, sent);
+    expect(text).toContain("408");
+    expect(text).toContain("nothing of the body arrived for 50 ms");
+    expect(fixture.controller.status.requests.running).toBe(0);
+  },
+);
+
+test("forward waits for the pieces of a slow body", async () => {
+  await using fixture = new ProxyFixture(async (request) => new Response(await request.text()), {
+    bodyIdleMs: 500,
+  });
+  const pieces = ["one", "two", "three", "four"];
+  async function* slowly() {
+    for (const piece of pieces) {
+      await Bun.sleep(200);
+      yield new TextEncoder().encode(piece);
+    }
+  }
+  const response = await fixture.fetch("/v1/completions", { method: "POST", body: slowly() as never });
+  expect(await response.text()).toBe(pieces.join(""));
+});
+
 test("forward ends the answer when a sleep in mode abort begins", async () => {
   await using fixture = new ProxyFixture(() =>
     eventStream((controller) => controller.enqueue("data: 1\n\n")),

@@ -6,6 +6,10 @@ import { FakeEngine } from "../support/fake-engine.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;
 
+interface FixtureOptions extends ControllerOptions {
+  readonly bodyIdleMs?: number;
+}
+
 /** An engine on the emulator with an HTTP server of its own, and a proxy in front of it. */
 export class ProxyFixture implements AsyncDisposable {
   readonly allocator = CaMemAllocator.getInstance();
@@ -17,7 +21,7 @@ export class ProxyFixture implements AsyncDisposable {
   isHealthy = true;
 
   /** @param upstream the engine's server, or the address of one */
-  constructor(upstream: Answer | URL, options: ControllerOptions = {}) {
+  constructor(upstream: Answer | URL, { bodyIdleMs, ...options }: FixtureOptions = {}) {
     this.controller = new SleepController(this.allocator, {
       whenAsleep: "wake",
       whenOperatorAsleep: "wake",
@@ -29,6 +33,7 @@ export class ProxyFixture implements AsyncDisposable {
     this.#proxy = new ReverseProxy({
       group: this.controller,
       loopbackOnly: true,
+      ...(bodyIdleMs !== undefined && { bodyIdleMs }),
       route: async () => ({ name: this.controller.name, upstream: () => url }),
       engineRoutes: ["/version"],
       isHealthy: () => this.isHealthy,
