@@ -64,6 +64,8 @@ export class CaMemAllocator {
   readonly #config: Config;
   readonly #deviceCount: number;
   readonly #lifecycle = new Lifecycle(detach, "CaMemAllocator.getInstance()");
+  /** End work in progress besides transitions. */
+  readonly #ends = new Set<(reason: CamemError) => Promise<void>>();
   readonly #table = new SegmentTable(localNative, () => this.#lifecycle.assertOpen());
   readonly #policies = new TagPolicies(localNative, (tag) => this.#table.tagId(tag));
   readonly #regions = new Regions();
@@ -358,13 +360,26 @@ export class CaMemAllocator {
    */
   async close(): Promise<void> {
     this.#transitions.hooks.assertOutside();
-    await this.#lifecycle.close((reason) => this.#transitions.end(reason));
+    await this.#lifecycle.close(this.#endWork);
     open.clear(this);
   }
 
+  /**
+   * @internal Calls `end` when the allocator closes, which waits for it. Returns a function that takes it back.
+   */
+  onClose(end: (reason: CamemError) => Promise<void>): () => void {
+    this.#ends.add(end);
+    return () => void this.#ends.delete(end);
+  }
+
+  readonly #endWork = async (reason: CamemError): Promise<void> => {
+    await Promise.all([...this.#ends].map((end) => end(reason)));
+    await this.#transitions.end(reason);
+  };
+
   /** @internal Closes without waiting for transitions, which end with `CLOSED`. */
   abandon(): void {
-    this.#lifecycle.abandon((reason) => this.#transitions.end(reason), abandonAttachment);
+    this.#lifecycle.abandon(this.#endWork, abandonAttachment);
   }
 
   /** Closes the allocator at the end of an `await using` scope. */

@@ -3,7 +3,7 @@ import type { CaMemAllocator } from "camem";
 import { admitRequest, type ModelPool, type ServerInfo, SleepController } from "camem/server";
 import { TinyLlama } from "../tiny-llama/model.ts";
 import { Seat } from "./seat.ts";
-import { Sequence, type StepQueue } from "./sequence.ts";
+import { Sequence, StepQueue } from "./sequence.ts";
 import { Slots } from "./slots.ts";
 
 export const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
@@ -19,6 +19,7 @@ export class LlamaEngine implements AsyncDisposable {
   readonly controller: SleepController;
   readonly #model: TinyLlama;
   readonly #slots: Slots;
+  readonly #steps = new StepQueue();
 
   /** @throws CamemError as `malloc` and `loadSafetensors`, with nothing left behind */
   static async load(
@@ -78,8 +79,8 @@ export class LlamaEngine implements AsyncDisposable {
     return second;
   }
 
-  begin(seat: Seat, steps: StepQueue, prompt: Uint8Array): Sequence {
-    return new Sequence(this.#model, seat, steps, prompt);
+  begin(seat: Seat, prompt: Uint8Array): Sequence {
+    return new Sequence(this.#model, seat, this.#steps, prompt);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -5,7 +5,6 @@ import type { LlamaEngine } from "./engine.ts";
 import { type GenerationRequest, OpenAiError, type Usage } from "./openai.ts";
 import { Sampler } from "./sampling.ts";
 import type { Seat } from "./seat.ts";
-import type { StepQueue } from "./sequence.ts";
 
 const encoder = new TextEncoder();
 
@@ -60,7 +59,6 @@ export interface IndexedPiece extends Piece {
 export async function* generate(
   { engine, prompts, input, maxTokens, defaultMaxTokens, logprobs }: Generation,
   seat: Seat,
-  steps: StepQueue,
 ): AsyncGenerator<IndexedPiece, void, undefined> {
   const { temperature = 0, top_p: topP = 1, seed, stop = [], n = 1 } = input;
   const stops = (typeof stop === "string" ? [stop] : stop).filter((text) => text !== "");
@@ -72,7 +70,7 @@ export async function* generate(
       maxTokens: maxTokens ?? Math.min(defaultMaxTokens, engine.contextLength - prompt.length),
       stops,
     };
-    const sequence = engine.begin(seat, steps, prompt);
+    const sequence = engine.begin(seat, prompt);
     for await (const piece of continueSequence(sequence, options)) yield { ...piece, index };
   }
 }

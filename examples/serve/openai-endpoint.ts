@@ -8,7 +8,6 @@ import type { LlamaEngine } from "./engine.ts";
 import { type Generation, generate, usageOf } from "./generation.ts";
 import { OpenAiError } from "./openai.ts";
 import type { Seat } from "./seat.ts";
-import { StepQueue } from "./sequence.ts";
 import { readTextRequest } from "./text-format.ts";
 
 const readers = { text: readTextRequest, chat: readChatRequest };
@@ -24,7 +23,6 @@ interface Job {
 export class OpenAiEndpoint {
   readonly #engines: ReadonlyMap<string, LlamaEngine>;
   readonly #pool: ModelPool;
-  readonly #steps = new StepQueue();
 
   constructor(engines: readonly LlamaEngine[], pool: ModelPool) {
     this.#engines = new Map(engines.map((engine) => [engine.name, engine]));
@@ -75,7 +73,7 @@ export class OpenAiEndpoint {
       tokens: [] as PlacedToken[],
       finishReason: "",
     }));
-    for await (const { index, text, tokens, finishReason } of generate(generation, seat, this.#steps)) {
+    for await (const { index, text, tokens, finishReason } of generate(generation, seat)) {
       const choice = choices[index];
       if (choice === undefined) continue;
       choice.text += text;
@@ -113,7 +111,7 @@ export class OpenAiEndpoint {
     let tokenCount = 0;
     let latest = -1;
     try {
-      for await (const piece of generate(generation, seat, this.#steps)) {
+      for await (const piece of generate(generation, seat)) {
         tokenCount += piece.tokens.length;
         const first = piece.index > latest ? format.firstChunk(piece.index) : undefined;
         latest = piece.index;

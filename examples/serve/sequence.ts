@@ -1,10 +1,11 @@
+import type { DeviceBuffer } from "camem";
 import type { TinyLlama } from "../tiny-llama/model.ts";
 import type { Seat } from "./seat.ts";
 
 /** The most tokens of a prompt in one step: some tens of milliseconds on the host. */
 const chunkLength = 32;
 
-/** Runs the steps of all sequences one after the other, and returns to the event loop after each. */
+/** Runs the steps of one model's sequences one after the other, and returns to the event loop after each. */
 export class StepQueue {
   #last: Promise<void> = Promise.resolve();
 
@@ -62,10 +63,14 @@ export class Sequence {
     this.#seat.signal.throwIfAborted();
     const start = this.#cachedPositions;
     const chunk = Uint8Array.from(this.#tokens.slice(start, start + chunkLength));
-    const logits = await this.#model.forward(chunk, start, {
-      sequence: this.#seat.slot,
-      ready: (memory) => this.#seat.ready(memory),
-    });
+    const { slot: sequence, signal } = this.#seat;
+    const ready = async (memory: readonly DeviceBuffer[]) => {
+      await this.#seat.ready(memory).catch((error) => {
+        signal.throwIfAborted();
+        throw error;
+      });
+    };
+    const logits = await this.#model.forward(chunk, start, { sequence, ready });
     this.#cachedPositions += chunk.length;
     return logits;
   }

@@ -96,6 +96,8 @@ pub fn camem_attach(path: ?[*:0]const u8, failure: *Failure) callconv(.c) i32 {
 /// own thread. Then `closing` is the number that `camem_detach_poll` follows it by, and else 0. All addresses become
 /// invalid.
 pub fn camem_detach(closing: *u64) callconv(.c) i32 {
+    loads.dropAbandoned();
+    files.dropAbandoned();
     closing.* = attach.detach() catch |err| return result(err);
     return result({});
 }

@@ -175,10 +175,11 @@ pub const Pieces = struct {
             .file => |in_file| {
                 if (self.index == in_file.extents.len) return null;
                 const extent = in_file.extents[self.index];
+                if (extent.segment_offset_bytes >= self.size_bytes) return null;
                 self.index += 1;
                 return .{
                     .segment_offset_bytes = extent.segment_offset_bytes,
-                    .size_bytes = extent.size_bytes,
+                    .size_bytes = @min(extent.size_bytes, self.size_bytes - extent.segment_offset_bytes),
                     .place = .{ .file = .{ .file = in_file.file, .offset_bytes = extent.file_offset_bytes } },
                 };
             },

@@ -22,6 +22,8 @@ pub const File = struct {
     references: std.atomic.Value(u32) = .init(1),
     /// The number by which the caller that opened it names it.
     handle: u64 = 0,
+    /// The thread of that caller.
+    owner: linux.pid_t = 0,
     node: std.DoublyLinkedList.Node = .{},
 
     /// A checkpoint that somebody has opened for reading; its descriptor stays theirs.
@@ -190,15 +192,36 @@ const Opened = struct {
         }
         return error.InvalidArgument;
     }
+
+    /// With the mutex held.
+    fn dropAbandoned(self: *Opened) void {
+        var node = self.files.first;
+        while (node) |each| {
+            node = each.next;
+            const file: *File = @fieldParentPtr("node", each);
+            if (sync.isThreadAlive(file.owner)) continue;
+            self.files.remove(&file.node);
+            file.release();
+        }
+    }
 };
 
 var open_checkpoints: Opened = .{};
+
+/// Lets go of what terminated Workers have left open.
+pub fn dropAbandoned() void {
+    open_checkpoints.mutex.lock();
+    defer open_checkpoints.mutex.unlock();
+    open_checkpoints.dropAbandoned();
+}
 
 /// Takes hold of a checkpoint until `closeCheckpoint`, and returns its handle.
 pub fn openCheckpoint(descriptor: i32, failure: *Failure) status.Error!u64 {
     const file: *File = try .adopt(descriptor, failure);
     open_checkpoints.mutex.lock();
     defer open_checkpoints.mutex.unlock();
+    open_checkpoints.dropAbandoned();
+    file.owner = linux.gettid();
     file.handle = open_checkpoints.next_handle;
     open_checkpoints.next_handle += 1;
     open_checkpoints.files.append(&file.node);

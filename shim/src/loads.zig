@@ -33,7 +33,12 @@ pub const Progress = extern struct {
     /// Its `Status`, once it has ended.
     status: i32,
     loaded_bytes: u64,
+    /// The number of the checkpoint that could not be read, or the largest number of 32 bits.
+    checkpoint: u32 = no_checkpoint,
+    reserved: u32 = 0,
 };
+
+const no_checkpoint = std.math.maxInt(u32);
 
 const most_threads = 4;
 /// Bytes read and then copied at a time: still in the cache when they are copied.
@@ -45,6 +50,7 @@ const page_locked_bytes_at_least = 256 << 10;
 
 /// One checkpoint of a load, and how much of it is taken.
 const Source = struct {
+    index: usize,
     file: *files.File,
     pieces: []const Piece,
     next: usize = 0,
@@ -130,6 +136,7 @@ const Load = struct {
     /// Of what follows, until the load has ended.
     mutex: sync.Mutex = .{},
     failed: std.atomic.Value(bool) = .init(false),
+    failed_checkpoint: std.atomic.Value(u32) = .init(no_checkpoint),
     outcomes: [most_threads]status.Outcome = @splat(.{}),
     /// Set before the table knows the load.
     thread: sync.Thread = undefined,
@@ -151,7 +158,7 @@ const Load = struct {
         var total_bytes: u64 = 0;
         for (sources, checkpoints, 0..) |*source, handle, index| {
             const file = try files.checkpoint(handle);
-            source.* = .{ .file = file, .pieces = &.{} };
+            source.* = .{ .index = index, .file = file, .pieces = &.{} };
             opened += 1;
             var end = begin;
             while (end < own.len and own[end].checkpoint == index) : (end += 1) {
@@ -161,7 +168,8 @@ const Load = struct {
                     .file_offset_bytes = piece.file_offset_bytes,
                     .size_bytes = piece.size_bytes,
                 };
-                if (piece.size_bytes == 0 or !file.holds(extent)) return error.InvalidArgument;
+                if (piece.size_bytes == 0) return error.InvalidArgument;
+                if (!file.holds(extent)) return error.FileChanged; // its header said so
                 total_bytes +|= piece.size_bytes;
             }
             source.pieces = own[begin..end];
@@ -189,8 +197,24 @@ const Load = struct {
     /// The body of the load's own thread.
     fn run(self: *Load) void {
         self.copyAll(&self.outcomes[0].failure) catch |err| self.fail(0, err);
+        if (!self.failed.load(.acquire)) self.checkFiles();
         attach.leave();
         self.ended.store(true, .release);
+    }
+
+    /// Content that was read while somebody wrote to the file is a mixture.
+    fn checkFiles(self: *Load) void {
+        for (self.sources, 0..) |source, index| {
+            source.file.checkUnchanged(&self.outcomes[0].failure) catch |err| {
+                self.noteCheckpoint(index);
+                return self.fail(0, err);
+            };
+        }
+    }
+
+    /// The first failure of a file says which one it is.
+    fn noteCheckpoint(self: *Load, index: usize) void {
+        _ = self.failed_checkpoint.cmpxchgStrong(no_checkpoint, @intCast(index), .acq_rel, .acquire);
     }
 
     fn fail(self: *Load, lane: usize, err: status.Error) void {
@@ -213,7 +237,8 @@ const Load = struct {
             // Where one cannot be started the others have more to do.
             thread.* = sync.Thread.spawn(runLane, .{ self, lane, memory }) catch null;
         }
-        return self.copyThrough(staging.of(0, chunk_size_bytes), 0, failure);
+        // Before the others are waited for, so that they end as well.
+        self.copyThrough(staging.of(0, chunk_size_bytes), 0, failure) catch |err| self.fail(0, err);
     }
 
     fn threadCount(self: *const Load) usize {
@@ -235,7 +260,11 @@ const Load = struct {
         while (self.takeChunk(lane)) |chunk| {
             try interrupt.check();
             if (self.session.executor.isStopping()) return error.NotOpen;
-            try chunk.source.file.read(memory.ptr, chunk.size_bytes, chunk.offset_bytes, failure);
+            if (!sync.isThreadAlive(self.owner)) return error.Aborted; // nobody waits for the rest
+            chunk.source.file.read(memory.ptr, chunk.size_bytes, chunk.offset_bytes, failure) catch |err| {
+                self.noteCheckpoint(chunk.source.index);
+                return err;
+            };
             try self.copyChunk(chunk, memory[0..chunk.size_bytes], failure);
             _ = self.loaded_bytes.fetchAdd(chunk.size_bytes, .monotonic);
         }
@@ -272,7 +301,7 @@ const Load = struct {
     ) status.Error!void {
         const session = self.session;
         const offset_bytes = piece.segment_offset_bytes +| skip_bytes;
-        const segment = try session.registry.pin(piece.address, piece.segment_id, offset_bytes, content.len, .writing);
+        const segment = try session.registry.pin(piece.address, piece.segment_id, offset_bytes, content.len, .loading);
         defer if (session.registry.unpin(segment)) session.executor.requestSweep();
         if (segment.discards != piece.discards) return error.Asleep;
         if (segment.device != self.device) return error.InvalidArgument;
@@ -321,6 +350,13 @@ const Table = struct {
 
 var table: Table = .{};
 
+/// Forgets what terminated Workers have left.
+pub fn dropAbandoned() void {
+    table.mutex.lock();
+    defer table.mutex.unlock();
+    table.dropAbandoned();
+}
+
 /// Begins to read checkpoints into segments of one device. `pieces` are in the order of the checkpoints.
 pub fn start(device: u32, checkpoints: []const u64, pieces: []const Piece) status.Error!u64 {
     const session = attach.enter() orelse return error.NotOpen;
@@ -352,6 +388,7 @@ pub fn poll(handle: u64, failure: *Failure) status.Error!Progress {
     if (!ended) return progress;
     status.Outcome.first(&load.outcomes, failure) catch |err| {
         progress.status = @intFromEnum(status.fromError(err));
+        progress.checkpoint = load.failed_checkpoint.load(.acquire);
     };
     table.remove(load);
     return progress;

@@ -72,6 +72,8 @@ pub const Registry = struct {
         restore,
         /// As `restore`, of content that is immutable from here on.
         restore_immutable,
+        /// As `restore`, of content that its users may have changed meanwhile.
+        restore_used,
     };
 
     /// Takes the backup away from a segment, or null where it has none or keeps it. The caller drops it.
@@ -85,6 +87,7 @@ pub const Registry = struct {
             .discard => content.discard(),
             .restore => content.restore(false),
             .restore_immutable => content.restore(true),
+            .restore_used => content.restoreUsed(),
         };
         if (how == .discard) segment.discards +%= 1;
         if (how == .restore_immutable) self.keeps_backups.store(true, .release);
@@ -234,7 +237,12 @@ pub const Registry = struct {
         return a.id < b.id;
     }
 
-    pub const Access = enum { reading, writing };
+    pub const Access = enum {
+        reading,
+        writing,
+        /// As `writing`, but not of what a wake-up still moves: its failure would undo it.
+        loading,
+    };
 
     /// Pins a segment for a copy of `size_bytes` at `offset_bytes`, so that no plan and no release touches it
     /// meanwhile.
@@ -254,7 +262,7 @@ pub const Registry = struct {
             if (!self.isReady(segment, access)) return error.Moving;
         } else if (!segment.isAwake()) return error.Asleep;
         if (!isWithin(offset_bytes, size_bytes, segment.requested_bytes)) return error.OutOfBounds;
-        if (access == .writing and segment.content.isImmutable()) return error.Immutable;
+        if (access != .reading and segment.content.isImmutable()) return error.Immutable;
         segment.pins += 1;
         return segment;
     }
@@ -263,7 +271,7 @@ pub const Registry = struct {
     fn isReady(self: *const Registry, segment: *const Segment, access: Access) bool {
         const order = self.waking orelse return false;
         const ordered = segment.ordered orelse return false;
-        return order.isReady(ordered.group) and (access == .reading or ordered.mutable);
+        return order.isReady(ordered.group) and (access == .reading or (access == .writing and ordered.mutable));
     }
 
     const PinnedBackup = struct { segment: *Segment, backup: Backup };

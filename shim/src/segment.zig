@@ -133,6 +133,18 @@ pub const Content = union(enum) {
         }
     }
 
+    /// As `restore`, where the content may not be that of the backup any more.
+    pub fn restoreUsed(self: *Content) ?Backup {
+        if (self.* != .offloaded) return self.restore(false);
+        return self.takeUsed();
+    }
+
+    fn takeUsed(self: *Content) Backup {
+        const offloaded = self.offloaded;
+        self.* = .{ .live = .{ .immutable = offloaded.immutable } };
+        return offloaded.saved.backup;
+    }
+
     /// Takes the backup away. What was nowhere else is discarded.
     pub fn takeBackup(self: *Content) ?Backup {
         const taken = self.backup() orelse return null;
@@ -190,7 +202,8 @@ pub const Segment = struct {
     /// Set where the address range is not ours; its owner keeps the record until the segment is destroyed.
     borrowed: ?*const Borrowed = null,
     reserved: bool = false,
-    /// Owned by a plan or by a release in progress: nobody else touches it, but to make it immutable.
+    /// Owned by a plan or by a release in progress: nobody else touches it, but to make it immutable, and to use what
+    /// a wake-up has made ready.
     moving: bool = false,
     /// While a wake-up in an order moves it: its group, and whether its content will be mutable.
     ordered: ?struct { group: u32, mutable: bool } = null,
@@ -253,8 +266,7 @@ pub const Segment = struct {
 
     /// Bytes that a copy of its content moves.
     pub fn contentBytes(self: *const Segment) u64 {
-        const in_file = self.fileBackup() orelse return self.requested_bytes;
-        return in_file.sizeBytes();
+        return if (self.isInCheckpoint()) self.content.backup().?.file.sizeBytes() else self.requested_bytes;
     }
 
     pub fn info(self: *const Segment) Info {

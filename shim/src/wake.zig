@@ -93,7 +93,9 @@ fn holdsMappings(steps: *const DeviceSteps) bool {
 fn markAwake(devices: *Devices, plan: *Plan) void {
     const memory = devices.memory;
     for (plan.steps) |step| {
-        const how: @TypeOf(memory.registry.*).Taking = if (step.immutable) .restore_immutable else .restore;
+        const is_used = if (step.segment.ordered) |ordered| ordered.mutable else false;
+        const Taking = @TypeOf(memory.registry.*).Taking;
+        const how: Taking = if (step.immutable) .restore_immutable else if (is_used) .restore_used else .restore;
         if (memory.registry.takeBackup(step.segment, how)) |backup| backup.drop(memory.stores);
     }
 }

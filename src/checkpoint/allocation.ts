@@ -88,7 +88,7 @@ export async function freeAll(
   const freeErrors: unknown[] = [];
   for (const buffer of buffers) {
     try {
-      buffer.free();
+      buffer.abandon();
     } catch (error) {
       freeErrors.push(error);
     }

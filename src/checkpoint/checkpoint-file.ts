@@ -6,6 +6,7 @@ import type { TimeSlices } from "../async/time-slices.ts";
 import { type CamemError, messageOf } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import {
+  formatHeaderValue,
   invalid,
   lengthFieldBytes,
   parseHeaderLength,
@@ -76,7 +77,7 @@ export class Checkpoint implements Disposable {
         if (owner === undefined)
           throw invalid(
             this.path,
-            `tensor "${name}" is in ${shard}, but not in the index`,
+            `tensor ${formatHeaderValue(name)} is in ${formatHeaderValue(shard)}, but not in the index`,
             "The index and its shards belong to different versions of the model: download all of them again.",
           );
         return owner === shard;
@@ -86,7 +87,7 @@ export class Checkpoint implements Disposable {
       if (!found.has(name))
         throw invalid(
           this.path,
-          `tensor "${name}" is not in ${shard}, where the index has it`,
+          `tensor ${formatHeaderValue(name)} is not in ${formatHeaderValue(shard)}, where the index has it`,
           "The index and its shards belong to different versions of the model: download all of them again.",
         );
       if (slices.isOver) await slices.next();
@@ -143,8 +144,8 @@ function unreadable(path: string, error: unknown): CamemError {
   );
 }
 
-/** As long as the header of a safetensors file may be. */
-const longestIndexBytes = 100_000_000;
+/** Ten times as long as those of the largest models. */
+const longestIndexBytes = 32 * 2 ** 20;
 
 async function readText(path: string): Promise<string> {
   const descriptor = await openFile(path);
@@ -184,14 +185,14 @@ async function readExactly(descriptor: FileHandle, target: Uint8Array, path: str
   let doneBytes = 0;
   while (doneBytes < target.length) {
     const bytesRead = await readSome(descriptor, target.subarray(doneBytes), doneBytes, path);
-    if (bytesRead === 0) throw endsEarly(path);
+    if (bytesRead === 0)
+      throw invalid(
+        path,
+        "the file ends while it is being read",
+        "Load again once nothing writes to the file.",
+      );
     doneBytes += bytesRead;
   }
-}
-
-/** The error for a file that has become shorter. */
-export function endsEarly(path: string): CamemError {
-  return invalid(path, "the file ends while it is being read", "Load again once nothing writes to the file.");
 }
 
 async function readSome(

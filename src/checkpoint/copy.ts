@@ -5,7 +5,6 @@ import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import type { CheckpointFile } from "./checkpoint-file.ts";
-import { endsEarly } from "./checkpoint-file.ts";
 import type { DiscardWatch } from "./discard-watch.ts";
 import { invalid } from "./header.ts";
 import type { Target } from "./tensor.ts";
@@ -62,7 +61,7 @@ async function encodePieces(
   return pieces;
 }
 
-async function follow(load: number, { watch, path, signal }: CopyOptions): Promise<void> {
+async function follow(load: number, { files, watch, path, signal }: CopyOptions): Promise<void> {
   const cancel = () => native.cancelLoad(load);
   signal?.addEventListener("abort", cancel, { once: true });
   if (signal?.aborted) cancel();
@@ -73,13 +72,14 @@ async function follow(load: number, { watch, path, signal }: CopyOptions): Promi
       await (performance.now() - startedMs < eagerMs ? setImmediate() : setTimeout(pollMs));
       end = native.pollLoad(load);
     }
-    const { status, failure } = end;
+    const { status, checkpoint, failure } = end;
     if (status === native.Status.ok) return;
     throwIfAborted(signal, path);
-    if (status === native.Status.file_changed) throw endsEarly(path);
+    const file = files[checkpoint]?.path ?? path;
+    if (status === native.Status.file_changed) throw changed(file, failure);
     if (status === native.Status.file_failed)
       throw invalid(
-        path,
+        file,
         `the checkpoint cannot be read (${failure.call}: ${failure.message})`,
         "Check the disk, then load again.",
       );
@@ -90,9 +90,16 @@ async function follow(load: number, { watch, path, signal }: CopyOptions): Promi
   }
 }
 
-/** @throws CamemError `ABORTED` */
+function changed(file: string, { call, message }: native.Failure): CamemError {
+  const hint = "Load again once nothing writes to the file.";
+  if (call !== "") return invalid(file, `the file ends while it is being read`, hint);
+  return new CamemError("FILE_CHANGED", `${file}: ${message}, or while it was. ${hint}`);
+}
+
+/** @throws CamemError `ABORTED`, or `CLOSED` where the signal is that of the allocator's end */
 export function throwIfAborted(signal: AbortSignal | undefined, path: string): void {
   if (signal?.aborted) {
+    if (signal.reason instanceof CamemError && signal.reason.code === "CLOSED") throw signal.reason;
     throw new CamemError("ABORTED", `The load of ${path} was aborted by its signal.`, {
       cause: signal.reason,
     });

@@ -1,9 +1,11 @@
 import { TimeSlices } from "../async/time-slices.ts";
+import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import { allocateTensors, freeAll } from "./allocation.ts";
 import { Checkpoint } from "./checkpoint-file.ts";
 import { copyData, throwIfAborted } from "./copy.ts";
 import { DiscardWatch } from "./discard-watch.ts";
+import { formatHeaderValue } from "./header.ts";
 import { checkOptions, fileNameOf, type LoadSafetensorsOptions } from "./load-options.ts";
 import { beginLoad } from "./loads.ts";
 import { matchReload, selectEntries, tagsByEntry } from "./targets.ts";
@@ -19,15 +21,15 @@ import type { Target, Tensor } from "./tensor.ts";
  * every buffer before the first write. If reading fails later, the tensors stay allocated with undefined content: load again.
  * `only` and `onlyTags` select the tensors that are loaded.
  *
- * A load that resolves has written the whole checkpoint, or all that is selected of it. It rejects if a sleep touches a tensor
- * while it still writes, even if the memory is awake again.
+ * A load that resolves has written the whole checkpoint, or all that is selected of it. It rejects if it finds a tensor asleep or
+ * moving, or if a sleep has discarded its content meanwhile, even if the memory is awake again.
  *
  * @param path the path or `file:` URL of a `.safetensors` file, or of the `.safetensors.index.json` of several
  * @returns all loaded tensors by name, file by file in the order of their data; with `into`, the same map
  * @throws CamemError `INVALID_ARGUMENT`, also for a pattern that matches no tensor; `INVALID_TAG`; `SAFETENSORS_INVALID` if the
  * file cannot be read, breaks the format or does not match `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or
- * `BUFFER_IMMUTABLE` if a tensor cannot be written, or a sleep discarded it during the load; `FILE_CHANGED` or `FILE_FAILED` with
- * `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as `OUT_OF_DEVICE_MEMORY`. A failed load frees what it
+ * `BUFFER_IMMUTABLE` if a tensor cannot be written, or a sleep discarded it during the load; `FILE_CHANGED` where somebody
+ * writes to the file meanwhile; `FILE_FAILED` with `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as `OUT_OF_DEVICE_MEMORY`. A failed load frees what it
  * allocated.
  */
 export async function loadSafetensors(
@@ -37,15 +39,45 @@ export async function loadSafetensors(
   checkOptions(options);
   const fileName = fileNameOf(path);
   throwIfAborted(options.signal, fileName);
-  const slices = new TimeSlices();
-  using checkpoint = await Checkpoint.open(fileName, slices);
-  const { tensors, targets, wholeTags, endLoad } = await prepareTargets(checkpoint, options, slices);
+  const closing = new AbortController();
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  const forget = options.allocator.onClose((reason) => {
+    closing.abort(reason);
+    return ended;
+  });
+  const signal = AbortSignal.any([closing.signal, ...(options.signal ? [options.signal] : [])]);
   try {
-    const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
-    const { files } = checkpoint;
-    await copyData(targets, { files, watch, path: fileName, signal: options.signal, slices });
-    if (options.backing === "file") await backByFiles(targets, watch, slices);
-    watch.assertKept(fileName);
+    return await load(fileName, { ...options, signal });
+  } finally {
+    forget();
+    end();
+  }
+}
+
+async function load(
+  path: string,
+  options: LoadSafetensorsOptions & { readonly signal: AbortSignal },
+): Promise<ReadonlyMap<string, Tensor>> {
+  const { signal } = options;
+  const slices = new TimeSlices();
+  using checkpoint = await Checkpoint.open(path, slices);
+  const { tensors, targets, wholeTags, endLoad } = await prepareTargets(checkpoint, options, slices);
+  let held = 0;
+  try {
+    try {
+      for (const { buffer } of targets) {
+        buffer.hold();
+        held++;
+        if (slices.isOver) await slices.next();
+      }
+      const watch = new DiscardWatch(targets.map(({ buffer }) => buffer));
+      await copyData(targets, { files: checkpoint.files, watch, path, signal, slices });
+      if (options.backing === "file") await backByFiles(targets, watch, slices);
+      watch.assertKept(path);
+      assertNoneFreed(targets);
+    } finally {
+      for (const { buffer } of targets.slice(0, held)) buffer.letGo();
+    }
   } catch (error) {
     endLoad({ succeeded: false });
     if (options.into === undefined)
@@ -58,6 +90,16 @@ export async function loadSafetensors(
   }
   endLoad({ succeeded: true, wholeTags });
   return tensors;
+}
+
+/** @throws CamemError `BUFFER_FREED` */
+function assertNoneFreed(targets: readonly Target[]): void {
+  const freed = targets.find(({ buffer }) => buffer.isFreed);
+  if (freed === undefined) return;
+  throw new CamemError(
+    "BUFFER_FREED",
+    `tensor ${formatHeaderValue(freed.entry.name)} was freed while it was being loaded; load it anew without \`into\``,
+  );
 }
 
 interface PreparedLoad {

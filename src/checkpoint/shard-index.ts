@@ -22,7 +22,7 @@ export function isIndexName(path: string): boolean {
 export async function parseShardIndex(text: string, path: string, slices: TimeSlices): Promise<ShardIndex> {
   const reading = reader(text, path);
   try {
-    const weightMap = findWeightMap(reading);
+    const weightMap = findWeightMap(reading, path);
     if (weightMap === undefined) throw invalid(path, "the index has no weight_map", hint);
     return await readWeightMap(weightMap, path, slices);
   } catch (error) {
@@ -38,11 +38,12 @@ function reader(text: string, path: string): JsonFieldReader {
 }
 
 /** The text of `weight_map`. */
-function findWeightMap(fields: JsonFieldReader): string | undefined {
+function findWeightMap(fields: JsonFieldReader, path: string): string | undefined {
   let found: string | undefined;
   for (let field = fields.nextText(); field !== undefined; field = fields.nextText()) {
-    if (field.key === "weight_map") found = field.valueText.trim();
-    else JSON.parse(field.valueText);
+    if (field.key !== "weight_map") JSON.parse(field.valueText);
+    else if (found === undefined) found = field.valueText.trim();
+    else throw invalid(path, "the index has weight_map twice", hint);
   }
   return found;
 }

@@ -68,14 +68,16 @@ const progressBytes = new Uint8Array(abi.LoadProgress.sizeBytes);
 /** The end of a load: its status, and the failure where it is not `ok`. */
 interface LoadEnd {
   readonly status: number;
+  /** Which of the load's checkpoints could not be read; out of range where that is not why. */
+  readonly checkpoint: number;
   readonly failure: Failure;
 }
 
 /** How a load has ended; undefined while it runs. The shim forgets it then. */
 export function pollLoad(load: number): LoadEnd | undefined {
   check("follow a load", () => exports().camem_load_poll(load, progressBytes, failureBytes));
-  const { done, status } = decode(abi.LoadProgress, progressBytes);
-  return done === 1 ? { status, failure: takeFailure() } : undefined;
+  const { done, status, checkpoint } = decode(abi.LoadProgress, progressBytes);
+  return done === 1 ? { status, checkpoint, failure: takeFailure() } : undefined;
 }
 
 /** Asks a load to stop. */

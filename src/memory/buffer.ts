@@ -50,6 +50,8 @@ export class DeviceBuffer {
   readonly #owner: BufferOwner;
   readonly #place: BufferPlace;
   #freed = false;
+  /** Loads that write to it. */
+  #holds = 0;
 
   /** @internal */
   constructor(owner: BufferOwner, place: BufferPlace) {
@@ -156,8 +158,31 @@ export class DeviceBuffer {
    */
   free(): void {
     this.#assertLive();
+    if (this.#holds === 0) this.#place.release();
+    this.#freed = true;
+  }
+
+  /** @internal As {@link free}, also while the allocator closes. */
+  abandon(): void {
+    if (this.#freed) return;
     this.#place.release();
     this.#freed = true;
+  }
+
+  /**
+   * @internal Keeps the memory for somebody who writes to it, also when the buffer is freed. Pair it with {@link letGo}.
+   *
+   * @throws CamemError `BUFFER_FREED` or `CLOSED`
+   */
+  hold(): void {
+    this.#assertLive();
+    this.#holds++;
+  }
+
+  /** @internal Ends a {@link hold}, and gives the memory back where the buffer was freed meanwhile. */
+  letGo(): void {
+    this.#holds--;
+    if (this.#holds === 0 && this.#freed) this.#place.release();
   }
 
   /** Frees the buffer unless it is freed. */

@@ -5,6 +5,7 @@ import type * as native from "../ffi/index.ts";
 import { DeviceBuffer } from "../memory/buffer.ts";
 import type { SegmentTable } from "../memory/table.ts";
 import { custom } from "../options/schemas.ts";
+import { persistentTag } from "../policy/tag-names.ts";
 
 /** Memory that is used together: a buffer, all memory under a tag, or several of these. */
 export type OrderedMemory = DeviceBuffer | string | readonly (DeviceBuffer | string)[];
@@ -26,10 +27,27 @@ export const Order = custom<"loaded" | readonly OrderedMemory[]>(
 const partsOf = (memory: OrderedMemory): readonly (DeviceBuffer | string)[] =>
   typeof memory === "string" || memory instanceof DeviceBuffer ? [memory] : memory;
 
-/** The tags that an order names. */
+/** The tags that an order names, except that of memory that never sleeps. */
 export function tagsOfOrder(order: "loaded" | readonly OrderedMemory[]): ReadonlySet<string> {
   if (order === "loaded") return new Set();
-  return new Set(order.flatMap(partsOf).map((part) => (typeof part === "string" ? part : part.tag)));
+  const tags = order.flatMap(partsOf).map((part) => (typeof part === "string" ? part : part.tag));
+  return new Set(tags.filter((tag) => tag !== persistentTag));
+}
+
+/** @throws CamemError `INVALID_ARGUMENT` */
+export function checkMemory(memory: unknown): void {
+  if (isOrderedMemory(memory)) return;
+  throw new CamemError(
+    "INVALID_ARGUMENT",
+    `the memory is ${formatValue(memory)}; it must be a buffer, a tag, or a list of these`,
+  );
+}
+
+/** The memory with other tags. */
+export function withTags(memory: OrderedMemory, tagOf: (tag: string) => string): OrderedMemory {
+  if (typeof memory === "string") return tagOf(memory);
+  if (memory instanceof DeviceBuffer) return memory;
+  return memory.map((part) => (typeof part === "string" ? tagOf(part) : part));
 }
 
 /** Somebody who waits for memory. */
@@ -56,7 +74,9 @@ export class WakeOrder {
   #ticket: number | undefined;
   #readyGroups = 0;
   #outcome: { readonly error: unknown } | "done" | undefined;
+  #isFailing = false;
   readonly #waiters = new Set<Waiter>();
+  readonly #failureListeners = new Set<(error: unknown) => void>();
 
   /** @param checkTag throws for a tag that the allocator does not know */
   constructor(shim: native.Native, table: SegmentTable, checkTag: (tag: string) => void) {
@@ -97,9 +117,20 @@ export class WakeOrder {
     });
   }
 
+  /** True from the moment on when the plan undoes what it has done, and after a failure. */
+  get isFailing(): boolean {
+    return this.#isFailing;
+  }
+
+  /** Calls `listener` when the wake-up has failed, before those who wait hear of it. */
+  onFailure(listener: (error: unknown) => void): void {
+    this.#failureListeners.add(listener);
+  }
+
   /** The plan is this far. */
   advance(ticket: number, readyGroups: number): void {
     this.#ticket = ticket;
+    this.#isFailing ||= readyGroups < this.#readyGroups;
     this.#readyGroups = readyGroups;
     this.#serveAll();
   }
@@ -107,6 +138,10 @@ export class WakeOrder {
   /** The wake-up has ended: well, or with an error. */
   end(outcome: { readonly error: unknown } | "done"): void {
     this.#outcome = outcome;
+    if (outcome !== "done") {
+      this.#isFailing = true;
+      for (const listener of this.#failureListeners) listener(outcome.error);
+    }
     this.#serveAll();
   }
 
@@ -132,12 +167,9 @@ export class WakeOrder {
   }
 
   #wait(memory: OrderedMemory, isServed: Waiter["isServed"]): Promise<void> {
-    if (!isOrderedMemory(memory))
-      throw new CamemError(
-        "INVALID_ARGUMENT",
-        `the memory is ${formatValue(memory)}; it must be a buffer, a tag, or a list of these`,
-      );
+    checkMemory(memory);
     for (const part of partsOf(memory)) this.#checkPart(part);
+    if (this.#outcome === "done") return Promise.resolve();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const group = this.#groups === 0 ? undefined : this.#groupOf(memory);
     const waiter: Waiter = { memory, group, isServed, resolve, reject };
@@ -151,7 +183,7 @@ export class WakeOrder {
     if (typeof part === "string") this.#checkTag(part);
     else if (part.isFreed) throw new CamemError("BUFFER_FREED", "the buffer was freed");
     const tag = typeof part === "string" ? part : part.tag;
-    if (this.#tags === undefined || this.#tags.includes(tag)) return;
+    if (this.#tags === undefined || this.#tags.includes(tag) || tag === persistentTag) return;
     throw new CamemError(
       "INVALID_ARGUMENT",
       `the wake-up has tags, and leaves memory under ${formatValue(tag)} asleep; add that tag`,

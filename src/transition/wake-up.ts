@@ -3,6 +3,20 @@ import type { WakeReport } from "./reports.ts";
 import type { OrderedMemory, WakeOrder } from "./wake-order.ts";
 
 /**
+ * The address of a stream.
+ *
+ * @throws CamemError `INVALID_ARGUMENT`
+ */
+export function addressOf(stream: bigint | number): number {
+  const address = typeof stream === "bigint" ? Number(stream) : stream;
+  if (Number.isSafeInteger(address) && address > 0) return address;
+  throw new CamemError(
+    "INVALID_ARGUMENT",
+    `the stream is ${formatValue(stream)}; it must be the address of an aclrtStream`,
+  );
+}
+
+/**
  * A wake-up in progress: a promise of its report. With the option `order`, memory can be used before all of it is back; it is
  * all or nothing all the same. When the wake-up fails, whoever used a part of it discards what was computed from it.
  */
@@ -28,7 +42,8 @@ export class WakeUp extends Promise<WakeReport> {
         return value;
       },
       (error: unknown) => {
-        order.end({ error });
+        const isAwake = error instanceof CamemError && error.transitionComplete;
+        order.end(isAwake ? "done" : { error });
         throw error;
       },
     );
@@ -59,13 +74,17 @@ export class WakeUp extends Promise<WakeReport> {
    */
   async streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void> {
     this.#leaveFailureToWaits();
-    const address = typeof stream === "bigint" ? Number(stream) : stream;
-    if (!Number.isSafeInteger(address) || address <= 0)
-      throw new CamemError(
-        "INVALID_ARGUMENT",
-        `the stream is ${formatValue(stream)}; it must be the address of an aclrtStream`,
-      );
-    return this.#order.streamWait(address, memory);
+    return this.#order.streamWait(addressOf(stream), memory);
+  }
+
+  /** @internal True while it undoes what it has done, and after a failure. */
+  get isFailing(): boolean {
+    return this.#order.isFailing;
+  }
+
+  /** @internal Calls `listener` when it has failed, before those who wait hear of it. */
+  onFailure(listener: (error: unknown) => void): void {
+    this.#order.onFailure(listener);
   }
 
   /** Whoever waits for a part hears of a failure there, and need not await the whole. */

@@ -107,6 +107,7 @@ test.each([
   ["text behind it", `{"weight_map":{"head":"${file}"}} x`, "is not JSON"],
   ["bad JSON beside the map", `{"metadata":{,"weight_map":{"head":"${file}"}}`, "is not JSON"],
   ["no map", { metadata: {} }, "has no weight_map"],
+  ["two maps", `{"weight_map":{"head":"${file}"},"weight_map":{"tail":"${file}"}}`, "weight_map twice"],
   ["a list", { weight_map: [] }, "not a map"],
   ["an empty map", { weight_map: {} }, "is empty"],
   ["a tensor twice", `{"weight_map":{"head":"${file}","head":"${file}"}}`, "'head' twice"],
@@ -115,11 +116,11 @@ test.each([
   ["the parent", { weight_map: { head: ".." } }, "must be the name of a file beside"],
   ["an absolute path", { weight_map: { head: "/etc/passwd" } }, "must be the name of a file beside"],
   ["a missing file", { weight_map: { head: "z.safetensors" } }, "z.safetensors"],
-  ["a missing tensor", { weight_map: { embedding: file, head: file, tail: file } }, '"tail" is not in'],
+  ["a missing tensor", { weight_map: { embedding: file, head: file, tail: file } }, "'tail' is not in"],
   [
     "an unknown tensor",
     { weight_map: { head: file } },
-    '"embedding" is in a.safetensors, but not in the index',
+    "'embedding' is in 'a.safetensors', but not in the index",
   ],
 ])("loadSafetensors() refuses an index with %s", async (_, index, message) => {
   writeShards(two);

@@ -15,6 +15,7 @@ const context: Readonly<Record<string, string>> = {
   allocator: 'declare const allocator: import("camem").CaMemAllocator;',
   weights: 'declare const weights: ReadonlyMap<string, import("camem").Tensor>;',
   layers: 'declare const layers: readonly import("camem").DeviceBuffer[];',
+  first: 'declare const first: readonly import("camem").DeviceBuffer[];',
   stream: "declare const stream: bigint;",
   compute: "declare function compute(...what: readonly unknown[]): void;",
   engine: 'declare const engine: import("camem/server").SleepController;',

@@ -195,6 +195,32 @@ describe("order", () => {
     });
   });
 
+  test.skipIf(!onEmulator)(
+    "what is written to ready memory stays when its tag becomes immutable meanwhile",
+    () => {
+      const program = `
+      import { CaMemAllocator } from "camem";
+      const allocator = CaMemAllocator.getInstance();
+      const [first, ...rest] = Array.from({ length: 6 }, (_, index) =>
+        allocator.malloc(${64 * MiB}, { tag: index === 0 ? "state" : "weights" }));
+      first.fill(1);
+      allocator.defineTag("state", { 1: "offload" });
+      await allocator.sleep();
+      const wake = allocator.wakeUp({ order: [first, ...rest] });
+      await wake.ready(first);
+      first.write(new Uint8Array([99]), 6);
+      allocator.defineTag("state", { immutable: true });
+      await wake;
+      const found = [first.immutable, first.read(6, 1)[0]];
+      await allocator.sleep();
+      await allocator.wakeUp();
+      console.log(JSON.stringify([...found, first.read(6, 1)[0]]));`;
+      const env = { ...process.env, CAMEM_EMULATOR_TIMING: "h2d=2GiB/s" };
+      const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", program], { env });
+      expect([stdout.toString(), stderr.toString()]).toEqual(["[true,99,99]\n", ""]);
+    },
+  );
+
   test("ready() in an afterWake hook resolves at once", async () => {
     await allocator.sleep();
     let started: WakeUp | undefined;

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer } from "camem";
+import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, type TransitionProgress } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
 import { accounting, codeOf, failureOf, MiB, nothingHeld, onEmulator, pattern } from "../support/device.ts";
 
@@ -62,8 +62,15 @@ test.each([
 ])("wakeUp() restores spilled content, %s checksums", async (_, verify) => {
   open({ verify });
   for (let cycle = 0; cycle < 3; cycle++) {
-    const { offloadedBytes, copiedBytes } = await allocator.sleep();
+    let progress: TransitionProgress | undefined;
+    const { offloadedBytes, copiedBytes } = await allocator.sleep({
+      onProgress: (latest) => {
+        progress = latest;
+      },
+    });
     expect([offloadedBytes, copiedBytes]).toEqual([46 * MiB, 46 * MiB]);
+    const contentBytes = sizes.reduce((sum, size) => sum + size);
+    expect(progress).toEqual({ phase: "done", bytesDone: contentBytes, bytesTotal: contentBytes });
     expect(allocator.usage()).toMatchObject({
       weights: { hostBytes: 0, spilledBytes: 6 * MiB, state: "asleep" },
       buffers: { hostBytes: 0, spilledBytes: 40 * MiB, state: "asleep" },

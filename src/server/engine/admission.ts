@@ -7,7 +7,7 @@ import type { WakeUp } from "../../transition/wake-up.ts";
 import type { AdmitOptions, ControllerConfig, InFlightMode, WhenAsleep } from "./controller-options.ts";
 import { type EngineMemory, isComplete, type OrderedWake } from "./engine-memory.ts";
 import type { RequestCounts } from "./events.ts";
-import { AdmittedLease, type CheckpointResult, type Lease, releasedError } from "./lease.ts";
+import { AdmittedLease, type CheckpointResult, type Lease, type OwnWakeUp, releasedError } from "./lease.ts";
 import type { EngineStateTracker } from "./state.ts";
 
 const notParked: CheckpointResult = { parked: false, lostTags: [] };
@@ -33,6 +33,14 @@ export function abortedByOperator(): CamemError {
   return new CamemError("ABORTED", "the request was aborted by an operator");
 }
 
+/** A wake-up that has brought back the first memory of its order. */
+interface EarlyAdmission {
+  readonly wake: WakeUp;
+  readonly own: OwnWakeUp;
+  /** The requests admitted since. */
+  readonly leases: Set<AdmittedLease>;
+}
+
 function endedByWakeUp(cause: unknown): CamemError {
   return new CamemError(
     "ABORTED",
@@ -53,8 +61,7 @@ export class Admission {
   #isParking = false;
   #isWakingOnDemand = false;
   #isClosed = false;
-  /** A wake-up that has brought back the first memory of its order, and the requests admitted since. */
-  #early: { readonly wake: WakeUp; readonly leases: Set<AdmittedLease> } | undefined;
+  #early: EarlyAdmission | undefined;
   readonly #totals = { admittedTotal: 0, refusedTotal: 0, abortedTotal: 0 };
 
   constructor(options: AdmissionOptions) {
@@ -106,7 +113,7 @@ export class Admission {
     if (order === undefined) return undefined;
     return {
       order: () => (typeof order === "function" ? order() : order),
-      begun: (wake) => void this.#admitDuring(wake),
+      begun: (wake, own) => void this.#admitDuring(wake, own),
     };
   }
 
@@ -114,17 +121,21 @@ export class Admission {
    * Admits requests from the moment on when a wake-up has brought back the first memory of its order. If it fails after that, they
    * are aborted. Parked requests wait for its end, which tells them what is lost.
    */
-  async #admitDuring(wake: WakeUp): Promise<void> {
+  async #admitDuring(wake: WakeUp, own: OwnWakeUp): Promise<void> {
+    const leases = new Set<AdmittedLease>();
+    wake.onFailure((error) => void this.#abortAll(endedByWakeUp(error), leases));
     try {
       await wake.ready([]);
       if (this.#isClosed || this.#options.state.paused) return;
-      this.#early = { wake, leases: new Set() };
+      this.#early = { wake, own, leases };
+      // Of the sleep before: requests that enter now are not to halt for it.
+      this.#isParking = false;
       this.#admitWaiting();
       await wake;
-    } catch (error) {
-      const leases = this.#early?.leases ?? [];
-      if (!isComplete(error)) this.#abortAll(endedByWakeUp(error), leases);
+    } catch {
+      // The caller of the wake-up hears of it.
     } finally {
+      if (!wake.isFailing) for (const lease of leases) lease.forgetWakeUp();
       this.#early = undefined;
       this.update();
     }
@@ -198,7 +209,7 @@ export class Admission {
   /** What happens to a request at this moment. */
   get disposition(): "admit" | WhenAsleep {
     if (this.#isClosed) return "refuse";
-    if (this.#early !== undefined) return "admit";
+    if (this.#early?.wake.isFailing === false) return "admit";
     const { config, memory, state } = this.#options;
     const { current } = state;
     if (current === "awake") return "admit";
@@ -291,7 +302,7 @@ export class Admission {
   }
 
   #newLease(signal: AbortSignal | undefined): AdmittedLease {
-    const lease = new AdmittedLease(this, signal, this.#early?.wake);
+    const lease = new AdmittedLease(this, signal, this.#early?.own);
     this.#leases.add(lease);
     this.#early?.leases.add(lease);
     this.#totals.admittedTotal++;

@@ -85,8 +85,9 @@ const ControllerOptions = closedObject({
   reload: optional(callback<(context: ReloadContext) => unknown>()),
   /**
    * The order in which wake-ups bring memory back, as the option `order` of {@link CaMemAllocator.wakeUp}, or a function that
-   * returns it. With it, requests are admitted as soon as the first of that memory is back, where the wake-up brings everything
-   * back and no weights are lost. They await {@link Lease.ready}. Needs a CaMemAllocator.
+   * returns it, with the engine's own names of its tags. With it, requests are admitted as soon as the first of that memory is
+   * back, before hooks of `afterWake`, where the wake-up brings everything back and no weights are lost. They await
+   * {@link Lease.ready}. Needs a CaMemAllocator.
    */
   order: optional(WakeUpOrder),
   /** What happens to a request while the engine is asleep; by default `"refuse"`, as in vLLM. */

@@ -28,8 +28,8 @@ import { takeTags } from "./tag-owners.ts";
 import { TransitionRunner } from "./transition-runner.ts";
 
 /**
- * Ties the allocator to one engine. Requests are admitted only while the engine is awake, and its memory moves only while no
- * request uses it. Concurrent calls run one after the other; a call with nothing to do reports so.
+ * Ties the allocator to one engine. Requests are admitted only while the engine is awake, or with the option `order` while it wakes
+ * up, and its memory goes to sleep only while no request uses it. Concurrent calls run one after the other; a call with nothing to do reports so.
  *
  * Once an engine has a controller, put its memory to sleep and wake it only through the controller.
  */
@@ -209,7 +209,7 @@ export class SleepController {
 
   /**
    * Wakes the engine's memory; with `tags` only those. Weights bring the rest of the model, such as `buffers`, so that `weights`
-   * and then `kv_cache` wake everything. Requests are admitted once all of it is awake and no weights are lost.
+   * and then `kv_cache` wake everything. Requests are admitted once all of it is awake (see `order`) and no weights are lost.
    * Lost weights are loaded by `reload` if it is set; when it fails, the memory goes back to sleep. If the error's
    * `transitionComplete` is true, the engine is awake nevertheless. Ends a sleep of level 0, but
    * not a `pause()`. As in `sleep`, the tags `scheduling` of vLLM and `cuda_graph` of SGLang stand for no memory.

@@ -7,9 +7,11 @@ import type { WakeOptions } from "../../transition/options.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
+import type { OrderedMemory } from "../../transition/wake-order.ts";
 import { WakeUp } from "../../transition/wake-up.ts";
 import type { ReloadContext, SleepReason } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
+import type { OwnWakeUp } from "./lease.ts";
 
 /** A sleep in effect. It ends when all memory is awake. */
 interface Sleep {
@@ -220,14 +222,32 @@ export class EngineMemory {
         return await this.#allocator.wakeUp({ tags, ...control });
       // The order may name memory that is awake.
       const all = this.#tags.tagsOf(undefined);
-      const wake = this.#allocator.wakeUp({ tags: all, ...control, order: ordered.order() });
-      if (wake instanceof WakeUp) ordered.begun(wake);
+      const wake = this.#allocator.wakeUp({ tags: all, ...control, order: this.#orderOf(ordered) });
+      if (wake instanceof WakeUp) ordered.begun(wake, this.#ownWakeUp(wake));
       return await wake;
     } finally {
       this.#observe(1, "operator");
       if (this.#levels.size === 0) this.#sleep = undefined;
       this.#noteLost(emptied.filter((name) => !this.#levels.has(name)));
     }
+  }
+
+  /** @throws CamemError `HOOK_FAILED` when the function threw that returns the order */
+  #orderOf({ order }: OrderedWake): "loaded" | readonly OrderedMemory[] {
+    let wanted: "loaded" | readonly OrderedMemory[];
+    try {
+      wanted = order();
+    } catch (cause) {
+      throw new CamemError("HOOK_FAILED", "order threw; nothing has changed", { cause });
+    }
+    return Array.isArray(wanted) ? wanted.map((memory) => this.#tags.memoryOf(memory)) : wanted;
+  }
+
+  #ownWakeUp(wake: WakeUp): OwnWakeUp {
+    return {
+      ready: async (memory) => wake.ready(this.#tags.memoryOf(memory)),
+      streamWait: async (stream, memory) => wake.streamWait(stream, this.#tags.memoryOf(memory)),
+    };
   }
 
   /**
@@ -389,7 +409,7 @@ export class EngineMemory {
 /** The order of a wake-up, and who follows it. */
 export interface OrderedWake {
   readonly order: () => NonNullable<WakeOptions["order"]>;
-  readonly begun: (wake: WakeUp) => void;
+  readonly begun: (wake: WakeUp, own: OwnWakeUp) => void;
 }
 
 /** Which tags slept at which level, which of them without content, and who asked for the sleep. */

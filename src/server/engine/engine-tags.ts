@@ -6,6 +6,7 @@ import { presetPolicies } from "../../policy/tag-policies.ts";
 import type { WakeOptions } from "../../transition/options.ts";
 import type { TransitionPlan } from "../../transition/preflight.ts";
 import type { WakeReport } from "../../transition/reports.ts";
+import { type OrderedMemory, withTags } from "../../transition/wake-order.ts";
 
 /** The part of the allocator that a controller uses. */
 export type ControlledAllocator = Pick<
@@ -59,6 +60,15 @@ export class EngineTags {
       if (tag === undefined) throw unknownTag(name, [...(this.#tagOf?.keys() ?? [])]);
       return tag;
     });
+  }
+
+  /**
+   * The same memory by the allocator's tags.
+   *
+   * @throws CamemError `UNKNOWN_TAG`
+   */
+  memoryOf(memory: OrderedMemory): OrderedMemory {
+    return withTags(memory, (name) => (name === persistentTag ? name : (this.tagsOf([name])?.[0] ?? name)));
   }
 
   /** @throws CamemError `UNKNOWN_TAG`, which lists the engine's tags; `INVALID_TAG` */

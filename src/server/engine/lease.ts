@@ -1,7 +1,7 @@
 import { aborted } from "../../async/abortable.ts";
 import { CamemError } from "../../errors.ts";
-import type { OrderedMemory } from "../../transition/wake-order.ts";
-import type { WakeUp } from "../../transition/wake-up.ts";
+import { checkMemory, type OrderedMemory } from "../../transition/wake-order.ts";
+import { addressOf } from "../../transition/wake-up.ts";
 
 /** What a request learns at a checkpoint. */
 export interface CheckpointResult {
@@ -12,13 +12,14 @@ export interface CheckpointResult {
 }
 
 /**
- * The right of one request to use the engine's memory. No memory moves while a lease is held, except while its request is parked
- * at a checkpoint. Release it, or declare it with `using`.
+ * The right of one request to use the engine's memory. No memory goes to sleep while a lease is held, except while its request is
+ * parked at a checkpoint. With the controller's `order` memory may still be waking up: see {@link ready}. Release it, or declare it
+ * with `using`.
  */
 export interface Lease extends Disposable {
   /**
-   * Aborted when the request must end early: by a sleep in mode `abort`, by the signal passed to `admit`, or by `close`. The
-   * lease still counts until it is released.
+   * Aborted when the request must end early: by a sleep in mode `abort`, by the signal passed to `admit`, by `close`, or by the
+   * failure of the wake-up that it was admitted in. The lease still counts until it is released.
    */
   readonly signal: AbortSignal;
   /**
@@ -58,17 +59,23 @@ interface LeaseOwner {
   forget(lease: AdmittedLease): void;
 }
 
+/** A wake-up, with the engine's own names of its tags. */
+export interface OwnWakeUp {
+  ready(memory: OrderedMemory): Promise<void>;
+  streamWait(stream: number, memory: OrderedMemory): Promise<void>;
+}
+
 /** A lease of an admitted request. */
 export class AdmittedLease implements Lease {
   state: "running" | "parked" | "released" = "running";
   readonly #owner: LeaseOwner;
   readonly #abort = new AbortController();
   readonly #requestSignal: AbortSignal | undefined;
-  readonly #wake: WakeUp | undefined;
+  /** The wake-up in progress. */
+  #wake: OwnWakeUp | undefined;
   readonly #follow = () => this.#abort.abort(this.#requestSignal?.reason);
 
-  /** @param wake the wake-up in progress */
-  constructor(owner: LeaseOwner, requestSignal: AbortSignal | undefined, wake: WakeUp | undefined) {
+  constructor(owner: LeaseOwner, requestSignal: AbortSignal | undefined, wake: OwnWakeUp | undefined) {
     this.#owner = owner;
     this.#wake = wake;
     this.#requestSignal = requestSignal;
@@ -87,11 +94,19 @@ export class AdmittedLease implements Lease {
   }
 
   async ready(memory: OrderedMemory): Promise<void> {
+    checkMemory(memory);
     await this.#wake?.ready(memory);
   }
 
   async streamWait(stream: bigint | number, memory: OrderedMemory): Promise<void> {
-    await this.#wake?.streamWait(stream, memory);
+    const address = addressOf(stream);
+    checkMemory(memory);
+    await this.#wake?.streamWait(address, memory);
+  }
+
+  /** The wake-up has ended well. */
+  forgetWakeUp(): void {
+    this.#wake = undefined;
   }
 
   abort(reason: CamemError): void {

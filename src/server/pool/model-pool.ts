@@ -258,7 +258,7 @@ export class ModelPool implements EngineGroup {
   }
 
   #serves(member: PoolMember): boolean {
-    return member.engine.status.state === "awake" && !member.isSwitching;
+    return member.servesEarly || (member.engine.status.state === "awake" && !member.isSwitching);
   }
 
   #onEvent(event: EngineEvent): void {
@@ -320,7 +320,6 @@ export class ModelPool implements EngineGroup {
 
   /** Whether a request needs the pool to wake a member, and may. */
   #isWanted(member: PoolMember): boolean {
-    if (member.servesEarly) return true;
     return (
       member.firstArrival !== undefined && mayWakeForRequest(member.engine.status, this.#wakesOperatorSleep)
     );

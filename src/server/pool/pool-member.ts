@@ -73,8 +73,10 @@ export class PoolMember {
 
   /** Passes all requests that wait to the engine's own controller, which admits, holds or refuses them. */
   serve(nowMs: number): void {
-    for (const entry of this.queue) {
-      this.queue.delete(entry);
+    const entries = [...this.queue];
+    // Each of them may lead to this function again.
+    this.queue.clear();
+    for (const entry of entries) {
       if (entry.wait.settled) continue;
       const deadlineMs = Math.max(0, entry.untilMs - nowMs);
       entry.wait.resolve(this.engine.admit(entry.wait.signal, { deadlineMs }));

@@ -180,6 +180,161 @@ test.skipIf(!onEmulator)(
   },
 );
 
+test.skipIf(!onEmulator)(
+  "a request that enters during a wake-up does not halt for the sleep before it",
+  async () => {
+    const found = await run(`
+    await controller.wakeUp();
+    await controller.sleep({ mode: "keep", reason: "idle" });
+    using lease = await controller.admit();
+    await lease.ready("kv_cache");
+    const result = await lease.checkpoint();
+    print({ result, state: controller.status.state });`);
+    expect(found).toEqual({ result: { parked: false, lostTags: [] }, state: "waking" });
+  },
+);
+
+test.skipIf(!onEmulator)(
+  "a lease outlives a wake-up whose last step fails when all memory is back",
+  async () => {
+    const found = await run(`
+    setFaults("aclrtFreeHost:1+=507899");
+    using lease = await controller.admit();
+    const begun = controller.status.state;
+    const pending = codeOf(lease.ready(layers[5]));
+    while (controller.status.state === "waking") await Bun.sleep(1);
+    const outcomes = [await pending, await codeOf(lease.ready(layers[3]))];
+    setFaults("");
+    print({ begun, outcomes, aborted: lease.signal.aborted, state: controller.status.state });`);
+    expect(found).toEqual({ begun: "waking", outcomes: ["done", "done"], aborted: false, state: "awake" });
+  },
+);
+
+test.skipIf(!onEmulator)("the signal of a lease is aborted before ready() rejects", async () => {
+  const found = await run(`
+    setFaults("aclrtMemcpyAsync.task:9=507899");
+    const outcome = async () => {
+      using lease = await controller.admit();
+      try {
+        await lease.ready(layers[5]);
+      } catch {
+        return lease.signal.aborted;
+      }
+    };
+    const aborted = await Promise.all([outcome(), outcome(), outcome()]);
+    print({ aborted, total: controller.status.requests.abortedTotal });
+    setFaults("");`);
+  expect(found).toEqual({ aborted: [true, true, true], total: 3 });
+});
+
+test.skipIf(!onEmulator)("no request enters while a failed wake-up is undone", async () => {
+  const found = await run(`
+    const { holdDevice } = await import("./test/support/device.ts");
+    setFaults("aclrtMemcpyAsync.task:9=507899");
+    const lease = await controller.admit();
+    const held = holdDevice();
+    const seen = [];
+    controller.subscribe((event) => {
+      if (event.type === "transition-progress" && event.progress.phase === "undoing") seen.push("undoing");
+    });
+    while (seen.length === 0) await Bun.sleep(1);
+    await Bun.sleep(5);
+    const disposition = controller.disposition;
+    held.release();
+    await codeOf(lease.ready(layers[5]));
+    lease.release();
+    setFaults("");
+    print(disposition);`);
+  expect(found).toBe("hold");
+});
+
+test.skipIf(!onEmulator)("order and ready() have the engine's own names of its tags", async () => {
+  const found = await run(`
+    await controller.wakeUp();
+    await controller.close();
+    const tags = { model: "weights", cache: "kv_cache" };
+    const shared = allocator.malloc(8, { tag: "sleep_persistent" });
+    const own = new SleepController(allocator, {
+      tags, weightTags: ["model"], order: [["cache", shared], "model"], whenAsleep: "wake",
+    });
+    await own.sleep({ reason: "idle" });
+    using lease = await own.admit();
+    const begun = own.status.state;
+    await lease.ready(["cache", shared]);
+    await lease.ready("model");
+    const wrong = [await codeOf(lease.ready("weights")), await codeOf(lease.ready(7)), await codeOf(lease.streamWait(0, "model"))];
+    print({ begun, wrong });
+    lease.release();
+    await own.close();`);
+  expect(found).toEqual({
+    begun: "waking",
+    wrong: ["UNKNOWN_TAG", "INVALID_ARGUMENT", "INVALID_ARGUMENT"],
+  });
+});
+
+test.skipIf(!onEmulator)("an order that throws fails the wake-up, and the next one asks again", async () => {
+  const found = await run(`
+    await controller.wakeUp();
+    await controller.close();
+    let calls = 0;
+    const own = new SleepController(allocator, {
+      order: () => { if (++calls === 1) throw new Error("no order"); return layers; },
+    });
+    await own.sleep();
+    const error = await own.wakeUp().catch((cause) => cause);
+    await own.wakeUp();
+    print({ code: error.code, cause: error.cause.message, calls, state: own.status.state });
+    await own.close();`);
+  expect(found).toEqual({ code: "HOOK_FAILED", cause: "no order", calls: 2, state: "awake" });
+});
+
+test.skipIf(!onEmulator)(
+  "held requests wait for weights that are loaded again, and for the end of a pause",
+  async () => {
+    const found = await run(`
+    await controller.wakeUp();
+    await controller.close();
+    const states = [];
+    const own = new SleepController(allocator, {
+      order, whenAsleep: "wake", whenPaused: "hold", reload: () => states.push("reload"),
+    });
+    await own.sleep({ level: 2, reason: "idle" });
+    own.subscribe((event) => {
+      if (event.type === "requests" && event.requests.running > 0) states.push(own.status.state);
+    });
+    (await own.admit()).release();
+    await own.pause();
+    await own.sleep({ reason: "idle" });
+    const held = own.admit();
+    await own.wakeUp();
+    states.push(own.status.state);
+    await own.resume();
+    (await held).release();
+    print(states);
+    await own.close();`);
+    expect(found).toEqual(["reload", "awake", "paused", "awake"]);
+  },
+);
+
+test.skipIf(!onEmulator)(
+  "ModelPool admits requests in their order, and beyond its queue where they need not wait",
+  async () => {
+    const found = await run(`
+    const pool = new ModelPool([controller], { wakeOperatorSleep: true, queueLimit: 5 });
+    const entered = [];
+    const leases = await Promise.all(
+      [0, 1, 2, 3, 4].map((number) => pool.admit("default").then((lease) => (entered.push(number), lease))),
+    );
+    leases.push(await pool.admit("default"));
+    const state = controller.status.state;
+    for (const lease of leases) lease.release();
+    while (controller.status.state === "waking") await Bun.sleep(1);
+    print({ entered, state });
+    await pool.close();`);
+    expect(found).toEqual({ entered: [0, 1, 2, 3, 4], state: "waking" });
+  },
+);
+
 test("SleepController refuses an order that is none, and one for an allocator without orders", async () => {
   await using allocator = CaMemAllocator.getInstance();
   for (const order of [[], "first", 1, [2]] as never[]) {
