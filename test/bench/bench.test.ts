@@ -49,7 +49,9 @@ test(
     expect(results.quick).toBe(true);
     expect(results.targets.map(({ id }) => id)).toEqual(targets.map(({ id }) => id));
     for (const { id, unit, value } of results.targets)
-      expect(unit === "ns" ? isDifference(value) : isRatio(value), `${id}: ${JSON.stringify(value)}`).toBe(true);
+      expect(unit === "ns" ? isDifference(value) : isRatio(value), `${id}: ${JSON.stringify(value)}`).toBe(
+        true,
+      );
     const compared = results.figures.flatMap(({ limit, peers }): Comparison[] =>
       [limit, peers].filter((comparison) => comparison !== undefined),
     );
