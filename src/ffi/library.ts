@@ -1,8 +1,8 @@
 /** Which AscendCL belongs to a backend, and opening the shim, libcamem.so. */
 
-import { dlopen } from "bun:ffi";
 import { CamemError } from "../errors.ts";
 import type { Backend } from "../options/backend.ts";
+import { currentRuntime } from "./current-runtime.ts";
 import type { Exports } from "./exports.ts";
 import { libraryPath } from "./library-files.ts";
 import { symbols } from "./symbols.gen.ts";
@@ -15,7 +15,7 @@ export function aclLibraryFor(backend: Backend, aclLibrary: string | null): stri
 function openShim(): Exports {
   const path = libraryPath("shim");
   try {
-    return dlopen(path, symbols).symbols;
+    return currentRuntime().open(path, symbols);
   } catch (cause) {
     throw new CamemError(
       "LIBRARY_INVALID",
