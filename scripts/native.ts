@@ -3,11 +3,14 @@
  * libraries of every platform and the type declarations, for the published package.
  */
 
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 
-const root = join(import.meta.dir, "..");
+const root = join(import.meta.dirname, "..");
 
 /** Path of the Zig compiler that npm installed. Skips its wrapper, which needs Node. */
 export function zigPath(): string {
@@ -32,9 +35,9 @@ export function zigPath(): string {
  * @throws with the compiler's output when the build fails
  */
 export async function zigBuild(...args: string[]): Promise<void> {
-  const command = [zigPath(), "build", "--prefix", join(root, "native"), ...args];
-  const child = Bun.spawn(command, { cwd: join(root, "shim"), stdout: "ignore", stderr: "pipe" });
-  const [exitCode, output] = await Promise.all([child.exited, new Response(child.stderr).text()]);
+  const build = ["build", "--prefix", join(root, "native"), ...args];
+  const child = spawn(zigPath(), build, { cwd: join(root, "shim"), stdio: ["ignore", "ignore", "pipe"] });
+  const [[exitCode], output] = await Promise.all([once(child, "exit"), text(child.stderr)]);
   if (exitCode !== 0) throw new Error(`"zig build ${args.join(" ")}" failed:\n${output}`);
 }
 
