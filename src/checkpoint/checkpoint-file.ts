@@ -2,7 +2,7 @@
 
 import { constants, type FileHandle, open } from "node:fs/promises";
 import type { TimeSlices } from "../async/time-slices.ts";
-import { type CamemError, messageOf } from "../errors.ts";
+import { type CamemError, messageOf, missingPermission } from "../errors.ts";
 import {
   invalid,
   lengthFieldBytes,
@@ -11,13 +11,13 @@ import {
   type SafetensorsHeader,
 } from "./header.ts";
 
-/** @throws CamemError `SAFETENSORS_INVALID` */
+/** @throws CamemError `SAFETENSORS_INVALID`, or `PERMISSION_MISSING` with the flag of Deno that grants it */
 export async function openCheckpoint(path: string): Promise<FileHandle> {
   try {
     // Opening a FIFO without a writer would block.
     return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
-    throw unreadable(path, error);
+    throw missingPermission(error) ?? unreadable(path, error);
   }
 }
 

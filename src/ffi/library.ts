@@ -1,6 +1,6 @@
 /** Which AscendCL belongs to a backend, and opening the shim, libcamem.so. */
 
-import { CamemError } from "../errors.ts";
+import { CamemError, missingPermission } from "../errors.ts";
 import type { Backend } from "../options/backend.ts";
 import { currentRuntime } from "./current-runtime.ts";
 import type { Exports } from "./exports.ts";
@@ -17,6 +17,8 @@ function openShim(): Exports {
   try {
     return currentRuntime().open(path, symbols);
   } catch (cause) {
+    const missing = missingPermission(cause);
+    if (missing !== undefined) throw missing;
     throw new CamemError(
       "LIBRARY_INVALID",
       `${path} cannot be opened: ${cause}; it needs glibc 2.28 or newer, and a file system without "noexec"`,

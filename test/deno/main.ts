@@ -6,10 +6,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { globSync } from "node:fs";
-import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { text } from "node:stream/consumers";
+import { denoPath } from "./deno-path.ts";
 import { onlyOnBun } from "./only-on-bun.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -19,9 +19,6 @@ const patterns = [
   "test/*.test.ts",
   "test/{options,policy,ffi,memory,transition,checkpoint,fault-injection,server,metrics}/**/*.test.ts",
 ];
-
-/** Deno without its wrapper, which needs Node. */
-const deno = join(dirname(createRequire(import.meta.url).resolve("deno/package.json")), "deno");
 
 /** Types are checked by tsc, for the tests of both runtimes. */
 const command = ["test", "--allow-all", "--no-check", "--no-prompt", "--quiet", "--v8-flags=--expose-gc"];
@@ -39,7 +36,7 @@ function filesToRun(): string[] {
 /** Returns whether the tests of a file passed; prints a line, and everything where they did not. */
 async function runFile(path: string): Promise<boolean> {
   const env = { ...process.env, NO_COLOR: "1" };
-  const child = spawn(deno, [...command, preload, path], { cwd: root, env });
+  const child = spawn(denoPath, [...command, preload, path], { cwd: root, env });
   const [output, errors, [exitCode]] = await Promise.all([
     text(child.stdout),
     text(child.stderr),
