@@ -1,11 +1,11 @@
 /**
  * Builds the native libraries of this platform into `native/`, incrementally. With --release, builds the
- * libraries of every platform and the type declarations, for the published package.
+ * libraries of every platform, the type declarations and JavaScript, for the published package.
  */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { cpSync, existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
@@ -51,13 +51,26 @@ export function toolCommand(name: string): string[] {
   return [process.execPath, join(root, "node_modules/.bin", name)];
 }
 
+async function compile(project: string): Promise<void> {
+  const [command = "", ...tool] = toolCommand("tsc");
+  const child = spawn(command, [...tool, "-p", project], { cwd: root, stdio: "inherit" });
+  const [exitCode] = await once(child, "exit");
+  if (exitCode !== 0) throw new Error(`tsc failed on ${project}`);
+}
+
+/** JavaScript for Deno, which refuses TypeScript below `node_modules`. */
+async function buildJavaScript(): Promise<void> {
+  const page = "server/http";
+  await compile("tsconfig.dist.json");
+  // The page is text, and not compiled.
+  for (const name of ["page-files.js", "page"])
+    cpSync(join(root, "src", page, name), join(root, "dist", page, name), { recursive: true });
+}
+
 async function buildRelease(): Promise<void> {
   await zigBuild("release");
-  const declarations = Bun.spawn([...toolCommand("tsc"), "-p", "tsconfig.types.json"], {
-    cwd: root,
-    stdout: "inherit",
-  });
-  if ((await declarations.exited) !== 0) throw new Error("tsc failed to write the type declarations");
+  await compile("tsconfig.types.json");
+  await buildJavaScript();
 }
 
 if (import.meta.main) await (process.argv.includes("--release") ? buildRelease() : zigBuild());
