@@ -1,4 +1,4 @@
-/** What a program on Deno is told that lacks a permission. */
+/** The errors of a program on Deno that lacks a permission. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
