@@ -1,4 +1,4 @@
-/** What Deno's own tools say of the entry points. */
+/** What Deno's own tools say of the entry points, and the demo. */
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -20,4 +20,11 @@ test("deno.json has the version and the entry points of package.json", () => {
     path === undefined ? [] : [[name, path]],
   );
   expect(jsonOf("deno.json")).toMatchObject({ version, exports: Object.fromEntries(sources) });
+});
+
+test("deno task demo writes the same text after every sleep", () => {
+  const env = { ...process.env, CAMEM_BACKEND: "emulator" };
+  const { exitCode, stdout, stderr } = Bun.spawnSync([denoPath, "task", "demo"], { cwd: root, env });
+  expect(exitCode, `${stderr}`).toBe(0);
+  expect(`${stdout}`).toContain("All three texts are equal.");
 });
