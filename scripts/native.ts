@@ -1,13 +1,16 @@
 /**
  * Builds the native libraries of this platform into `native/`, incrementally. With --release, builds the
- * libraries of every platform and the type declarations, for the published package.
+ * libraries of every platform, the type declarations and JavaScript, for the published package.
  */
 
-import { existsSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 
-const root = join(import.meta.dir, "..");
+const root = join(import.meta.dirname, "..");
 
 /** Path of the Zig compiler that npm installed. Skips its wrapper, which needs Node. */
 export function zigPath(): string {
@@ -32,9 +35,9 @@ export function zigPath(): string {
  * @throws with the compiler's output when the build fails
  */
 export async function zigBuild(...args: string[]): Promise<void> {
-  const command = [zigPath(), "build", "--prefix", join(root, "native"), ...args];
-  const child = Bun.spawn(command, { cwd: join(root, "shim"), stdout: "ignore", stderr: "pipe" });
-  const [exitCode, output] = await Promise.all([child.exited, new Response(child.stderr).text()]);
+  const build = ["build", "--prefix", join(root, "native"), ...args];
+  const child = spawn(zigPath(), build, { cwd: join(root, "shim"), stdio: ["ignore", "ignore", "pipe"] });
+  const [[exitCode], output] = await Promise.all([once(child, "exit"), text(child.stderr)]);
   if (exitCode !== 0) throw new Error(`"zig build ${args.join(" ")}" failed:\n${output}`);
 }
 
@@ -48,13 +51,26 @@ export function toolCommand(name: string): string[] {
   return [process.execPath, join(root, "node_modules/.bin", name)];
 }
 
+async function compile(project: string): Promise<void> {
+  const [command = "", ...tool] = toolCommand("tsc");
+  const child = spawn(command, [...tool, "-p", project], { cwd: root, stdio: "inherit" });
+  const [exitCode] = await once(child, "exit");
+  if (exitCode !== 0) throw new Error(`tsc failed on ${project}`);
+}
+
+/** JavaScript for Deno, which refuses TypeScript below `node_modules`. */
+async function buildJavaScript(): Promise<void> {
+  const page = "server/http";
+  await compile("tsconfig.dist.json");
+  // The page is text, and not compiled.
+  for (const name of ["page-files.js", "page"])
+    cpSync(join(root, "src", page, name), join(root, "dist", page, name), { recursive: true });
+}
+
 async function buildRelease(): Promise<void> {
   await zigBuild("release");
-  const declarations = Bun.spawn([...toolCommand("tsc"), "-p", "tsconfig.types.json"], {
-    cwd: root,
-    stdout: "inherit",
-  });
-  if ((await declarations.exited) !== 0) throw new Error("tsc failed to write the type declarations");
+  await compile("tsconfig.types.json");
+  await buildJavaScript();
 }
 
 if (import.meta.main) await (process.argv.includes("--release") ? buildRelease() : zigBuild());

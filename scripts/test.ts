@@ -1,6 +1,6 @@
 /**
- * The test command: format and lint, types, unused code, Zig tests, Bun tests. Stops at the first step that
- * fails.
+ * The test command: format and lint, types, unused code, Zig tests, all tests on Bun, those of the library on Deno. Stops at the
+ * first step that fails.
  */
 
 import { availableParallelism } from "node:os";
@@ -38,6 +38,7 @@ const steps: readonly { name: string; command: readonly string[]; folder?: strin
     name: "bun test",
     command: [...bunTest, ...process.argv.slice(2)],
   },
+  { name: "deno test", command: [process.execPath, "test/deno/main.ts"] },
 ];
 
 for (const { name, command, folder = "." } of steps) {

@@ -1,4 +1,4 @@
-import { CamemError, formatValue } from "./errors.ts";
+import { CamemError, formatValue, permitted } from "./errors.ts";
 import {
   abandonAttachment,
   aclLibraryFor,
@@ -102,14 +102,17 @@ export class CaMemAllocator {
    * closes an allocator that was left open, and returns a new one.
    *
    * @throws CamemError `INVALID_CONFIG`; `CONFIG_CONFLICT` when it exists with other options; `LIBRARY_NOT_FOUND`,
-   * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` with the libraries tried; `UNKNOWN_DEVICE`; `CLOSED` while one is closing
+   * `LIBRARY_INVALID` or `BACKEND_UNAVAILABLE` with the libraries tried; `UNKNOWN_DEVICE`; `CLOSED` while one is closing;
+   * `PERMISSION_MISSING` with the flag of Deno that grants it
    */
   static getInstance(options?: AllocatorOptions): CaMemAllocator {
     const existing = open.get();
     if (existing === undefined) {
-      // First, since a misspelt variable is often why opening fails.
-      warnOfMisspeltVariables(process.env);
-      const created = new CaMemAllocator(resolveConfig(options));
+      const created = permitted(() => {
+        // First, since a misspelt variable is often why opening fails.
+        warnOfMisspeltVariables(process.env);
+        return new CaMemAllocator(resolveConfig(options));
+      });
       open.set(created);
       return created;
     }

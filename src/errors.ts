@@ -13,6 +13,7 @@ export const errorCodes = [
   "BUFFER_IMMUTABLE",
   "INVALID_CONFIG",
   "CONFIG_CONFLICT",
+  "PERMISSION_MISSING",
   "LIBRARY_NOT_FOUND",
   "LIBRARY_INVALID",
   "BACKEND_UNAVAILABLE",
@@ -98,6 +99,22 @@ export class CamemError extends Error {
 /** @internal True for an allocator that is closed, or whose engine in another process has ended. */
 export function isUnusable(error: unknown): boolean {
   return error instanceof CamemError && (error.code === "CLOSED" || error.code === "ENGINE_GONE");
+}
+
+/** @internal The error for a permission that the program was not started with; undefined for any other failure. */
+export function missingPermission(cause: unknown): CamemError | undefined {
+  if (!isA(Error, cause) || cause.name !== "NotCapable") return undefined;
+  // The runtime's message names the flag.
+  return new CamemError("PERMISSION_MISSING", `camem lacks a permission: ${messageOf(cause)}`, { cause });
+}
+
+/** @internal Runs `attempt`. A missing permission throws `PERMISSION_MISSING`. */
+export function permitted<T>(attempt: () => T): T {
+  try {
+    return attempt();
+  } catch (error) {
+    throw missingPermission(error) ?? error;
+  }
 }
 
 /** The AscendCL call behind a failure, and its code: of `cause` or the first of its errors that has one. */

@@ -3,6 +3,8 @@
  * process: a new evaluation or another file gets an allocator of its own, and the one left open is ended.
  */
 
+import { currentRuntime } from "./ffi/index.ts";
+
 interface Endable {
   /** Ends at once, without awaiting anything. */
   abandon(): void;
@@ -32,14 +34,14 @@ export class InstanceSlot<T extends Endable> {
   get(): T | undefined {
     const entry = entries<T>().get(import.meta.url);
     if (entry === undefined) return undefined;
-    if (entry.evaluation === evaluation && entry.program === Bun.main) return entry.value;
+    if (entry.evaluation === evaluation && entry.program === currentRuntime().program()) return entry.value;
     entry.value.abandon();
     this.clear(entry.value);
     return undefined;
   }
 
   set(value: T): void {
-    entries<T>().set(import.meta.url, { value, evaluation, program: Bun.main });
+    entries<T>().set(import.meta.url, { value, evaluation, program: currentRuntime().program() });
   }
 
   clear(value: T): void {

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { inspect } from "node:util";
 import { CamemError } from "camem";
 
 test("CamemError has no absent properties when printed", () => {
@@ -7,7 +8,7 @@ test("CamemError has no absent properties when printed", () => {
   expect(Object.keys(plain).toSorted()).toEqual(["code", "name", "transitionComplete"]);
   expect(detailed).toMatchObject({ call: "aclInit", aclCode: 5, cause: 1 });
   expect(detailed.address).toBeUndefined();
-  for (const error of [plain, detailed]) expect(Bun.inspect(error)).not.toContain("undefined");
+  for (const error of [plain, detailed]) expect(inspect(error)).not.toContain("undefined");
 });
 
 test("CamemError has the AscendCL call of its cause when it wraps another error", () => {

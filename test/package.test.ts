@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { denoPath } from "./deno/deno-path.ts";
 import { buildLinkedEngine } from "./engine/linked.ts";
 import { freePort } from "./run/run-fixture.ts";
 
@@ -60,7 +61,7 @@ test("package contains only what users need and depends only on typebox and yaml
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
   expect(entries.toSorted()).toEqual([
     ...["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"],
-    ...["bench", "docs", "native", "package.json", "src", "types"],
+    ...["bench", "dist", "docs", "native", "package.json", "src", "types"],
   ]);
   expect(readdirSync(join(installed, "bench"))).toEqual(["results"]);
   const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
@@ -92,6 +93,35 @@ test("package imports and sleeps on the emulator", async () => {
     console.log(offloadedBytes, weights.read(2_999_999, 1)[0]);`,
   );
   expect(run(project, process.execPath, "main.ts")).toBe("4194304 7\n");
+});
+
+test("package runs on Deno, with the page", async () => {
+  await Bun.write(
+    join(project, "deno.ts"),
+    `import { CaMemAllocator } from "camem";
+    import { createHandler, SleepController } from "camem/server";
+    const allocator = CaMemAllocator.getInstance({ backend: "emulator" });
+    allocator.malloc(3_000_000, { tag: "weights" });
+    const engine = new SleepController(allocator);
+    const handler = createHandler({ engine, loopbackOnly: true });
+    const server = Deno.serve({ port: 0, onListen: () => {} }, (request, info) => handler(request, info)!);
+    const answer = async (path: string, method: string) =>
+      (await fetch(\`http://localhost:\${server.addr.port}\${path}\`, { method })).text();
+    console.log(await answer("/sleep", "POST"), (await answer("/camem", "GET")).includes("<html"));
+    await server.shutdown();
+    await engine.close();
+    await allocator.close();`,
+  );
+  const flags = [
+    "--check",
+    "--node-modules-dir=manual",
+    "--allow-ffi",
+    "--allow-read",
+    "--allow-env",
+    "--allow-net",
+  ];
+  const output = run(project, denoPath, "run", "--quiet", "--no-prompt", ...flags, "deno.ts");
+  expect(output).toBe('{"status":"sleeping","level":1} true\n');
 });
 
 test("camem/server imports without side effects and puts an engine to sleep", async () => {

@@ -1,6 +1,7 @@
 /** Every method in every state of a buffer. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { codeOf, granulesBetween, holdDevice, MiB } from "./support/device.ts";
 
@@ -95,7 +96,7 @@ describe("moving", () => {
   beforeEach(async () => {
     held = holdDevice();
     sleeping = allocator.sleep();
-    while (buffer.state !== "moving") await Bun.sleep(1);
+    while (buffer.state !== "moving") await sleep(1);
   });
 
   test.each(names)("%s() throws while memory moves, and works after wakeUp()", async (name) => {

@@ -1,5 +1,6 @@
 /** `/v1/chat/completions`: the model folder's template makes a prompt of the messages. */
 
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import type { Static } from "typebox";
@@ -12,7 +13,7 @@ import { ChatRequest, OpenAiError, readRequest } from "./openai.ts";
 /** As in vLLM, a chat goes on to the end of the context. */
 const defaultMaxTokens = Number.POSITIVE_INFINITY;
 
-const template = new Template(await Bun.file(join(modelDirectory, "chat_template.jinja")).text());
+const template = new Template(await readFile(join(modelDirectory, "chat_template.jinja"), "utf8"));
 
 type Message = Static<typeof ChatRequest>["messages"][number];
 

@@ -6,7 +6,7 @@ import { Seat } from "./seat.ts";
 import { Sequence, StepQueue } from "./sequence.ts";
 import { Slots } from "./slots.ts";
 
-export const modelDirectory = join(import.meta.dir, "../tiny-llama/model");
+export const modelDirectory = join(import.meta.dirname, "../tiny-llama/model");
 
 interface EngineOptions {
   readonly kvCacheBytes: number;

@@ -40,7 +40,7 @@ export class OpenAiEndpoint {
         head: { id, created: Math.floor(Date.now() / 1000), model: engine.name },
       };
       // The request may wait for a slot of the cache, and the answer for a sleeping model.
-      server.timeout?.(request, 0);
+      if ("timeout" in server) server.timeout?.(request, 0);
       const seat = await engine.admit(this.#pool, request, server);
       if (seat instanceof Response) return seat;
       return input.stream ? this.#stream(job, seat) : await this.#complete(job, seat);

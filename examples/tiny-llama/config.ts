@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import Type, { type Static } from "typebox";
 import Value from "typebox/value";
@@ -26,7 +27,7 @@ export type LlamaConfig = Static<typeof LlamaConfigSchema>;
 
 export async function readConfig(directory: string): Promise<LlamaConfig> {
   const path = join(directory, "config.json");
-  const config: unknown = await Bun.file(path).json();
+  const config: unknown = JSON.parse(await readFile(path, "utf8"));
   if (!Value.Check(LlamaConfigSchema, config)) {
     const [first] = Value.Errors(LlamaConfigSchema, config);
     throw new Error(

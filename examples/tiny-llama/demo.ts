@@ -8,7 +8,7 @@ import { type Ready, TinyLlama } from "./model.ts";
 import { type DemoOptions, parseOptions, UsageError, usage } from "./options.ts";
 import { Report, withProgress } from "./report.ts";
 
-const modelDirectory = join(import.meta.dir, "model");
+const modelDirectory = join(import.meta.dirname, "model");
 
 /** What `--json` prints, on one line. Sizes are in bytes, durations in milliseconds. */
 interface Result {

@@ -1,3 +1,5 @@
+import { clearTimeout, setTimeout } from "node:timers";
+
 /** Timers and elapsed time; tests inject their own. */
 export interface Clock {
   /** Milliseconds on a clock that never goes back. */

@@ -3,7 +3,7 @@
 import { constants, type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { TimeSlices } from "../async/time-slices.ts";
-import { type CamemError, messageOf } from "../errors.ts";
+import { type CamemError, messageOf, missingPermission } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import {
   formatHeaderValue,
@@ -42,7 +42,7 @@ export class Checkpoint implements Disposable {
 
   /**
    * @param path a safetensors file, or the index of several
-   * @throws CamemError `SAFETENSORS_INVALID`
+   * @throws CamemError `SAFETENSORS_INVALID`, or `PERMISSION_MISSING` with the flag of Deno that grants it
    */
   static async open(path: string, slices: TimeSlices): Promise<Checkpoint> {
     const checkpoint = new Checkpoint(path);
@@ -130,7 +130,7 @@ async function openFile(path: string): Promise<FileHandle> {
     // Opening a FIFO without a writer would block.
     return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
-    throw unreadable(path, error);
+    throw missingPermission(error) ?? unreadable(path, error);
   }
 }
 

@@ -1,5 +1,6 @@
 /** This Worker's attachment to AscendCL, and the properties of the runtime. */
 
+import { sleep, sleepSync } from "../async/sleep.ts";
 import { CamemError } from "../errors.ts";
 import type { SharedExports } from "./exports.ts";
 import { exports } from "./library.ts";
@@ -86,7 +87,7 @@ export function attach(libraryPath: string | null): void {
 /** Ends this Worker's attachment; if it is the last one, resolves when everything is released. */
 export async function detach(): Promise<void> {
   const closing = beginDetach();
-  while (!isDetached(closing)) await Bun.sleep(1);
+  while (!isDetached(closing)) await sleep(1);
 }
 
 /** Ends this Worker's attachment; blocks until everything is released if it is the last one. */
@@ -100,7 +101,7 @@ export function endOwnAttachments(): void {
 }
 
 function awaitDetached(closing: number): void {
-  while (!isDetached(closing)) Bun.sleepSync(1);
+  while (!isDetached(closing)) sleepSync(1);
 }
 
 /** The number of the closing that began, or 0 where other Workers stay attached. */

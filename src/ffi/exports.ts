@@ -1,23 +1,10 @@
 /** The exports of the shim as functions, whichever JavaScript runtime calls them. */
 
+import type { FunctionsOf } from "./runtime.ts";
 import type { servedCalls, symbols } from "./symbols.gen.ts";
 
-/** A pointer is passed as the array that it points to. */
-interface Arguments {
-  readonly ptr: Uint8Array | Uint32Array | null;
-  readonly u64: number;
-  readonly u32: number;
-  readonly i32: number;
-}
-
-type ArgumentsOf<Kinds extends readonly (keyof Arguments)[]> = {
-  -readonly [Index in keyof Kinds]: Arguments[Kinds[Index]];
-};
-
 /** Every export of the shim. Each returns a `Status`. */
-export type Exports = {
-  readonly [Name in keyof typeof symbols]: (...values: ArgumentsOf<(typeof symbols)[Name]["args"]>) => number;
-};
+export type Exports = FunctionsOf<typeof symbols>;
 
 type ServedName = (typeof servedCalls)[number];
 

@@ -9,6 +9,7 @@ export {
   symbolList,
 } from "./attachment.ts";
 export { type CheckpointExtent, openCheckpoint, useCheckpoint } from "./checkpoints.ts";
+export { currentRuntime } from "./current-runtime.ts";
 export type { EngineInfo, EngineSegment } from "./engine.ts";
 export { aclLibraryFor } from "./library.ts";
 export { emulatorLibraryPath, shimPath } from "./library-files.ts";

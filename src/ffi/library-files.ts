@@ -7,15 +7,21 @@ import { createHash, randomUUID } from "node:crypto";
 import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { CamemError, messageOf } from "../errors.ts";
+import { currentRuntime } from "./current-runtime.ts";
+
+/** Not `import.meta.dirname`, which a bundle with bytecode refuses. */
+const modulePath = fileURLToPath(import.meta.url);
+const moduleFolder = dirname(modulePath);
 
 /** In a bundle this module has the name of the bundle. */
-const isUnbundled = import.meta.file === "library-files.ts";
+const isUnbundled = /^library-files\.[jt]s$/.test(basename(modulePath));
 
 const platform = `${process.platform}-${process.arch}`;
 
 /** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
-const nativeFolder = join(import.meta.dir, "../../native", platform);
+const nativeFolder = join(moduleFolder, "../../native", platform);
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
 export const shimPath = join(nativeFolder, "libcamem.so");
 
@@ -91,7 +97,7 @@ function extract(embedded: string, fileName: string): string {
 
 /** Where the bundler left a library. A bundle with bytecode does not know its own folder. */
 function besideBundle(path: string): string[] {
-  return [import.meta.dir, dirname(Bun.main)].map((folder) => resolve(folder, path));
+  return [moduleFolder, dirname(currentRuntime().program())].map((folder) => resolve(folder, path));
 }
 
 /**
@@ -101,7 +107,7 @@ function besideBundle(path: string): string[] {
  */
 export function libraryPath(name: LibraryName): string {
   const packaged = packagedPaths[name];
-  const isCompiled = Bun.embeddedFiles.length > 0;
+  const isCompiled = currentRuntime().isCompiled();
   if (!isCompiled && isUnbundled && existsSync(packaged)) return packaged;
   const bundled = bundledPath(name);
   const fileName = basename(packaged);

@@ -1,8 +1,8 @@
 /** Which AscendCL belongs to a backend, and opening the shim, libcamem.so. */
 
-import { dlopen } from "bun:ffi";
-import { CamemError } from "../errors.ts";
+import { CamemError, missingPermission } from "../errors.ts";
 import type { Backend } from "../options/backend.ts";
+import { currentRuntime } from "./current-runtime.ts";
 import type { Exports } from "./exports.ts";
 import { libraryPath } from "./library-files.ts";
 import { symbols } from "./symbols.gen.ts";
@@ -15,8 +15,10 @@ export function aclLibraryFor(backend: Backend, aclLibrary: string | null): stri
 function openShim(): Exports {
   const path = libraryPath("shim");
   try {
-    return dlopen(path, symbols).symbols;
+    return currentRuntime().open(path, symbols);
   } catch (cause) {
+    const missing = missingPermission(cause);
+    if (missing !== undefined) throw missing;
     throw new CamemError(
       "LIBRARY_INVALID",
       `${path} cannot be opened: ${cause}; it needs glibc 2.28 or newer, and a file system without "noexec"`,

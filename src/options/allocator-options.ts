@@ -2,7 +2,7 @@ import { accessSync, constants, statSync } from "node:fs";
 import { resolve } from "node:path";
 import Type, { type Static } from "typebox";
 import { longestDelayMs } from "../async/clock.ts";
-import { CamemError, formatValue, messageOf } from "../errors.ts";
+import { CamemError, formatValue, messageOf, missingPermission } from "../errors.ts";
 import { Backend, defaultBackend } from "./backend.ts";
 import { closedObject, Device, Flag, optional, Size } from "./schemas.ts";
 import { formatSize, isTooLarge, parseSize, sizeText } from "./sizes.ts";
@@ -215,6 +215,8 @@ function resolveSpillFolder(path: string | undefined): string | null {
     if (!statSync(absolute).isDirectory()) throw new TypeError("it is not a folder");
     accessSync(absolute, constants.W_OK);
   } catch (cause) {
+    const missing = missingPermission(cause);
+    if (missing !== undefined) throw missing;
     throw new CamemError(
       "INVALID_CONFIG",
       `spillDir (${environmentNames.spillDir}) is ${formatValue(path)}; it must be a writable folder: ${messageOf(cause)}`,

@@ -40,7 +40,7 @@ export type {
 export { type IdleOptions, type IdleRung, IdleSleep } from "./engine/idle-sleep.ts";
 export type { CheckpointResult, Lease } from "./engine/lease.ts";
 export type { DeviceMemory, EngineSleepResult, EngineWakeResult } from "./engine/results.ts";
-export type { AccessOptions, ServerInfo } from "./http/access.ts";
+export type { AccessOptions } from "./http/access.ts";
 export { type AdmitRequestOptions, admitRequest } from "./http/admit-request.ts";
 export type {
   AbortRequestContext,
@@ -49,5 +49,6 @@ export type {
 } from "./http/engine-hooks.ts";
 export { type AdminHandler, createHandler, type HandlerOptions } from "./http/handler.ts";
 export { leasedStream } from "./http/leased-stream.ts";
+export type { ConnectionInfo, ListeningServer, ServerInfo } from "./http/server-info.ts";
 export type { EngineGroup, QueueCounts } from "./pool/engine-group.ts";
 export { ModelPool, type ModelPoolOptions } from "./pool/model-pool.ts";

@@ -1,5 +1,7 @@
+import { setImmediate } from "node:timers/promises";
 import type { Static } from "typebox";
 import { aborted } from "../async/abortable.ts";
+import { sleep } from "../async/sleep.ts";
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
 import { callback, closedObject, optional, Signal } from "../options/schemas.ts";
@@ -105,13 +107,13 @@ async function poll(shim: native.Native, ticket: number, { onProgress, order }: 
     order?.advance(ticket, hasSucceeded ? Number.POSITIVE_INFINITY : progress.readyGroups);
     if (failure) {
       // A promise of the last report rejects after this turn.
-      if (onProgress) await new Promise(setImmediate);
+      if (onProgress) await setImmediate();
       return { progress, failure, reportFailure };
     }
     if (shim.awaitPlan !== undefined && performance.now() - startedMs < eagerMs) {
       shim.awaitPlan(ticket, eagerWaitMicroseconds);
-      await new Promise(setImmediate);
-    } else await Bun.sleep(pollMs);
+      await setImmediate();
+    } else await sleep(pollMs);
   }
 }
 

@@ -4,6 +4,7 @@ import { existsSync, statfsSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import { aborted } from "../async/abortable.ts";
 import { SerialQueue } from "../async/serial-queue.ts";
+import { sleep } from "../async/sleep.ts";
 import { CamemError, formatValue } from "../errors.ts";
 import type * as native from "../ffi/index.ts";
 import { type HostBudget, HostBudgets } from "../memory/host-budget.ts";
@@ -423,7 +424,7 @@ export class Transitions {
         return follow(this.#native, operation, ticket, control, remedyOf).finally(() => {
           if (retainBytes > 0 && !this.#queue.ending.aborted) this.#retention.restartIdleTimer();
         });
-      await Bun.sleep(1);
+      await sleep(1);
     }
   }
 

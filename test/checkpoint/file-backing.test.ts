@@ -17,6 +17,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AllocatorOptions, CaMemAllocator, loadSafetensors, type Tensor } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
@@ -187,7 +188,7 @@ describe("separate segments", () => {
       const buffer = pool.malloc(512);
       buffer.fill(own.length % 251);
       own.push(buffer);
-      await Bun.sleep(1);
+      await sleep(1);
     }
     await loading;
     await cycleThroughOther();
@@ -282,7 +283,7 @@ test("loadSafetensors() frees what it loaded when the checkpoint changes during 
   });
   for (let second = 1; !ended; second++) {
     utimesSync(path, second, second);
-    await Bun.sleep(1);
+    await sleep(1);
   }
   expect((await loading).code).toBe("FILE_CHANGED");
   expect(allocator.usage()["weights"]?.mappedBytes).toBe(mappedBytes);

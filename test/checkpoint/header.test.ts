@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CamemError } from "camem";
 import { TimeSlices } from "../../src/async/time-slices.ts";
@@ -6,7 +7,7 @@ import { parseSafetensorsHeader } from "../../src/checkpoint/header.ts";
 import { rejectionMessage } from "../support/rejection.ts";
 import { badFiles, entry, fileOf, smallFile, smallHeader } from "./safetensors-files.ts";
 
-const modelPath = join(import.meta.dir, "../../examples/tiny-llama/model/model.safetensors");
+const modelPath = join(import.meta.dirname, "../../examples/tiny-llama/model/model.safetensors");
 
 function parse(file: Uint8Array) {
   return parseSafetensorsHeader(file, file.length, "model.safetensors", new TimeSlices());
@@ -112,7 +113,7 @@ describe("parseSafetensorsHeader() of a valid header", () => {
   });
 
   test("parseSafetensorsHeader() reads the model of the demo", async () => {
-    const bytes = await Bun.file(modelPath).bytes();
+    const bytes = await readFile(modelPath);
     expect(await entriesOf(bytes)).toHaveLength(38);
   });
 });

@@ -8,7 +8,7 @@ import { CaMemAllocator, loadSafetensors } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import { callCount, failureOf, MiB, onEmulator, setFaults } from "../support/device.ts";
 
-const root = join(import.meta.dir, "../..");
+const root = join(import.meta.dirname, "../..");
 let allocator: CaMemAllocator;
 let folder: string;
 

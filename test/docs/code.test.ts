@@ -21,6 +21,8 @@ const context: Readonly<Record<string, string>> = {
   engine: 'declare const engine: import("camem/server").SleepController;',
   admin: 'declare const admin: import("camem/server").AdminHandler;',
   admitRequest: 'import { admitRequest } from "camem/server";',
+  Deno: `declare const Deno: { serve(answer: (request: Request, info: DenoInfo) => Response | Promise<Response>): unknown };
+interface DenoInfo { remoteAddr: { transport: "tcp"; hostname: string; port: number } }`,
 };
 
 /** The module that the reader of docs/deploy.md writes. */

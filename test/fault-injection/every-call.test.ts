@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AllocatorOptions, CaMemAllocator, CamemError, loadSafetensors, type Tensor } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
@@ -202,7 +203,7 @@ const verbs: Record<string, Verb> = {
     prepare: async () => {
       await loaded(false);
       model.allocator.markDirty("weights");
-      while (model.allocator.hostUsage().freeBytes > 0) await Bun.sleep(0);
+      while (model.allocator.hostUsage().freeBytes > 0) await sleep(0);
     },
     run: () => model.allocator.sleep(),
     undone: true,

@@ -1,6 +1,7 @@
 /** Groups of segments that plans are made of, and the plans that the shim accepts. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
 import { codeOf, MiB } from "../support/device.ts";
@@ -44,7 +45,7 @@ const plain = { verify: false, pageable: false, spill: false };
 
 async function ended(ticket: ReturnType<typeof localNative.submitPlan>): Promise<void> {
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
-  while (localNative.pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+  while (localNative.pollPlan(ticket)?.totalNs === 0) await sleep(1);
 }
 
 const states = () => new Set(weights.map((buffer) => buffer.state));

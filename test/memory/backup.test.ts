@@ -1,6 +1,5 @@
 /** Backups: reading, checksums with verify, and a lost device. */
 
-import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { CaMemAllocator, type DeviceBuffer } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
@@ -13,6 +12,7 @@ import {
   pattern,
   setFaults,
 } from "../support/device.ts";
+import { memoryAt } from "../support/runtime.ts";
 
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
@@ -33,7 +33,7 @@ afterEach(async () => {
 function backupMemory(): Uint8Array {
   const [segment] = localNative.snapshot();
   if (segment === undefined) throw new Error("there is no segment");
-  return new Uint8Array(toArrayBuffer(segment.hostAddress as Pointer, 0, segment.hostBytes));
+  return memoryAt(segment.hostAddress, segment.hostBytes);
 }
 
 function flip(memory: Uint8Array, at: number): void {

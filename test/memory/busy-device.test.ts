@@ -1,6 +1,7 @@
 /** Buffers that are freed while their device is busy: nothing waits on the event loop. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator } from "camem";
 import {
   accounting,
@@ -43,7 +44,7 @@ const freeBytes = () => allocator.memGetInfo().freeBytes;
 /** Waits until the device has this much free memory. */
 async function untilFree(bytes: number): Promise<void> {
   const deadlineMs = performance.now() + 10_000;
-  while (freeBytes() < bytes && performance.now() < deadlineMs) await Bun.sleep(1);
+  while (freeBytes() < bytes && performance.now() < deadlineMs) await sleep(1);
   expect(freeBytes()).toBeGreaterThanOrEqual(bytes);
 }
 
@@ -95,7 +96,7 @@ test("wakeUp() waits for memory that was freed while the device was busy", async
   hold();
   scratch.free();
   const wake = allocator.wakeUp();
-  await Bun.sleep(20);
+  await sleep(20);
   expect(weights.state).toBe("offloaded");
   letGo();
   await wake;
@@ -110,7 +111,7 @@ test("wakeUp() that waits for freed memory can be aborted", async () => {
   scratch.free();
   const controller = new AbortController();
   const wake = codeOf(() => allocator.wakeUp({ signal: controller.signal }));
-  await Bun.sleep(5);
+  await sleep(5);
   controller.abort();
   expect(await wake).toBe("ABORTED");
 });
@@ -121,10 +122,10 @@ test("sleep() and wakeUp() succeed while freed memory waits for the device", asy
   const buffer = allocator.malloc(4 * MiB, { tag: "kv_cache" });
   hold();
   buffer.free();
-  const sleep = allocator.sleep();
-  await Bun.sleep(10);
+  const sleeping = allocator.sleep();
+  await sleep(10);
   letGo();
-  await sleep;
+  await sleeping;
   hold();
   // A wake-up of discarded memory does not wait for the device.
   allocator.malloc(2 * MiB).free();
@@ -144,7 +145,7 @@ test.skipIf(!onEmulator).each(["aclrtUnmapMem:1=507899", "aclrtFreePhysical:1=50
     setFaults(fault);
     letGo();
     const call = fault.split(":")[0] ?? "";
-    while (callCount(call) === 0) await Bun.sleep(1);
+    while (callCount(call) === 0) await sleep(1);
     setFaults("");
     await allocator.sleep();
     await allocator.wakeUp();

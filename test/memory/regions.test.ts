@@ -1,6 +1,7 @@
 /** `useMemoryPool`: allocations inside carry the tag, and every exit restores the tag before. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator } from "camem";
 import { codeOf, granulesBetween, MiB } from "../support/device.ts";
 import { openPluggable } from "../support/pluggable.ts";
@@ -54,11 +55,11 @@ test("useMemoryPool() restores the outer tag when its body throws", () => {
 
 test("useMemoryPool() keeps its tag until an async body settles", async () => {
   await allocator.useMemoryPool("weights", async () => {
-    await Bun.sleep(1);
+    await sleep(1);
     expect(currentTags()).toEqual(["weights", "weights"]);
   });
   const rejected = allocator.useMemoryPool("weights", async () => {
-    await Bun.sleep(1);
+    await sleep(1);
     throw new RangeError("late");
   });
   expect(await rejectionMessage(rejected)).toBe("late");
@@ -67,7 +68,7 @@ test("useMemoryPool() keeps its tag until an async body settles", async () => {
 
 test("useMemoryPool() keeps its tag apart from that of code outside an async body", async () => {
   const tagAfter = async (milliseconds: number) => {
-    await Bun.sleep(milliseconds);
+    await sleep(milliseconds);
     using buffer = allocator.malloc(1);
     return buffer.tag;
   };
@@ -98,7 +99,7 @@ test("useMemoryPool() refuses another tag inside one of two async bodies", async
   const { promise, resolve } = Promise.withResolvers<void>();
   const body = allocator.useMemoryPool("weights", () => promise);
   await allocator.useMemoryPool("weights", async () => {
-    await Bun.sleep(1);
+    await sleep(1);
     expect(await codeOf(() => allocator.useMemoryPool("kv_cache", () => 0))).toBe("STATE_CONFLICT");
     resolve();
     await body;
@@ -119,6 +120,7 @@ test("useMemoryPool() ends its region when its result has a then that throws", a
 test("my_malloc() follows the region of its own Worker, also after another Worker was terminated", async () => {
   await allocator.useMemoryPool("weights", async () => {
     const worker = new Worker(new URL("../support/region-worker.ts", import.meta.url), {
+      type: "module",
       env: process.env as Record<string, string>,
     });
     const tags = await new Promise((resolve) => {
@@ -129,7 +131,7 @@ test("my_malloc() follows the region of its own Worker, also after another Worke
     worker.terminate();
   });
   // A terminated Worker's thread ends soon, not at once.
-  while (currentTags()[1] === "kv_cache") await Bun.sleep(1);
+  while (currentTags()[1] === "kv_cache") await sleep(1);
   expect(currentTags()).toEqual(["default", "default"]);
 });
 

@@ -118,7 +118,7 @@ test("retain accepts a word, a size, or a size with an idle time", () => {
 
 test("spillDir must be an existing folder", () => {
   expect(resolveConfig({ spillDir: "/tmp" }, {}).spillDir).toBe("/tmp");
-  for (const bad of ["/nowhere/at/all", import.meta.path]) {
+  for (const bad of ["/nowhere/at/all", import.meta.filename]) {
     const error = refusal(() => resolveConfig({ spillDir: bad }, {}));
     expect(error.code).toBe("INVALID_CONFIG");
     expect(error.message).toContain(bad);

@@ -1,9 +1,9 @@
 /** AscendCL calls beside camem, like those of an engine in the same process, and the emulator's
  * fault injection and accounting. */
 
-import { dlopen } from "bun:ffi";
 import { CaMemAllocator, CamemError, type CamemErrorCode } from "camem";
 import { emulatorLibraryPath } from "../../src/ffi/index.ts";
+import { openLibrary } from "./runtime.ts";
 
 export const MiB = 2 ** 20;
 
@@ -53,7 +53,7 @@ export function pattern(sizeBytes: number, seed: number): Uint8Array<ArrayBuffer
 
 /** AscendCL as an engine calls it, beside the allocator. */
 export function openAscendCL(path: string) {
-  return dlopen(path, {
+  return openLibrary(path, {
     aclrtMemcpyAsync: { args: ["ptr", "u64", "u64", "u64", "i32", "u64"], returns: "i32" },
     aclrtSetDevice: { args: ["i32"], returns: "i32" },
     aclrtResetDevice: { args: ["i32"], returns: "i32" },
@@ -62,7 +62,7 @@ export function openAscendCL(path: string) {
     aclrtSynchronizeStream: { args: ["u64"], returns: "i32" },
     aclrtValueWait: { args: ["u64", "u64", "u32", "u64"], returns: "i32" },
     aclrtValueWrite: { args: ["u64", "u64", "u32", "u64"], returns: "i32" },
-  }).symbols;
+  });
 }
 
 function succeed(code: number, call: string): void {
@@ -103,11 +103,11 @@ export function holdDevice(): { release(): void } {
 let emulatorSymbols: ReturnType<typeof openEmulator> | undefined;
 
 function openEmulator() {
-  return dlopen(emulatorLibraryPath, {
+  return openLibrary(emulatorLibraryPath, {
     camem_emulator_set_faults: { args: ["ptr"], returns: "i32" },
     camem_emulator_call_count: { args: ["ptr"], returns: "u64" },
     camem_emulator_accounting: { args: ["ptr"], returns: "i32" },
-  }).symbols;
+  });
 }
 
 function emulator() {

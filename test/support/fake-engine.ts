@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { crc32 } from "node:zlib";
 import type { CaMemAllocator, DeviceBuffer } from "camem";
 import type { Lease } from "camem/server";
 import { MiB, pattern } from "./device.ts";
@@ -60,7 +62,7 @@ export class FakeEngine {
         if (lostTags.includes("kv_cache")) this.#recompute(slot, prompt, written);
         const state = this.#step(slot);
         yield letterOf(state);
-        await Bun.sleep(0);
+        await sleep(0);
         lease.signal.throwIfAborted();
       }
     } finally {
@@ -93,12 +95,12 @@ export class FakeEngine {
   }
 }
 
-const seedOf = (prompt: string) => Bun.hash.crc32(prompt);
+const seedOf = (prompt: string) => crc32(prompt);
 const placeOf = (state: number, length: number) => state % length;
 const next = (state: number, weight: number) => (Math.imul(state, 1664525) + weight * 40503 + 12345) >>> 0;
 const letterOf = (state: number) => String.fromCharCode(97 + ((state >>> 16) % 26));
 
 /** Resolves when `condition` holds; the timeout of the test limits it. */
 export async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await Bun.sleep(1);
+  while (!condition()) await sleep(1);
 }

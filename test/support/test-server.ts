@@ -5,15 +5,17 @@ import {
   createHandler,
   type HandlerOptions,
   leasedStream,
+  type ServerInfo,
 } from "camem/server";
 import type { FakeEngine } from "./fake-engine.ts";
+import { serve, type TestListener } from "./runtime.ts";
 
 type Served = HandlerOptions["engine"];
 
 /** A server on loopback with the administrative routes, and `/complete?model=&prompt=&length=&stream=` in front of fake engines. */
 export class TestServer implements AsyncDisposable {
   readonly handler: AdminHandler;
-  readonly #server: Bun.Server<undefined>;
+  readonly #server: TestListener;
 
   constructor(
     engine: Served,
@@ -21,15 +23,13 @@ export class TestServer implements AsyncDisposable {
     options: Partial<HandlerOptions> = {},
   ) {
     this.handler = createHandler({ engine, loopbackOnly: true, ...options });
-    this.#server = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch: (request, server) => this.handler(request, server) ?? complete(engine, toys, request, server),
-    });
+    this.#server = serve(
+      (request, server) => this.handler(request, server) ?? complete(engine, toys, request, server),
+    );
   }
 
   get port(): number {
-    return Number(this.#server.port);
+    return this.#server.port;
   }
 
   url(path: string): URL {
@@ -61,7 +61,7 @@ export class TestServer implements AsyncDisposable {
 
   async stop(): Promise<void> {
     this.handler.close();
-    await this.#server.stop(true);
+    await this.#server.stop();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -73,7 +73,7 @@ async function complete(
   engine: Served,
   toys: Readonly<Record<string, FakeEngine>>,
   request: Request,
-  server: Bun.Server<undefined>,
+  server: ServerInfo,
 ): Promise<Response> {
   const query = new URL(request.url).searchParams;
   const model = query.get("model") ?? Object.keys(toys)[0] ?? "";

@@ -1,6 +1,8 @@
 /** Calls that the sources never make. */
 
 import { expect, test } from "bun:test";
+import { reachable } from "./graph.ts";
+import { moduleGraph, runtimeNames } from "./modules.ts";
 import { lineAt, programs, type Source, sources } from "./sources.ts";
 
 /** A message for each match, with its line and what to do instead. */
@@ -12,11 +14,28 @@ function matches(files: readonly Source[], pattern: RegExp, remedy: string): str
   );
 }
 
-test("only src/ffi knows bun:ffi", () => {
-  const users = sources("src/**/*.ts").filter(({ text }) => text.includes('"bun:ffi"'));
-  expect(users.length).toBeGreaterThan(0);
-  const breaks = users.filter(({ path }) => !path.startsWith("src/ffi/"));
-  expect(breaks.map(({ path }) => `${path} names bun:ffi: call the library through src/ffi`)).toEqual([]);
+test("only src/ffi knows the native interfaces of the runtimes", () => {
+  const users = sources("src/**/*.ts").filter(({ text }) => /"bun:ffi"|\.dlopen\(/.test(text));
+  expect(users.map(({ path }) => path)).toEqual(["src/ffi/bun.ts", "src/ffi/deno.ts"]);
+});
+
+test("the three entry points reach nothing that only one runtime has", () => {
+  const files = sources("src/**/*.ts", "src/**/*.js");
+  const graph = moduleGraph(files);
+  const doors = ["src/ffi/bun.ts", "src/ffi/deno.ts"];
+  const entries = ["src/index.ts", "src/server/index.ts", "src/metrics/index.ts"];
+  const reached = reachable(graph, ...entries);
+  const breaks = files
+    .filter(({ path }) => reached.has(path) && !doors.includes(path))
+    .flatMap((source) => runtimeNames(source).map((name) => `${source.path} names ${name}`));
+  expect(breaks).toEqual([]);
+  const text = 'import { $ } from "bun:x"; let a: Bun.B; Deno.c; import.meta.dir;';
+  expect(runtimeNames({ path: "bad.ts", text }).toSorted()).toEqual([
+    "Bun",
+    "Deno",
+    "bun:x",
+    "import.meta.dir",
+  ]);
 });
 
 test("no native-to-JavaScript callback exists", () => {

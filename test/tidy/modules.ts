@@ -44,6 +44,22 @@ export function specifiersOf(source: Source): (string | undefined)[] {
   return found;
 }
 
+const runtimeModules = /^(bun|deno|jsr):/;
+const runtimeMeta = new Set(["dir", "file", "path", "main"]);
+
+/** What only one JavaScript runtime has: its global, its modules, its properties of `import.meta`. */
+export function runtimeNames(source: Source): string[] {
+  const found = specifiersOf(source).filter((specifier) => runtimeModules.test(specifier ?? ""));
+  new Visitor({
+    Identifier: ({ name }) => void (/^(Bun|Deno)$/.test(name) && found.push(name)),
+    MemberExpression: ({ object, property }) => {
+      if (object.type !== "MetaProperty" || property.type !== "Identifier") return;
+      if (runtimeMeta.has(property.name)) found.push(`import.meta.${property.name}`);
+    },
+  }).visit(parse(source));
+  return found.map(String);
+}
+
 /** The file of this project that a specifier names; undefined for a package. */
 export function resolve(importer: string, specifier: string): string | undefined {
   if (specifier.startsWith(".")) return join(dirname(importer), specifier);

@@ -1,6 +1,7 @@
 /** `beforeWake` hooks: room that they make, failures, and order. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, type DeviceBuffer, type PendingWake } from "camem";
 import type { Command } from "../support/allocator-worker.ts";
 import { codeOf, failureOf, MiB, pattern, wholeGranules } from "../support/device.ts";
@@ -30,7 +31,7 @@ test("wakeUp() counts the room that a beforeWake hook makes", async () => {
   allocator.onTransition({
     async beforeWake(transition) {
       seen = transition;
-      await Bun.sleep(1);
+      await sleep(1);
       scratch.free();
     },
   });
@@ -87,7 +88,7 @@ test("a beforeWake hook cannot start a transition or close the allocator", async
   const codes: string[] = [];
   allocator.onTransition({
     async beforeWake() {
-      await Bun.sleep(1);
+      await sleep(1);
       codes.push(await codeOf(() => allocator.sleep()));
       codes.push(await codeOf(() => allocator.wakeUp()));
       codes.push(await codeOf(() => allocator.prepare()));
@@ -104,12 +105,12 @@ test("wakeUp() rejects on abort and close() when a beforeWake hook never settles
   await allocator.sleep();
   const controller = new AbortController();
   const wake = codeOf(() => allocator.wakeUp({ signal: controller.signal }));
-  await Bun.sleep(1);
+  await sleep(1);
   controller.abort();
   expect(await wake).toBe("ABORTED");
   expect(weights.state).toBe("offloaded");
   const closed = codeOf(() => allocator.wakeUp());
-  await Bun.sleep(1);
+  await sleep(1);
   await allocator.close();
   expect(await closed).toBe("CLOSED");
 });
@@ -126,6 +127,7 @@ test("wakeUp() wakes only the tags that its beforeWake hooks know about", async 
   allocator.malloc(2 * MiB, { tag: "kv_cache" });
   await allocator.sleep({ tags: ["weights"] });
   const worker = new Worker(new URL("../support/allocator-worker.ts", import.meta.url), {
+    type: "module",
     env: process.env as Record<string, string>,
   });
   try {

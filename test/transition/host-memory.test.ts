@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, loadSafetensors } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import {
@@ -38,7 +39,7 @@ function allocate(tag: string, sizeBytes: number): DeviceBuffer {
 
 /** Waits for work on the shim's thread; the timeout of the test limits it. */
 async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await Bun.sleep(1);
+  while (!condition()) await sleep(1);
 }
 
 const pageLocked = () => allocator.hostUsage().pageLockedBytes;
@@ -177,7 +178,7 @@ describe("prepare", () => {
     open();
     allocate("weights", 640 * MiB);
     const preparing = codeOf(() => allocator.prepare());
-    await Bun.sleep(0);
+    await sleep(0);
     await allocator.close();
     expect(await preparing).toBe("CLOSED");
     open();
@@ -258,7 +259,7 @@ describe("retain", () => {
     await allocator.wakeUp();
     await allocator.prepare();
     await until(() => pageLocked() < 16 * MiB);
-    await Bun.sleep(100);
+    await sleep(100);
     expect(allocator.hostUsage().preparedBytes).toBe(6 * MiB);
   });
 });

@@ -1,10 +1,10 @@
 /** Immutable content has one backup: later sleeps only unmap it, and writes throw. */
 
-import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, loadSafetensors } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
 import { checkpointOf } from "../support/checkpoint.ts";
@@ -21,6 +21,7 @@ import {
   setFaults,
 } from "../support/device.ts";
 import { rejectionMessage } from "../support/rejection.ts";
+import { memoryAt } from "../support/runtime.ts";
 
 let allocator: CaMemAllocator;
 let weights: DeviceBuffer;
@@ -106,7 +107,7 @@ describe("immutable content", () => {
   test("defineTag({ immutable }) makes memory immutable that is moving", async () => {
     const held = holdDevice();
     const sleeping = allocator.sleep();
-    while (weights.state !== "moving") await Bun.sleep(0);
+    while (weights.state !== "moving") await sleep(0);
     allocator.defineTag("weights", immutable);
     held.release();
     await sleeping;
@@ -230,7 +231,7 @@ describe("markDirty", () => {
   test("markDirty() permits writes and makes the next sleep copy again", async () => {
     allocator.markDirty("weights");
     expect(allocator.usage()["weights"]?.hostBytes).toBe(0);
-    while (allocator.hostUsage().pageLockedBytes > 0) await Bun.sleep(1);
+    while (allocator.hostUsage().pageLockedBytes > 0) await sleep(1);
     weights.write(other);
     expect(await cycle()).toMatchObject({ copiedBytes: 4 * MiB });
     await expectFinal(weights, other);
@@ -243,7 +244,7 @@ describe("markDirty", () => {
     await allocator.wakeUp();
     const held = holdDevice();
     const sleeping = allocator.sleep();
-    while (weights.state !== "moving") await Bun.sleep(0);
+    while (weights.state !== "moving") await sleep(0);
     expect(await codeOf(() => allocator.markDirty("weights"))).toBe("BUFFER_MOVING");
     held.release();
     expect(await sleeping).toMatchObject({ copiedBytes: 0 });
@@ -288,7 +289,7 @@ describe("loading", () => {
     const controller = new AbortController();
     const { signal } = controller;
     const load = codeOf(() => loadSafetensors(pathOf("first"), { allocator, into: tensors, signal }));
-    await Bun.sleep(0);
+    await sleep(0);
     controller.abort();
     expect(await load).toBe("ABORTED");
     await loadSafetensors(pathOf("first"), { allocator, into: tensors });
@@ -299,7 +300,7 @@ describe("loading", () => {
   test("loadSafetensors() keeps what it loaded when memory of the tag moves meanwhile", async () => {
     const held = holdDevice();
     const sleeping = allocator.sleep({ tags: ["weights"] });
-    while (weights.state !== "moving") await Bun.sleep(0);
+    while (weights.state !== "moving") await sleep(0);
     const tensors = await loadSafetensors(pathOf("first"), { allocator });
     expect(tensors.get("first")?.buffer.immutable).toBe(true);
     held.release();
@@ -316,7 +317,7 @@ describe("with verify", () => {
 
   test("sleep() detects a changed backup of an immutable tag before it unmaps memory", async () => {
     const [segment] = localNative.snapshot();
-    const memory = new Uint8Array(toArrayBuffer(segment?.hostAddress as Pointer, 0, 4 * MiB));
+    const memory = memoryAt(segment?.hostAddress ?? 0, 4 * MiB);
     memory[MiB] = (memory[MiB] ?? 0) ^ 1;
     const error = await failureOf(() => allocator.sleep());
     expect(error.code).toBe("BACKUP_CORRUPT");
@@ -334,6 +335,7 @@ describe("with a Worker", () => {
 
   function start(env: Record<string, string> = {}): void {
     worker = new Worker(new URL("../support/allocator-worker.ts", import.meta.url), {
+      type: "module",
       env: { ...(process.env as Record<string, string>), ...env },
     });
   }
@@ -371,7 +373,7 @@ describe("with a Worker", () => {
     allocator.markDirty("weights");
     await cycle();
     const [segment] = localNative.snapshot();
-    const memory = new Uint8Array(toArrayBuffer(segment?.hostAddress as Pointer, 0, 4 * MiB));
+    const memory = memoryAt(segment?.hostAddress ?? 0, 4 * MiB);
     memory[MiB] = (memory[MiB] ?? 0) ^ 1;
     expect(await rejectionMessage(ask("sleep"))).toContain("the checksum of the backup");
   });

@@ -1,7 +1,7 @@
 /** Ordered wake-ups: what is used first is ready first, and all or nothing holds for the whole. */
 
-import { ptr } from "bun:ffi";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, type DeviceBuffer, WakeUp } from "camem";
 import {
   accounting,
@@ -256,11 +256,11 @@ describe("order", () => {
         await failureOf(() => allocator.wakeUp({ order: layers }).ready(layerOf(5)));
         setFaults("");
         // The wake-up itself ends at once.
-        while (layerOf(0).state === "moving") await Bun.sleep(0);
+        while (layerOf(0).state === "moving") await sleep(0);
         events ||= accounting().events;
       }
       expect(accounting().events).toBeLessThanOrEqual(2 * events);
-      await Bun.sleep(0);
+      await sleep(0);
       process.off("unhandledRejection", note);
       expect(unhandled).toEqual([]);
       await allocator.wakeUp();
@@ -303,7 +303,7 @@ describe("streamWait", () => {
       copy(layer) {
         const target = new Uint8Array(markBytes);
         const from = layer.ptr + markOffset;
-        expect(acl.aclrtMemcpyAsync(ptr(target), markBytes, from, markBytes, 2, stream)).toBe(0);
+        expect(acl.aclrtMemcpyAsync(target, markBytes, from, markBytes, 2, stream)).toBe(0);
         return target;
       },
       synchronize: () => expect(acl.aclrtSynchronizeStream(stream)).toBe(0),
@@ -375,7 +375,7 @@ describe("streamWait", () => {
       const wake = allocator.wakeUp({ order: layers });
       const outcome = codeOf(() => wake);
       await wake.streamWait(own.stream, layerOf(0)).catch(() => undefined);
-      await Bun.sleep(200);
+      await sleep(200);
       expect(accounting().physicalBytes).toBeGreaterThan(layerBytes);
       expect(layerOf(0).state).toBe("moving");
       held.release();

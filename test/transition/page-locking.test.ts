@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer } from "camem";
 import { hostMemoryRemedy } from "../../src/transition/page-locking.ts";
 import {
@@ -223,7 +224,7 @@ describe.skipIf(!onEmulator)("when AscendCL refuses to page-lock", () => {
     ["madvise", "spills"],
   ])("sleep() loses nothing when the kernel refuses ordinary memory by %s, and %s", async (call, outcome) => {
     open();
-    const program = join(import.meta.dir, "refused-memory-process.ts");
+    const program = join(import.meta.dirname, "refused-memory-process.ts");
     const child = Bun.spawn([process.execPath, program, call, outcome], {
       stdio: ["ignore", "ignore", "pipe"],
     });
@@ -263,7 +264,7 @@ describe.skipIf(!onEmulator)("when AscendCL refuses to page-lock", () => {
     open({ pageable: true });
     await sleepWith(refusedFrom(2));
     for (const buffer of buffers) buffer.free();
-    while (allocator.hostUsage().pageLockedBytes > 0) await Bun.sleep(1);
+    while (allocator.hostUsage().pageLockedBytes > 0) await sleep(1);
     expect(allocator.hostUsage().pageableBytes).toBe(0);
   });
 

@@ -237,7 +237,7 @@ test("getInstance() leaves nothing open when it refuses spillDir", async () => {
 
 describe.skipIf(!onEmulator)("disk faults", () => {
   async function run(name: string): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "spill-process.ts"), name], {
+    const child = Bun.spawn([process.execPath, join(import.meta.dirname, "spill-process.ts"), name], {
       env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
       stdio: ["ignore", "pipe", "pipe"],
     });

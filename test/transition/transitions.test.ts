@@ -1,6 +1,7 @@
 /** Sleep and wake-up as operations: event loop, abort, progress, order, and hooks. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, CamemError, type DeviceBuffer, type TransitionProgress } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
 import { codeOf, failureOf, holdDevice, MiB, onEmulator, pattern, setFaults } from "../support/device.ts";
@@ -21,7 +22,7 @@ test("sleep() does not block the event loop while it waits for the device", asyn
   const held = holdDevice();
   const sleeping = allocator.sleep();
   // A blocked event loop would never run this timer, so the device would stay held and the test would hang.
-  await Bun.sleep(20);
+  await sleep(20);
   expect(weights.state).toBe("moving");
   held.release();
   expect(await sleeping).toMatchObject({ offloadedBytes: 4 * MiB });
@@ -34,7 +35,7 @@ test("sleep() waits for queued work before it copies", async () => {
   const sleeping = allocator.sleep({ onProgress: ({ phase }) => phases.push(phase) }).finally(() => {
     done = true;
   });
-  await Bun.sleep(120);
+  await sleep(120);
   expect(done).toBe(false);
   expect(phases.at(-1)).toBe("waiting");
   held.release();
@@ -45,7 +46,7 @@ test("sleep() changes nothing when aborted", async () => {
   const held = holdDevice();
   const controller = new AbortController();
   const sleeping = allocator.sleep({ signal: controller.signal });
-  await Bun.sleep(10);
+  await sleep(10);
   controller.abort("no longer idle");
   const error = await failureOf(() => sleeping);
   expect(error.code).toBe("ABORTED");
@@ -75,7 +76,7 @@ test("sleep() rejects when somebody else cancels its plan", async () => {
   const held = holdDevice();
   const code = codeOf(() => allocator.sleep());
   const isMoving = () => weights.state === "moving";
-  while (!isMoving()) await Bun.sleep(1);
+  while (!isMoving()) await sleep(1);
   for (let ticket = 1; ticket < 100_000; ticket++) localNative.cancelPlan(ticket);
   held.release();
   expect(await code).toBe("ABORTED");
@@ -139,7 +140,7 @@ test("sleep() rejects at once when aborted before its turn", async () => {
   const first = allocator.sleep();
   const controller = new AbortController();
   const second = allocator.sleep({ signal: controller.signal });
-  await Bun.sleep(5);
+  await sleep(5);
   controller.abort();
   expect(await codeOf(() => second)).toBe("ABORTED");
   expect(weights.state).toBe("moving");
@@ -152,7 +153,7 @@ test("sleep() rejects when aborted while a freed buffer waits for the device", a
   const held = holdDevice();
   const controller = new AbortController();
   const sleeping = allocator.sleep({ signal: controller.signal });
-  while (other.state !== "moving") await Bun.sleep(1);
+  while (other.state !== "moving") await sleep(1);
   other.free();
   controller.abort();
   expect(await codeOf(() => sleeping)).toBe("ABORTED");
@@ -172,7 +173,7 @@ test("hooks run before sleep and after wake-up, but not for a no-op", async () =
   const calls: string[] = [];
   const remove = allocator.onTransition({
     beforeSleep: async ({ tags }) => {
-      await Bun.sleep(1);
+      await sleep(1);
       calls.push(`before ${tags} ${weights.state}`);
     },
     afterWake: ({ tags, reason }) => calls.push(`after ${tags} ${reason} ${weights.state}`),
@@ -210,7 +211,7 @@ test("afterWake runs after a sleep that failed", async () => {
   const held = holdDevice();
   const controller = new AbortController();
   const sleeping = allocator.sleep({ signal: controller.signal });
-  await Bun.sleep(5);
+  await sleep(5);
   controller.abort();
   expect(await codeOf(() => sleeping)).toBe("ABORTED");
   held.release();
@@ -318,11 +319,11 @@ test("sleep() rejects on abort and close() when a hook never settles", async () 
   allocator.onTransition({ beforeSleep: () => new Promise(() => undefined) });
   const controller = new AbortController();
   const sleeping = codeOf(() => allocator.sleep({ signal: controller.signal }));
-  await Bun.sleep(1);
+  await sleep(1);
   controller.abort();
   expect(await sleeping).toBe("ABORTED");
   const again = codeOf(() => allocator.sleep());
-  await Bun.sleep(1);
+  await sleep(1);
   await allocator.close();
   expect(await again).toBe("CLOSED");
 });
@@ -373,7 +374,7 @@ async function offloadAsAnotherWorker(buffer: DeviceBuffer): Promise<void> {
     { verify: false, pageable: false, spill: false },
   );
   if (typeof ticket !== "number") throw new Error(`the plan was refused as ${ticket}`);
-  while (localNative.pollPlan(ticket)?.totalNs === 0) await Bun.sleep(1);
+  while (localNative.pollPlan(ticket)?.totalNs === 0) await sleep(1);
 }
 
 test("afterWake runs when onProgress throws at the end of a wake-up", async () => {
@@ -402,7 +403,7 @@ test("close() called twice waits for the same end", async () => {
   const held = holdDevice();
   let closed = 0;
   const closings = [allocator.close(), allocator.close()].map((closing) => closing.then(() => closed++));
-  await Bun.sleep(20);
+  await sleep(20);
   expect(closed).toBe(0);
   expect(await codeOf(() => CaMemAllocator.getInstance().malloc(1))).toBe("CLOSED");
   held.release();

@@ -6,19 +6,7 @@ import { CamemError, formatValue } from "../../errors.ts";
 import { Flag, optional, unchecked } from "../../options/schemas.ts";
 import { CrossOrigin, crossOriginProperties } from "./cross-origin.ts";
 import { RequestError } from "./replies.ts";
-
-/** The part of a `Bun.serve` server that the handler uses. */
-export interface ServerInfo {
-  /** The address of the client. */
-  requestIP(request: Request): {
-    /** An IPv4 or IPv6 address. */
-    readonly address: string;
-  } | null;
-  /** The address of the server; its protocol is `unix:` for a Unix socket. */
-  readonly url?: URL;
-  /** Sets the idle timeout of a request; 0 for none. */
-  timeout?(request: Request, seconds: number): void;
-}
+import { clientAddress, isUnixSocket, noServer, type ServerInfo } from "./server-info.ts";
 
 export const accessProperties = {
   /** The bearer token that every request must send. */
@@ -30,7 +18,7 @@ export const accessProperties = {
    */
   loopbackOnly: optional(Flag),
   /**
-   * True: accept requests only where the server listens on a Unix socket (`Bun.serve({ unix })`). The permissions of the socket's
+   * True: accept requests only where the server listens on a Unix socket (`Bun.serve({ unix })`, `Deno.serve({ path })`). The permissions of the socket's
    * file decide who may connect; by default its owner only. No web page and no proxy of a TCP port reaches it.
    */
   unixSocketOnly: optional(Flag),
@@ -75,24 +63,12 @@ const isLoopbackHost = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\]
 /** Headers in which proxies name their client. */
 const isProxyHeader = (name: string) => /^(forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name);
 
-const noServer =
-  "the handler was not given the server: call it as handler(request, server) with the server of Bun.serve";
-
 const checkUnixSocket: AccessCheck = (_request, server) => {
-  if (server?.url?.protocol === "unix:") return;
-  const why = server?.url === undefined ? `, and ${noServer}` : "";
+  const isUnix = isUnixSocket(server);
+  if (isUnix) return;
+  const why = isUnix === undefined ? `, and ${noServer}` : "";
   throw new RequestError(403, "FORBIDDEN", `this route is served on a Unix socket only${why}`);
 };
-
-/** The client's address, or why it is unknown. A framework may pass on a copy of a request, or something else as the server. */
-function addressOf(request: Request, server: ServerInfo | undefined): { address: string } | { why: string } {
-  if (typeof server?.requestIP !== "function") return { why: noServer };
-  return (
-    server.requestIP(request) ?? {
-      why: "the server does not know this request: pass the request itself, not a copy, while its client is connected",
-    }
-  );
-}
 
 const checkLoopback =
   (origins: CrossOrigin): AccessCheck =>
@@ -100,7 +76,7 @@ const checkLoopback =
     const { headers } = request;
     const forbidden = (why: string) =>
       new RequestError(403, "FORBIDDEN", `only this machine may use this route, but ${why}`);
-    const client = addressOf(request, server);
+    const client = clientAddress(request, server);
     if ("why" in client) throw forbidden(client.why);
     if (!isLoopbackAddress(client.address)) throw forbidden("the request comes from another machine");
     if ([...headers.keys()].some(isProxyHeader)) throw forbidden("a proxy forwarded it");

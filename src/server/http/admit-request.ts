@@ -7,14 +7,17 @@ import { validate } from "../../options/validate.ts";
 import type { SleepController } from "../engine/controller.ts";
 import type { Lease } from "../engine/lease.ts";
 import { type EngineGroup, engineOf, groupOf } from "../pool/engine-group.ts";
-import type { ServerInfo } from "./access.ts";
 import { errorResponse } from "./replies.ts";
+import { disableIdleTimeout, type ServerInfo } from "./server-info.ts";
 
 /** The client chooses these values: `admitRequest` answers bad ones instead of throwing. */
 const AdmitRequestOptions = closedObject({
   /** The name of the engine. It may be left out when there is only one. */
   model: optional(unchecked<string>()),
-  /** The server of `Bun.serve`. Its idle timeout is disabled for this request, which may be held and whose answer may pause. */
+  /**
+   * The server of `Bun.serve`, whose idle timeout is disabled for this request: it may be held, and its answer may pause. What
+   * `Deno.serve` passes is accepted too.
+   */
   server: optional(unchecked<ServerInfo>()),
   /** The longest that the request is held, in milliseconds; by default the controller's `holdDeadlineMs`. */
   deadlineMs: optional(unchecked<number>()),
@@ -41,7 +44,7 @@ export async function admitRequest(
   const group = groupOf(engine);
   try {
     const { name } = engineOf(group, model);
-    server?.timeout?.(request, 0);
+    disableIdleTimeout(request, server);
     return await group.admit(name, request.signal, { deadlineMs });
   } catch (error) {
     return errorResponse(error);

@@ -1,11 +1,12 @@
 /** Answers one request to one route: access, path, method, browser rule, errors. */
 
 import { formatValue } from "../../errors.ts";
-import { type AccessCheck, assertMayChangeState, type ServerInfo } from "./access.ts";
+import { type AccessCheck, assertMayChangeState } from "./access.ts";
 import type { CrossOrigin } from "./cross-origin.ts";
 import { errorResponse, RequestError } from "./replies.ts";
 import { locate, urlOf } from "./request-input.ts";
 import type { Answer, Route } from "./route.ts";
+import { disableIdleTimeout, type ServerInfo } from "./server-info.ts";
 
 export class Dispatcher {
   readonly #checkAccess: AccessCheck;
@@ -42,7 +43,7 @@ export class Dispatcher {
     if (method === undefined) throw methodNotAllowed(request.method, allowed);
     if (!readsOnly && (request.method === "POST" || getChangesState)) assertMayChangeState(request);
     // A sleep may wait for requests in flight, and an event stream may be silent for long.
-    server?.timeout?.(request, 0);
+    disableIdleTimeout(request, server);
     return await method(request);
   }
 }
@@ -52,7 +53,7 @@ export class Dispatcher {
  * `fetch` only where the Host header is malformed; `Bun.serve({ routes })` compares it itself.
  */
 function assertTargetAsSent(request: Request): void {
-  const path = /^(?:https?:\/\/[^/?#]*)?([^?]*)/.exec(request.url)?.[1];
+  const path = /^(?:[a-z+]+:\/\/[^/?#]*)?([^?]*)/.exec(request.url)?.[1];
   if (path === urlOf(request).pathname && !request.url.includes("#")) return;
   throw new RequestError(
     400,

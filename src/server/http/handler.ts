@@ -4,7 +4,7 @@ import type { Static } from "typebox";
 import { closedObject, Flag, optional, PositiveInteger, required } from "../../options/schemas.ts";
 import { validate } from "../../options/validate.ts";
 import { EngineOrGroup, groupOf } from "../pool/engine-group.ts";
-import { accessProperties, createAccess, type ServerInfo } from "./access.ts";
+import { accessProperties, createAccess } from "./access.ts";
 import { camemRoutes } from "./camem-routes.ts";
 import { CrossOrigin } from "./cross-origin.ts";
 import { Dispatcher } from "./dispatch.ts";
@@ -15,6 +15,7 @@ import { pageRoutes } from "./page.ts";
 import { RequestError } from "./replies.ts";
 import { urlOf } from "./request-input.ts";
 import type { Answer, Route } from "./route.ts";
+import type { ServerInfo } from "./server-info.ts";
 import { sglangRoutes } from "./sglang-routes.ts";
 import { TransitionHistory } from "./transition-history.ts";
 import { vllmRoutes } from "./vllm-routes.ts";
@@ -39,7 +40,10 @@ const HandlerOptions = closedObject({
 /** Options of {@link createHandler}. */
 export interface HandlerOptions extends Static<typeof HandlerOptions> {}
 
-/** Answers a request, or returns undefined for other paths. `loopbackOnly` needs `server`, the server of `Bun.serve`. */
+/**
+ * Answers a request, or returns undefined for other paths. `loopbackOnly` needs `server`: the server of `Bun.serve`, or what
+ * `Deno.serve` passes with the request.
+ */
 export interface AdminHandler {
   (request: Request, server?: ServerInfo): Promise<Response> | undefined;
   /** The same for `Bun.serve({ routes })`. */

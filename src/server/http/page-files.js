@@ -1,3 +1,5 @@
+/* @ts-self-types="./page-files.d.ts" */
+
 /** The page's files as text. Unlike a path, an import takes them into a bundle of `bun build`. */
 
 import client from "./page/client.js" with { type: "text" };

@@ -1,6 +1,7 @@
 /** Requests to an engine that sleeps, and requests in flight when a sleep begins. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Lease } from "camem/server";
 import { codeOf, failureOf, MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
@@ -165,7 +166,7 @@ describe("requests in flight", () => {
     const slept = fixture.controller.sleep({ mode: "abort" });
     await until(() => lease.signal.aborted);
     expect(lease.signal.reason).toMatchObject({ code: "ABORTED" });
-    await Bun.sleep(5);
+    await sleep(5);
     expect(fixture.controller.status).toMatchObject({ state: "falling-asleep", requests: { running: 1 } });
     expect(fixture.engine.weights.state).toBe("mapped");
     lease.release();
@@ -198,7 +199,7 @@ describe("requests in flight", () => {
     const written = letters.length;
     expect(fixture.controller.status.requests).toMatchObject({ running: 0, parked: 1 });
     await fixture.controller.wakeUp({ tags: ["kv_cache"] });
-    await Bun.sleep(5);
+    await sleep(5);
     expect(letters.length).toBe(written);
     expect(written).toBeLessThan(300);
     await fixture.controller.wakeUp();

@@ -1,6 +1,7 @@
 /** One engine: sleep, wake-up, pause, lost weights, and closing. */
 
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { SleepController } from "camem/server";
 import { codeOf, failureOf, granulesBetween, holdDevice, MiB } from "../../support/device.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
@@ -225,7 +226,7 @@ describe("lost weights", () => {
       whenOperatorAsleep: "wake",
       reload: async ({ tags }) => {
         calls.push(`${tags} ${fixture.engine.weights.state} ${fixture.controller.status.state}`);
-        await Bun.sleep(5);
+        await sleep(5);
         fixture.engine.load();
       },
     });
@@ -302,7 +303,7 @@ describe("whenPaused", () => {
         await fixture.restart({ whenAsleep, whenPaused, holdDeadlineMs: 2000 });
         await fixture.controller.pause();
         const answered = fixture.complete().catch((error) => error.code);
-        await Bun.sleep(5);
+        await sleep(5);
         expect(fixture.controller.status.requests.waiting).toBe(whenPaused === "hold" ? 1 : 0);
         await fixture.controller.resume();
         expect(await answered).toBe(whenPaused === "hold" ? fixture.expected() : "ENGINE_UNAVAILABLE");

@@ -1,6 +1,7 @@
 /** An idle engine falls asleep by itself. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator } from "camem";
 import { type ControllerOptions, type IdleOptions, IdleSleep, SleepController } from "camem/server";
 import { codeOf, failureOf, holdDevice, MiB, onEmulator, setFaults } from "../../support/device.ts";
@@ -43,7 +44,7 @@ const asleepAt = (level: number) =>
   until(() => controller.status.state === "asleep" && controller.status.level === level);
 
 /** Gives pending work time to run, before an assertion that nothing changed. */
-const settle = () => Bun.sleep(5);
+const settle = () => sleep(5);
 
 test("IdleSleep goes down its ladder level by level", async () => {
   clock.advance(5 * minute - 1);

@@ -2,6 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AdmitRequestOptions, admitRequest, leasedStream } from "camem/server";
 import { failureOf, holdDevice } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
@@ -78,7 +79,7 @@ describe("admitRequest()", () => {
         await step.promise;
         yield "piece";
       } finally {
-        await Bun.sleep(5);
+        await sleep(5);
         running.push(fixture.controller.status.requests.running);
       }
     }
@@ -101,7 +102,7 @@ describe("admitRequest()", () => {
       }
     }
     const stream = leasedStream(lease, source());
-    await Bun.sleep(5);
+    await sleep(5);
     expect(await fixture.controller.sleep({ mode: "abort", deadlineMs: 2000 })).toMatchObject({ level: 1 });
     const first = fixture.engine.expected("once", 1);
     expect(await new Response(stream).text()).toBe(`${first}the last word`);
@@ -137,7 +138,7 @@ describe("admitRequest()", () => {
     client.pause();
     client.write("GET /complete?stream&length=100000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
     await until(() => fixture.controller.status.requests.running === 1);
-    await Bun.sleep(50);
+    await sleep(50);
     expect(await fixture.server.postJson("/sleep?mode=abort&deadline_ms=2000")).toMatchObject([200, {}]);
     client.destroy();
   });

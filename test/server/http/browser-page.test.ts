@@ -4,9 +4,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { EngineEvent } from "camem/server";
 import { type Browser, chromium } from "playwright-core";
 import { until } from "../../support/fake-engine.ts";
+import { serve, type TestListener, which } from "../../support/runtime.ts";
 import { HandlerFixture } from "./handler-fixture.ts";
 
-const executablePath = Bun.which("chromium");
+const executablePath = which("chromium");
 if (executablePath === null)
   console.log(
     "SKIPPED: the rule for browsers is not tested with one, as there is no chromium (apt-get install chromium)",
@@ -15,7 +16,7 @@ if (executablePath === null)
 describe.skipIf(executablePath === null)("Chromium", () => {
   let browser: Browser;
   let fixture: HandlerFixture;
-  let site: Bun.Server<undefined>;
+  let site: TestListener;
   /** What the engine's server received: method, path and purpose. */
   let seen: string[];
   /** Every event of the engine: each change has one. */
@@ -34,24 +35,20 @@ describe.skipIf(executablePath === null)("Chromium", () => {
     events = [];
     fixture.controller.subscribe((event) => events.push(event));
     pages = {};
-    site = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch: (request, server) => {
-        const { pathname } = new URL(request.url);
-        const { headers } = request;
-        const purpose = headers.get("sec-purpose") ?? headers.get("sec-fetch-site");
-        seen.push(`${request.method} ${pathname} ${purpose}`);
-        return (
-          pages[pathname]?.(request) ??
-          fixture.server.handler(request, server) ??
-          new Response(null, { status: 404 })
-        );
-      },
+    site = serve((request, server) => {
+      const { pathname } = new URL(request.url);
+      const { headers } = request;
+      const purpose = headers.get("sec-purpose") ?? headers.get("sec-fetch-site");
+      seen.push(`${request.method} ${pathname} ${purpose}`);
+      return (
+        pages[pathname]?.(request) ??
+        fixture.server.handler(request, server) ??
+        new Response(null, { status: 404 })
+      );
     });
   });
   afterEach(async () => {
-    await site.stop(true);
+    await site.stop();
     const changesSeen = [...events]; // closing is an event of its own
     await fixture.close();
     expect(changesSeen).toEqual([]);
@@ -94,16 +91,15 @@ describe.skipIf(executablePath === null)("Chromium", () => {
   });
 
   test("form of another origin changes nothing by POST, nor after a redirect", async () => {
-    await using other = Bun.serve({
-      port: 0,
-      hostname: "localhost",
-      fetch: ({ url: sent }) =>
+    await using other = serve(
+      ({ url: sent }) =>
         new URL(sent).pathname === "/redirect"
           ? new Response(null, { status: 307, headers: { location: url("/sleep") } })
           : html(
               `<form method="post" action="${new URL(sent).search.slice(1)}"><button>go</button></form>`,
             )(),
-    });
+      { hostname: "localhost" },
+    );
     for (const action of [url("/sleep"), "/redirect"]) {
       const page = await browser.newPage();
       await page.goto(`${other.url.origin}/?${action}`);

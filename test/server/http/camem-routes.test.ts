@@ -1,6 +1,7 @@
 /** The routes below /camem, over real HTTP. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { MiB, onEmulator, setFaults } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
 import { eventsOf } from "../../support/test-server.ts";
@@ -119,7 +120,7 @@ describe("routes below /camem", () => {
     expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
     expect(await refused.json()).toMatchObject(errorShape(503));
     clients[0]?.abort();
-    while ((await fixture.server.fetch("/camem/events")).status !== 200) await Bun.sleep(1);
+    while ((await fixture.server.fetch("/camem/events")).status !== 200) await sleep(1);
     for (const client of clients) client.abort();
   });
 

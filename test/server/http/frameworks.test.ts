@@ -10,7 +10,7 @@ import { type AdminHandler, createHandler, SleepController } from "camem/server"
 import type { Elysia } from "elysia";
 import { Hono } from "hono";
 
-const root = join(import.meta.dir, "../../..");
+const root = join(import.meta.dirname, "../../..");
 const folder = mkdtempSync(join(tmpdir(), "camem-frameworks-"));
 
 /** Runs the block of docs/server.md that imports a package, with one text replaced, and returns what it exports. */

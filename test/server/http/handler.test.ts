@@ -69,6 +69,8 @@ describe("access", () => {
       headers: { host: "localhost:8000", ...(headers as Record<string, string>) },
     });
     expect((await handler(request, { requestIP: () => ({ address }) }))?.status).toBe(status);
+    const remoteAddr = { transport: "tcp", hostname: address, port: 5000 };
+    expect((await handler(request, { remoteAddr }))?.status).toBe(status);
     expect((await handler(request, { requestIP: () => null }))?.status).toBe(403);
     expect((await handler(request))?.status).toBe(403);
   });

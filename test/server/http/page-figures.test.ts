@@ -1,11 +1,13 @@
 /** What the page at `/camem` shows of memory and transitions, and which buttons have an effect. */
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 import { MiB } from "../../support/device.ts";
+import { which } from "../../support/runtime.ts";
 import { PageFixture, soon } from "./page-fixture.ts";
 
-const executablePath = Bun.which("chromium");
+const executablePath = which("chromium");
 let fixture: PageFixture;
 
 beforeEach(async () => {
@@ -91,7 +93,7 @@ describe.skipIf(executablePath === null)("figures of the page", () => {
     const sent: string[] = [];
     page.on("request", (request) => sent.push(request.method()));
     await button("Sleep, level 2").dispatchEvent("click");
-    await Bun.sleep(50);
+    await sleep(50);
     expect(sent).not.toContain("POST");
   });
 

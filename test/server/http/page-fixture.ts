@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator } from "camem";
 import { createHandler, type HandlerOptions, ModelPool, SleepController } from "camem/server";
 import { holdDevice, MiB } from "../../support/device.ts";
 import { FakeEngine } from "../../support/fake-engine.ts";
+import { serve, type TestListener } from "../../support/runtime.ts";
 
 export const token = "a-secret";
 
@@ -17,7 +19,7 @@ export async function soon(assertions: () => Promise<void>, deadlineMs = 10_000)
     } catch (error) {
       if (performance.now() > end) throw error;
     }
-    await Bun.sleep(10);
+    await sleep(10);
   }
 }
 
@@ -27,7 +29,7 @@ export class PageFixture {
   readonly alpha: SleepController;
   readonly beta: SleepController;
   readonly pool: ModelPool;
-  server: Bun.Server<undefined>;
+  server: TestListener;
   #closeHandler: () => void = () => undefined;
   #release: (() => void) | undefined;
 
@@ -50,20 +52,19 @@ export class PageFixture {
     options: Partial<HandlerOptions> = { token },
     port = 0,
     rewrite: (request: Request) => Request = (request) => request,
-  ): Bun.Server<undefined> {
+  ): TestListener {
     const handler = createHandler({ engine: this.pool, ...options });
     this.#closeHandler = () => handler.close();
-    this.server = Bun.serve({
-      port,
-      hostname: "127.0.0.1",
-      fetch: (request, server) => handler(rewrite(request), server) ?? new Response(null, { status: 404 }),
-    });
+    this.server = serve(
+      (request, server) => handler(rewrite(request), server) ?? new Response(null, { status: 404 }),
+      { port },
+    );
     return this.server;
   }
 
   async stop(): Promise<void> {
     this.#closeHandler();
-    await this.server.stop(true);
+    await this.server.stop();
   }
 
   /** Holds the device until the returned function is called or the test ends. */

@@ -4,9 +4,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { EngineListener } from "camem/server";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 import { MiB, onEmulator, setFaults } from "../../support/device.ts";
+import { which } from "../../support/runtime.ts";
 import { markup, PageFixture, soon, token } from "./page-fixture.ts";
 
-const executablePath = Bun.which("chromium");
+const executablePath = which("chromium");
 if (executablePath === null)
   console.log(
     "SKIPPED: the page is not tested in a browser, as there is no chromium (apt-get install chromium)",

@@ -1,6 +1,7 @@
 /** What the clients of vLLM, SGLang and verl send, and the answers that they expect: one table. */
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { EngineState, HandlerOptions, ReloadContext } from "camem/server";
 import manifest from "../../../package.json" with { type: "json" };
 import { HandlerFixture } from "./handler-fixture.ts";
@@ -188,7 +189,7 @@ describe("routes of peers", () => {
   test("/update_weights_from_disk waits for requests in flight, and aborts them when asked", async () => {
     const lease = await fixture.controller.admit();
     const updated = fixture.server.post("/update_weights_from_disk", { model_path: "/model" });
-    await Bun.sleep(20);
+    await sleep(20);
     expect([calls, lease.signal.aborted]).toEqual([[], false]);
     lease.release();
     expect((await updated).status).toBe(200);

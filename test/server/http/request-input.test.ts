@@ -2,6 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createHandler, type HandlerOptions } from "camem/server";
 import { codeOf } from "../../support/device.ts";
 import { raw } from "../../support/test-server.ts";
@@ -264,9 +265,9 @@ describe("invalid requests", () => {
     await fixture.restart({}, { bodyTimeoutMs: Number.MAX_SAFE_INTEGER });
     const body = new ReadableStream({
       async start(output) {
-        output.enqueue('{"level"');
-        await Bun.sleep(50);
-        output.enqueue(":2}");
+        output.enqueue(new TextEncoder().encode('{"level"'));
+        await sleep(50);
+        output.enqueue(new TextEncoder().encode(":2}"));
         output.close();
       },
     });
@@ -297,7 +298,7 @@ describe("invalid requests", () => {
       socket.on("close", () => resolve());
       await promise;
     }
-    await Bun.sleep(30);
+    await sleep(30);
     process.off("warning", note);
     expect(warnings).toEqual([]);
     expect(fixture.controller.status.state).toBe("awake");

@@ -74,6 +74,16 @@ describe("unixSocketOnly", () => {
     expect((await fetch("http://any.host/wake_up", page)).status).toBe(403);
   });
 
+  test("createHandler() knows a Unix socket by what Deno.serve passes", async () => {
+    const handler = createHandler(options());
+    const request = () => new Request("http+unix://localhost/is_sleeping");
+    const unix = { remoteAddr: { transport: "unix", path: "engine.sock" } };
+    expect((await handler(request(), unix))?.status).toBe(200);
+    const tcp = { remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 5000 } };
+    expect((await handler(request(), tcp))?.status).toBe(403);
+    expect((await handler(request()))?.status).toBe(403);
+  });
+
   test("createHandler() refuses connections over TCP", async () => {
     await using server = Bun.serve({
       port: 0,

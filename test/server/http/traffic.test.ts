@@ -1,10 +1,12 @@
 /** Many requests over real HTTP across all kinds of transitions: each is answered correctly, and nothing accumulates. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator } from "camem";
 import { type EngineStatus, ModelPool, SleepController } from "camem/server";
 import { granulesBetween, onEmulator, setFaults, wholeGranules } from "../../support/device.ts";
 import { FakeEngine, until } from "../../support/fake-engine.ts";
+import { collectGarbage } from "../../support/runtime.ts";
 import { TestServer } from "../../support/test-server.ts";
 
 let allocator: CaMemAllocator;
@@ -60,7 +62,7 @@ test("server answers 200 concurrent requests correctly across sleeps that reques
     const path = sleeps[cycle % sleeps.length] ?? "";
     statuses.push((await server.post(path)).status);
     if (controller.status.requests.parked > 0) await server.post("/wake_up");
-    await Bun.sleep(1);
+    await sleep(1);
   }
   const settled = await answers;
   expect(settled.filter(({ status }) => status !== 200)).toEqual([]);
@@ -91,7 +93,7 @@ test("server answers or ends 200 concurrent requests across sleeps by an operato
   while (!over) {
     await server.post("/wake_up?tags=weights");
     await server.post("/wake_up?tags=kv_cache");
-    await Bun.sleep(2);
+    await sleep(2);
     await server.post(over ? "/wake_up" : "/sleep?mode=wait");
   }
   await server.post("/wake_up");
@@ -124,10 +126,10 @@ test("allocator and device agree on memory over cycles of every level", async ()
     expect(controller.usage()["weights"]).toMatchObject({ hostBytes: 0, state: "awake" });
   };
   for (let index = 0; index < 3; index++) await cycle();
-  Bun.gc(true);
+  collectGarbage();
   const before = process.memoryUsage().rss;
   for (let index = 0; index < 30; index++) await cycle();
-  Bun.gc(true);
+  collectGarbage();
   expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20);
   expect(controller.status.requests.running).toBe(0);
 });
@@ -181,7 +183,7 @@ test("pool answers 200 concurrent requests for two engines on a device for one",
   const answers = await Promise.all(
     Array.from({ length: 200 }, async (_, index) => {
       const model = index % 3 ? "a" : "b";
-      await Bun.sleep(index);
+      await sleep(index);
       const response = await server.fetch(`/complete?model=${model}&prompt=${index}`);
       return (await response.text()) === toys[model].expected(String(index), 8);
     }),

@@ -1,6 +1,7 @@
 /** Engines that share a device too small for all of them. */
 
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CaMemAllocator, type CamemError, type DeviceBuffer } from "camem";
 import { type ControllerOptions, ModelPool, type ModelPoolOptions, SleepController } from "camem/server";
 import {
@@ -120,7 +121,7 @@ test("admit() lets an engine finish its requests before it makes room", async ()
   const forB = complete("b");
   await until(() => engines.a.status.state === "falling-asleep");
   const late = complete("a");
-  await Bun.sleep(5);
+  await sleep(5);
   expect(log).toEqual([]);
   expect(lease.signal.aborted).toBe(false);
   expect(await toys.a.complete(lease, "once", 4)).toBe(toys.a.expected("once", 4));
@@ -137,7 +138,7 @@ test("pool alternates with its minimum residency under load, and starves no requ
   for (let round = 0; round < 40; round++) {
     results.push(complete(names[round % 3] ?? "a", `prompt ${round}`));
     clock.advance(100);
-    await Bun.sleep(1);
+    await sleep(1);
   }
   // In 4 seconds, with a residency of one second, at most 5 switches can begin.
   expect(log.filter((line) => line.endsWith("wakes")).length).toBeLessThanOrEqual(5);
@@ -148,7 +149,7 @@ test("pool alternates with its minimum residency under load, and starves no requ
   });
   while (!over) {
     clock.advance(100);
-    await Bun.sleep(1);
+    await sleep(1);
   }
   expect((await done).every(Boolean)).toBe(true);
   expect(log.filter((line) => line.endsWith("wakes")).length).toBeLessThan(12);
@@ -159,7 +160,7 @@ test("engine stays awake for its minimum residency before it makes room", async 
   expect(await complete("b")).toBe(true);
   const forA = complete("a");
   clock.advance(999);
-  await Bun.sleep(20);
+  await sleep(20);
   expect(await complete("b")).toBe(true);
   expect(log).toEqual(["a sleeps", "b wakes"]);
   clock.advance(1);
@@ -181,7 +182,7 @@ test("admit() serves the longest waiting request next", async () => {
   while (!over) {
     clock.advance(100);
     if (engines.b.status.state === "awake") more += Number(await complete("b"));
-    await Bun.sleep(1);
+    await sleep(1);
   }
   expect(order).toEqual(["c", "c", "a"]);
   expect(more).toBeGreaterThan(0);
@@ -207,7 +208,7 @@ test("all engines that make room stop admitting at once", async () => {
   const forC = complete("c");
   await until(() => names.some((name) => engines[name].status.state === "falling-asleep"));
   const late = pool.admit(engines.a.status.state === "awake" ? "a" : "b");
-  await Bun.sleep(5);
+  await sleep(5);
   expect(engines.a.status.requests.running + engines.b.status.requests.running).toBe(2);
   for (const lease of leases) lease.release();
   expect(await forC).toBe(true);

@@ -1,6 +1,7 @@
 /** Operators, pauses and clients that leave while a pool makes room. */
 
 import { afterEach, describe, expect, test } from "bun:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { codeOf, failureOf, onEmulator, setFaults } from "../../support/device.ts";
 import { until } from "../../support/fake-engine.ts";
 import { type EngineSpec, PoolFixture } from "./pool-fixture.ts";
@@ -84,7 +85,7 @@ describe("a pause", () => {
     fixture = await PoolFixture.start(held);
     await fixture.engine("b").pause();
     const request = fixture.request("b");
-    await Bun.sleep(5);
+    await sleep(5);
     expect(fixture.awake).toEqual(["a"]);
     expect(fixture.pool.queueOf("b").waiting).toBe(1);
     await fixture.engine("b").resume();
@@ -104,7 +105,7 @@ describe("a pause", () => {
     await fixture.engine("b").pause();
     await until(() => fixture.awake.includes("a"));
     lease.release();
-    await Bun.sleep(5);
+    await sleep(5);
     expect([isServed, fixture.engine("b").status.state]).toEqual([false, "asleep"]);
     await fixture.engine("b").resume();
     await request.end;
@@ -164,7 +165,7 @@ describe("clients", () => {
       fixture.request("b").then(other.resolve, other.reject);
     });
     client.abort();
-    await Bun.sleep(5);
+    await sleep(5);
     expect(fixture.engine("a").status.state).toBe("falling-asleep");
     lease.release();
     await other.promise;
