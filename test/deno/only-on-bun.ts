@@ -40,13 +40,25 @@ export const onlyOnBun: readonly Exception[] = [
   {
     reason: "a Worker of Deno has no environment of its own",
     files: ["test/workers.test.ts"],
-    tests: ["sleep() in a Worker with verify compares a backup without a checksum"],
+    tests: [
+      "sleep() in a Worker with verify compares a backup without a checksum",
+      "close() in a Worker ends its load",
+      "a Worker that is terminated during a load",
+    ],
   },
   {
     reason:
       "child processes, whose programs use bun:ffi to make system calls and AscendCL misbehave, or Bun's -e",
-    files: ["test/ffi/attachment.test.ts", "test/fault-injection/strict-runtime.test.ts"],
+    files: [
+      "test/ffi/attachment.test.ts",
+      "test/fault-injection/strict-runtime.test.ts",
+      "test/server/engine/early-admission.test.ts",
+    ],
     tests: [
+      "a load does not write memory that a wake-up still moves",
+      "a load keeps the memory of a tensor that is freed meanwhile",
+      "memory that is ready can be read and written while the rest is copied",
+      "what is written to ready memory stays when its tag becomes immutable",
       "sleep() loses nothing when the kernel refuses ordinary memory",
       "transition rejects and keeps the content when:",
       "spill files leave nothing on disk when the process is killed",
