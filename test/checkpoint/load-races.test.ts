@@ -140,11 +140,14 @@ test.skipIf(!onEmulator)(
   "a load notices that its file is written to, and names the file of an index",
   async () => {
     const content = { tensor: bytes(192, 1) };
+    // Beforehand: a load takes less time than that.
+    const file = checkpointOf(content);
     const index = join(folder, "shard.json");
     writeFileSync(index, JSON.stringify({ weight_map: { tensor: "shard" } }));
     const loadWhile = async (change: (path: string) => void) => {
       for (let attempt = 0; attempt < 20; attempt++) {
-        const path = write("shard", content);
+        const path = join(folder, "shard");
+        writeFileSync(path, file);
         setFaults("");
         let hasEnded = false;
         const load = loadSafetensors(index, { allocator }).finally(() => {
@@ -159,7 +162,7 @@ test.skipIf(!onEmulator)(
       }
       throw new Error("the load was faster than the change");
     };
-    expect(await loadWhile((path) => writeFileSync(path, checkpointOf(content)))).toMatchObject({
+    expect(await loadWhile((path) => writeFileSync(path, file))).toMatchObject({
       code: expect.stringMatching(/FILE_CHANGED|SAFETENSORS_INVALID/),
       message: expect.stringContaining(join(folder, "shard:")),
     });
