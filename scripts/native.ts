@@ -5,7 +5,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
@@ -67,10 +67,30 @@ async function buildJavaScript(): Promise<void> {
     cpSync(join(root, "src", page, name), join(root, "dist", page, name), { recursive: true });
 }
 
-async function buildRelease(): Promise<void> {
+/** What Node.js loads of each entry: it says what is needed. Without the names, Node.js would report those instead. */
+async function buildRefusals(): Promise<void> {
+  const folder = join(root, "dist/node");
+  mkdirSync(folder, { recursive: true });
+  for (const [name, entry] of Object.entries({
+    index: "index",
+    server: "server/index",
+    metrics: "metrics/index",
+  })) {
+    const names = Object.keys(await import(join(root, "src", `${entry}.ts`)));
+    const message = "camem needs Bun or Deno to call native libraries; this is Node.js";
+    const lines = [
+      `export let ${names.join(", ")};`,
+      `throw new Error(\`${message} \${process.versions.node}\`);`,
+    ];
+    writeFileSync(join(folder, `${name}.js`), `${lines.join("\n")}\n`);
+  }
+}
+
+export async function buildRelease(): Promise<void> {
   await zigBuild("release");
   await compile("tsconfig.types.json");
   await buildJavaScript();
+  await buildRefusals();
 }
 
 if (import.meta.main) await (process.argv.includes("--release") ? buildRelease() : zigBuild());

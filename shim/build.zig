@@ -6,12 +6,14 @@ const std = @import("std");
 /// The oldest glibc that the shipped binaries run on.
 const glibc_floor: std.SemanticVersion = .{ .major = 2, .minor = 28, .patch = 0 };
 
-const Platform = struct { name: []const u8, arch: std.Target.Cpu.Arch };
+const Platform = struct { name: []const u8, arch: std.Target.Cpu.Arch, abi: std.Target.Abi = .gnu };
 
-/// Names follow Node's `${process.platform}-${process.arch}`.
+/// Names follow Node's `${process.platform}-${process.arch}`, with the C library where it is not glibc.
 const platforms = [_]Platform{
     .{ .name = "linux-x64", .arch = .x86_64 },
     .{ .name = "linux-arm64", .arch = .aarch64 },
+    .{ .name = "linux-x64-musl", .arch = .x86_64, .abi = .musl },
+    .{ .name = "linux-arm64-musl", .arch = .aarch64, .abi = .musl },
 };
 
 const bindings_path = "../src/ffi/symbols.gen.ts";
@@ -33,8 +35,8 @@ pub fn build(b: *std.Build) void {
             .cpu_arch = platform.arch,
             .cpu_model = .baseline,
             .os_tag = .linux,
-            .abi = .gnu,
-            .glibc_version = glibc_floor,
+            .abi = platform.abi,
+            .glibc_version = if (platform.abi == .gnu) glibc_floor else null,
         });
         const shim = addShim(b, target, optimize, shim_options);
         if (link_ascendcl) {
@@ -49,7 +51,8 @@ pub fn build(b: *std.Build) void {
         };
         for (steps) |step| {
             release.dependOn(step);
-            if (platform.arch == b.graph.host.result.cpu.arch) b.getInstallStep().dependOn(step);
+            const is_own = platform.arch == b.graph.host.result.cpu.arch and platform.abi == .gnu;
+            if (is_own) b.getInstallStep().dependOn(step);
         }
     }
 

@@ -1,4 +1,4 @@
-/** The packed tarball installs in an empty folder without a compiler or an install script, and works there. */
+/** The packed tarballs install in an empty folder without a compiler or an install script, and work there. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
@@ -23,6 +23,9 @@ const project = join(folder, "project");
 /** A PATH with nothing but Bun. */
 const bin = join(folder, "bin");
 const installed = join(project, "node_modules/camem");
+const platformPackage = `camem-linux-${process.arch}`;
+const version: string = JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
+const tarballOf = (name: string) => join(folder, `${name}-${version}.tgz`);
 const oldestGlibc = 28;
 
 function run(cwd: string, ...command: string[]): string {
@@ -37,19 +40,31 @@ function run(cwd: string, ...command: string[]): string {
 beforeAll(async () => {
   mkdirSync(bin);
   symlinkSync(process.execPath, join(bin, "bun"));
-  run(root, process.execPath, "pm", "pack", "--destination", folder, "--quiet");
-  const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? "";
+  run(root, process.execPath, "scripts/pack.ts", folder);
   mkdirSync(project);
   await Bun.write(join(project, "package.json"), '{ "name": "newcomer", "private": true, "type": "module" }');
-  run(project, process.execPath, "add", "--ignore-scripts", join(folder, tarball));
-}, 300_000);
+  run(project, process.execPath, "add", "--ignore-scripts", tarballOf("camem"), tarballOf(platformPackage));
+}, 600_000);
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("package contains the shim and the emulator for each platform, built for glibc 2.28", () => {
-  for (const platform of ["linux-x64", "linux-arm64"]) {
-    for (const library of ["libcamem.so", "emulator/libascendcl.so"]) {
-      const content = readFileSync(join(installed, "native", platform, library), "latin1");
+/** Unpacks a tarball into a folder of its own, and returns that. */
+function unpacked(name: string): string {
+  const target = mkdtempSync(join(folder, `${name}-`));
+  run(target, "/usr/bin/env", "PATH=/usr/bin:/bin", "tar", "xzf", tarballOf(name), "--strip-components=1");
+  return target;
+}
+
+test("a package for each platform has the shim, the preload library and the emulator, built for glibc 2.28 or musl", () => {
+  for (const platform of ["linux-x64", "linux-arm64", "linux-x64-musl", "linux-arm64-musl"]) {
+    const packed = unpacked(`camem-${platform}`);
+    const [os, cpu, libc = "glibc"] = platform.split("-");
+    const manifest = JSON.parse(readFileSync(join(packed, "package.json"), "utf8"));
+    expect(manifest).toMatchObject({ version, os: [os], cpu: [cpu], libc: [libc] });
+    for (const library of ["libcamem.so", "libcamem_preload.so", "emulator/libascendcl.so"]) {
+      const content = readFileSync(join(packed, library), "latin1");
+      expect(content.includes("libc.so\0")).toBe(libc === "musl");
+      if (libc === "musl") continue;
       const minors = [...content.matchAll(/GLIBC_2\.(\d+)/g)].map((match) => Number(match[1]));
       expect(minors.length).toBeGreaterThan(0);
       expect(Math.max(...minors)).toBeLessThanOrEqual(oldestGlibc);
@@ -61,11 +76,11 @@ test("package contains only what users need and depends only on typebox and yaml
   const entries = readdirSync(installed).filter((name) => !name.startsWith("."));
   expect(entries.toSorted()).toEqual([
     ...["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"],
-    ...["bench", "dist", "docs", "native", "package.json", "src", "types"],
+    ...["bench", "dist", "docs", "package.json", "src", "types"],
   ]);
   expect(readdirSync(join(installed, "bench"))).toEqual(["results"]);
   const packages = readdirSync(join(project, "node_modules")).filter((name) => !name.startsWith("."));
-  expect(packages.toSorted()).toEqual(["camem", "typebox", "yaml"]);
+  expect(packages.toSorted()).toEqual(["camem", platformPackage, "typebox", "yaml"]);
 });
 
 test("package contains every file that its documents link to", () => {
@@ -163,7 +178,7 @@ test("camem run puts an engine that knows nothing of camem to sleep, and wakes i
       env: {
         ...process.env,
         PATH: bin,
-        LD_LIBRARY_PATH: join(installed, "native", `linux-${process.arch}`, "emulator"),
+        LD_LIBRARY_PATH: join(project, "node_modules", platformPackage, "emulator"),
         CAMEM_EMULATOR_DEVICES: "2",
       },
       stdio: ["ignore", "ignore", "ignore"],
@@ -251,6 +266,23 @@ test("server of docs/server.md runs unchanged", async () => {
   expect(output).toContain('"status":"awake"');
   expect(output).toContain("run the model here");
 }, 60_000);
+
+test("Node.js says that Bun or Deno is needed", async () => {
+  const node = Bun.which("node");
+  if (node === null) return console.log("there is no Node.js: its refusal is not tested");
+  for (const [entry, name] of [
+    ["camem", "CaMemAllocator"],
+    ["camem/server", "SleepController"],
+    ["camem/metrics", "registerMetrics"],
+  ]) {
+    await Bun.write(join(project, "node.mjs"), `import { ${name} } from "${entry}"; console.log(${name});`);
+    const { exitCode, stderr } = Bun.spawnSync([node, "node.mjs"], { cwd: project });
+    expect(exitCode).not.toBe(0);
+    expect(stderr.toString()).toContain(
+      "Error: camem needs Bun or Deno to call native libraries; this is Node.js",
+    );
+  }
+});
 
 test("camem has no import side effects", async () => {
   await Bun.write(

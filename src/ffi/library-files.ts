@@ -5,6 +5,7 @@
 
 import { createHash, randomUUID } from "node:crypto";
 import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,10 +19,29 @@ const moduleFolder = dirname(modulePath);
 /** In a bundle this module has the name of the bundle. */
 const isUnbundled = /^library-files\.[jt]s$/.test(basename(modulePath));
 
-const platform = `${process.platform}-${process.arch}`;
+/** Whether the C library of this process is musl. Its dynamic linker is mapped then. */
+function usesMusl(): boolean {
+  try {
+    return readFileSync("/proc/self/maps", "latin1").includes("/ld-musl-");
+  } catch {
+    return false; // Deno may not read it, and has no build for musl
+  }
+}
 
-/** This platform's libraries, at the same place in a checkout (`zig build` fills it) and in the package. */
-const nativeFolder = join(moduleFolder, "../../native", platform);
+const platform = `${process.platform}-${process.arch}${usesMusl() ? "-musl" : ""}`;
+
+/** The folder that the package of a platform is in. */
+function installedFolder(): string | undefined {
+  try {
+    return dirname(createRequire(import.meta.url).resolve(`camem-${platform}/package.json`));
+  } catch {
+    return undefined;
+  }
+}
+
+/** This platform's libraries: in a checkout, where `zig build` puts them, or in a package of their own. */
+const checkoutFolder = join(moduleFolder, "../../native", platform);
+const nativeFolder = existsSync(checkoutFolder) ? checkoutFolder : (installedFolder() ?? checkoutFolder);
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
 export const shimPath = join(nativeFolder, "libcamem.so");
 
@@ -41,17 +61,29 @@ function bundledPath(name: LibraryName): string | undefined {
   try {
     switch (`${name} for ${platform}`) {
       case "shim for linux-x64":
-        return require("../../native/linux-x64/libcamem.so");
+        return require("#native/linux-x64/libcamem.so");
       case "shim for linux-arm64":
-        return require("../../native/linux-arm64/libcamem.so");
+        return require("#native/linux-arm64/libcamem.so");
       case "preload for linux-x64":
-        return require("../../native/linux-x64/libcamem_preload.so");
+        return require("#native/linux-x64/libcamem_preload.so");
       case "preload for linux-arm64":
-        return require("../../native/linux-arm64/libcamem_preload.so");
+        return require("#native/linux-arm64/libcamem_preload.so");
       case "emulator for linux-x64":
-        return require("../../native/linux-x64/emulator/libascendcl.so");
+        return require("#native/linux-x64/emulator/libascendcl.so");
       case "emulator for linux-arm64":
-        return require("../../native/linux-arm64/emulator/libascendcl.so");
+        return require("#native/linux-arm64/emulator/libascendcl.so");
+      case "shim for linux-x64-musl":
+        return require("#native/linux-x64-musl/libcamem.so");
+      case "shim for linux-arm64-musl":
+        return require("#native/linux-arm64-musl/libcamem.so");
+      case "preload for linux-x64-musl":
+        return require("#native/linux-x64-musl/libcamem_preload.so");
+      case "preload for linux-arm64-musl":
+        return require("#native/linux-arm64-musl/libcamem_preload.so");
+      case "emulator for linux-x64-musl":
+        return require("#native/linux-x64-musl/emulator/libascendcl.so");
+      case "emulator for linux-arm64-musl":
+        return require("#native/linux-arm64-musl/emulator/libascendcl.so");
       default:
         return undefined;
     }
@@ -117,7 +149,7 @@ export function libraryPath(name: LibraryName): string {
   if (found !== undefined) return found;
   throw new CamemError(
     "LIBRARY_NOT_FOUND",
-    `there is no ${fileName} at ${[...new Set(tried)].join(" or ")}: camem has libraries for linux-x64 and linux-arm64 with glibc; ` +
-      `in a checkout, run "bun run build"; deploy a bundle with the files beside it, or build it with --external camem`,
+    `there is no ${fileName} at ${[...new Set(tried)].join(" or ")}: the package camem-${platform} has it, if there is one; ` +
+      `install without --omit=optional; in a checkout, run "bun run build"; deploy a bundle with the files beside it, or build it with --external camem`,
   );
 }
