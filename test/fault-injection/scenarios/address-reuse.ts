@@ -27,7 +27,9 @@ function assertFreed(buffer: DeviceBuffer, code: CamemErrorCode): void {
   ];
   for (const use of uses) assert.equal(thrown(use).code, code);
   buffer[Symbol.dispose]();
-  assert.deepEqual(memory(), before);
+  // What a plan still gives back may go meanwhile.
+  for (const [kind, amount] of Object.entries(memory()))
+    assert(amount <= before[kind as keyof typeof before], `${kind} grew from an access to a freed buffer`);
 }
 
 /** The calls of a free; when one fails, a later plan repeats it. */
