@@ -71,12 +71,13 @@ async function buildJavaScript(): Promise<void> {
 async function buildRefusals(): Promise<void> {
   const folder = join(root, "dist/node");
   mkdirSync(folder, { recursive: true });
-  for (const [name, entry] of Object.entries({
-    index: "index",
-    server: "server/index",
-    metrics: "metrics/index",
-  })) {
-    const names = Object.keys(await import(join(root, "src", `${entry}.ts`)));
+  const entries = {
+    index: await import("../src/index.ts"),
+    server: await import("../src/server/index.ts"),
+    metrics: await import("../src/metrics/index.ts"),
+  };
+  for (const [name, entry] of Object.entries(entries)) {
+    const names = Object.keys(entry);
     const message = "camem needs Bun or Deno to call native libraries; this is Node.js";
     const lines = [
       `export let ${names.join(", ")};`,
