@@ -160,10 +160,12 @@ const sections: Readonly<Record<string, Section>> = {
     title: "The first token after a wake-up, layer by layer, with the timing model",
     columns: transitionColumns,
   },
+  loading: { title: "Loading a checkpoint", columns: plainColumns },
   "event loop": { title: "Event loop", columns: plainColumns },
   "host memory": { title: "Host memory of a cold level-1 sleep", columns: plainColumns },
   preload: { title: "Calls under the library of `camem run`", columns: plainColumns },
   proxy: { title: "Answers through the proxy of `camem run`", columns: plainColumns },
+  runtimes: { title: "The same work on Bun and on Deno", columns: plainColumns },
   pools: { title: "Device memory of Qwen2.5-0.5B-Instruct's tensors", columns: plainColumns },
 };
 

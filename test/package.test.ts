@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { denoPath } from "./deno/deno-path.ts";
+import { denoPath } from "../scripts/deno-path.ts";
 import { buildLinkedEngine } from "./engine/linked.ts";
 import { freePort } from "./run/run-fixture.ts";
 

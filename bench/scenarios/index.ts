@@ -16,6 +16,7 @@ import { poolOverhead } from "./pool-overhead.ts";
 import { preload } from "./preload.ts";
 import { prepared } from "./prepared.ts";
 import { proxy } from "./proxy.ts";
+import { runtimes } from "./runtimes.ts";
 import { segmentCount } from "./segment-count.ts";
 import { segmentLatency } from "./segment-latency.ts";
 
@@ -46,5 +47,6 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   "event loop": { measure: eventLoop, residentBytes: maxDeviceBytes },
   "host memory": { measure: hostMemory, residentBytes: maxDeviceBytes },
   preload: { measure: preload, residentBytes: maxDeviceBytes },
+  runtimes: { measure: runtimes, residentBytes: maxDeviceBytes },
   proxy: { measure: proxy, residentBytes: maxDeviceBytes },
 };

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { denoPath } from "./deno-path.ts";
+import { denoPath } from "../../scripts/deno-path.ts";
 
 const root = join(import.meta.dirname, "../..");
 const jsonOf = (name: string) => JSON.parse(readFileSync(join(root, name), "utf8"));

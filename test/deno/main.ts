@@ -9,7 +9,7 @@ import { globSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import { denoPath } from "./deno-path.ts";
+import { denoPath } from "../../scripts/deno-path.ts";
 import { onlyOnBun } from "./only-on-bun.ts";
 
 const root = join(import.meta.dirname, "../..");

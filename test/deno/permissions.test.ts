@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { denoPath } from "./deno-path.ts";
+import { denoPath } from "../../scripts/deno-path.ts";
 
 const root = join(import.meta.dirname, "../..");
 const checkpoint = join(root, "examples/tiny-llama/model/model.safetensors");
