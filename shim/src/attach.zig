@@ -119,6 +119,7 @@ pub fn attach(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
 fn open(path: ?[*:0]const u8, failure: *Failure) status.Error!void {
     joinThread();
     report = .{};
+    loader.keepOwnLibrary();
     const library = loader.open(path, &report) catch |err| {
         const text = report.text[0..report.length];
         const tab = std.mem.indexOfScalar(u8, text, '\t');

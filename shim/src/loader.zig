@@ -146,10 +146,32 @@ fn tryOpen(path: [*:0]const u8, report: *Report) status.Error!Library {
         const exists = std.mem.indexOfScalar(u8, text, '/') != null and std.c.access(path, std.c.F_OK) == 0;
         return if (exists) error.LibraryInvalid else error.LibraryNotFound;
     };
-    return fromSymbols(InHandle{ .handle = handle }, text, report) catch |err| {
+    const library = fromSymbols(InHandle{ .handle = handle }, text, report) catch |err| {
         _ = std.c.dlclose(handle);
         return err;
     };
+    keepLoaded(path);
+    return library;
+}
+
+/// Keeps a library that is loaded: a runtime that closes its libraries as it ends must not unmap what threads run.
+fn keepLoaded(path: [*:0]const u8) void {
+    _ = std.c.dlopen(path, .{ .NOW = true, .NOLOAD = true, .NODELETE = true });
+}
+
+const DlInfo = extern struct {
+    path: ?[*:0]const u8,
+    base: ?*anyopaque,
+    symbol: ?[*:0]const u8,
+    address: ?*anyopaque,
+};
+extern "c" fn dladdr(address: ?*const anyopaque, info: *DlInfo) c_int;
+
+/// As `keepLoaded`, the library that this code is in.
+pub fn keepOwnLibrary() void {
+    var found: DlInfo = undefined;
+    if (dladdr(&keepOwnLibrary, &found) == 0) return;
+    if (found.path) |path| keepLoaded(path);
 }
 
 const InHandle = struct {

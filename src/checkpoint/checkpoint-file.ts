@@ -78,7 +78,7 @@ export class Checkpoint implements Disposable {
           throw invalid(
             this.path,
             `tensor ${formatHeaderValue(name)} is in ${formatHeaderValue(shard)}, but not in the index`,
-            "The index and its shards belong to different versions of the model: download all of them again.",
+            "The index was changed, or belongs to another version of the model: download the index and its files again.",
           );
         return owner === shard;
       });
@@ -88,7 +88,7 @@ export class Checkpoint implements Disposable {
         throw invalid(
           this.path,
           `tensor ${formatHeaderValue(name)} is not in ${formatHeaderValue(shard)}, where the index has it`,
-          "The index and its shards belong to different versions of the model: download all of them again.",
+          "The index was changed, or belongs to another version of the model: download the index and its files again.",
         );
       if (slices.isOver) await slices.next();
     }

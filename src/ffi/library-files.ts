@@ -41,7 +41,16 @@ function installedFolder(): string | undefined {
 
 /** This platform's libraries: in a checkout, where `zig build` puts them, or in a package of their own. */
 const checkoutFolder = join(moduleFolder, "../../native", platform);
-const nativeFolder = existsSync(checkoutFolder) ? checkoutFolder : (installedFolder() ?? checkoutFolder);
+const nativeFolder = exists(checkoutFolder) ? checkoutFolder : (installedFolder() ?? checkoutFolder);
+
+/** False also where Deno may not look: the import of a module must not throw. Opening the library reports what is missing. */
+function exists(path: string): boolean {
+  try {
+    return existsSync(path);
+  } catch {
+    return false;
+  }
+}
 export const emulatorLibraryPath = join(nativeFolder, "emulator/libascendcl.so");
 export const shimPath = join(nativeFolder, "libcamem.so");
 

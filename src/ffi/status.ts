@@ -76,7 +76,7 @@ const codes: Record<Exclude<StatusName, "ok" | "busy" | "stale">, CamemErrorCode
 
 const hints: Partial<Record<CamemErrorCode, string>> = {
   BUFFER_ASLEEP: "it is asleep; call wakeUp first",
-  BUFFER_MOVING: "a sleep or wake-up is moving it; await that first",
+  BUFFER_MOVING: "a sleep or wake-up is moving it; await that first, or ready() of a wake-up with an order",
   BUFFER_FREED: "it has been freed",
   CLOSED: "the allocator is closed; call CaMemAllocator.getInstance() again",
   UNKNOWN_DEVICE: "there is no such device; `camem doctor` lists them",

@@ -1,13 +1,14 @@
 import { abortable, aborted } from "../../async/abortable.ts";
 import { CamemError, isUnusable } from "../../errors.ts";
 import type { TagUsage } from "../../memory/usage.ts";
+import { compiledCheck, mismatchText } from "../../options/validate.ts";
 import { defaultTag } from "../../policy/tag-names.ts";
 import type { SleepLevel, SleepSelection } from "../../policy/tag-policies.ts";
 import type { WakeOptions } from "../../transition/options.ts";
 import { assertFits } from "../../transition/preflight.ts";
 import type { TransitionControl } from "../../transition/progress.ts";
 import type { SleepReport, WakeReport } from "../../transition/reports.ts";
-import type { OrderedMemory } from "../../transition/wake-order.ts";
+import { Order, type OrderedMemory } from "../../transition/wake-order.ts";
 import { WakeUp } from "../../transition/wake-up.ts";
 import type { ReloadContext, SleepReason } from "./controller-options.ts";
 import type { ControlledAllocator, EngineTags } from "./engine-tags.ts";
@@ -240,6 +241,10 @@ export class EngineMemory {
     } catch (cause) {
       throw new CamemError("HOOK_FAILED", "order threw; nothing has changed", { cause });
     }
+    if (!compiledCheck(Order)(wanted))
+      throw new CamemError("INVALID_ARGUMENT", mismatchText("what order returned", wanted, Order), {
+        property: "order",
+      });
     return Array.isArray(wanted) ? wanted.map((memory) => this.#tags.memoryOf(memory)) : wanted;
   }
 

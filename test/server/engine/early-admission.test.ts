@@ -278,14 +278,24 @@ test.skipIf(!onEmulator)("an order that throws fails the wake-up, and the next o
     await controller.close();
     let calls = 0;
     const own = new SleepController(allocator, {
-      order: () => { if (++calls === 1) throw new Error("no order"); return layers; },
+      order: () => {
+        if (++calls === 1) throw new Error("no order");
+        return calls === 2 ? ["kv_cache", 5] : layers;
+      },
     });
     await own.sleep();
     const error = await own.wakeUp().catch((cause) => cause);
+    const wrong = await codeOf(own.wakeUp());
     await own.wakeUp();
-    print({ code: error.code, cause: error.cause.message, calls, state: own.status.state });
+    print({ code: error.code, cause: error.cause.message, wrong, calls, state: own.status.state });
     await own.close();`);
-  expect(found).toEqual({ code: "HOOK_FAILED", cause: "no order", calls: 2, state: "awake" });
+  expect(found).toEqual({
+    code: "HOOK_FAILED",
+    cause: "no order",
+    wrong: "INVALID_ARGUMENT",
+    calls: 3,
+    state: "awake",
+  });
 });
 
 test.skipIf(!onEmulator)(
