@@ -3,7 +3,6 @@
 //! the load fails where it finds memory asleep or its content discarded since it began.
 
 const std = @import("std");
-const acl = @import("acl");
 const attach = @import("attach.zig");
 const files = @import("files.zig");
 const heap = @import("heap.zig");
@@ -32,10 +31,8 @@ pub const Progress = extern struct {
     done: u32,
     /// Its `Status`, once it has ended.
     status: i32,
-    loaded_bytes: u64,
     /// The number of the checkpoint that could not be read, or the largest number of 32 bits.
     checkpoint: u32 = no_checkpoint,
-    reserved: u32 = 0,
 };
 
 const no_checkpoint = std.math.maxInt(u32);
@@ -129,12 +126,11 @@ const Load = struct {
     device: u32,
     pieces: []Piece,
     sources: []Source,
+    /// Of how much of each source is taken.
+    mutex: sync.Mutex = .{},
     total_bytes: u64,
     cancelled: std.atomic.Value(bool) = .init(false),
-    loaded_bytes: std.atomic.Value(u64) = .init(0),
     ended: std.atomic.Value(bool) = .init(false),
-    /// Of what follows, until the load has ended.
-    mutex: sync.Mutex = .{},
     failed: std.atomic.Value(bool) = .init(false),
     failed_checkpoint: std.atomic.Value(u32) = .init(no_checkpoint),
     outcomes: [most_threads]status.Outcome = @splat(.{}),
@@ -266,7 +262,6 @@ const Load = struct {
                 return err;
             };
             try self.copyChunk(chunk, memory[0..chunk.size_bytes], failure);
-            _ = self.loaded_bytes.fetchAdd(chunk.size_bytes, .monotonic);
         }
     }
 
@@ -305,12 +300,7 @@ const Load = struct {
         defer if (session.registry.unpin(segment)) session.executor.requestSweep();
         if (segment.discards != piece.discards) return error.Asleep;
         if (segment.device != self.device) return error.InvalidArgument;
-        const address = piece.address + offset_bytes; // within the segment
-        const target: *anyopaque = @ptrFromInt(address);
-        const kind = acl.MemcpyKind.host_to_device;
-        const api = &session.runtime.library.api;
-        const code = api.aclrtMemcpy(target, content.len, content.ptr, content.len, kind);
-        try session.runtime.check("aclrtMemcpy", code, address, content.len, failure);
+        try session.copyPinned(piece.address + offset_bytes, content.len, .{ .write = content.ptr }, failure);
     }
 };
 
@@ -383,7 +373,6 @@ pub fn poll(handle: u64, failure: *Failure) status.Error!Progress {
     var progress: Progress = .{
         .done = @intFromBool(ended),
         .status = @intFromEnum(status.Status.ok),
-        .loaded_bytes = load.loaded_bytes.load(.monotonic),
     };
     if (!ended) return progress;
     status.Outcome.first(&load.outcomes, failure) catch |err| {

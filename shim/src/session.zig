@@ -346,9 +346,14 @@ pub const Session = struct {
         if (size_bytes == 0) return;
         const scope = try runtime.Scope.enter(&self.runtime, segment.device, failure);
         errdefer scope.abandon();
+        try self.copyPinned(name.address + offset_bytes, size_bytes, what, failure); // within the segment
+        try scope.leave(failure);
+    }
+
+    /// As `copy`, at an address in a segment that is pinned, inside a `Scope` of its device.
+    pub fn copyPinned(self: *Session, address: u64, size_bytes: u64, what: Copy, failure: *Failure) status.Error!void {
         const api = &self.runtime.library.api;
-        const start = name.address + offset_bytes; // within the segment
-        const device: *anyopaque = @ptrFromInt(start);
+        const device: *anyopaque = @ptrFromInt(address);
         const kind = acl.MemcpyKind;
         const call, const code = switch (what) {
             .write => |source| .{
@@ -359,8 +364,7 @@ pub const Session = struct {
             },
             .fill => |value| .{ "aclrtMemset", api.aclrtMemset(device, size_bytes, value, size_bytes) },
         };
-        try self.runtime.check(call, code, start, size_bytes, failure);
-        try scope.leave(failure);
+        try self.runtime.check(call, code, address, size_bytes, failure);
     }
 
     pub const Name = struct { address: u64, segment_id: u64 };

@@ -208,12 +208,11 @@ export const LoadPiece = {
 } as const;
 
 export const LoadProgress = {
-  sizeBytes: 24,
+  sizeBytes: 12,
   fields: {
     done: { kind: "u32", offset: 0, length: 4 },
     status: { kind: "i32", offset: 4, length: 4 },
-    loadedBytes: { kind: "u64", offset: 8, length: 8 },
-    checkpoint: { kind: "u32", offset: 16, length: 4 },
+    checkpoint: { kind: "u32", offset: 8, length: 4 },
   },
 } as const;
 
