@@ -135,12 +135,10 @@ pub const Content = union(enum) {
 
     /// As `restore`, where the content may not be that of the backup any more.
     pub fn restoreUsed(self: *Content) ?Backup {
-        if (self.* != .offloaded) return self.restore(false);
-        return self.takeUsed();
-    }
-
-    fn takeUsed(self: *Content) Backup {
-        const offloaded = self.offloaded;
+        const offloaded = switch (self.*) {
+            .offloaded => |offloaded| offloaded,
+            else => return self.restore(false),
+        };
         self.* = .{ .live = .{ .immutable = offloaded.immutable } };
         return offloaded.saved.backup;
     }
@@ -266,7 +264,8 @@ pub const Segment = struct {
 
     /// Bytes that a copy of its content moves.
     pub fn contentBytes(self: *const Segment) u64 {
-        return if (self.isInCheckpoint()) self.content.backup().?.file.sizeBytes() else self.requested_bytes;
+        const found = self.content.backup() orelse return self.requested_bytes;
+        return if (found.isCheckpoint()) found.checkpointBytes() else self.requested_bytes;
     }
 
     pub fn info(self: *const Segment) Info {
