@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const build_options = @import("build_options");
+const loader = @import("core").loader;
 
 const next_object: *anyopaque = @ptrFromInt(std.math.maxInt(usize));
 
@@ -68,19 +69,7 @@ fn findIn(path: [*:0]const u8, name: [:0]const u8) ?*anyopaque {
 }
 
 fn isOurs(address: ?*const anyopaque) bool {
-    return objectOf(address) == objectOf(@ptrCast(&find));
+    const found = loader.objectOf(address) orelse return false;
+    const own = loader.objectOf(&find) orelse return false;
+    return found.base == own.base;
 }
-
-fn objectOf(address: ?*const anyopaque) ?*anyopaque {
-    var info: DlInfo = .{};
-    return if (dladdr(address, &info) == 0) null else info.object;
-}
-
-const DlInfo = extern struct {
-    path: ?[*:0]const u8 = null,
-    object: ?*anyopaque = null,
-    symbol: ?[*:0]const u8 = null,
-    symbol_address: ?*anyopaque = null,
-};
-
-extern "c" fn dladdr(address: ?*const anyopaque, info: *DlInfo) c_int;

@@ -167,11 +167,16 @@ const DlInfo = extern struct {
 };
 extern "c" fn dladdr(address: ?*const anyopaque, info: *DlInfo) c_int;
 
+/// The program or library that an address is in.
+pub fn objectOf(address: ?*const anyopaque) ?DlInfo {
+    var found: DlInfo = undefined;
+    return if (dladdr(address, &found) == 0) null else found;
+}
+
 /// As `keepLoaded`, the library that this code is in.
 pub fn keepOwnLibrary() void {
-    var found: DlInfo = undefined;
-    if (dladdr(&keepOwnLibrary, &found) == 0) return;
-    if (found.path) |path| keepLoaded(path);
+    const own = objectOf(&keepOwnLibrary) orelse return;
+    if (own.path) |path| keepLoaded(path);
 }
 
 const InHandle = struct {
