@@ -29,6 +29,9 @@ export interface CheckpointEntry extends SafetensorsEntry {
   readonly file: CheckpointFile;
 }
 
+const otherIndexHint =
+  "The index was changed, or belongs to another version of the model: download the index and its files again.";
+
 /** A checkpoint whose files are open, and whose headers were checked. */
 export class Checkpoint implements Disposable {
   readonly path: string;
@@ -78,7 +81,7 @@ export class Checkpoint implements Disposable {
           throw invalid(
             this.path,
             `tensor ${formatHeaderValue(name)} is in ${formatHeaderValue(shard)}, but not in the index`,
-            "The index was changed, or belongs to another version of the model: download the index and its files again.",
+            otherIndexHint,
           );
         return owner === shard;
       });
@@ -88,7 +91,7 @@ export class Checkpoint implements Disposable {
         throw invalid(
           this.path,
           `tensor ${formatHeaderValue(name)} is not in ${formatHeaderValue(shard)}, where the index has it`,
-          "The index was changed, or belongs to another version of the model: download the index and its files again.",
+          otherIndexHint,
         );
       if (slices.isOver) await slices.next();
     }

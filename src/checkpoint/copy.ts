@@ -1,6 +1,7 @@
 /** Copies the content of checkpoints to device memory. */
 
-import { setImmediate, setTimeout } from "node:timers/promises";
+import { setImmediate } from "node:timers/promises";
+import { sleep } from "../async/sleep.ts";
 import type { TimeSlices } from "../async/time-slices.ts";
 import { CamemError } from "../errors.ts";
 import * as native from "../ffi/index.ts";
@@ -69,7 +70,7 @@ async function follow(load: number, { files, watch, path, signal }: CopyOptions)
   try {
     let end = native.pollLoad(load);
     while (end === undefined) {
-      await (performance.now() - startedMs < eagerMs ? setImmediate() : setTimeout(pollMs));
+      await (performance.now() - startedMs < eagerMs ? setImmediate() : sleep(pollMs));
       end = native.pollLoad(load);
     }
     const { status, checkpoint, failure } = end;
