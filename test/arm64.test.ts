@@ -5,6 +5,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symli
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { zigBuild } from "../scripts/native.ts";
+import { outcomeOf } from "./support/program.ts";
 
 const root = join(import.meta.dirname, "..");
 const folder = mkdtempSync(join(tmpdir(), "camem-arm64-"));
@@ -40,17 +41,8 @@ if (reason !== undefined) console.log(`the arm64 build is not run: ${reason}`);
 /** Runs Bun for arm64 in `cwd`. */
 async function emulated(cwd: string, ...args: string[]): Promise<{ output: string; exitCode: number }> {
   if (qemu === null || bun === undefined) throw new Error("there is no Bun for arm64");
-  const child = Bun.spawn([qemu, "-L", glibc, bun, ...args], {
-    cwd,
-    env: { ...process.env, CAMEM_BACKEND: "emulator" },
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [stdout, stderr, exitCode] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
+  const env = { ...process.env, CAMEM_BACKEND: "emulator" };
+  const { stdout, stderr, exitCode } = await outcomeOf([qemu, "-L", glibc, bun, ...args], { cwd, env });
   return { output: stdout + stderr, exitCode };
 }
 

@@ -10,6 +10,7 @@ import { modelsTable, quotedSections, summary, worseTable } from "../../bench/re
 import { alternate } from "../../bench/rounds.ts";
 import { type Comparison, type Figure, Results, type Statistic } from "../../bench/schema.ts";
 import { targets } from "../../bench/targets.ts";
+import { outcomeOf } from "../support/program.ts";
 
 const root = join(import.meta.dir, "../..");
 const program = join(root, "bench/main.ts");
@@ -18,19 +19,7 @@ const limitMs = 300_000;
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number }> {
-  const child = Bun.spawn([process.execPath, program, ...args], {
-    cwd: root,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [stdout, stderr, exitCode] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { stdout, stderr, exitCode };
-}
+const bench = (...args: string[]) => outcomeOf([process.execPath, program, ...args], { cwd: root });
 
 const isRatio = ({ median, p25, p75 }: Statistic) =>
   [median, p25, p75].every((value) => Number.isFinite(value) && value > 0);

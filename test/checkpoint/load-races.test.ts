@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { CaMemAllocator, loadSafetensors } from "camem";
 import { checkpointOf } from "../support/checkpoint.ts";
 import { callCount, failureOf, MiB, onEmulator, setFaults } from "../support/device.ts";
+import { evaluate } from "../support/program.ts";
 
-const root = join(import.meta.dirname, "../..");
 let allocator: CaMemAllocator;
 let folder: string;
 
@@ -36,7 +36,7 @@ function write(name: string, tensors: Readonly<Record<string, Uint8Array>>): str
 }
 
 /** Runs a program where copies take time, and returns what it prints. */
-async function run(body: string, link: string): Promise<unknown> {
+function run(body: string, link: string): Promise<unknown> {
   const program = `
     import { writeFileSync } from "node:fs";
     import { CaMemAllocator, loadSafetensors } from "camem";
@@ -49,19 +49,7 @@ async function run(body: string, link: string): Promise<unknown> {
     const outcome = (promise) => promise.then(() => "resolved", (error) => error.code);
     ${body}
     await allocator.close();`;
-  const env = { ...process.env, CAMEM_EMULATOR_TIMING: link };
-  const child = Bun.spawn([process.execPath, "-e", program], {
-    cwd: root,
-    env,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [stdout, stderr] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
-  expect(stderr).toBe("");
-  return JSON.parse(stdout);
+  return evaluate(program, link);
 }
 
 test.skipIf(!onEmulator)(

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHandler } from "camem/server";
 import { HandlerFixture } from "../server/http/handler-fixture.ts";
+import { outcomeOf } from "../support/program.ts";
 
 const cli = join(import.meta.dir, "../../src/cli/main.ts");
 
@@ -22,9 +23,8 @@ afterEach(() => fixture.close());
 /** The exit status, standard output and standard error. */
 async function camem(args: readonly string[], token = ""): Promise<[number, string, string]> {
   const env = { ...process.env, CAMEM_TOKEN: token };
-  const child = Bun.spawn([process.execPath, cli, ...args], { env, stdout: "pipe", stderr: "pipe" });
-  const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
-  return [await child.exited, output.trim(), errors.trim()];
+  const { exitCode, stdout, stderr } = await outcomeOf([process.execPath, cli, ...args], { env });
+  return [exitCode, stdout.trim(), stderr.trim()];
 }
 
 /** The exit status and standard output. */

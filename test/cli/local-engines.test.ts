@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type BuiltEngine, buildEngine, EngineProcess, preloadLibrary } from "../engine/engine.ts";
+import { outcomeOf } from "../support/program.ts";
 
 const cli = join(import.meta.dir, "../../src/cli/main.ts");
 const buildTimeoutMs = 300_000;
@@ -35,9 +36,8 @@ function startEngine(name: string, rules = ""): Promise<EngineProcess> {
 /** The exit status, standard output and standard error. */
 async function camem(...args: string[]): Promise<[number, string, string]> {
   const env = { ...process.env, CAMEM_SOCKET_DIR: folder };
-  const child = Bun.spawn([process.execPath, cli, ...args], { env, stdout: "pipe", stderr: "pipe" });
-  const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
-  return [await child.exited, output.trim(), errors.trim()];
+  const { exitCode, stdout, stderr } = await outcomeOf([process.execPath, cli, ...args], { env });
+  return [exitCode, stdout.trim(), stderr.trim()];
 }
 
 /** The entry of the engine in `camem status --json`. */

@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { outcomeOf } from "../support/program.ts";
 
 const camem = (...args: string[]) => camemWith({}, ...args);
 
@@ -9,16 +10,10 @@ async function camemWith(
   environment: Readonly<Record<string, string>>,
   ...args: string[]
 ): Promise<{ exitCode: number; output: string; errors: string }> {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "../../src/cli/main.ts"), ...args], {
-    env: { ...process.env, ...environment },
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [output, errors] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
-  return { exitCode: await child.exited, output, errors };
+  const command = [process.execPath, join(import.meta.dir, "../../src/cli/main.ts"), ...args];
+  const env = { ...process.env, ...environment };
+  const { exitCode, stdout: output, stderr: errors } = await outcomeOf(command, { env });
+  return { exitCode, output, errors };
 }
 
 test.each([

@@ -9,6 +9,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { type Outcome, outcomeOf } from "../support/program.ts";
 
 const COMPILERS_AT_ONCE = 2;
 const COMPILE_LIMIT_MS = 300_000;
@@ -42,12 +43,6 @@ interface Program {
   readonly sources: readonly string[];
 }
 
-interface Outcome {
-  readonly stdout: string;
-  readonly stderr: string;
-  readonly exitCode: number;
-}
-
 const programs: readonly Program[] = [
   { name: "conformance", sources: conformanceSources },
   ...[...samples, ...pairs.flatMap((pair) => [`${pair}_proc_a`, `${pair}_proc_b`])].map((name) => ({
@@ -65,25 +60,6 @@ function zigBinary(): string {
 /** Zig's name of this machine, with the glibc that the emulator is built for, so that Zig's cache is shared with its build. */
 function zigTarget(): string {
   return `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
-}
-
-async function capture(
-  command: string[],
-  options: { cwd: string; env?: Record<string, string>; limitMs: number },
-): Promise<Outcome> {
-  const child = Bun.spawn(command, {
-    cwd: options.cwd,
-    env: options.env ?? process.env,
-    stdout: "pipe",
-    stderr: "pipe",
-    timeout: options.limitMs,
-  });
-  const [stdout, stderr, exitCode] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { stdout, stderr, exitCode };
 }
 
 async function compile(program: Program, folder: string): Promise<void> {
@@ -108,7 +84,7 @@ async function compile(program: Program, folder: string): Promise<void> {
     "-o",
     join(folder, program.name),
   ];
-  const { stderr, exitCode } = await capture(command, { cwd: folder, limitMs: COMPILE_LIMIT_MS });
+  const { stderr, exitCode } = await outcomeOf(command, { cwd: folder, limitMs: COMPILE_LIMIT_MS });
   if (exitCode !== 0) throw new Error(`${program.name} does not compile:\n${stderr}`);
 }
 
@@ -144,7 +120,7 @@ describe("C programs on the emulator, with or without an NPU", () => {
 
   /** A clean environment: settings of the emulator or of a real device would change the outcome. */
   const run = (name: string, cwd: string, limitMs = RUN_LIMIT_MS): Promise<Outcome> =>
-    capture([join(folder, name)], {
+    outcomeOf([join(folder, name)], {
       cwd,
       env: { LD_LIBRARY_PATH: emulatorFolder, CAMEM_EMULATOR_DEVICES: "2" },
       limitMs,

@@ -8,40 +8,19 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { zigPath } from "../../scripts/native.ts";
+import { outcomeOf } from "../support/program.ts";
 
 const COMPILE_LIMIT_MS = 300_000;
 const RUN_LIMIT_MS = 120_000;
 
 const runtimeSources = join(import.meta.dir, "strict-runtime");
 
-interface Outcome {
-  readonly output: string;
-  readonly exitCode: number;
-}
-
-async function capture(
-  command: string[],
-  env: Record<string, string | undefined>,
-  limitMs: number,
-): Promise<Outcome> {
-  const child = Bun.spawn(command, { env, stdout: "pipe", stderr: "pipe", timeout: limitMs });
-  const [stdout, stderr, exitCode] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { output: stdout + stderr, exitCode };
-}
-
 async function cc(...args: string[]): Promise<void> {
   const target = `${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu.2.28`;
   const strictness = ["-std=gnu11", "-O1", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined"];
-  const { output, exitCode } = await capture(
-    [zigPath(), "cc", "-target", target, ...strictness, ...args],
-    process.env,
-    COMPILE_LIMIT_MS,
-  );
-  if (exitCode !== 0) throw new Error(`the strict runtime does not compile:\n${output}`);
+  const command = [zigPath(), "cc", "-target", target, ...strictness, ...args];
+  const { stdout, stderr, exitCode } = await outcomeOf(command, { limitMs: COMPILE_LIMIT_MS });
+  if (exitCode !== 0) throw new Error(`the strict runtime does not compile:\n${stdout}${stderr}`);
 }
 
 async function compile(folder: string): Promise<void> {
@@ -73,26 +52,29 @@ afterAll(async () => {
 });
 
 async function run(scenario: string, env: Record<string, string> = {}): Promise<void> {
-  const { output, exitCode } = await capture(
-    [process.execPath, join(import.meta.dir, "scenarios/main.ts"), scenario],
-    {
+  const command = [process.execPath, join(import.meta.dir, "scenarios/main.ts"), scenario];
+  const { stdout, stderr, exitCode } = await outcomeOf(command, {
+    env: {
       PATH: process.env["PATH"],
       HOME: process.env["HOME"],
       CAMEM_ACL_LIBRARY: join(folder, "libascendcl.so"),
       STRICT_CONFIGURATION: join(folder, "acl.json"),
       ...env,
     },
-    RUN_LIMIT_MS,
-  );
-  expect(output).toBe("");
+    limitMs: RUN_LIMIT_MS,
+  });
+  expect(stdout + stderr).toBe("");
   expect(exitCode).toBe(0);
 }
 
 test(
   "strict runtime refuses and counts each misuse, and nothing else",
   async () => {
-    const outcome = await capture([join(folder, "selfcheck")], { LD_LIBRARY_PATH: folder }, RUN_LIMIT_MS);
-    expect(outcome).toEqual({ output: "", exitCode: 0 });
+    const outcome = await outcomeOf([join(folder, "selfcheck")], {
+      env: { LD_LIBRARY_PATH: folder },
+      limitMs: RUN_LIMIT_MS,
+    });
+    expect(outcome).toEqual({ stdout: "", stderr: "", exitCode: 0 });
   },
   RUN_LIMIT_MS,
 );

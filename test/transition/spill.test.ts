@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type AllocatorOptions, CaMemAllocator, type DeviceBuffer, type TransitionProgress } from "camem";
 import { localNative } from "../../src/ffi/index.ts";
 import { accounting, codeOf, failureOf, MiB, nothingHeld, onEmulator, pattern } from "../support/device.ts";
+import { outcomeOf } from "../support/program.ts";
 
 let allocator: CaMemAllocator;
 let folder: string;
@@ -236,18 +237,10 @@ test("getInstance() leaves nothing open when it refuses spillDir", async () => {
 });
 
 describe.skipIf(!onEmulator)("disk faults", () => {
-  async function run(name: string): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
-    const child = Bun.spawn([process.execPath, join(import.meta.dirname, "spill-process.ts"), name], {
+  const run = (name: string) =>
+    outcomeOf([process.execPath, join(import.meta.dirname, "spill-process.ts"), name], {
       env: { ...process.env, CAMEM_EMULATOR_DEVICES: "2" },
-      stdio: ["ignore", "pipe", "pipe"],
     });
-    const [stdout, stderr] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
-    return { exitCode: child.exitCode, stdout, stderr };
-  }
 
   beforeEach(() => {
     allocator = CaMemAllocator.getInstance();

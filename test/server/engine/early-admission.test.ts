@@ -4,11 +4,10 @@ import { expect, test } from "bun:test";
 import { CaMemAllocator } from "camem";
 import { SleepController } from "camem/server";
 import { failureOf, MiB, onEmulator } from "../../support/device.ts";
-
-const root = new URL("../../../", import.meta.url).pathname;
+import { evaluate } from "../../support/program.ts";
 
 /** Runs `body` where each of six layers takes 32 ms to copy, and returns what it passes to `print`. */
-async function run(body: string): Promise<unknown> {
+function run(body: string): Promise<unknown> {
   const program = `
     import { CaMemAllocator } from "camem";
     import { ModelPool, SleepController } from "camem/server";
@@ -25,19 +24,7 @@ async function run(body: string): Promise<unknown> {
     ${body}
     await controller.close();
     await allocator.close();`;
-  const env = { ...process.env, CAMEM_EMULATOR_TIMING: "h2d=2GiB/s" };
-  const child = Bun.spawn([process.execPath, "-e", program], {
-    cwd: root,
-    env,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [stdout, stderr] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
-  expect(stderr).toBe("");
-  return JSON.parse(stdout);
+  return evaluate(program, "h2d=2GiB/s");
 }
 
 test.skipIf(!onEmulator)(
