@@ -29,8 +29,8 @@ import type { Target, Tensor } from "./tensor.ts";
  * @throws CamemError `INVALID_ARGUMENT`, also for a pattern that matches no tensor; `INVALID_TAG`; `SAFETENSORS_INVALID` if the
  * file cannot be read, breaks the format or does not match `into`; `BUFFER_ASLEEP`, `BUFFER_MOVING`, `BUFFER_FREED` or
  * `BUFFER_IMMUTABLE` if a tensor cannot be written, or a sleep discarded it during the load; `FILE_CHANGED` where somebody
- * writes to the file meanwhile; `FILE_FAILED` with `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as `OUT_OF_DEVICE_MEMORY`. A failed load frees what it
- * allocated.
+ * writes to the file meanwhile; `FILE_FAILED` with `backing: "file"`; `ABORTED`; errors of `MemoryPool.mallocAll`, such as
+ * `OUT_OF_DEVICE_MEMORY`. A failed load frees what it allocated.
  */
 export async function loadSafetensors(
   path: string | URL,

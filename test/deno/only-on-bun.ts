@@ -1,4 +1,4 @@
-/** What `npm test` leaves out on Deno in the folders that it runs there, each with the reason. */
+/** Tests that `npm test` runs on Bun but not on Deno, and why. */
 
 interface Exception {
   readonly reason: string;

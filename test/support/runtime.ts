@@ -1,4 +1,4 @@
-/** What differs between the JavaScript runtimes that the tests run on: native calls, memory, servers, garbage collection. */
+/** Helpers that work on both Bun and Deno: native calls, memory, servers, garbage collection. */
 
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";

@@ -18,8 +18,9 @@ export const accessProperties = {
    */
   loopbackOnly: optional(Flag),
   /**
-   * True: accept requests only where the server listens on a Unix socket (`Bun.serve({ unix })`, `Deno.serve({ path })`). The permissions of the socket's
-   * file decide who may connect; by default its owner only. No web page and no proxy of a TCP port reaches it.
+   * True: accept requests only where the server listens on a Unix socket (`Bun.serve({ unix })`, `Deno.serve({ path })`). The
+   * permissions of the socket's file decide who may connect; by default its owner only. No web page and no proxy of a TCP port
+   * reaches it.
    */
   unixSocketOnly: optional(Flag),
   ...crossOriginProperties,

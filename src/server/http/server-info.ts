@@ -13,7 +13,7 @@ export interface ListeningServer {
   timeout?(request: Request, seconds: number): void;
 }
 
-/** The part of what `Deno.serve` passes with each request that the handler uses. */
+/** The second argument of a `Deno.serve` handler, as far as `createHandler` uses it. */
 export interface ConnectionInfo {
   /** The client. */
   readonly remoteAddr: {
